@@ -1,0 +1,138 @@
+"""Checkpoints on disk: complete or absent, verified when read, and never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mt.errors import CheckpointError
+
+FORMAT_VERSION = 1
+MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
+POINTERS = ("last", "best")
+
+
+class Snapshot(NamedTuple):
+    """All that a run is at the boundary between two updates."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    meta: dict[str, Any]  # the train state, random states, scaler; JSON values only
+
+
+class CheckpointStore:
+    """The directory RUN_DIR/checkpoints: step directories, and the pointers `last` and `best`."""
+
+    def __init__(self, path: Path, *, keep: int) -> None:
+        self.path = path
+        self.keep = keep
+
+    def save(self, snapshot: Snapshot, *, step: int, is_best: bool) -> Path:
+        """Write under a temporary name, flush to disk, rename, point to it; only then prune old ones."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        final = self.path / f"step_{step:08d}"
+        partial = self.path / f".{final.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        save_file(snapshot.model, partial / MODEL)
+        save_file(snapshot.optimizer, partial / OPTIMIZER)
+        checksums = {name: _sha256(partial / name) for name in (MODEL, OPTIMIZER)}
+        meta = {"format_version": FORMAT_VERSION, "checksums": checksums, **snapshot.meta}
+        (partial / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        for name in (MODEL, OPTIMIZER, META, "."):
+            _flush(partial / name)
+        shutil.rmtree(final, ignore_errors=True)  # left by an earlier run through the same step
+        partial.rename(final)
+        _flush(self.path)
+        for pointer in POINTERS if is_best else POINTERS[:1]:
+            self._point(pointer, final.name)
+        self._prune()
+        return final
+
+    def _point(self, pointer: str, name: str) -> None:
+        partial = self.path / f".{pointer}.partial"
+        partial.write_text(name + "\n", encoding="utf-8")
+        _flush(partial)
+        partial.rename(self.path / pointer)
+        _flush(self.path)
+
+    def _prune(self) -> None:
+        """Drop all but the newest `keep` checkpoints and those pointed to."""
+        pointed = {(self.path / name).read_text().strip() for name in POINTERS if (self.path / name).exists()}
+        steps = sorted(path for path in self.path.glob("step_*") if path.is_dir())
+        for old in steps[: max(0, len(steps) - self.keep)]:
+            if old.name not in pointed:
+                shutil.rmtree(old)
+
+
+def find_checkpoint(checkpoints: Path, which: str) -> Path:
+    """The step directory called `last`, `best` or `step_00012000` in `checkpoints`, or any other by its path.
+
+    Raises CheckpointError when there is none.
+    """
+    path = checkpoints / which
+    if which in POINTERS:
+        if not path.is_file():
+            raise CheckpointError(f"{checkpoints}: no {which} checkpoint yet (mt train makes one)")
+        path = checkpoints / path.read_text(encoding="utf-8").strip()
+    found = next((candidate for candidate in (path, Path(which)) if (candidate / META).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{which}: no such checkpoint in {checkpoints} (wanted best, last or a directory)")
+    return found
+
+
+def load_snapshot(directory: Path) -> Snapshot:
+    """Everything saved in a checkpoint. Raises CheckpointError for a missing, damaged or foreign file."""
+    meta = load_meta(directory)
+    return Snapshot(load_weights(directory, meta), _load_tensors(directory / OPTIMIZER, meta), meta)
+
+
+def load_weights(directory: Path, meta: dict[str, Any] | None = None) -> dict[str, Tensor]:
+    """The model's tensors alone, which is what translation needs."""
+    return _load_tensors(directory / MODEL, load_meta(directory) if meta is None else meta)
+
+
+def load_meta(directory: Path) -> dict[str, Any]:
+    """The checkpoint's meta.json, of a format version that this program reads."""
+    path = directory / META
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as a checkpoint's meta.json ({error})") from error
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format version {version}, but this mt reads {FORMAT_VERSION}")
+    assert isinstance(meta, dict)
+    return meta
+
+
+def _load_tensors(path: Path, meta: dict[str, Any]) -> dict[str, Tensor]:
+    try:
+        if _sha256(path) != meta.get("checksums", {}).get(path.name):
+            raise CheckpointError(f"{path}: damaged: its checksum is not the one in {META}")
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from error
+    return tensors
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a directory's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,205 @@
+"""The command line: options in, words out; everything is computed elsewhere, and imported only when needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mt.errors import MtError
+
+if TYPE_CHECKING:
+    from mt.commands.evaluate import SetScores
+
+app = typer.Typer(
+    help="Two files of parallel text in, a translator out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tokenizer_app = typer.Typer(help="Train and try a tokenizer, as training does it.", no_args_is_help=True)
+app.add_typer(tokenizer_app, name="tokenizer")
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class TokenizerKind(StrEnum):
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")]
+DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
+CheckpointOption = Annotated[str, typer.Option(metavar="best|last|PATH", help="which checkpoint to use")]
+BeamOption = Annotated[int | None, typer.Option(min=1, help="hypotheses kept; 1 is greedy  [default: the config's]")]
+InputOption = Annotated[Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="file to write  [default: stdout]")]
+ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .model file")]
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's is one line on stderr and exit code 1."""
+    try:
+        app()
+    except MtError as error:
+        print(f"mt: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file that says what to train")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as train.learning_rate=3e-4")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="where to keep the run  [default: the config's, or runs/<its name>]")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="where to compute  [default: the config's]")] = None,
+) -> None:
+    """Train a translator. The same command again goes on from the last checkpoint."""
+    from mt.commands.train import read_config, train
+
+    train(read_config(config, overrides or [], run_dir=run_dir, device=device))
+
+
+@app.command()
+def translate(
+    run_dir: RunDirArgument,
+    source: InputOption = None,
+    output: OutputOption = None,
+    beam_size: BeamOption = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(min=0.0, help="score = log_prob / length^this  [default: the config's]")
+    ] = None,
+    n_best: Annotated[
+        int | None, typer.Option(min=1, help="print that many translations a line, as Moses does")
+    ] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="print a JSON object a line, with scores")] = False,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Translate lines: line i of the output answers line i of the input.
+
+    A blank line stays blank. A line longer than the model was trained for is cut at the space nearest to its middle,
+    again if need be, and translated part by part.
+    """
+    if n_best is not None and n_best > (beam_size or n_best):
+        raise typer.BadParameter(f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best")
+    from mt.commands import translate as command
+
+    command.translate(
+        run_dir,
+        source,
+        output,
+        form=command.json_line if jsonl else command.moses_lines if n_best is not None else command.best_line,
+        n_best=n_best or 1,
+        checkpoint=checkpoint,
+        device=device,
+        beam_size=beam_size or n_best,
+        length_penalty=length_penalty,
+    )
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="directory that mt train made; none with --hyp")
+    ] = None,
+    src: Annotated[Path | None, typer.Option(help="file to translate  [default: the config's test sets]")] = None,
+    ref: Annotated[list[Path] | None, typer.Option(help="file of references; may be given again")] = None,
+    hyp: Annotated[Path | None, typer.Option(help="file of translations that are there already")] = None,
+    lang: Annotated[str, typer.Option(help="target language of --hyp, for BLEU's tokenizer")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    beam_size: BeamOption = None,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature."""
+    if (run_dir is None) == (hyp is None):
+        raise typer.BadParameter("give either RUN_DIR, or --hyp and --ref")
+    if (src is not None or hyp is not None) != bool(ref):
+        raise typer.BadParameter("--ref goes with --src or --hyp, and they with it", param_hint="--ref")
+    if hyp is not None and src is not None:
+        raise typer.BadParameter("--hyp is translated already: it takes no --src", param_hint="--src")
+    from mt.commands.evaluate import evaluate, evaluate_file
+
+    if hyp is not None:
+        found = evaluate_file(hyp, ref or [], tgt_lang=lang)
+    else:
+        assert run_dir is not None
+        found = evaluate(run_dir, src=src, refs=ref or [], checkpoint=checkpoint, device=device, beam_size=beam_size)
+    print(scores_as_json(found) if as_json else scores_as_text(found))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    texts: Annotated[list[Path], typer.Argument(help="files of text, plain or .gz")],
+    model: ModelOption,
+    vocab_size: Annotated[int, typer.Option(min=1, help="number of tokens")] = 8000,
+    kind: Annotated[TokenizerKind, typer.Option(help="algorithm")] = TokenizerKind.BPE,
+    character_coverage: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of characters with a token")] = 1.0,
+) -> None:
+    """Train a tokenizer on text."""
+    from mt.commands.tokenizer import train_from_files
+
+    train_from_files(texts, model, kind=kind.value, vocab_size=vocab_size, character_coverage=character_coverage)
+
+
+@tokenizer_app.command("encode")
+def tokenizer_encode(
+    model: ModelOption,
+    source: InputOption = None,
+    pieces: Annotated[bool, typer.Option("--pieces", help="print subwords instead of their ids")] = False,
+) -> None:
+    """Text to token ids, line by line."""
+    from mt.commands.tokenizer import encode_lines
+
+    for line in encode_lines(model, source, as_pieces=pieces):
+        print(line)
+
+
+@tokenizer_app.command("decode")
+def tokenizer_decode(model: ModelOption, source: InputOption = None) -> None:
+    """Token ids to text, line by line."""
+    from mt.commands.tokenizer import decode_lines
+
+    for line in decode_lines(model, source):
+        print(line)
+
+
+def scores_as_text(found: list[SetScores]) -> str:
+    """A line for each score: set, metric, value, signature."""
+    width = max(len(each.name) for each in found)
+    return "\n".join(
+        f"{each.name:<{width}}  {score.name:<4}  {score.value:6.2f}  {score.signature}"
+        for each in found
+        for score in each.scores
+    )
+
+
+def scores_as_json(found: list[SetScores]) -> str:
+    """One object: sets by name, metrics by name, all digits."""
+    return json.dumps(
+        {
+            each.name: {
+                "num_lines": each.num_lines,
+                **{s.name: {"score": s.value, "signature": s.signature} for s in each.scores},
+            }
+            for each in found
+        },
+        indent=2,
+    )

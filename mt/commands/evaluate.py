@@ -1,0 +1,57 @@
+"""mt evaluate: how well a run translates, or how good a ready translation is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mt.commands.files import EvalSet, configured_set, read_set
+from mt.config import load_config
+from mt.data.text import read_lines
+from mt.decoding.translator import Translator
+from mt.errors import ConfigError
+from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
+from mt.rundir import open_run_dir
+
+
+class SetScores(NamedTuple):
+    """The scores of one named set."""
+
+    name: str
+    num_lines: int
+    scores: list[Score]
+
+
+def evaluate(
+    run_dir: str | Path,
+    *,
+    src: Path | None = None,
+    refs: Sequence[Path] = (),
+    checkpoint: str = "best",
+    device: str = "auto",
+    beam_size: int | None = None,
+) -> list[SetScores]:
+    """Translate and score the config's test sets, or the given files. Raises MtError."""
+    config = load_config(open_run_dir(Path(run_dir)).config)
+    if src is not None:
+        sets = [read_set(src.name, src, refs)]
+    elif config.data.test:
+        sets = [configured_set(section, config.data) for section in config.data.test]
+    else:
+        raise ConfigError(f"{run_dir}: its config names no data.test; give --src and --ref")
+    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size)
+    return [score_set(each, translator.translate(each.src), tgt_lang=config.data.tgt_lang) for each in sets]
+
+
+def score_set(each: EvalSet, hypotheses: Sequence[str], *, tgt_lang: str) -> SetScores:
+    """Score one translation of a set."""
+    scores = score_corpus(hypotheses, each.refs, tokenize=bleu_tokenizer(tgt_lang))
+    return SetScores(each.name, len(each.src), scores)
+
+
+def evaluate_file(hyp: Path, refs: Sequence[Path], *, tgt_lang: str = "") -> list[SetScores]:
+    """Score a file of translations that are there already."""
+    hypotheses = list(read_lines(hyp))
+    each = read_set(hyp.name, hyp, refs)
+    return [score_set(each, hypotheses, tgt_lang=tgt_lang)]

@@ -1,0 +1,74 @@
+"""Which files a command reads, and how it speaks while it does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mt.config import DataConfig, EvalSetConfig
+from mt.data.corpus import ParallelFiles
+from mt.data.text import decode_lines, find_pair, read_lines
+from mt.errors import DataError
+
+
+class EvalSet(NamedTuple):
+    """A set of lines to translate, with one or several references for each."""
+
+    name: str
+    src: list[str]
+    refs: list[list[str]]  # one list of lines for each reference file
+
+
+def training_files(data: DataConfig) -> list[ParallelFiles]:
+    """The two files of each training corpus."""
+    found = []
+    for corpus in data.train:
+        if corpus.prefix is not None:
+            src_lang = corpus.src_lang or data.src_lang
+            src, tgt = find_pair(corpus.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
+        else:
+            assert corpus.src is not None, corpus
+            assert corpus.tgt is not None, corpus
+            src, tgt = Path(corpus.src), Path(corpus.tgt)
+        found.append(ParallelFiles(src, tgt, corpus.weight))
+    return found
+
+
+def configured_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
+    """Read one of the config's validation and test sets."""
+    if section.prefix is not None:
+        src, ref = find_pair(section.prefix, src_lang=data.src_lang, tgt_lang=data.tgt_lang)
+        return read_set(section.name, src, [ref])
+    assert section.src is not None, section
+    return read_set(section.name, Path(section.src), [Path(ref) for ref in section.refs])
+
+
+def read_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
+    """Read the files of a set. Raises DataError when their numbers of lines differ."""
+    found = EvalSet(name, list(read_lines(src)), [list(read_lines(ref)) for ref in refs])
+    for path, lines in zip(refs, found.refs, strict=True):
+        if len(lines) != len(found.src):
+            raise DataError(
+                f"{path}: {len(lines):,} lines, but {src} has {len(found.src):,}; line i must answer line i"
+            )
+    return found
+
+
+def read_input(path: Path | None) -> Iterable[str]:
+    """The lines of a file, or of stdin as they come."""
+    return decode_lines(sys.stdin.buffer, name="stdin") if path is None else read_lines(path)
+
+
+def chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The lines in lists of `size`, the last one shorter."""
+    rest = iter(lines)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def say(line: str) -> None:
+    """Speak to the user, on stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)

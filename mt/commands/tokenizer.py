@@ -1,0 +1,43 @@
+"""mt tokenizer: the tokenizer that training uses, driven from the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from mt.commands.files import chunks, read_input
+from mt.data.text import read_lines
+from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.errors import TokenizerError
+
+CHUNK_SIZE = 4096  # lines at a time
+
+
+def train_from_files(
+    paths: Iterable[Path], model: Path, *, kind: Literal["bpe", "unigram"], vocab_size: int, character_coverage: float
+) -> None:
+    """Train one tokenizer on all lines of all files."""
+    lines = chain.from_iterable(map(read_lines, paths))
+    train_tokenizer(lines, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage)
+
+
+def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -> Iterator[str]:
+    """Each line of a file or of stdin as ids, or as the pieces that they stand for, with spaces between and no eos."""
+    tokenizer = Tokenizer.load(model)
+    show: Callable[[int], str] = tokenizer.piece if as_pieces else str
+    for chunk in chunks(read_input(source), CHUNK_SIZE):
+        for ids in tokenizer.encode(chunk):
+            yield " ".join(map(show, ids[:-1]))
+
+
+def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
+    """The text of each line of ids in a file or stdin. Raises TokenizerError for what is no id."""
+    tokenizer = Tokenizer.load(model)
+    for number, line in enumerate(read_input(source), start=1):
+        words = line.split()
+        wrong = next((w for w in words if not (w.isascii() and w.isdigit() and int(w) < tokenizer.vocab_size)), None)
+        if wrong is not None:
+            raise TokenizerError(f"line {number}: wanted ids from 0 to {tokenizer.vocab_size - 1}, found {wrong!r}")
+        yield tokenizer.decode([[int(word) for word in words]])[0]

@@ -1,0 +1,249 @@
+"""mt train: from two text files to a run directory that translates."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from mt.checkpoint import CheckpointStore, find_checkpoint, load_snapshot
+from mt.commands.evaluate import score_set
+from mt.commands.files import EvalSet, configured_set, say, training_files
+from mt.commands.tokenizer import train_from_files
+from mt.config import Config, diff_configs, dump_config, load_config
+from mt.data.batching import Batch, make_batch, plan_batches
+from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
+from mt.data.tokenizer import Tokenizer
+from mt.decoding.translator import Translator
+from mt.errors import ConfigError, RunDirError
+from mt.model.transformer import Transformer
+from mt.rundir import RunDir
+from mt.runtime import Runtime, open_runtime
+from mt.training.loss import TrainingModel, mean_nll
+from mt.training.progress import MetricsFile, Sample, Validation, clock
+from mt.training.trainer import Epoch, Trainer
+
+# What may differ when a run goes on: it decides how long and how watched the run is, not what it computes.
+FREE_KEYS = {
+    "train.max_epochs",
+    "train.max_minutes",
+    "train.patience",
+    "train.keep_checkpoints",
+    "train.num_samples",
+    "train.device",
+}
+
+
+def read_config(path: Path, overrides: Sequence[str] = (), *, run_dir: Path | None, device: str | None) -> Config:
+    """The config at `path` with the command line's changes; unless something names it, its run is runs/<its name>."""
+    changes = list(overrides)
+    if run_dir is not None:
+        changes.append(f"train.run_dir={json.dumps(str(run_dir))}")
+    if device is not None:
+        changes.append(f"train.device={device}")
+    config = load_config(path, changes)
+    if config.train.run_dir is None:
+        return load_config(path, [*changes, f"train.run_dir={json.dumps(f'runs/{path.stem}')}"])
+    return config
+
+
+def train(config: Config) -> Path:
+    """Train as `config` says, from the start or from the last checkpoint; the run directory. Raises MtError."""
+    if config.train.run_dir is None:
+        raise ConfigError("train.run_dir: wanted a directory for the run, found null")
+    run = RunDir(Path(config.train.run_dir))
+    runtime = open_runtime(config.train.device, config.train.precision)
+    if runtime.is_main:
+        config = settle(config, run, runtime)
+    config = runtime.broadcast(config)
+    files = training_files(config.data)
+    valid = configured_set(config.data.valid, config.data)
+    if runtime.is_main:
+        make_tokenizers(config, run, files)
+    runtime.broadcast(None)  # the others wait for the files
+    src, tgt = load_tokenizers(config, run)
+    corpus = open_corpus(config, run, files, src, tgt, runtime)
+
+    torch.manual_seed(config.train.seed)
+    transformer = Transformer(
+        config.model, src_vocab_size=src.vocab_size, tgt_vocab_size=tgt.vocab_size, pad_id=src.pad_id
+    ).to(runtime.device)
+    torch.manual_seed(config.train.seed + 1 + runtime.rank)  # dropout differs from rank to rank
+    model = TrainingModel(transformer, label_smoothing=config.train.label_smoothing, dtype=runtime.dtype)
+    trainer = Trainer(
+        model,
+        config=config.train,
+        runtime=runtime,
+        open_epoch=epoch_opener(config, corpus, src, tgt),
+        validate=validator(config, model, valid, src, tgt, runtime),
+        store=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
+        metrics=MetricsFile(run.metrics),
+    )
+    begin(trainer, run, runtime)
+    reason = trainer.run()
+    if runtime.is_main:
+        say_goodbye(run, trainer, reason)
+    runtime.close()
+    return run.path
+
+
+def settle(config: Config, run: RunDir, runtime: Runtime) -> Config:
+    """The config with `auto` replaced by what it became, written to the run directory.
+
+    Raises RunDirError when the run there was begun with another config.
+    """
+    settled = {"precision": runtime.precision, "device": runtime.device.type}
+    before = load_config(run.config) if run.config.is_file() else None
+    if before is not None and config.train.precision == "auto":
+        settled["precision"] = before.train.precision  # measured once, when the run began
+    config = config.model_copy(update={"train": config.train.model_copy(update=settled)})
+    if before is not None:
+        free = FREE_KEYS if config.train.schedule == "cosine" else FREE_KEYS | {"train.max_steps"}
+        changed = [line for line in diff_configs(before, config) if not is_free(line.split(":")[0], free)]
+        if changed:
+            raise RunDirError(
+                f"{run.path}: this run was begun with another config; choose another --run-dir, or undo:\n  "
+                + "\n  ".join(changed)
+            )
+    run.path.mkdir(parents=True, exist_ok=True)
+    partial = run.config.with_suffix(".partial")
+    partial.write_text(dump_config(config), encoding="utf-8")
+    partial.rename(run.config)
+    return config
+
+
+def is_free(key: str, free: set[str]) -> bool:
+    """May `key` differ when a run goes on? Test sets may: training never looks at them."""
+    return key in free or key.startswith("data.test")
+
+
+def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
+    """Train the run's tokenizers, or copy those that the config names, where the run has none."""
+    section = config.tokenizer
+    src, tgt = run.tokenizers(section.joint)
+    if section.joint:
+        jobs = [(src, section.model, [path for pair in files for path in (pair.src, pair.tgt)])]
+    else:
+        jobs = [
+            (src, section.src_model, [pair.src for pair in files]),
+            (tgt, section.tgt_model, [pair.tgt for pair in files]),
+        ]
+    for path, existing, texts in jobs:
+        if path.is_file():
+            continue
+        if existing is not None:
+            Tokenizer.load(Path(existing))
+            path.write_bytes(Path(existing).read_bytes())
+            continue
+        say(f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens on {len(texts)} files")
+        train_from_files(
+            texts, path, kind=section.kind, vocab_size=section.vocab_size, character_coverage=section.character_coverage
+        )
+
+
+def load_tokenizers(config: Config, run: RunDir) -> tuple[Tokenizer, Tokenizer]:
+    """The source's and the target's tokenizer, which sample as the config says."""
+    src, tgt = run.tokenizers(config.tokenizer.joint)
+    sampling, seed = config.tokenizer.sampling, config.train.seed
+    return Tokenizer.load(src, sampling=sampling, seed=seed), Tokenizer.load(tgt, sampling=sampling, seed=seed)
+
+
+def open_corpus(
+    config: Config, run: RunDir, files: list[ParallelFiles], src: Tokenizer, tgt: Tokenizer, runtime: Runtime
+) -> EncodedCorpus:
+    """The training pairs, encoded by rank 0 where the cache has them not."""
+    data = config.data
+    corpus = None
+    for rank in range(2):
+        if rank == min(runtime.rank, 1):
+            corpus = encode_corpus(
+                files, src, tgt, max_length=data.max_length, max_length_ratio=data.max_length_ratio, cache_dir=run.cache
+            )
+        runtime.broadcast(None)
+    assert corpus is not None
+    if runtime.is_main:
+        say(f"train: {corpus.counts}")
+    return corpus
+
+
+def epoch_opener(config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: Tokenizer) -> Callable[[int], Epoch]:
+    """A function from an epoch's number to its batches: of (seed, epoch) alone."""
+
+    def open_epoch(number: int) -> Epoch:
+        sampled = corpus
+        if config.tokenizer.sampling > 0.0:
+            sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
+        plan = plan_batches(
+            sampled.src.lengths,
+            sampled.tgt.lengths,
+            max_tokens=config.train.max_tokens,
+            seed=config.train.seed,
+            epoch=number,
+            weights=sampled.weights,
+        )
+
+        def make(index: int) -> Batch:
+            return make_batch(sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id)
+
+        return Epoch(plan, make)
+
+    return open_epoch
+
+
+def validator(
+    config: Config, model: TrainingModel, valid: EvalSet, src: Tokenizer, tgt: Tokenizer, runtime: Runtime
+) -> Callable[[], Validation]:
+    """A function that translates and scores the validation set as `mt evaluate` would."""
+    pairs = encode_pairs(valid.src, valid.refs[0], src_tokenizer=src, tgt_tokenizer=tgt)
+    plan = plan_batches(
+        pairs.src.lengths, pairs.tgt.lengths, max_tokens=config.train.max_tokens, seed=config.train.seed, epoch=0
+    )
+    translator = Translator(model.transformer, src, tgt, search=config.search, max_length=config.data.max_length)
+    step = max(1, len(valid.src) // max(1, config.train.num_samples))
+    shown = range(0, len(valid.src), step)[: config.train.num_samples]
+
+    def batches() -> Iterator[Batch]:
+        for index in range(plan.num_batches):
+            yield make_batch(pairs, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id)
+
+    def validate() -> Validation:
+        loss = mean_nll(model, batches(), runtime)
+        hypotheses = translator.translate(valid.src)
+        scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang).scores
+        return Validation(
+            loss=loss,
+            scores={score.name: score.value for score in scores},
+            signatures={score.name: score.signature for score in scores},
+            samples=[Sample(valid.src[i], valid.refs[0][i], hypotheses[i]) for i in shown],
+        )
+
+    return validate
+
+
+def begin(trainer: Trainer, run: RunDir, runtime: Runtime) -> None:
+    """Go to the last checkpoint if there is one, and say what is about to happen."""
+    num_parameters = sum(p.numel() for p in trainer.model.parameters())
+    where = f"{runtime.device.type}, {runtime.precision}" + (f", {runtime.world_size} ranks" * (runtime.world_size > 1))
+    if (run.checkpoints / "last").is_file():
+        trainer.restore(load_snapshot(find_checkpoint(run.checkpoints, "last")))
+        if runtime.is_main:
+            say(f"{run.path}: going on from update {trainer.state.step:,} ({where})")
+    elif runtime.is_main:
+        trainer.metrics.truncate(0)  # of a run that was ended before its first checkpoint
+        trainer.metrics.append("start", 0, {"num_parameters": num_parameters}, {"unix_time": time.time()})
+        say(f"{run.path}: {num_parameters:,} parameters ({where})")
+
+
+def say_goodbye(run: RunDir, trainer: Trainer, reason: str) -> None:
+    """Where the model is, and what to do with it."""
+    state = trainer.state
+    say(f"{reason} after {state.step:,} updates and {clock(state.elapsed_seconds)}; the model is in {run.path}")
+    if state.num_skipped:
+        say(f"{state.num_skipped:,} updates were skipped: their gradients were not finite")
+    if trainer.signal_name is not None:
+        say("the same command again goes on from here")
+    elif (run.checkpoints / "best").is_file():
+        say(f'next:\n  echo "a sentence" | mt translate {run.path}\n  mt evaluate {run.path}')

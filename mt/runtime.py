@@ -1,0 +1,150 @@
+"""Where the numbers are crunched: device, precision and the company of other processes.
+
+The only module that knows `autocast`, `torch.distributed` and DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mt.errors import DeviceError
+
+T = TypeVar("T")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process's view of the machine; `dtype` is that of the matrix products, weights stay float32."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def precision(self) -> str:
+        """The config's word for `dtype`."""
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The same call serves CPU bf16 and CUDA bf16 or fp16; in fp32 it changes nothing."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler that acts in fp16 alone, where small gradients would vanish."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module` with its gradients averaged over the ranks; itself when there is but one."""
+        if self.world_size == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Within it, backward keeps gradients to this rank (all but the last micro-batch of an update)."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over the ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's `value`, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value`, in the order of ranks, on every rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def random_state(self) -> dict[str, str]:
+        """The states of the generators that dropout draws from, as text."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {name: base64.b64encode(state.numpy().tobytes()).decode("ascii") for name, state in states.items()}
+
+    def set_random_state(self, states: dict[str, str]) -> None:
+        """Draw again what was drawn after `random_state` was taken."""
+        decoded = {name: torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8) for name, text in states.items()}
+        torch.set_rng_state(decoded["cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(decoded["cuda"], self.device)
+
+    def close(self) -> None:
+        """Leave the company of the other ranks."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+
+def open_runtime(device: str, precision: str) -> Runtime:
+    """The runtime for config words like ("auto", "bf16"); joins the other ranks when torchrun started us.
+
+    Raises DeviceError for a device or precision that this machine does not have.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    where = find_device(device)
+    if world_size > 1:
+        if where.type == "cuda":
+            where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(where)
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    runtime = Runtime(where, torch.float32, int(os.environ.get("RANK", "0")), world_size)
+    # A measurement may fall out differently on each rank: the first one's counts.
+    return Runtime(where, runtime.broadcast(find_dtype(precision, where)), runtime.rank, world_size)
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device cuda: this machine has no CUDA device that PyTorch can use; try --device cpu")
+    return torch.device(name)
+
+
+def find_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where the machine is fast at it: measured on a CPU, known of a GPU."""
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("precision fp16 needs a CUDA device; on a CPU use auto, bf16 or fp32")
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if _matmul_seconds(torch.float32) > 1.5 * _matmul_seconds(torch.bfloat16) else torch.float32
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    """The quickest of a few products of a feed-forward layer's size, on the CPU."""
+    a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
+    seconds = []
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

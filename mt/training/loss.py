@@ -1,0 +1,111 @@
+"""Label-smoothed cross-entropy as sums and counts; whoever calls divides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mt.data.batching import Batch
+from mt.model.transformer import Transformer
+from mt.runtime import Runtime
+
+# Logits in flight at a time. On a CPU they should stay in its cache, on a GPU they should keep it busy.
+CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
+
+
+class LossSums(NamedTuple):
+    """Sums over target tokens, as float32 scalars on the device."""
+
+    loss: Tensor  # label-smoothed: what is minimised
+    nll: Tensor  # unsmoothed negative log-likelihood in nats: what perplexity comes from
+    num_tokens: int
+
+
+class TrainingModel(nn.Module):
+    """The Transformer with its loss: one module to wrap or compile, from a batch to sums."""
+
+    def __init__(self, transformer: Transformer, *, label_smoothing: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.label_smoothing = label_smoothing
+        self.dtype = dtype
+
+    def forward(self, batch: Batch) -> LossSums:
+        states = self.transformer(batch.src, batch.tgt_in)  # (batch, tgt_length, d_model)
+        real = batch.tgt_out != self.transformer.pad_id
+        loss, nll = smoothed_cross_entropy(
+            states[real],  # (num_tokens, d_model): padding costs nothing
+            self.transformer.output_table,
+            batch.tgt_out[real],
+            smoothing=self.label_smoothing,
+            dtype=self.dtype,
+        )
+        return LossSums(loss, nll, batch.num_tokens)
+
+
+def smoothed_cross_entropy(
+    states: Tensor, table: Tensor, targets: Tensor, *, smoothing: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Sums of the smoothed loss and of the unsmoothed nll for logits = states @ table.T.
+
+    `states` is (num_tokens, d_model), `table` (vocab_size, d_model), `targets` long (num_tokens,); matrix products run
+    in `dtype`. The target distribution is (1 - smoothing) * one-hot + smoothing / vocab_size (Szegedy et al. 2016,
+    section 7). Only `loss` has a gradient. The logits never exist all at once: each chunk of tokens is projected,
+    scored and differentiated while it is in the cache.
+    """
+    return _ChunkedCrossEntropy.apply(states, table, targets, smoothing, dtype)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The gradient of a sum needs nothing from above but a factor, so forward computes it on the spot."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, table: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        need_grad = ctx.needs_input_grad[0]
+        vocab_size = table.size(0)
+        weight = table.to(dtype)
+        grad_states = torch.empty_like(states)
+        grad_table = torch.zeros_like(table)
+        loss, nll = states.new_zeros(()), states.new_zeros(())
+        rows = max(1, CHUNK_ELEMENTS[states.device.type] // vocab_size)
+        for chunk, target in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
+            hidden = chunk.to(dtype)  # (rows, d_model)
+            logits = F.linear(hidden, weight).float()  # (rows, vocab_size)
+            log_probs = logits.log_softmax(dim=-1)
+            picked = -log_probs.gather(1, target[:, None]).sum()
+            nll += picked
+            loss += (1.0 - smoothing) * picked - smoothing / vocab_size * log_probs.sum()
+            if need_grad:  # d loss / d logits = softmax - target distribution
+                grad = log_probs.exp_().sub_(smoothing / vocab_size)
+                grad.scatter_add_(1, target[:, None], grad.new_full((len(target), 1), smoothing - 1.0))
+                grad = grad.to(dtype)
+                done = chunk.storage_offset() // states.size(1)
+                grad_states[done : done + len(target)] = grad @ weight
+                grad_table += grad.t() @ hidden
+        ctx.save_for_backward(grad_states, grad_table)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_states, grad_table = ctx.saved_tensors
+        return grad_states * grads[0], grad_table * grads[0], None, None, None
+
+
+@torch.inference_mode()
+def mean_nll(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime) -> float:
+    """Unsmoothed negative log-likelihood in nats per target token; `model` must be in evaluation mode."""
+    assert not model.training, "dropout would blur the loss"
+    total, num_tokens = 0.0, 0
+    for batch in batches:
+        with runtime.autocast():
+            sums: LossSums = model(batch.to(runtime.device))
+        total += float(sums.nll)
+        num_tokens += sums.num_tokens
+    return total / num_tokens

@@ -1,0 +1,121 @@
+"""What a person sees while it runs, and the same in metrics.jsonl for whoever comes later."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+
+class Sample(NamedTuple):
+    """One validation sentence, and what the model makes of it."""
+
+    src: str
+    ref: str
+    hyp: str
+
+
+class Validation(NamedTuple):
+    """What one look at the validation set found."""
+
+    loss: float  # unsmoothed negative log-likelihood in nats per target token
+    scores: dict[str, float]  # by the metric's name, such as "BLEU"
+    signatures: dict[str, str]  # likewise
+    samples: Sequence[Sample]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); inf where that has no float."""
+        return math.exp(self.loss) if self.loss < 700.0 else math.inf
+
+    def merit(self, metric: str) -> float:
+        """What the config's `metric` says of the model: higher is better."""
+        return {"loss": -self.loss, **{name.lower(): score for name, score in self.scores.items()}}[metric]
+
+    def as_json(self) -> dict[str, Any]:
+        """For metrics.jsonl."""
+        samples = [sample._asdict() for sample in self.samples]
+        numbers = {"loss": self.loss, "perplexity": self.perplexity, **self.scores}
+        return {**numbers, "signatures": self.signatures, "samples": samples}
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, everything that a clock decides under `timing`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, kind: str, step: int, values: dict[str, Any], timing: dict[str, float]) -> None:
+        """Add one line; floats keep every digit, so that equal runs write equal lines."""
+        line = json.dumps({"kind": kind, "step": step, **values, "timing": timing}, ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def truncate(self, size: int) -> None:
+        """Forget all that came after the first `size` bytes: updates that a resumed run will do again."""
+        if self.size > size:
+            with self.path.open("r+b") as file:
+                file.truncate(size)
+
+
+class Display:
+    """One bar with the run's pulse on a terminal, plain lines elsewhere; always on stderr."""
+
+    def __init__(self, *, enabled: bool, total: int | None, step: int) -> None:
+        self.enabled = enabled
+        self.total = total
+        shown = enabled and sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr) if shown else None
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stderr)
+        elif self.enabled:
+            print(line, file=sys.stderr, flush=True)
+
+    def show(self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float | None) -> None:
+        """How it goes: in the bar, or as a line of its own."""
+        parts = [f"loss {loss:.3f}", f"{tokens_per_second:,.0f} tok/s", f"lr {lr:.2e}"]
+        if self.bar is not None:
+            self.bar.set_postfix_str(", ".join(parts))
+        else:
+            left = "" if seconds_left is None else f" | {clock(seconds_left)} left"
+            self.say(f"step {step:,}{f'/{self.total:,}' if self.total else ''} | {' | '.join(parts)}{left}")
+
+    def close(self) -> None:
+        """Leave the terminal to others."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def describe_validation(step: int, found: Validation, *, is_best: bool) -> str:
+    """The line of one validation, and its samples below."""
+    scores = "".join(f" | {name} {value:.2f}" for name, value in found.scores.items())
+    lines = [
+        f"valid {step:,} | loss {found.loss:.3f} | ppl {found.perplexity:.2f}{scores}{' | best' if is_best else ''}"
+    ]
+    for sample in found.samples:
+        lines += [f"    src {sample.src}", f"    ref {sample.ref}", f"    hyp {sample.hyp}", ""]
+    return "\n".join(lines).rstrip()
+
+
+def clock(seconds: float) -> str:
+    """75 -> 1:15, 3700 -> 1:01:40"""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
