@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mt.disk import remove, whole_directory, whole_file
 from mt.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -37,32 +36,18 @@ class CheckpointStore:
 
     def save(self, snapshot: Snapshot, *, step: int, is_best: bool) -> Path:
         """Write under a temporary name, flush to disk, rename, point to it; only then prune old ones."""
-        self.path.mkdir(parents=True, exist_ok=True)
         final = self.path / f"step_{step:08d}"
-        partial = self.path / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        save_file(snapshot.model, partial / MODEL)
-        save_file(snapshot.optimizer, partial / OPTIMIZER)
-        checksums = {name: _sha256(partial / name) for name in (MODEL, OPTIMIZER)}
-        meta = {"format_version": FORMAT_VERSION, "checksums": checksums, **snapshot.meta}
-        (partial / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        for name in (MODEL, OPTIMIZER, META, "."):
-            _flush(partial / name)
-        shutil.rmtree(final, ignore_errors=True)  # left by an earlier run through the same step
-        partial.rename(final)
-        _flush(self.path)
+        with whole_directory(final) as directory:
+            save_file(snapshot.model, directory / MODEL)
+            save_file(snapshot.optimizer, directory / OPTIMIZER)
+            checksums = {name: _sha256(directory / name) for name in (MODEL, OPTIMIZER)}
+            meta = {"format_version": FORMAT_VERSION, "checksums": checksums, **snapshot.meta}
+            (directory / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
         for pointer in POINTERS if is_best else POINTERS[:1]:
-            self._point(pointer, final.name)
+            with whole_file(self.path / pointer) as file:
+                file.write(f"{final.name}\n".encode())
         self._prune()
         return final
-
-    def _point(self, pointer: str, name: str) -> None:
-        partial = self.path / f".{pointer}.partial"
-        partial.write_text(name + "\n", encoding="utf-8")
-        _flush(partial)
-        partial.rename(self.path / pointer)
-        _flush(self.path)
 
     def _prune(self) -> None:
         """Drop all but the newest `keep` checkpoints and those pointed to."""
@@ -70,7 +55,7 @@ class CheckpointStore:
         steps = sorted(path for path in self.path.glob("step_*") if path.is_dir())
         for old in steps[: max(0, len(steps) - self.keep)]:
             if old.name not in pointed:
-                shutil.rmtree(old)
+                remove(old)
 
 
 def find_checkpoint(checkpoints: Path, which: str) -> Path:
@@ -127,12 +112,3 @@ def _load_tensors(path: Path, meta: dict[str, Any]) -> dict[str, Tensor]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a directory's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ MtError
 ├── TokenizerError     a tokenizer cannot be trained or read
 ├── RunDirError        a directory is not a run, or not this run
 ├── CheckpointError    a checkpoint is missing or damaged
+├── DiskError          something cannot be written
 └── DeviceError        the machine lacks what was asked of it
 
 The message is one complete line: what is wrong and where, what was found, what was wanted. Only `cli.py` catches
@@ -37,6 +38,10 @@ class RunDirError(MtError):
 
 class CheckpointError(MtError):
     """A checkpoint is missing or damaged."""
+
+
+class DiskError(MtError):
+    """Something cannot be written: no room, or no right to."""
 
 
 class DeviceError(MtError):

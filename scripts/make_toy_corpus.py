@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -57,11 +59,14 @@ from toy_lexicon import (
     Noun,
     Slot,
     Verb,
+    kinds_of,
+    nouns_of,
 )
 
 Item = TypeVar("Item")
 THINGS = ("food", "text", "clothing", "device", "opening", "vehicle", "item", "place")
 EXAMPLE = "The old woman sees a small dog."  # the README's sentence: in none of the sets
+MAX_WORDS = 16  # of the German
 
 
 class Dice:
@@ -79,13 +84,13 @@ class Dice:
     def pick(self, items: Sequence[Item]) -> Item:
         return items[self.below(len(items))]
 
-    def pick_weighted(self, items: dict[Item, float]) -> Item:
-        point = self._random() * sum(items.values())
+    def pick_weighted(self, items: dict[Item, int]) -> Item:
+        point = self.below(sum(items.values()))
         for item, weight in items.items():
             point -= weight
             if point < 0:
                 return item
-        return next(reversed(items))
+        raise AssertionError(f"weights must be positive: {items}")
 
     def shuffle(self, items: list[Item]) -> None:
         for last in range(len(items) - 1, 0, -1):
@@ -104,13 +109,17 @@ def two_tenses(verb: Verb, subject: Nominal) -> bool:
     return verb.past == verb.english and subject.person != "3s"
 
 
+def fits(noun: Noun, slot: Slot) -> bool:
+    return noun.kind in slot.kinds and not slot.english
+
+
 class Author:
     """Makes up sentences that are sensible, unambiguous and right in both languages."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
         # A few names are common and many are rare, so that copying is learnt and not a list of names.
-        self.names = {text: 1 / (rank + 3) for rank, text in enumerate(NAMES)} | dict.fromkeys(NEW_NAMES, 0.002)
+        self.names = {text: 10_000 // (rank + 3) for rank, text in enumerate(NAMES)} | dict.fromkeys(NEW_NAMES, 20)
 
     # -------------------------------------------------------------------------------------------- nominals
 
@@ -145,7 +154,7 @@ class Author:
         self, kinds: Sequence[str], *, definite: bool = False, nouns: Sequence[Noun] = (), relative: float = 0.0
     ) -> Nominal:
         """A noun with what belongs to it; `relative` is the chance of a relative clause."""
-        noun = self.dice.pick(nouns or [noun for noun in NOUNS.values() if noun.kind in kinds])
+        noun = self.dice.pick(nouns or nouns_of(kinds))
         plural = bool(noun.english_plural) and self.dice.chance(0.3)
         determiner = self.determiner(noun, plural=plural, definite=definite)
         number = self.number() if plural and not definite and self.dice.chance(0.35) else None
@@ -174,25 +183,20 @@ class Author:
             left, right = self.nominal(kinds, definite=True), self.nominal(kinds, definite=True)
             return both(left, right) if left.nouns != right.nouns else left
         if form == "no":
-            noun = self.dice.pick([noun for noun in NOUNS.values() if noun.kind in kinds])
+            noun = self.dice.pick(nouns_of(kinds))
             return noun_phrase(noun, DETERMINERS["no"], adjectives=self.adjectives(noun))
         return self.nominal(kinds, relative=relative)
 
     def relative_clause(self, noun: Noun, *, plural: bool) -> Clause:
         """The man who sees the dog, the man that the dog sees."""
         gap = relative_pronoun(noun, plural=plural)
-        as_subject = [verb for verb in VERBS.values() if noun.kind in verb.subjects]
-        as_object = [verb for verb in VERBS.values() if len(verb.slots) == 1 and self.fits(noun, verb.slots[0])]
-        if as_object and (not as_subject or self.dice.chance(0.5)):
-            verb = self.dice.pick(as_object)
-            subject = self.subject(verb.subjects, pronouns="I we they")
-            return Clause(subject, verb, (gap,), self.tense(verb, subject))
-        verb = self.dice.pick(as_subject)
-        return Clause(gap, verb, tuple(self.objects(verb, gap)), self.tense(verb, gap))
-
-    @staticmethod
-    def fits(noun: Noun, slot: Slot) -> bool:
-        return noun.kind in slot.kinds and not slot.english
+        roles = [(verb, "subject") for verb in VERBS.values() if noun.kind in verb.subjects]
+        roles += [(verb, "object") for verb in VERBS.values() if len(verb.slots) == 1 and fits(noun, verb.slots[0])]
+        verb, role = self.dice.pick(roles)
+        if role == "subject":
+            return Clause(gap, verb, tuple(self.objects(verb, gap)), self.tense(verb, gap))
+        subject = self.subject(verb.subjects, pronouns="I we they")
+        return Clause(subject, verb, (gap,), self.tense(verb, subject))
 
     # -------------------------------------------------------------------------------------------- clauses
 
@@ -200,10 +204,15 @@ class Author:
         modal = self.dice.pick(list(MODALS))
         if two_tenses(verb, subject):
             return modal
-        return self.dice.pick_weighted({"present": 0.5, "past": 0.22, modal: 0.0 if verb.english in STATIVE else 0.28})
+        return self.dice.pick_weighted({"present": 50, "past": 22, modal: 0 if verb.english in STATIVE else 28})
 
     def objects(self, verb: Verb, subject: Nominal, *, definite: bool = False, relative: bool = False) -> list[Nominal]:
-        return [self.object(verb, slot, subject, definite=definite, relative=relative) for slot in verb.slots]
+        """Every object of a verb; `relative` gives the last one a relative clause where it can take one."""
+        last = len(verb.slots) - 1
+        return [
+            self.object(verb, slot, subject, definite=definite, relative=relative and index == last)
+            for index, slot in enumerate(verb.slots)
+        ]
 
     def object(self, verb: Verb, slot: Slot, subject: Nominal, *, definite: bool, relative: bool) -> Nominal:
         first_of_two = len(verb.slots) == 2 and slot.case == "dat"
@@ -230,7 +239,7 @@ class Author:
         return pair(english.replace("HOUR", hour), german.replace("HOUR", hour))
 
     def clause(self, *, relative: float = 0.0, plain: bool = False) -> Clause:
-        """Someone does something; `plain` leaves out time, place, negation and pronouns that could mean another noun."""
+        """Someone does something; `plain`: no time, place, negation or pronoun that could mean another noun."""
         verb = self.dice.pick(list(VERBS.values()))
         pronouns = "I we they" if plain else "I he she we they"
         subject = self.subject(verb.subjects, relative=relative, pronouns=pronouns)
@@ -249,9 +258,8 @@ class Author:
     def description(self, *, plain: bool = False) -> Clause:
         """Someone or something is tired, very old, as big as the dog."""
         kinds = self.dice.pick([("person",), ("person",), ("animal",), *((kind,) for kind in THINGS)])
-        subject = self.subject(
-            kinds, relative=0.0 if plain else 0.25, pronouns="I we they" if plain else "I he she we they"
-        )
+        pronouns = "I we they" if plain else "I he she we they"
+        subject = self.subject(kinds, relative=0.0 if plain else 0.25, pronouns=pronouns)
         said = [word.text for word in subject.say("nom", None).english]
         fitting = [a for a in ADJECTIVES.values() if kinds[0] in a.kinds and a.english not in said]
         adjective = self.dice.pick(fitting)
@@ -280,7 +288,7 @@ class Author:
 
     def existence(self) -> Sentence:
         """There is a dog in the garden; are there dogs there?"""
-        noun = self.dice.pick([noun for noun in NOUNS.values() if noun.kind in ("animal", *THINGS)])
+        noun = self.dice.pick(nouns_of(kinds_of("animal+goods+opening")))
         plural = self.dice.chance(0.5)
         number = self.number() if plural and self.dice.chance(0.6) else None
         determiner = BARE if number else DETERMINERS["many" if plural else "a"]
@@ -300,7 +308,7 @@ class Author:
         word, german = self.dice.pick([("where", "wo"), ("when", "wann"), ("why", "warum")])
         clause = replace(self.clause(), negated=False, first=pair(word, german))
         if word == "where":
-            if clause.verb.english in MOTION + HALF_MOTION + ("send",):
+            if clause.verb.english in MOTION + HALF_MOTION + STATIVE:
                 return self.adverb_question()
             clause = replace(clause, place=Phrase())
         if word == "when":
@@ -323,7 +331,7 @@ class Author:
     def asker(self, kinds: Sequence[str]) -> Nominal:
         if self.dice.chance(0.5):
             return pronoun("who" if "person" in kinds else "what")
-        noun = self.dice.pick([noun for noun in NOUNS.values() if noun.kind in kinds])
+        noun = self.dice.pick(nouns_of(kinds))
         plural = bool(noun.english_plural) and self.dice.chance(0.5)
         determiner = DETERMINERS["how|many" if plural and self.dice.chance(0.6) else "which"]
         return noun_phrase(noun, determiner, plural=plural, adjectives=self.adjectives(noun, 0.2))
@@ -368,7 +376,7 @@ class Author:
         return Sentence(phrase, ".", (left, right))
 
     def sentence(self) -> Sentence:
-        forms: dict[Callable[[], Sentence], float] = {
+        forms: dict[Callable[[], Sentence], int] = {
             self.statement: 38,
             self.describing: 10,
             self.existence: 4,
@@ -397,45 +405,56 @@ def hold_out(dice: Dice, share: float = 0.1) -> set[tuple[str, str, str]]:
     held_out = set()
     for verb in VERBS.values():
         for role, allowed in [("subject", verb.subjects), *((slot.case, slot.kinds) for slot in verb.slots)]:
-            nouns = [noun.english for noun in NOUNS.values() if noun.kind in allowed]
+            nouns = [noun.english for noun in nouns_of(allowed)]
             held_out |= {(verb.english, role, noun) for noun in nouns if dice.chance(share)}
     return held_out
 
 
-def is_new_name(token: str) -> bool:
-    return token.strip(".,?").removesuffix("'s") in NEW_NAMES
+def bare_words(text: str) -> list[str]:
+    """Words without case, punctuation and the s of an owner's name."""
+    known = {name.lower() for name in (*NAMES, *NEW_NAMES)}
+    words = [word.strip(".,?").lower() for word in text.split()]
+    stems = [word.removesuffix("s").removesuffix("'") for word in words]
+    return [stem if stem in known else word for word, stem in zip(words, stems, strict=True)]
 
 
-def make_corpus(seed: int, *, train: int = 20_000, valid: int = 500, test: int = 500) -> Corpus:
-    """Deal sentences out: 30 % of test with a held-out combination, 4 % with a new name, no source twice."""
-    dice = Dice(seed)
-    held_out, author = hold_out(dice), Author(dice)
-    wanted = {"unseen": test * 3 // 10, "new_name": test // 25}
-    wanted["plain"] = train + valid + test - sum(wanted.values())
-    drawn: dict[str, list[Line]] = {kind: [] for kind in wanted}
-    targets: dict[str, str] = {}
-    while any(len(drawn[kind]) < wanted[kind] for kind in wanted):
+def distinct_lines(dice: Dice, held_out: set[tuple[str, str, str]]) -> Iterator[tuple[str, Line]]:
+    """Sentences without end, no source twice: plain, unseen (with a held-out combination) or new_name."""
+    author, targets = Author(dice), {EXAMPLE: ""}
+    new_names = {name.lower() for name in NEW_NAMES}
+    while True:
         sentence = author.sentence()
         line = write_line(sentence.phrase, sentence.end)
+        if len(line.tgt.split()) > MAX_WORDS or line.src == EXAMPLE:
+            continue
         if line.src in targets:
             assert targets[line.src] == line.tgt, f"two translations: {line}, {targets[line.src]!r}"
             continue
         targets[line.src] = line.tgt
         unseen = any(made in held_out for clause in sentence.clauses for made in clause.combinations())
-        new_name = any(map(is_new_name, line.src.split()))
-        kind = "unseen" if unseen else "new_name" if new_name else "plain"
-        fits = not (unseen and new_name) and len(line.tgt.split()) <= 18 and line.src != EXAMPLE
-        if fits and len(drawn[kind]) < wanted[kind]:
+        new_name = not new_names.isdisjoint(bare_words(line.src))
+        if not (unseen and new_name):
+            yield "unseen" if unseen else "new_name" if new_name else "plain", line
+
+
+def make_corpus(seed: int, *, train: int = 20_000, valid: int = 500, test: int = 500) -> Corpus:
+    """30 % of test has a held-out combination, 2 % a new name; all other words of valid and test are well known."""
+    dice = Dice(seed)
+    lines = distinct_lines(dice, hold_out(dice))
+    training = list(islice((line for kind, line in lines if kind == "plain"), train))
+    counts = Counter(word for line in training for word in bare_words(line.src) + bare_words(line.tgt))
+    well_known = {word for word, count in counts.items() if count >= 5} | {name.lower() for name in NEW_NAMES}
+    wanted = {"unseen": test * 3 // 10, "new_name": test // 50}
+    wanted["plain"] = valid + test - sum(wanted.values())
+    drawn: dict[str, list[Line]] = {kind: [] for kind in wanted}
+    while any(len(drawn[kind]) < wanted[kind] for kind in wanted):
+        kind, line = next(lines)
+        if len(drawn[kind]) < wanted[kind] and well_known.issuperset(bare_words(line.src) + bare_words(line.tgt)):
             drawn[kind].append(line)
-    return deal(dice, drawn, train=train, valid=valid)
-
-
-def deal(dice: Dice, drawn: dict[str, list[Line]], *, train: int, valid: int) -> Corpus:
-    plain, unseen = drawn["plain"], drawn["unseen"]
-    test = plain[train + valid :] + unseen + drawn["new_name"]
-    dice.shuffle(test)
-    marked = {line.src for line in unseen}
-    return Corpus(plain[:train], plain[train : train + valid], test, [line for line in test if line.src in marked])
+    testing = drawn["plain"][valid:] + drawn["unseen"] + drawn["new_name"]
+    dice.shuffle(testing)
+    unseen = [line for line in testing if line in drawn["unseen"]]
+    return Corpus(training, drawn["plain"][:valid], testing, unseen)
 
 
 def write_corpus(corpus: Corpus, folder: Path) -> None:

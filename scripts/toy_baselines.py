@@ -16,10 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from sacrebleu.metrics.bleu import BLEU
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "toy"
 NUM_CANDIDATES = 100
+FloatArray = npt.NDArray[np.float64]
 
 
 def tokens(text: str) -> list[str]:
@@ -31,22 +33,23 @@ class Index:
 
     def __init__(self, sources: list[list[str]]) -> None:
         self.num_lines = len(sources)
-        self.sets = [Counter(source) for source in sources]
+        word_sets = [dict.fromkeys(source) for source in sources]
         lines_of: dict[str, list[int]] = {}
-        for line, words in enumerate(self.sets):
+        for line, words in enumerate(word_sets):
             for word in words:
                 lines_of.setdefault(word, []).append(line)
         self.lines_of = {word: np.array(lines) for word, lines in lines_of.items()}
         self.idf = {word: float(np.log(self.num_lines / len(lines))) for word, lines in lines_of.items()}
-        self.norms = np.array([np.sqrt(sum(self.idf[word] ** 2 for word in words)) for words in self.sets])
+        self.norms = np.array([sum(self.idf[word] ** 2 for word in words) ** 0.5 for words in word_sets])
+        self.roots = np.array([len(words) ** 0.5 for words in word_sets])
 
-    def cosine(self, source: list[str], *, weighted: bool) -> np.ndarray:
-        """Similarity to every line, (num_lines,): shared words, each counted once, rare ones for more if `weighted`."""
-        scores = np.zeros(self.num_lines)
+    def cosine(self, source: list[str], *, weighted: bool) -> FloatArray:
+        """Similarity to every line, (num_lines,): the cosine of word sets, rare words first if `weighted`."""
+        scores: FloatArray = np.zeros(self.num_lines)
         for word in set(source) & self.lines_of.keys():
             scores[self.lines_of[word]] += self.idf[word] ** 2 if weighted else 1.0
-        lengths = self.norms if weighted else np.sqrt([len(words) for words in self.sets])
-        return scores / lengths
+        scores /= self.norms if weighted else self.roots
+        return scores
 
 
 def edit_similarity(left: list[str], right: list[str]) -> float:

@@ -90,13 +90,8 @@ def weak_ending(case: str, gender: str) -> str:
 
 
 def decline(determiner: Determiner, case: str, gender: str) -> str:
-    ending = {
-        "der": DER[case][gender],
-        "strong": STRONG[case][gender],
-        "ein": ein_ending(case, gender),
-        "none": "",
-    }[determiner.ending]
-    return determiner.german + ending
+    endings = {"der": DER[case][gender], "strong": STRONG[case][gender], "ein": ein_ending(case, gender), "none": ""}
+    return determiner.german + endings[determiner.ending]
 
 
 def adjective_ending(determiner: Determiner, case: str, gender: str) -> str:

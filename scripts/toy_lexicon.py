@@ -6,6 +6,7 @@ Columns of a table are parted by two or more spaces. An English word has one Ger
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -120,7 +121,7 @@ KIND_GROUPS = {
 }
 
 
-def kinds(names: str) -> tuple[str, ...]:
+def kinds_of(names: str) -> tuple[str, ...]:
     """Spell out groups: `living+food` is person, animal and food."""
     return tuple(kind for name in names.split("+") if name for kind in KIND_GROUPS.get(name, name).split())
 
@@ -148,6 +149,11 @@ def read_noun(kind: str, english: str, plural: str, german: str, german_plural: 
 
 
 NOUNS = {row[1]: read_noun(*row) for row in rows(NOUN_TABLE)}
+
+
+def nouns_of(kinds: Sequence[str]) -> list[Noun]:
+    return [noun for noun in NOUNS.values() if noun.kind in kinds]
+
 
 # ------------------------------------------------------------------------------------------------ adjectives
 
@@ -187,7 +193,7 @@ class Adjective:
 
 
 ADJECTIVES = {
-    english: Adjective(english, german, tuple(dict.fromkeys(kinds(allowed))))
+    english: Adjective(english, german, tuple(dict.fromkeys(kinds_of(allowed))))
     for english, german, allowed in rows(ADJECTIVE_TABLE.replace("|", "\n"))
 }
 
@@ -270,7 +276,8 @@ hope     hoped     hoffen   hofft   hat gehofft   person  -
 """
 STATIVE = ("know", "love", "need", "trust")  # said without a modal or a place
 MOTION = ("go", "run", "jump")  # said with a direction: into the garden
-HALF_MOTION = ("bring back", "throw away", "follow", "invite", "look at")  # where could be wo or wohin, so no place
+# With these, where could be wo or wohin, and a place could be either too.
+HALF_MOTION = ("swim", "disappear", "bring back", "throw away", "follow", "invite", "look at", "send")
 
 
 @dataclass(frozen=True)
@@ -318,19 +325,19 @@ def read_slot(text: str) -> Slot:
     left, names = text.split(":")
     prepositions, _, case = left.rpartition("+")
     english, _, german = prepositions.partition("=")
-    return Slot(english, german, case, kinds(names))
+    return Slot(english, german, case, kinds_of(names))
 
 
 def read_verb(english: str, past: str, german: str, third: str, perfect: str, subjects: str, objects: str) -> Verb:
     prefix, _, infinitive = german.rpartition("|")
     auxiliary, participle = perfect.split()
     slots = tuple(read_slot(text) for text in objects.split())
-    return Verb(english, past, infinitive, prefix, third, auxiliary, participle, kinds(subjects), slots)
+    return Verb(english, past, infinitive, prefix, third, auxiliary, participle, kinds_of(subjects), slots)
 
 
 VERBS = {row[0]: read_verb(*row) for row in rows(VERB_TABLE)}
 SAYING = {row[0]: read_verb(*row) for row in rows(SAYING_TABLE)}  # verbs that take a that-clause
-BE = Verb("be", "", "sein", "", "ist", "ist", "gewesen", kinds("all"), ())
+BE = Verb("be", "", "sein", "", "ist", "ist", "gewesen", kinds_of("all"), ())
 
 HABEN = {"1s": "habe", "3s": "hat", "pl": "haben"}
 SEIN = {"1s": "bin", "3s": "ist", "pl": "sind"}
@@ -452,64 +459,45 @@ onto          auf      acc    bridge mountain table bed chair ship
 CONTRACTIONS = {("in", "dem"): "im", ("in", "das"): "ins"}
 
 
-def names(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-NAMES = names(
+NAMES = words(
     """
 Anna Paul Emma Felix Lena Max Mia Jonas Clara Tim Laura Jan Nora Oskar Julia David Ida Simon Eva Martin Lisa
 Daniel Hanna Robert Maria Peter Sarah Leo Greta Anton Marta Otto Rosa Karl Ella Tom Frida Erik Sofia Viktor Vera
 Hugo Helena Bruno Olga Adam Irma Kurt Tilda Ralf Wanda Gustav Edith Norman Amelie Konrad Zoe Hector Pia Roland
 Judith Valentin Carla Benno Ronja Gregor Dora Fabian Selma Jakob Lydia Quentin Yara Wilma Rufus Thea Magnus
-Corinna Basil Philippa
+Corinna Basil Philippa Alma Boris Celia Dario Elsa Ferdinand Gerda Henrik Inga Jasper Klara Lorenz Mona Nils
+Ophelia Pavel Ramona Stella Theo Ulla Veit Wendelin Xenia Yvonne Zacharias Astrid Bela Cosima Detlef Elvira
+Flora Gitta Holger Ilona Joachim Kira Lothar Malte Natalie Omar Paula Rita Sven Tamara Udo Verena Walter Adele
+Bodo Cleo Dirk Enno Fanny Gero Heidi Igor Jette Kuno Luisa Mirko Nele Oda Piet Renate Silke Till Ute Vito
+Winfried Zita Armin Britta Caspar Dana Egon Franka
 """
 )
-NEW_NAMES = names("Nina Tobias Linda Marek Salome Arno Katja Emil")  # in the test set alone
+NEW_NAMES = words("Nina Tobias Linda Marek Salome Arno Katja Emil")  # in the test set alone
 
-SMALL_NUMBERS = rows(
-    """
-two  zwei
-three  drei
-four  vier
-five  fünf
-six  sechs
-seven  sieben
-eight  acht
-nine  neun
-ten  zehn
-eleven  elf
-twelve  zwölf
-thirteen  dreizehn
-fourteen  vierzehn
-fifteen  fünfzehn
-sixteen  sechzehn
-seventeen  siebzehn
-eighteen  achtzehn
-nineteen  neunzehn
-"""
+# From two to nineteen, and the tens from twenty.
+SMALL_NUMBERS = (
+    words("two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
+    + words("seventeen eighteen nineteen"),
+    words("zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn")
+    + words("siebzehn achtzehn neunzehn"),
 )
-TENS = rows(
-    """
-twenty  zwanzig
-thirty  dreißig
-forty  vierzig
-fifty  fünfzig
-sixty  sechzig
-seventy  siebzig
-eighty  achtzig
-ninety  neunzig
-"""
+TENS = (
+    words("twenty thirty forty fifty sixty seventy eighty ninety"),
+    words("zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig"),
 )
 
 
 def number_words(number: int) -> tuple[str, str]:
     """21 -> twenty-one, einundzwanzig; for 2 to 99."""
+    tens, ones = divmod(number, 10)
     if number < 20:
-        english, german = SMALL_NUMBERS[number - 2]
+        return SMALL_NUMBERS[0][number - 2], SMALL_NUMBERS[1][number - 2]
+    english, german = TENS[0][tens - 2], TENS[1][tens - 2]
+    if ones == 0:
         return english, german
-    english, german = TENS[number // 10 - 2]
-    if not number % 10:
-        return english, german
-    one, eins = ("one", "ein") if number % 10 == 1 else SMALL_NUMBERS[number % 10 - 2]
+    one, eins = number_words(ones) if ones > 1 else ("one", "ein")
     return f"{english}-{one}", f"{eins}und{german}"

@@ -1,4 +1,4 @@
-"""A plan holds every pair as often as it should, within the budget, and can be repeated; a batch is what was planned."""
+"""A plan holds every pair as often as it should, within the budget, and is repeatable; a batch is what was planned."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "mt").rglob("*.py"))
 
-MAX_PACKAGE_LINES = 2500
+MAX_PACKAGE_LINES = 2500  # of code
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 
 # A layer is a module or a folder directly in mt/; inside a folder its modules may import each other.
-FOUNDATION = {"errors", "configfile", "configkeys", "config", "runtime", "rundir", "checkpoint"}
+FOUNDATION = {"errors", "configfile", "configkeys", "config", "runtime", "rundir", "disk", "checkpoint"}
 STATIONS = {"data", "model", "training", "decoding", "evaluation"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors", "configfile", "configkeys"},
     "runtime": {"errors"},
     "rundir": {"errors"},
-    "checkpoint": {"errors"},
+    "disk": {"errors"},
+    "checkpoint": {"errors", "disk"},
     "data": FOUNDATION,
     "model": FOUNDATION,
     "training": FOUNDATION | {"data", "model"},
@@ -137,7 +138,20 @@ def test_a_function_fits_a_screen(path: Path) -> None:
 
 
 def test_the_package_can_be_read_in_an_afternoon() -> None:
-    assert sum(num_lines(path) for path in MODULES) < MAX_PACKAGE_LINES
+    assert sum(num_code_lines(path) for path in MODULES) < MAX_PACKAGE_LINES
+
+
+def num_code_lines(path: Path) -> int:
+    """Lines that are neither blank, nor comment, nor docstring: being well documented should cost nothing."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    documented = {
+        number
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+        for number in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
+    }
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    return sum(bool(line) and not line.startswith("#") and number not in documented for number, line in numbered)
 
 
 def test_the_package_imports_its_own_modules_only_when_asked() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from mt.data.batching import Batch, make_batch, plan_batches
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
+from mt.disk import whole_file
 from mt.errors import ConfigError, RunDirError
 from mt.model.transformer import Transformer
 from mt.rundir import RunDir
@@ -55,10 +58,15 @@ def train(config: Config) -> Path:
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run = RunDir(Path(config.train.run_dir))
-    runtime = open_runtime(config.train.device, config.train.precision)
+    before = load_config(run.config) if run.config.is_file() else None
+    precision = config.train.precision
+    if precision == "auto" and before is not None:
+        precision = before.train.precision  # measured once, when the run began
+    runtime = open_runtime(config.train.device, precision)
+    settled = {"precision": runtime.precision, "device": runtime.device.type}
+    config = config.model_copy(update={"train": config.train.model_copy(update=settled)})
     if runtime.is_main:
-        config = settle(config, run, runtime)
-    config = runtime.broadcast(config)
+        write_config(config, run, before)
     files = training_files(config.data)
     valid = configured_set(config.data.valid, config.data)
     if runtime.is_main:
@@ -90,29 +98,18 @@ def train(config: Config) -> Path:
     return run.path
 
 
-def settle(config: Config, run: RunDir, runtime: Runtime) -> Config:
-    """The config with `auto` replaced by what it became, written to the run directory.
-
-    Raises RunDirError when the run there was begun with another config.
-    """
-    settled = {"precision": runtime.precision, "device": runtime.device.type}
-    before = load_config(run.config) if run.config.is_file() else None
-    if before is not None and config.train.precision == "auto":
-        settled["precision"] = before.train.precision  # measured once, when the run began
-    config = config.model_copy(update={"train": config.train.model_copy(update=settled)})
-    if before is not None:
-        free = FREE_KEYS if config.train.schedule == "cosine" else FREE_KEYS | {"train.max_steps"}
-        changed = [line for line in diff_configs(before, config) if not is_free(line.split(":")[0], free)]
-        if changed:
-            raise RunDirError(
-                f"{run.path}: this run was begun with another config; choose another --run-dir, or undo:\n  "
-                + "\n  ".join(changed)
-            )
-    run.path.mkdir(parents=True, exist_ok=True)
-    partial = run.config.with_suffix(".partial")
-    partial.write_text(dump_config(config), encoding="utf-8")
-    partial.rename(run.config)
-    return config
+def write_config(config: Config, run: RunDir, before: Config | None) -> None:
+    """Keep the config in the run directory. Raises RunDirError when the run was begun with another one."""
+    free = FREE_KEYS if config.train.schedule == "cosine" else FREE_KEYS | {"train.max_steps"}
+    changed = [] if before is None else diff_configs(before, config)
+    changed = [line for line in changed if not is_free(line.split(":")[0], free)]
+    if changed:
+        raise RunDirError(
+            f"{run.path}: this run was begun with another config; choose another --run-dir, or undo:\n  "
+            + "\n  ".join(changed)
+        )
+    with whole_file(run.config) as file:
+        file.write(dump_config(config).encode())
 
 
 def is_free(key: str, free: set[str]) -> bool:
@@ -135,8 +132,9 @@ def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> 
         if path.is_file():
             continue
         if existing is not None:
-            Tokenizer.load(Path(existing))
-            path.write_bytes(Path(existing).read_bytes())
+            Tokenizer.load(Path(existing))  # no other tokenizer than ours goes further
+            with whole_file(path) as file:
+                file.write(Path(existing).read_bytes())
             continue
         say(f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens on {len(texts)} files")
         train_from_files(
@@ -246,4 +244,5 @@ def say_goodbye(run: RunDir, trainer: Trainer, reason: str) -> None:
     if trainer.signal_name is not None:
         say("the same command again goes on from here")
     elif (run.checkpoints / "best").is_file():
-        say(f'next:\n  echo "a sentence" | mt translate {run.path}\n  mt evaluate {run.path}')
+        path = shlex.quote(os.path.relpath(run.path))
+        say(f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}')

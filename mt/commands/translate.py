@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
 from mt.commands.files import chunks, read_input, say
 from mt.decoding.translator import Translation, Translator
-from mt.errors import DataError
+from mt.disk import whole_file
 
 CHUNK_SIZE = 2048  # lines sorted by length together; what bounds the memory
 
@@ -63,9 +61,11 @@ def translate(
         run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty
     )
     answers = translate_lines(translator, lines, form=form, n_best=n_best, chunk_size=1 if typed else CHUNK_SIZE)
-    with nullcontext(sys.stdout) if output is None else whole_file(output) as file:
+    with nullcontext(sys.stdout.buffer) if output is None else whole_file(output) as file:
         for answer in answers:
-            print(answer, file=file, flush=typed)
+            file.write(f"{answer}\n".encode())
+            if typed:
+                file.flush()
 
 
 def translate_lines(
@@ -79,17 +79,3 @@ def translate_lines(
             if num_parts > 1:
                 say(f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts")
             yield form(number, line, translations[:n_best])
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A file to write to that appears under its name only once it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

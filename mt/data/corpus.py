@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, compress, islice
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from mt.data.text import read_parallel
 from mt.data.tokenizer import Tokenizer
+from mt.disk import whole_directory
 from mt.errors import DataError
 
 FORMAT_VERSION = 1
@@ -120,7 +119,10 @@ def encode_corpus(
     if not directory.exists():
         id_types = {"src": _id_type(src_tokenizer), "tgt": _id_type(tgt_tokenizer)}
         chunks = _encode_chunks(corpora, src_tokenizer, tgt_tokenizer, max_length, max_length_ratio)
-        _store(directory, chunks, corpora=corpora, id_types=id_types)
+        with whole_directory(directory) as partial:
+            counts = _write(partial, chunks, num_corpora=len(corpora), id_types=id_types)
+            if counts.kept == 0:
+                raise DataError(f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}")
     return _load(directory, weights=[files.weight for files in corpora])
 
 
@@ -179,24 +181,6 @@ def _encode_chunks(
             keep = ~(blank | too_long | bad_ratio)
             counts = FilterCounts(*(int(mask.sum()) for mask in (keep, blank, too_long, bad_ratio)))
             yield _Chunk(corpus_index, list(compress(src, keep)), list(compress(tgt, keep)), counts)
-
-
-def _store(
-    directory: Path, chunks: Iterable[_Chunk], *, corpora: Sequence[ParallelFiles], id_types: dict[str, str]
-) -> None:
-    """Write the cache under a temporary name, and rename it when it is complete."""
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        counts = _write(partial, chunks, num_corpora=len(corpora), id_types=id_types)
-        if counts.kept == 0:
-            raise DataError(f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}")
-        if not directory.exists():  # another process may have been quicker
-            partial.rename(directory)
-    except OSError as error:
-        raise DataError(f"{directory}: cannot write the encoded corpus: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int, id_types: dict[str, str]) -> FilterCounts:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 import re
 import zlib
@@ -21,6 +20,7 @@ from typing import Literal, Self
 import sentencepiece
 
 from mt.data.sampling import SAMPLERS, Pieces
+from mt.disk import whole_file
 from mt.errors import TokenizerError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
@@ -167,7 +167,8 @@ def train_tokenizer(
         if failures:
             raise failures[0] from None
         raise TokenizerError(f"{path}: {_explain(str(error), vocab_size)}") from error
-    _write(path, model.getvalue())
+    with whole_file(path) as file:
+        file.write(model.getvalue())
 
 
 def _trainable(sentences: Iterable[str], failures: list[BaseException]) -> Iterator[str]:
@@ -193,18 +194,6 @@ def _explain(message: str, vocab_size: int) -> str:
     if "!sentences_.empty()" in message:
         return "there is no text to train on"
     return f"SentencePiece could not train: {message}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TokenizerError(f"{path}: cannot write the tokenizer: {error.strerror}") from error
 
 
 def _escape(text: str) -> str:

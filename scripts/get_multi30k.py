@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Fetch Multi30k, English and German (task 1, raw text), and check it byte for byte.
+
+Multi30k (Elliott et al., 2016) may be used for non-commercial research and education; so it is fetched, never shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+# The place is GitHub's; what the text must be is said by the checksums alone. So the branch may stand in for the
+# commit, should GitHub not take its short name.
+ORIGINS = tuple(f"https://github.com/multi30k/dataset/raw/{ref}/data/task1/raw" for ref in ("a3d2e0d", "master"))
+
+SHA256 = {  # of the unpacked text
+    "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
+    "train.de": "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
+    "val.en": "1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227",
+    "val.de": "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660",
+    "test_2016_flickr.en": "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182",
+    "test_2016_flickr.de": "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
+}
+
+TOP = Path(__file__).resolve().parent.parent
+
+
+class FetchError(Exception):
+    """A file could not be had; the message is one line: what, where, why."""
+
+
+def is_right(name: str, text: bytes) -> bool:
+    return hashlib.sha256(text).hexdigest() == SHA256[name]
+
+
+def read(name: str, origin: str) -> bytes:
+    """The unpacked text of a file below a URL, or in a folder, there packed or not."""
+    plain, packed = Path(origin, name), f"{origin}/{name}.gz"
+    try:
+        if "://" in origin:
+            with urllib.request.urlopen(packed, timeout=30) as answer:
+                return gzip.decompress(answer.read())
+        return plain.read_bytes() if plain.exists() else gzip.decompress(Path(packed).read_bytes())
+    except FileNotFoundError as error:
+        raise FetchError(f"{plain}: no such file, nor one with .gz") from error
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise FetchError(f"{packed}: {error}") from error
+    except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
+        raise FetchError(f"{packed}: {getattr(error, 'reason', None) or error}") from error
+
+
+def fetch(name: str, origins: tuple[str, ...]) -> bytes:
+    """The right text from the first origin that has it; the failure told is the first one."""
+    errors = []
+    for origin in origins:
+        try:
+            text = read(name, origin)
+            if is_right(name, text):
+                return text
+            raise FetchError(f"{origin}: {name} is not the file expected (its SHA-256 differs)")
+        except FetchError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def write(path: Path, text: bytes) -> None:
+    """Write under another name first: a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(text)
+    os.replace(partial, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="origin", metavar="DIR|URL", help="a folder with the files, or a mirror")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=TOP / "data" / "multi30k")
+    options = parser.parse_args(arguments)
+    origins = (options.origin,) if options.origin is not None else ORIGINS
+    try:
+        for name in SHA256:
+            path = options.out / name
+            is_there = path.is_file() and is_right(name, path.read_bytes())
+            if not is_there:
+                write(path, fetch(name, origins))
+            print(f"{path}: {'already there' if is_there else 'written'}")
+    except (FetchError, OSError) as error:
+        hint = "" if options.origin else " (if you have the files already, name their folder by --from)"
+        print(f"get_multi30k: {error}{hint}", file=sys.stderr)
+        return 1
+    print("Multi30k is for non-commercial research and education. Next: mt train --config configs/multi30k-en-de.yaml")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

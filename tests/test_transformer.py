@@ -1,0 +1,383 @@
+"""The Transformer is PyTorch's, layer by layer, and one sentence at a time, one token at a time, means the same.
+
+Models are float64 here, so that what should be equal is equal to ten digits and a leak of any size is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mt.config import ModelConfig
+from mt.model.attention import DotProductAttention
+from mt.model.transformer import ACTIVATIONS, TABLES, DecoderCache, DecoderLayer, EncoderLayer, Transformer, sinusoids
+
+PAD_ID = 0
+SRC_VOCAB_SIZE, TGT_VOCAB_SIZE = 19, 23
+SHAPE = {"d_model": 16, "d_ff": 24, "num_heads": 2, "num_encoder_layers": 2, "num_decoder_layers": 2}
+NORMS, TIES = ("pre", "post"), ("all", "decoder", "none")
+EVERY_VARIANT = [
+    pytest.param({"norm": norm, "activation": activation, "tie_embeddings": tie}, id=f"{norm}-{activation}-{tie}")
+    for norm, activation, tie in product(NORMS, ACTIVATIONS, TIES)
+]
+EVERY_NORM = [pytest.param({"norm": norm}, id=norm) for norm in NORMS]
+
+
+def make_model(**settings: Any) -> Transformer:
+    """In evaluation mode, every parameter random, as no bias and no norm is after some training."""
+    config = ModelConfig(**{**SHAPE, **settings})
+    tgt_vocab_size = SRC_VOCAB_SIZE if config.tie_embeddings == "all" else TGT_VOCAB_SIZE
+    torch.manual_seed(1)
+    model = Transformer(config, src_vocab_size=SRC_VOCAB_SIZE, tgt_vocab_size=tgt_vocab_size, pad_id=PAD_ID)
+    randomise(model.double().eval())
+    return model
+
+
+def randomise(module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def random_ids(*shape: int, seed: int = 1) -> Tensor:
+    """Token ids that are in both vocabularies and none of them padding."""
+    return torch.randint(1, SRC_VOCAB_SIZE, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def states_of(model: Transformer, src: Tensor, tgt_in: Tensor) -> Tensor:
+    with torch.no_grad():
+        states: Tensor = model(src, tgt_in)
+    return states
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+
+
+def assert_different(one: Tensor, other: Tensor) -> None:
+    assert one.shape == other.shape
+    assert float((one - other).abs().max()) > 1e-3
+
+
+# Laws of decoding
+
+
+@pytest.mark.parametrize("settings", EVERY_VARIANT)
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1, 1), (3, 1, 2)])
+def test_full_decoding_is_incremental_decoding(settings: dict[str, Any], pieces: tuple[int, ...]) -> None:
+    model = make_model(**settings)
+    src, tgt = random_ids(3, 5), random_ids(3, 6, seed=2)
+    src[1, 3:] = PAD_ID
+    full = model.logits(states_of(model, src, tgt))
+    with torch.no_grad():
+        cache = model.start(model.encode(src))
+        states = []
+        for piece in tgt.split(list(pieces), dim=1):
+            assert cache.length == sum(state.size(1) for state in states)
+            state, cache = model.decode(piece, cache)
+            states.append(state)
+    assert_same(model.logits(torch.cat(states, dim=1)), full)
+
+
+@pytest.mark.parametrize("settings", EVERY_NORM)
+def test_a_cache_is_a_value_that_decoding_does_not_change(settings: dict[str, Any]) -> None:
+    model = make_model(**settings)
+    src, tgt = random_ids(2, 5), random_ids(2, 4, seed=2)
+    with torch.no_grad():
+        _, cache = model.decode(tgt[:, :2], model.start(model.encode(src)))
+        first, _ = model.decode(tgt[:, 2:3], cache)
+        model.decode(tgt[:, 3:4], cache)
+        cache.reorder(torch.zeros(2, 3, dtype=torch.long))
+        again, _ = model.decode(tgt[:, 2:3], cache)
+    assert torch.equal(again, first)
+
+
+@pytest.mark.parametrize("settings", EVERY_VARIANT)
+def test_a_batch_of_sentences_is_each_sentence_alone(settings: dict[str, Any]) -> None:
+    model = make_model(**settings)
+    lengths = [(6, 2), (1, 5), (4, 4), (3, 1)]
+    src, tgt = random_ids(4, 6), random_ids(4, 5, seed=2)
+    for row, (src_length, tgt_length) in enumerate(lengths):
+        src[row, src_length:] = PAD_ID
+        tgt[row, tgt_length:] = PAD_ID
+    together = states_of(model, src, tgt)
+    for row, (src_length, tgt_length) in enumerate(lengths):
+        alone = states_of(model, src[row : row + 1, :src_length], tgt[row : row + 1, :tgt_length])
+        assert_same(together[row, :tgt_length], alone[0])
+
+
+@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize(("src_padding", "tgt_padding"), [(3, 0), (0, 4), (2, 2)])
+def test_padding_changes_nothing(settings: dict[str, Any], src_padding: int, tgt_padding: int) -> None:
+    model = make_model(**settings)
+    src, tgt = random_ids(2, 4), random_ids(2, 3, seed=2)
+    padded = nn.functional.pad(src, (0, src_padding)), nn.functional.pad(tgt, (0, tgt_padding))
+    assert PAD_ID == 0, "F.pad fills with zeros"
+    assert_same(states_of(model, *padded)[:, :3], states_of(model, src, tgt))
+
+
+@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("position", range(5))
+def test_a_target_token_changes_its_own_state_and_later_ones_but_none_before(
+    settings: dict[str, Any], position: int
+) -> None:
+    model = make_model(**settings)
+    src, tgt = random_ids(2, 4), random_ids(2, 5, seed=2)
+    other = tgt.clone()
+    other[:, position] = tgt[:, position] % (SRC_VOCAB_SIZE - 1) + 1
+    one, two = states_of(model, src, tgt), states_of(model, src, other)
+    assert_same(two[:, :position], one[:, :position])
+    for later in range(position, 5):
+        assert_different(two[:, later], one[:, later])
+
+
+@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("position", range(4))
+def test_every_source_token_reaches_every_target_state(settings: dict[str, Any], position: int) -> None:
+    model = make_model(**settings)
+    src, tgt = random_ids(2, 4), random_ids(2, 3, seed=2)
+    other = src.clone()
+    other[:, position] = src[:, position] % (SRC_VOCAB_SIZE - 1) + 1
+    one, two = states_of(model, src, tgt), states_of(model, other, tgt)
+    for target_position in range(3):
+        assert_different(two[:, target_position], one[:, target_position])
+
+
+@pytest.mark.parametrize("side", ["src", "tgt"])
+def test_the_order_of_the_words_matters(side: str) -> None:
+    model = make_model()
+    src, tgt = random_ids(2, 4), random_ids(2, 4, seed=2)
+    turned = (src.flip(1), tgt) if side == "src" else (src, tgt[:, [1, 0, 2, 3]])
+    assert_different(states_of(model, *turned)[:, -1], states_of(model, src, tgt)[:, -1])
+
+
+# Beams
+
+
+@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("beam", [1, 3])
+def test_beams_share_a_source_and_each_goes_on_as_if_alone(settings: dict[str, Any], beam: int) -> None:
+    model = make_model(**settings)
+    src, tgt = random_ids(3, 5), random_ids(3 * beam, 4, seed=2)  # rows = batch * beam
+    src[0, 2:] = PAD_ID
+    with torch.no_grad():
+        cache = model.start(model.encode(src)).reorder(torch.zeros(3, beam, dtype=torch.long))
+        steps = []
+        for column in tgt.split(1, dim=1):
+            state, cache = model.decode(column, cache)
+            steps.append(state)
+    states = torch.cat(steps, dim=1)
+    assert_same(states, states_of(model, src.repeat_interleave(beam, dim=0), tgt))
+    for layer in cache.layers:
+        assert layer.memory.keys.size(0) == 3, "the source is kept once for all beams"
+
+
+def decode_tokens(model: Transformer, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
+    """One token (batch, beam) for each beam; states (batch, beam, d_model)."""
+    with torch.no_grad():
+        states, cache = model.decode(tokens.view(-1, 1), cache)
+    return states.view(*tokens.shape, -1), cache
+
+
+def test_reorder_and_keep_mean_what_recomputation_from_scratch_means() -> None:
+    """A search's calls in random order, beside a record of what each beam's source and prefix have become."""
+    model = make_model()
+    generator = torch.Generator().manual_seed(5)
+    src = random_ids(5, 6)
+    src[1, 3:] = src[4, 1:] = PAD_ID
+    cache = model.start(model.encode(src))
+    prefixes = torch.empty(5, 1, 0, dtype=torch.long)  # (batch, beam, length)
+    keeps = [[0, 1, 2, 3, 4], [0, 1, 3, 4], [0, 1, 2, 3], [2, 0, 3], [1, 2], [1]]
+    for beam, kept in zip([3, 3, 2, 4, 1, 2], keeps, strict=True):
+        tokens = torch.randint(1, SRC_VOCAB_SIZE, prefixes.shape[:2], generator=generator)
+        prefixes = torch.cat((prefixes, tokens[..., None]), dim=2)
+        states, cache = decode_tokens(model, tokens, cache)
+        sources = src.repeat_interleave(tokens.size(1), dim=0)
+        assert_same(states.flatten(0, 1), states_of(model, sources, prefixes.flatten(0, 1))[:, -1])
+
+        beam_index = torch.randint(tokens.size(1), (len(src), beam), generator=generator)
+        cache = cache.reorder(beam_index)
+        prefixes = torch.stack([sentence[index] for sentence, index in zip(prefixes, beam_index, strict=True)])
+        cache = cache.keep(torch.tensor(kept))
+        prefixes, src = prefixes[kept], src[kept]
+
+
+# Layers, embeddings and counts
+
+
+def copy_attention(ours: DotProductAttention, theirs: nn.MultiheadAttention) -> None:
+    theirs.in_proj_weight.copy_(torch.cat((ours.query.weight, ours.key_value.weight)))
+    theirs.in_proj_bias.copy_(torch.cat((ours.query.bias, ours.key_value.bias)))
+    theirs.out_proj.load_state_dict(ours.output.state_dict())
+
+
+def copy_layer(ours: EncoderLayer | DecoderLayer, theirs: nn.Module, norms: list[nn.LayerNorm]) -> None:
+    theirs.linear1.load_state_dict(ours.feed_forward.inner.state_dict())
+    theirs.linear2.load_state_dict(ours.feed_forward.outer.state_dict())
+    for number, norm in enumerate(norms, start=1):
+        getattr(theirs, f"norm{number}").load_state_dict(norm.state_dict())
+
+
+LAYERS = [(norm, activation) for norm, activation in product(NORMS, ACTIVATIONS)]
+
+
+def pytorch_settings(norm: str, activation: str) -> dict[str, Any]:
+    return {
+        "d_model": SHAPE["d_model"],
+        "nhead": SHAPE["num_heads"],
+        "dim_feedforward": SHAPE["d_ff"],
+        "activation": activation,
+        "batch_first": True,
+        "norm_first": norm == "pre",
+        "dtype": torch.float64,
+    }
+
+
+@pytest.mark.parametrize(("norm", "activation"), LAYERS)
+def test_an_encoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None:
+    torch.manual_seed(1)
+    ours = EncoderLayer(ModelConfig(**SHAPE, norm=norm, activation=activation)).double().eval()
+    randomise(ours)
+    theirs = nn.TransformerEncoderLayer(**pytorch_settings(norm, activation)).eval()
+    real = torch.arange(5) < torch.tensor([[5], [3]])
+    x = torch.randn(2, 5, SHAPE["d_model"], dtype=torch.float64)
+    with torch.no_grad():
+        copy_attention(ours.attention, theirs.self_attn)
+        copy_layer(ours, theirs, [ours.attention_residual.norm, ours.feed_forward_residual.norm])
+        expected = theirs(x, src_key_padding_mask=~real)
+        assert_same(ours(x, real[:, None, None, :])[real], expected[real])
+
+
+@pytest.mark.parametrize(("norm", "activation"), LAYERS)
+def test_a_decoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None:
+    torch.manual_seed(1)
+    ours = DecoderLayer(ModelConfig(**SHAPE, norm=norm, activation=activation)).double().eval()
+    randomise(ours)
+    theirs = nn.TransformerDecoderLayer(**pytorch_settings(norm, activation)).eval()
+    real = torch.arange(5) < torch.tensor([[5], [3]])
+    causal = torch.ones(4, 4, dtype=torch.bool).tril()
+    x, memory = (torch.randn(2, length, SHAPE["d_model"], dtype=torch.float64) for length in (4, 5))
+    with torch.no_grad():
+        copy_attention(ours.self_attention, theirs.self_attn)
+        copy_attention(ours.cross_attention, theirs.multihead_attn)
+        copy_layer(ours, theirs, [ours.self_residual.norm, ours.cross_residual.norm, ours.feed_forward_residual.norm])
+        expected = theirs(x, memory, tgt_mask=~causal, memory_key_padding_mask=~real)
+        states, _ = ours(x, ours.start(memory), mask=causal, memory_mask=real[:, None, None, :], start=0)
+    assert_same(states, expected)
+
+
+def test_positions_are_the_sinusoids_of_the_paper() -> None:
+    """PE(pos, 2i) = sin(pos / 10000^(2i / d_model)) and PE(pos, 2i + 1) its cosine: sines first here, then cosines."""
+    d_model = 8
+    table = sinusoids(0, 50, d_model, device=torch.device("cpu"))
+    assert table.shape == (50, d_model)
+    for position, i in product(range(50), range(d_model // 2)):
+        angle = position / 10000 ** (2 * i / d_model)
+        assert float(table[position, i]) == pytest.approx(math.sin(angle), abs=1e-5)
+        assert float(table[position, d_model // 2 + i]) == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 1, 17])
+def test_positions_that_start_later_are_the_later_positions(start: int) -> None:
+    device = torch.device("cpu")
+    assert torch.equal(sinusoids(start, 5, 16, device=device), sinusoids(0, start + 5, 16, device=device)[start:])
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_embeddings_meet_the_positions_at_their_scale(tie: str) -> None:
+    config = ModelConfig(**{**SHAPE, "d_model": 128}, tie_embeddings=tie)
+    model = Transformer(config, src_vocab_size=500, tgt_vocab_size=500, pad_id=PAD_ID).eval()
+    ids = torch.arange(500)[:, None]  # each at position 0
+    for role in ("src", "tgt"):
+        embedded = model._embed(ids, role, 0)[:, 0].detach() - sinusoids(0, 1, 128, device=torch.device("cpu"))
+        assert float(embedded.var()) == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("tie", "names"), [("all", {"shared"}), ("decoder", {"src", "tgt"}), ("none", {"src", "tgt", "output"})]
+)
+def test_a_tied_weight_is_one_parameter_with_one_name(tie: str, names: set[str]) -> None:
+    model = make_model(tie_embeddings=tie)
+    tables = {key for key in model.state_dict() if key.startswith("tables.")}
+    assert tables == {f"tables.{name}" for name in names}
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    assert any(model.output_table is parameter for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("tie", "moved"), [("all", {"src", "tgt", "output"}), ("decoder", {"tgt", "output"}), ("none", {"output"})]
+)
+def test_changing_the_output_table_changes_what_is_tied_to_it(tie: str, moved: set[str]) -> None:
+    model = make_model(tie_embeddings=tie)
+    ids = random_ids(2, 3)
+    before = {role: model._embed(ids, role, 0) for role in ("src", "tgt")}
+    before["output"] = model.logits(torch.ones(SHAPE["d_model"], dtype=torch.float64))
+    with torch.no_grad():
+        model.output_table.mul_(2.0)
+    after = {role: model._embed(ids, role, 0) for role in ("src", "tgt")}
+    after["output"] = model.logits(torch.ones(SHAPE["d_model"], dtype=torch.float64))
+    assert {role for role in before if not torch.equal(before[role], after[role])} == moved
+
+
+@pytest.mark.parametrize("settings", EVERY_VARIANT)
+def test_the_number_of_parameters_is_the_sum_worked_out_on_paper(settings: dict[str, Any]) -> None:
+    d, ff = SHAPE["d_model"], SHAPE["d_ff"]
+    attention = 4 * (d * d + d)  # query, key, value, output
+    feed_forward = (d * ff + ff) + (ff * d + d)
+    norm = 2 * d
+    encoder = SHAPE["num_encoder_layers"] * (attention + feed_forward + 2 * norm)
+    decoder = SHAPE["num_decoder_layers"] * (2 * attention + feed_forward + 3 * norm)
+    last_norms = 2 * norm if settings["norm"] == "pre" else 0
+    src, tgt = SRC_VOCAB_SIZE * d, TGT_VOCAB_SIZE * d
+    tables = {"all": src, "decoder": src + tgt, "none": src + 2 * tgt}[settings["tie_embeddings"]]
+    num_parameters = sum(parameter.numel() for parameter in make_model(**settings).parameters())
+    assert num_parameters == encoder + decoder + last_norms + tables
+
+
+@pytest.mark.parametrize("settings", EVERY_VARIANT)
+def test_every_parameter_learns(settings: dict[str, Any]) -> None:
+    """A key's bias is the exception: it adds the same to all scores of a query, and softmax takes it out again."""
+    model = make_model(**settings)
+    model.logits(model(random_ids(2, 5), random_ids(2, 4, seed=2))).square().sum().backward()
+    d_model = SHAPE["d_model"]
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None, name
+        if name.endswith("key_value.bias"):
+            assert float(gradient[:d_model].abs().max()) < 1e-8
+            gradient = gradient[d_model:]
+        assert float(gradient.abs().max()) > 1e-6, name
+
+
+# Dropout
+
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "embedding_dropout": 0.0}
+
+
+@pytest.mark.parametrize("rate", NO_DROPOUT)
+def test_each_dropout_rate_acts_in_training_and_in_evaluation_none(rate: str) -> None:
+    model = make_model(**{**NO_DROPOUT, rate: 0.5})
+    plain = make_model(**NO_DROPOUT)
+    src, tgt = random_ids(2, 5), random_ids(2, 4, seed=2)
+    calm = states_of(plain, src, tgt)
+    assert torch.equal(states_of(model, src, tgt), calm)
+    assert_different(states_of(model.train(), src, tgt), calm)
+    assert torch.equal(states_of(plain.train(), src, tgt), calm), "without a rate, training is evaluation"
+
+
+def test_embeddings_are_dropped_at_the_general_rate_unless_they_have_one_of_their_own() -> None:
+    assert make_model(dropout=0.3).dropout.p == 0.3
+    assert make_model(dropout=0.3, embedding_dropout=0.0).dropout.p == 0.0
+
+
+# The config's words
+
+
+@pytest.mark.parametrize(("key", "table"), [("activation", ACTIVATIONS), ("tie_embeddings", TABLES)])
+def test_every_word_that_a_config_may_use_is_known(key: str, table: dict[str, Any]) -> None:
+    assert set(get_args(ModelConfig.model_fields[key].annotation)) == set(table)
