@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mt.disk import remove, whole_directory, whole_file
-from mt.errors import CheckpointError
+from mt.errors import CheckpointError, DiskError
 
 FORMAT_VERSION = 1
 MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
@@ -38,10 +38,10 @@ class CheckpointStore:
         """Write under a temporary name, flush to disk, rename, point to it; only then prune old ones."""
         final = self.path / f"step_{step:08d}"
         with whole_directory(final) as directory:
-            save_file(snapshot.model, directory / MODEL)
-            save_file(snapshot.optimizer, directory / OPTIMIZER)
+            _save_tensors(snapshot.model, directory / MODEL)
+            _save_tensors(snapshot.optimizer, directory / OPTIMIZER)
             checksums = {name: _sha256(directory / name) for name in (MODEL, OPTIMIZER)}
-            meta = {"format_version": FORMAT_VERSION, "checksums": checksums, **snapshot.meta}
+            meta = {**snapshot.meta, "format_version": FORMAT_VERSION, "checksums": checksums}
             (directory / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
         for pointer in POINTERS if is_best else POINTERS[:1]:
             with whole_file(self.path / pointer) as file:
@@ -63,12 +63,12 @@ def find_checkpoint(checkpoints: Path, which: str) -> Path:
 
     Raises CheckpointError when there is none.
     """
-    path = checkpoints / which
+    candidates = [checkpoints / which, Path(which)]
     if which in POINTERS:
-        if not path.is_file():
+        if not candidates[0].is_file():
             raise CheckpointError(f"{checkpoints}: no {which} checkpoint yet (mt train makes one)")
-        path = checkpoints / path.read_text(encoding="utf-8").strip()
-    found = next((candidate for candidate in (path, Path(which)) if (candidate / META).is_file()), None)
+        candidates = [checkpoints / candidates[0].read_text(encoding="utf-8", errors="replace").strip()]
+    found = next((path for path in candidates if (path / META).is_file()), None)
     if found is None:
         raise CheckpointError(f"{which}: no such checkpoint in {checkpoints} (wanted best, last or a directory)")
     return found
@@ -97,6 +97,13 @@ def load_meta(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: format version {version}, but this mt reads {FORMAT_VERSION}")
     assert isinstance(meta, dict)
     return meta
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk comes as this, not as OSError
+        raise DiskError(f"{path}: cannot write: {error}") from error
 
 
 def _load_tensors(path: Path, meta: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Two threads for PyTorch, and no GPU test where there is no GPU."""
+"""One thread for PyTorch, which is quickest for small tensors, and no GPU test where there is no GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,7 @@ class Dropout(nn.Module):
             return x
         if x.is_cuda:
             return F.dropout(x, self.p)
-        threshold = round(self.p * 65536)
+        threshold = min(round(self.p * 65536), 65535)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
         return x * keep.to(x.dtype).mul_(65536 / (65536 - threshold))

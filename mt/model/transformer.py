@@ -168,6 +168,7 @@ class Transformer(nn.Module):
         self.pad_id = pad_id
         self.roles = TABLES[config.tie_embeddings]
         sizes = {"src": src_vocab_size, "tgt": tgt_vocab_size, "output": tgt_vocab_size}
+        assert config.tie_embeddings != "all" or src_vocab_size == tgt_vocab_size, (src_vocab_size, tgt_vocab_size)
         self.tables = nn.ParameterDict(
             {table: nn.Parameter(torch.empty(sizes[role], config.d_model)) for role, table in self.roles.items()}
         )
@@ -234,7 +235,7 @@ class Transformer(nn.Module):
         return embedded
 
     def _initialise(self) -> None:
-        """Glorot and Bengio (2010) for weights, zero for biases; embeddings of unit length once scaled up."""
+        """Glorot and Bengio (2010) for weights, zero for biases; embeddings of unit variance once scaled up."""
         for table in self.tables.values():
             nn.init.normal_(table, std=table.size(1) ** -0.5)
         for module in self.modules():

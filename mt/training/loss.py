@@ -67,14 +67,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, table: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        need_grad = ctx.needs_input_grad[0]
+        need_grad = any(ctx.needs_input_grad)
         vocab_size = table.size(0)
         weight = table.to(dtype)
         grad_states = torch.empty_like(states)
         grad_table = torch.zeros_like(table)
         loss, nll = states.new_zeros(()), states.new_zeros(())
         rows = max(1, CHUNK_ELEMENTS[states.device.type] // vocab_size)
-        for chunk, target in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
+        pieces = zip(*(torch.split(tensor, rows) for tensor in (states, targets, grad_states)), strict=True)
+        for chunk, target, grad_chunk in pieces:
             hidden = chunk.to(dtype)  # (rows, d_model)
             logits = F.linear(hidden, weight).float()  # (rows, vocab_size)
             log_probs = logits.log_softmax(dim=-1)
@@ -85,8 +86,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad = log_probs.exp_().sub_(smoothing / vocab_size)
                 grad.scatter_add_(1, target[:, None], grad.new_full((len(target), 1), smoothing - 1.0))
                 grad = grad.to(dtype)
-                done = chunk.storage_offset() // states.size(1)
-                grad_states[done : done + len(target)] = grad @ weight
+                grad_chunk.copy_(grad @ weight)
                 grad_table += grad.t() @ hidden
         ctx.save_for_backward(grad_states, grad_table)
         ctx.mark_non_differentiable(nll)

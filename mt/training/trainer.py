@@ -134,7 +134,7 @@ class Trainer:
             self._log()
         if state.step % config.validate_every == 0:
             self._check()
-        elif config.save_every is not None and state.step % config.save_every == 0:
+        elif config.save_every is not None and state.step % config.save_every == 0 and self.verdict() is None:
             self._save(is_best=False)
 
     def update(self, epoch: Epoch, indices: range) -> None:
