@@ -6,8 +6,6 @@
 The names below are imported when first used, so that `import mt` and `mt --help` need not wait for torch.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

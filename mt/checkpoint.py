@@ -1,7 +1,5 @@
 """Checkpoints on disk: complete or absent, verified when read, and never unpickled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -77,25 +75,24 @@ def find_checkpoint(checkpoints: Path, which: str) -> Path:
 def load_snapshot(directory: Path) -> Snapshot:
     """Everything saved in a checkpoint. Raises CheckpointError for a missing, damaged or foreign file."""
     meta = load_meta(directory)
-    return Snapshot(load_weights(directory, meta), _load_tensors(directory / OPTIMIZER, meta), meta)
+    return Snapshot(load_weights(directory), _load_tensors(directory / OPTIMIZER, meta), meta)
 
 
-def load_weights(directory: Path, meta: dict[str, Any] | None = None) -> dict[str, Tensor]:
+def load_weights(directory: Path) -> dict[str, Tensor]:
     """The model's tensors alone, which is what translation needs."""
-    return _load_tensors(directory / MODEL, load_meta(directory) if meta is None else meta)
+    return _load_tensors(directory / MODEL, load_meta(directory))
 
 
 def load_meta(directory: Path) -> dict[str, Any]:
     """The checkpoint's meta.json, of a format version that this program reads."""
     path = directory / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = meta["format_version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: not readable as a checkpoint's meta.json ({error})") from error
-    version = meta.get("format_version") if isinstance(meta, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}, but this mt reads {FORMAT_VERSION}")
-    assert isinstance(meta, dict)
     return meta
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,23 +19,14 @@ app = typer.Typer(
     help="Two files of parallel text in, a translator out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 tokenizer_app = typer.Typer(help="Train and try a tokenizer, as training does it.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
 
 
-class Device(StrEnum):
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class TokenizerKind(StrEnum):
-    BPE = "bpe"
-    UNIGRAM = "unigram"
-
-
+Device = Literal["auto", "cpu", "cuda"]
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")]
 DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
 CheckpointOption = Annotated[str, typer.Option(metavar="best|last|PATH", help="which checkpoint to use")]
@@ -92,7 +82,7 @@ def translate(
     ] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="print a JSON object a line, with scores")] = False,
     checkpoint: CheckpointOption = "best",
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
 ) -> None:
     """Translate lines: line i of the output answers line i of the input.
 
@@ -128,7 +118,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
 ) -> None:
     """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature."""
     if (run_dir is None) == (hyp is None):
@@ -152,13 +142,13 @@ def tokenizer_train(
     texts: Annotated[list[Path], typer.Argument(help="files of text, plain or .gz")],
     model: ModelOption,
     vocab_size: Annotated[int, typer.Option(min=1, help="number of tokens")] = 8000,
-    kind: Annotated[TokenizerKind, typer.Option(help="algorithm")] = TokenizerKind.BPE,
+    kind: Annotated[Literal["bpe", "unigram"], typer.Option(help="algorithm")] = "bpe",
     character_coverage: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of characters with a token")] = 1.0,
 ) -> None:
     """Train a tokenizer on text."""
     from mt.commands.tokenizer import train_from_files
 
-    train_from_files(texts, model, kind=kind.value, vocab_size=vocab_size, character_coverage=character_coverage)
+    train_from_files(texts, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage)
 
 
 @tokenizer_app.command("encode")
@@ -195,13 +185,5 @@ def scores_as_text(found: list[SetScores]) -> str:
 
 def scores_as_json(found: list[SetScores]) -> str:
     """One object: sets by name, metrics by name, all digits."""
-    return json.dumps(
-        {
-            each.name: {
-                "num_lines": each.num_lines,
-                **{s.name: {"score": s.value, "signature": s.signature} for s in each.scores},
-            }
-            for each in found
-        },
-        indent=2,
-    )
+    scores = {each.name: {s.name: {"score": s.value, "signature": s.signature} for s in each.scores} for each in found}
+    return json.dumps({each.name: {"num_lines": each.num_lines, **scores[each.name]} for each in found}, indent=2)

@@ -1,7 +1,5 @@
 """What a config may say: one frozen model a section, each key with its type, range, default and meaning."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -124,13 +122,15 @@ class TokenizerConfig(Section):
     joint: bool = default(True, "one tokenizer for both languages, or one for each")
     vocab_size: PositiveInt = default(8000, "tokens of a new tokenizer; of each, when not joint")
     character_coverage: Share = default(1.0, "share of the text's characters with a token; the rest become bytes")
-    sampling: Probability = default(0.0, "BPE-dropout probability, or unigram's alpha, in training; 0: off")
+    sampling: Probability = default(0.0, "probability of BPE-dropout in training; 0: off")
     model: FilePath | None = default(None, "existing joint .model file to use")
     src_model: FilePath | None = default(None, "existing source .model file to use, when not joint")
     tgt_model: FilePath | None = default(None, "existing target .model file to use, when not joint")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         existing = [key for key in ("model", "src_model", "tgt_model") if getattr(self, key) is not None]
+        if self.sampling > 0 and self.kind != "bpe":
+            yield "sampling", f"is BPE-dropout: wanted kind: bpe, found {self.kind}"
         if self.joint and {"src_model", "tgt_model"} & set(existing):
             yield existing[-1], "wanted no src_model and tgt_model with joint: true (model names a joint one)"
         if not self.joint and "model" in existing:

@@ -1,7 +1,5 @@
 """The keys of a config in words: what each is for, where two configs differ, what a mistake was meant to be."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin

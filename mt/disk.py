@@ -1,7 +1,5 @@
 """Writing so that a file, or a directory of files, is there whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -13,8 +13,6 @@ The message is one complete line: what is wrong and where, what was found, what 
 these. A mistake of our own is an `assert`.
 """
 
-from __future__ import annotations
-
 
 class MtError(Exception):
     """The parent of all: its text is meant for the user, its traceback is not."""

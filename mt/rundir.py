@@ -1,34 +1,19 @@
 """The one place that knows the file names in a run directory."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
 from mt.errors import RunDirError
 
 
-@dataclass(frozen=True)
 class RunDir:
     """A directory that holds everything of one run: copy it, and it translates elsewhere."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def cache(self) -> Path:
-        return self.path / "cache"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.cache = path / "cache"  # the encoded training text; may be deleted
 
     def tokenizers(self, joint: bool) -> tuple[Path, Path]:
         """The source's and the target's tokenizer model: one file when joint."""

@@ -3,8 +3,6 @@
 The only module that knows `autocast`, `torch.distributed` and DistributedDataParallel.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import time

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mt.config import ModelConfig
-from mt.model.attention import KINDS, DotProductAttention, KeysValues, make_attention
+from mt.model.attention import KINDS, DotProductAttention, KeysValues
 
 ROWS, QUERY_LENGTH, KEY_LENGTH, D_MODEL, HEADS = 3, 4, 5, 16, 4
 EVERYTHING = torch.ones(1, 1, dtype=torch.bool)
@@ -28,7 +28,7 @@ MASKS = [
 def make_module(kind: str = "dot_product", *, dropout: float = 0.0) -> DotProductAttention:
     """In evaluation mode, with biases that are not zero."""
     torch.manual_seed(1)
-    module = make_attention(kind, D_MODEL, HEADS, dropout=dropout)
+    module = KINDS[kind](D_MODEL, HEADS, dropout=dropout)
     assert isinstance(module, DotProductAttention)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.4)

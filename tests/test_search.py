@@ -164,12 +164,7 @@ def test_search_is_the_plain_beam_search_ties_and_all(
     ids = tuple(token for token in forbidden if token < vocab_size)
 
     found = search(
-        table,
-        sentences,
-        beam_size=beam_size,
-        max_lengths=max_lengths,
-        length_penalty=length_penalty,
-        forbidden_ids=ids,
+        table, sentences, beam_size=beam_size, max_lengths=max_lengths, length_penalty=length_penalty, forbidden_ids=ids
     )
 
     for sentence, hypotheses in enumerate(found):

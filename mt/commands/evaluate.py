@@ -1,7 +1,5 @@
 """mt evaluate: how well a run translates, or how good a ready translation is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

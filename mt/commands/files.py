@@ -1,7 +1,5 @@
 """Which files a command reads, and how it speaks while it does."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,9 +28,7 @@ def training_files(data: DataConfig) -> list[ParallelFiles]:
             src_lang = corpus.src_lang or data.src_lang
             src, tgt = find_pair(corpus.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
         else:
-            assert corpus.src is not None, corpus
-            assert corpus.tgt is not None, corpus
-            src, tgt = Path(corpus.src), Path(corpus.tgt)
+            src, tgt = Path(corpus.src or ""), Path(corpus.tgt or "")  # never "": checked when the config was read
         found.append(ParallelFiles(src, tgt, corpus.weight))
     return found
 
@@ -42,8 +38,7 @@ def configured_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     if section.prefix is not None:
         src, ref = find_pair(section.prefix, src_lang=data.src_lang, tgt_lang=data.tgt_lang)
         return read_set(section.name, src, [ref])
-    assert section.src is not None, section
-    return read_set(section.name, Path(section.src), [Path(ref) for ref in section.refs])
+    return read_set(section.name, Path(section.src or ""), [Path(ref) for ref in section.refs])
 
 
 def read_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:

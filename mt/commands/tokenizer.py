@@ -1,7 +1,5 @@
 """mt tokenizer: the tokenizer that training uses, driven from the shell."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path

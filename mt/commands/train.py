@@ -1,12 +1,10 @@
 """mt train: from two text files to a run directory that translates."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +14,7 @@ from mt.commands.evaluate import score_set
 from mt.commands.files import EvalSet, configured_set, say, training_files
 from mt.commands.tokenizer import train_from_files
 from mt.config import Config, diff_configs, dump_config, load_config
-from mt.data.batching import Batch, make_batch, plan_batches
+from mt.data.batching import make_batch, plan_batches
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
@@ -69,24 +67,29 @@ def train(config: Config) -> Path:
         write_config(config, run, before)
     files = training_files(config.data)
     valid = configured_set(config.data.valid, config.data)
+    paths = run.tokenizers(config.tokenizer.joint)
     if runtime.is_main:
         make_tokenizers(config, run, files)
+        plain = [Tokenizer.load(path) for path in paths]
+        say(f"train: {encode_training_set(config, run, files, *plain).counts}")
     runtime.broadcast(None)  # the others wait for the files
-    src, tgt = load_tokenizers(config, run)
-    corpus = open_corpus(config, run, files, src, tgt, runtime)
+    sampling, seed = config.tokenizer.sampling, config.train.seed
+    src, tgt = (Tokenizer.load(path, sampling=sampling, seed=seed) for path in paths)
+    corpus = encode_training_set(config, run, files, src, tgt)
 
-    torch.manual_seed(config.train.seed)
-    transformer = Transformer(
-        config.model, src_vocab_size=src.vocab_size, tgt_vocab_size=tgt.vocab_size, pad_id=src.pad_id
-    ).to(runtime.device)
-    torch.manual_seed(config.train.seed + 1 + runtime.rank)  # dropout differs from rank to rank
+    torch.manual_seed(seed)
+    sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
+    transformer = Transformer(config.model, **sizes, pad_id=src.pad_id).to(runtime.device)
+    torch.manual_seed(seed + 1 + runtime.rank)  # dropout differs from rank to rank
     model = TrainingModel(transformer, label_smoothing=config.train.label_smoothing, dtype=runtime.dtype)
+    plain_src, plain_tgt = (Tokenizer.load(path) for path in paths)
+    translator = Translator(transformer, plain_src, plain_tgt, config.search, config.data.max_length)
     trainer = Trainer(
-        model,
+        model=model,
         config=config.train,
         runtime=runtime,
-        open_epoch=epoch_opener(config, corpus, src, tgt),
-        validate=validator(config, model, valid, src, tgt, runtime),
+        open_epoch=lambda number: open_epoch(number, config, corpus, src, tgt),
+        validate=lambda: validate(config, model, valid, translator, runtime),
         store=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
         metrics=MetricsFile(run.metrics),
     )
@@ -119,106 +122,60 @@ def is_free(key: str, free: set[str]) -> bool:
 
 def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
     """Train the run's tokenizers, or copy those that the config names, where the run has none."""
-    section = config.tokenizer
-    src, tgt = run.tokenizers(section.joint)
-    if section.joint:
-        jobs = [(src, section.model, [path for pair in files for path in (pair.src, pair.tgt)])]
-    else:
-        jobs = [
-            (src, section.src_model, [pair.src for pair in files]),
-            (tgt, section.tgt_model, [pair.tgt for pair in files]),
-        ]
-    for path, existing, texts in jobs:
+    section, (src, tgt) = config.tokenizer, run.tokenizers(config.tokenizer.joint)
+    src_texts, tgt_texts = [pair.src for pair in files], [pair.tgt for pair in files]
+    jobs = [(src, section.src_model, src_texts), (tgt, section.tgt_model, tgt_texts)]
+    for path, existing, texts in [(src, section.model, src_texts + tgt_texts)] if section.joint else jobs:
         if path.is_file():
             continue
         if existing is not None:
-            Tokenizer.load(Path(existing))  # no other tokenizer than ours goes further
+            Tokenizer.load(Path(existing), sampling=section.sampling)  # no other tokenizer than ours goes further
             with whole_file(path) as file:
                 file.write(Path(existing).read_bytes())
-            continue
-        say(f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens on {len(texts)} files")
-        train_from_files(
-            texts, path, kind=section.kind, vocab_size=section.vocab_size, character_coverage=section.character_coverage
-        )
+        else:
+            say(f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens on {len(texts)} files")
+            size, coverage = section.vocab_size, section.character_coverage
+            train_from_files(texts, path, kind=section.kind, vocab_size=size, character_coverage=coverage)
 
 
-def load_tokenizers(config: Config, run: RunDir) -> tuple[Tokenizer, Tokenizer]:
-    """The source's and the target's tokenizer, which sample as the config says."""
-    src, tgt = run.tokenizers(config.tokenizer.joint)
-    sampling, seed = config.tokenizer.sampling, config.train.seed
-    return Tokenizer.load(src, sampling=sampling, seed=seed), Tokenizer.load(tgt, sampling=sampling, seed=seed)
-
-
-def open_corpus(
-    config: Config, run: RunDir, files: list[ParallelFiles], src: Tokenizer, tgt: Tokenizer, runtime: Runtime
+def encode_training_set(
+    config: Config, run: RunDir, files: list[ParallelFiles], src: Tokenizer, tgt: Tokenizer
 ) -> EncodedCorpus:
-    """The training pairs, encoded by rank 0 where the cache has them not."""
-    data = config.data
-    corpus = None
-    for rank in range(2):
-        if rank == min(runtime.rank, 1):
-            corpus = encode_corpus(
-                files, src, tgt, max_length=data.max_length, max_length_ratio=data.max_length_ratio, cache_dir=run.cache
-            )
-        runtime.broadcast(None)
-    assert corpus is not None
-    if runtime.is_main:
-        say(f"train: {corpus.counts}")
-    return corpus
+    """The training pairs, from the run's cache or into it."""
+    longest, ratio = config.data.max_length, config.data.max_length_ratio
+    return encode_corpus(files, src, tgt, max_length=longest, max_length_ratio=ratio, cache_dir=run.cache)
 
 
-def epoch_opener(config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: Tokenizer) -> Callable[[int], Epoch]:
-    """A function from an epoch's number to its batches: of (seed, epoch) alone."""
-
-    def open_epoch(number: int) -> Epoch:
-        sampled = corpus
-        if config.tokenizer.sampling > 0.0:
-            sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
-        plan = plan_batches(
-            sampled.src.lengths,
-            sampled.tgt.lengths,
-            max_tokens=config.train.max_tokens,
-            seed=config.train.seed,
-            epoch=number,
-            weights=sampled.weights,
-        )
-
-        def make(index: int) -> Batch:
-            return make_batch(sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id)
-
-        return Epoch(plan, make)
-
-    return open_epoch
-
-
-def validator(
-    config: Config, model: TrainingModel, valid: EvalSet, src: Tokenizer, tgt: Tokenizer, runtime: Runtime
-) -> Callable[[], Validation]:
-    """A function that translates and scores the validation set as `mt evaluate` would."""
-    pairs = encode_pairs(valid.src, valid.refs[0], src_tokenizer=src, tgt_tokenizer=tgt)
+def open_epoch(number: int, config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: Tokenizer) -> Epoch:
+    """The batches of epoch `number`: a function of (seed, number) and the corpus."""
+    sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
     plan = plan_batches(
-        pairs.src.lengths, pairs.tgt.lengths, max_tokens=config.train.max_tokens, seed=config.train.seed, epoch=0
+        sampled.src.lengths,
+        sampled.tgt.lengths,
+        max_tokens=config.train.max_tokens,
+        seed=config.train.seed,
+        epoch=number,
+        weights=sampled.weights,
     )
-    translator = Translator(model.transformer, src, tgt, search=config.search, max_length=config.data.max_length)
-    step = max(1, len(valid.src) // max(1, config.train.num_samples))
-    shown = range(0, len(valid.src), step)[: config.train.num_samples]
+    return Epoch(plan, lambda index: make_batch(sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id))
 
-    def batches() -> Iterator[Batch]:
-        for index in range(plan.num_batches):
-            yield make_batch(pairs, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id)
 
-    def validate() -> Validation:
-        loss = mean_nll(model, batches(), runtime)
-        hypotheses = translator.translate(valid.src)
-        scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang).scores
-        return Validation(
-            loss=loss,
-            scores={score.name: score.value for score in scores},
-            signatures={score.name: score.signature for score in scores},
-            samples=[Sample(valid.src[i], valid.refs[0][i], hypotheses[i]) for i in shown],
-        )
-
-    return validate
+def validate(
+    config: Config, model: TrainingModel, valid: EvalSet, translator: Translator, runtime: Runtime
+) -> Validation:
+    """Score the model on the validation set, the translations as `mt evaluate` would."""
+    src, tgt, num_samples = translator.src_tokenizer, translator.tgt_tokenizer, config.train.num_samples
+    pairs = encode_pairs(valid.src, valid.refs[0], src_tokenizer=src, tgt_tokenizer=tgt)
+    epoch = open_epoch(0, config, pairs, src, tgt)
+    hypotheses = translator.translate(valid.src)
+    scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang).scores
+    shown = range(0, len(valid.src), max(1, len(valid.src) // max(1, num_samples)))[:num_samples]
+    return Validation(
+        loss=mean_nll(model, map(epoch.make, range(epoch.plan.num_batches)), runtime),
+        scores={score.name: score.value for score in scores},
+        signatures={score.name: score.signature for score in scores},
+        samples=[Sample(valid.src[i], valid.refs[0][i], hypotheses[i]) for i in shown],
+    )
 
 
 def begin(trainer: Trainer, run: RunDir, runtime: Runtime) -> None:

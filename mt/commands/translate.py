@@ -1,7 +1,5 @@
 """mt translate: lines in, as many lines out, in bounded memory."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +13,7 @@ from mt.commands.files import chunks, read_input, say
 from mt.decoding.translator import Translation, Translator
 from mt.disk import whole_file
 
-CHUNK_SIZE = 2048  # lines sorted by length together; what bounds the memory
+CHUNK_SIZE = 512  # lines sorted by length together; what bounds the memory
 
 # (line number from 1, source, its translations) -> text to print
 Format = Callable[[int, str, list[Translation]], str]
@@ -54,15 +52,14 @@ def translate(
 ) -> None:
     """Translate a file or stdin to a file or stdout; typed lines are answered one by one."""
     typed = source is None and sys.stdin.isatty()
-    lines = read_input(source)
-    if output is not None and sys.stderr.isatty():
-        lines = tqdm(lines, unit="line", dynamic_ncols=True)
     translator = Translator.load(
         run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty
     )
-    answers = translate_lines(translator, lines, form=form, n_best=n_best, chunk_size=1 if typed else CHUNK_SIZE)
+    chunk_size = 1 if typed else CHUNK_SIZE
+    answers = translate_lines(translator, read_input(source), form=form, n_best=n_best, chunk_size=chunk_size)
+    hidden = output is None or not sys.stderr.isatty()
     with nullcontext(sys.stdout.buffer) if output is None else whole_file(output) as file:
-        for answer in answers:
+        for answer in tqdm(answers, unit="line", dynamic_ncols=True, disable=hidden):
             file.write(f"{answer}\n".encode())
             if typed:
                 file.flush()

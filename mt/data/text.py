@@ -4,8 +4,6 @@ Lines end at "\\n" alone, so that no character inside a sentence can shift the f
 of other systems a byte order mark and CR LF are taken, and a file named *.gz is decompressed.
 """
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator

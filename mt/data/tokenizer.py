@@ -5,8 +5,6 @@ the text would come back as a space: such characters are escaped on the way in. 
 generator that differs from process to process, so that no run could be repeated: `sampling.py` draws them from ours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import random
@@ -19,7 +17,7 @@ from typing import Literal, Self
 
 import sentencepiece
 
-from mt.data.sampling import SAMPLERS, Pieces
+from mt.data.sampling import Pieces, sample_segments
 from mt.disk import whole_file
 from mt.errors import TokenizerError
 
@@ -35,7 +33,7 @@ PROBE = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE} "
 class Tokenizer:
     """One SentencePiece model, in which encode and decode are inverse for every text without a newline.
 
-    `sampling` is the probability of BPE-dropout, or the alpha of unigram sampling; 0 is none. No id is ever read from
+    `sampling` is the probability of BPE-dropout; 0 is none. No id is ever read from
     a user's text: "<s>" in it is three characters.
     """
 
@@ -55,7 +53,7 @@ class Tokenizer:
         scores = {text: processor.get_score(i) for text, i in ordinary.items()}
         self._pieces = Pieces(ids=ordinary, scores=scores, byte_ids=byte_ids)
         # In a BPE model a piece's score is the negated number of its merge; in a unigram model, a log-probability.
-        self._sample = SAMPLERS["bpe" if all(score.is_integer() for score in scores.values()) else "unigram"]
+        self._is_bpe = all(score.is_integer() for score in scores.values())
         self.tag_ids = tuple(sorted(control_ids - {PAD_ID, BOS_ID, EOS_ID}))
         newline_ids = {i for i in ids if texts[i] == "<0x0A>" or "\n" in texts[i]}
         # What a search must never generate: eos alone among the control ids may be, and one line stays one line.
@@ -106,7 +104,7 @@ class Tokenizer:
             for word in text.split(" ") if text else ():
                 drawn = samples[word]
                 if len(drawn) < NUM_DRAWS:
-                    segments = self._sample(SPACE + word, self._pieces, strength=self.sampling, draw=draw)
+                    segments = sample_segments(SPACE + word, self._pieces, dropout=self.sampling, draw=draw)
                     drawn.append(self._pieces.look_up(segments))
                     row += drawn[-1]
                 else:
@@ -124,6 +122,8 @@ class Tokenizer:
             return "it has no pieces for bytes (byte_fallback), so some characters would be lost"
         if any(SPACE in piece[1:] for piece in self._pieces.ids):
             return "some of its pieces reach over a space"
+        if self.sampling > 0.0 and not self._is_bpe:
+            return "it is a unigram model, and only BPE has a dropout (sampling)"
         if self.decode(self.encode([PROBE])) != [PROBE]:
             return "it changes the text (normalization, or removal of spaces)"
         return None

@@ -1,9 +1,8 @@
 """Texts in, texts out: the trained model, its tokenizers and the search, put together."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -31,23 +30,15 @@ class Translation(NamedTuple):
     num_parts: int = 1  # in how many parts the text was translated
 
 
+@dataclass(frozen=True, eq=False)
 class Translator:
     """Answers each text with its translations; what it answers does not depend on the other texts beside it."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        src_tokenizer: Tokenizer,
-        tgt_tokenizer: Tokenizer,
-        *,
-        search: SearchConfig,
-        max_length: int,
-    ) -> None:
-        self.model = model
-        self.src_tokenizer = src_tokenizer
-        self.tgt_tokenizer = tgt_tokenizer
-        self.search = search
-        self.max_length = max_length  # source tokens, eos included, that the model has been trained on
+    model: Transformer
+    src_tokenizer: Tokenizer
+    tgt_tokenizer: Tokenizer
+    search: SearchConfig
+    max_length: int  # source tokens, eos included, that the model has been trained on
 
     @classmethod
     def load(
@@ -68,7 +59,7 @@ class Translator:
         model.load_state_dict(load_weights(find_checkpoint(run.checkpoints, checkpoint)))
         chosen = {"beam_size": beam_size, "length_penalty": length_penalty}
         search = config.search.model_copy(update={key: value for key, value in chosen.items() if value is not None})
-        return cls(model.eval().to(find_device(device)), src, tgt, search=search, max_length=config.data.max_length)
+        return cls(model.eval().to(find_device(device)), src, tgt, search, config.data.max_length)
 
     def translate(self, texts: Sequence[str]) -> list[str]:
         """The best translation of each text; of a blank text, the empty one."""

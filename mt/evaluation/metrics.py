@@ -1,7 +1,5 @@
 """BLEU, chrF and TER of detokenised text as sacreBLEU's own command computes them, each with its signature."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple

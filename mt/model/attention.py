@@ -88,8 +88,3 @@ def _similarity_weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
 
 
 KINDS: dict[str, Callable[..., Attention]] = {"dot_product": DotProductAttention}
-
-
-def make_attention(kind: str, d_model: int, num_heads: int, *, dropout: float) -> Attention:
-    """The attention that the config calls `kind`."""
-    return KINDS[kind](d_model, num_heads, dropout=dropout)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt.config import ModelConfig
-from mt.model.attention import KeysValues, make_attention
+from mt.model.attention import KINDS, Attention, KeysValues
 from mt.model.dropout import Dropout
 
 # Which table each role reads from: a tied weight is one parameter with one name.
@@ -104,9 +104,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = make_attention(
-            config.self_attention, config.d_model, config.num_heads, dropout=config.attention_dropout
-        )
+        self.attention = make_attention(config.self_attention, config)
         self.feed_forward = FeedForward(config)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
@@ -124,9 +122,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes = (config.d_model, config.num_heads)
-        self.self_attention = make_attention(config.self_attention, *sizes, dropout=config.attention_dropout)
-        self.cross_attention = make_attention(config.cross_attention, *sizes, dropout=config.attention_dropout)
+        self.self_attention = make_attention(config.self_attention, config)
+        self.cross_attention = make_attention(config.cross_attention, config)
         self.feed_forward = FeedForward(config)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
@@ -242,6 +239,11 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+
+def make_attention(kind: str, config: ModelConfig) -> Attention:
+    """A new attention of the kind that the config calls `kind`."""
+    return KINDS[kind](config.d_model, config.num_heads, dropout=config.attention_dropout)
 
 
 def sinusoids(start: int, length: int, d_model: int, *, device: torch.device) -> Tensor:

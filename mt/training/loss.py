@@ -1,7 +1,5 @@
 """Label-smoothed cross-entropy as sums and counts; whoever calls divides."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The optimizer, and the learning rate as a pure function of the update's number."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What a person sees while it runs, and the same in metrics.jsonl for whoever comes later."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -73,35 +71,31 @@ class Display:
 
     def __init__(self, *, enabled: bool, total: int | None, step: int) -> None:
         self.enabled = enabled
-        self.total = total
-        shown = enabled and sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr) if shown else None
+        hidden = not (enabled and sys.stderr.isatty())
+        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr, disable=hidden)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
+        self.bar.update(step - self.bar.n)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar if there is one."""
-        if self.bar is not None:
+        if self.enabled:
             self.bar.write(line, file=sys.stderr)
-        elif self.enabled:
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.flush()
 
     def show(self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float | None) -> None:
         """How it goes: in the bar, or as a line of its own."""
-        parts = [f"loss {loss:.3f}", f"{tokens_per_second:,.0f} tok/s", f"lr {lr:.2e}"]
-        if self.bar is not None:
-            self.bar.set_postfix_str(", ".join(parts))
-        else:
+        pulse = f"loss {loss:.3f} | {tokens_per_second:,.0f} tok/s | lr {lr:.2e}"
+        self.bar.set_postfix_str(pulse)
+        if self.bar.disable:
+            total = "" if self.bar.total is None else f"/{self.bar.total:,}"
             left = "" if seconds_left is None else f" | {clock(seconds_left)} left"
-            self.say(f"step {step:,}{f'/{self.total:,}' if self.total else ''} | {' | '.join(parts)}{left}")
+            self.say(f"step {step:,}{total} | {pulse}{left}")
 
     def close(self) -> None:
         """Leave the terminal to others."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
 def describe_validation(step: int, found: Validation, *, is_best: bool) -> str:

@@ -1,7 +1,5 @@
 """The loop: batches in, a trained model and its checkpoints out."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -50,28 +48,24 @@ class Epoch(NamedTuple):
 WINDOW = ("loss", "nll", "num_tokens", "grad_norm", "num_updates", "num_skipped")
 
 
+@dataclass(eq=False)
 class Trainer:
     """Owns the model's weights, the optimizer and the state while a run lasts."""
 
-    def __init__(
-        self,
-        model: TrainingModel,
-        *,
-        config: TrainConfig,
-        runtime: Runtime,
-        open_epoch: Callable[[int], Epoch],
-        validate: Callable[[], Validation],
-        store: CheckpointStore,
-        metrics: MetricsFile,
-    ) -> None:
-        self.model, self.wrapped = model, runtime.wrap(model)
-        self.config, self.runtime = config, runtime
-        self.open_epoch, self.validate = open_epoch, validate
-        self.store, self.metrics = store, metrics
-        self.optimizer = make_optimizer(model, config)
-        self.scaler = runtime.scaler()
+    model: TrainingModel
+    config: TrainConfig
+    runtime: Runtime
+    open_epoch: Callable[[int], Epoch]
+    validate: Callable[[], Validation]
+    store: CheckpointStore
+    metrics: MetricsFile
+
+    def __post_init__(self) -> None:
+        self.wrapped = self.runtime.wrap(self.model)
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.scaler = self.runtime.scaler()
         self.state = TrainState()
-        self.window = torch.zeros(len(WINDOW), device=runtime.device)
+        self.window = torch.zeros(len(WINDOW), device=self.runtime.device)
         self.saved_step = 0
         self.signal_name: str | None = None
 

@@ -1,0 +1,265 @@
+"""A text's translation is its own: of the other texts beside it, their order and their number it knows nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import mt
+from mt.config import ModelConfig, SearchConfig
+from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.decoding.translator import Translator
+from mt.errors import CheckpointError, RunDirError
+from mt.model.transformer import Transformer
+
+WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu", "ruke", "sifa"]
+MAX_LENGTH = 12
+BLANKS = ["", " ", "  ", "\t", "\u3000", "\u00a0 \u2028"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """A model this small only loses time to a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_texts(num_texts: int, *, most_words: int) -> list[str]:
+    draw = random.Random(5)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, most_words))) for _ in range(num_texts)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    train_tokenizer(make_texts(100, most_words=6), path, kind="bpe", vocab_size=330)
+    return Tokenizer.load(path)
+
+
+def make_translator(tokenizer: Tokenizer, **search: float) -> Translator:
+    """Random weights in float64, so that two sums of the same numbers do not round to different translations."""
+    torch.manual_seed(7)
+    shape = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
+    sizes = {"src_vocab_size": tokenizer.vocab_size, "tgt_vocab_size": tokenizer.vocab_size}
+    model = Transformer(shape, **sizes, pad_id=tokenizer.pad_id).double().eval()
+    settings = SearchConfig.model_validate({"beam_size": 3, "max_length_offset": 2, "max_length_factor": 1.0, **search})
+    return Translator(model, tokenizer, tokenizer, search=settings, max_length=MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def translator(tokenizer: Tokenizer) -> Translator:
+    return make_translator(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [*make_texts(16, most_words=6), *BLANKS, *make_texts(2, most_words=30), "xyz 123 Ü", "balo" * 12]
+
+
+def test_a_batch_is_translated_as_its_texts_one_by_one(translator: Translator, texts: list[str]) -> None:
+    together = translator.translate(texts)
+    assert together == [translator.translate([text])[0] for text in texts]
+    assert len(set(together)) > len(texts) / 2, "a model that always says the same shows nothing"
+
+
+def test_the_order_of_the_texts_does_not_matter(translator: Translator, texts: list[str]) -> None:
+    order = list(range(len(texts)))
+    random.Random(1).shuffle(order)
+    assert translator.translate([texts[i] for i in order]) == [translator.translate(texts)[i] for i in order]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 100_000])
+def test_the_size_of_the_batches_does_not_matter(
+    tokenizer: Tokenizer, translator: Translator, texts: list[str], max_tokens: int
+) -> None:
+    assert make_translator(tokenizer, max_tokens=max_tokens).translate(texts) == translator.translate(texts)
+
+
+def test_nothing_to_translate_is_no_translation(translator: Translator) -> None:
+    assert translator.translate([]) == []
+
+
+def test_a_blank_text_stays_blank(translator: Translator) -> None:
+    assert translator.translate(BLANKS) == [""] * len(BLANKS)
+    assert translator.n_best([""]) == [[("", 0.0, 0.0, 1)]]
+
+
+def test_a_translation_is_one_line(translator: Translator, texts: list[str]) -> None:
+    found = translator.n_best([*texts, "one\ntwo", "\n"])
+    assert not any("\n" in each.text for translations in found for each in translations)
+
+
+def test_the_best_translations_come_first_and_the_first_is_the_translation(
+    translator: Translator, texts: list[str]
+) -> None:
+    found = translator.n_best(texts)
+    assert [translations[0].text for translations in found] == translator.translate(texts)
+    for text, translations in zip(texts, found, strict=True):
+        scores = [each.score for each in translations]
+        assert scores == sorted(scores, reverse=True)
+        assert len(translations) == (translator.search.beam_size if text.strip() else 1)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_the_score_is_the_log_probability_normalised_by_length(tokenizer: Tokenizer, length_penalty: float) -> None:
+    translator = make_translator(tokenizer, length_penalty=length_penalty)
+    for each in translator.n_best(["balo deru"])[0]:
+        if length_penalty == 0.0:
+            assert each.score == each.log_prob
+        else:
+            length = each.log_prob / each.score  # in tokens, with the end mark
+            assert length == pytest.approx(round(length), abs=1e-9)
+
+
+def test_a_text_that_fits_is_one_part_and_a_longer_one_is_cut_until_all_parts_fit(translator: Translator) -> None:
+    for text in make_texts(60, most_words=40):
+        parts = translator.split(text)
+        assert all(len(ids) <= MAX_LENGTH for ids in parts)
+        assert " ".join(translator.src_tokenizer.decode(parts)) == text
+        (ids,) = translator.src_tokenizer.encode([text])
+        assert (len(parts) == 1) == (len(ids) <= MAX_LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("text", "halves"),
+    [
+        ("xxxxxxxxxx yyyyyy zz", ["xxxxxxxxxx", "yyyyyy zz"]),  # the space left of the middle is the nearer one
+        ("zz yyyyyy xxxxxxxxxx", ["zz yyyyyy", "xxxxxxxxxx"]),
+        ("xxxxx yyy zzzz", ["xxxxx", "yyy zzzz"]),  # equally near: the left one
+        ("xxxxxxxxxxyyyyyyyyyy", ["xxxxxxxxxx", "yyyyyyyyyy"]),  # no space at all
+        (" xxxxxxxxxyyyyyyyyyy", [" xxxxxxxxx", "yyyyyyyyyy"]),  # none but at an end
+    ],
+)
+def test_a_long_text_is_cut_at_the_space_nearest_to_its_middle(
+    translator: Translator, text: str, halves: list[str]
+) -> None:
+    assert len(translator.src_tokenizer.encode([text])[0]) > MAX_LENGTH
+    assert translator.split(text) == translator.src_tokenizer.encode(halves)
+
+
+def test_a_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
+    translator = make_translator(tokenizer)
+    translator.max_length = 2
+    assert translator.split("😀😀") == tokenizer.encode(["😀", "😀"])
+
+
+def test_a_long_text_is_translated_in_parts(translator: Translator) -> None:
+    text = " ".join(make_texts(1, most_words=6) * 8)
+    halves = [
+        " ".join(text.split(" ")[: len(text.split(" ")) // 2]),
+        " ".join(text.split(" ")[len(text.split(" ")) // 2 :]),
+    ]
+    assert len(translator.split(text)) == sum(len(translator.split(half)) for half in halves) > 2
+    whole, parts = translator.n_best([text])[0], translator.n_best(halves)
+    for rank, each in enumerate(whole):
+        assert each.text == " ".join(translations[rank].text for translations in parts)
+        assert each.log_prob == pytest.approx(sum(translations[rank].log_prob for translations in parts))
+        assert each.num_parts == len(translator.split(text))
+
+
+def test_gaps_of_any_size_between_words_make_no_empty_part(translator: Translator) -> None:
+    parts = translator.split("balo" + " " * 60 + "deru")
+    assert "".join(translator.src_tokenizer.decode(parts)).split() == ["balo", "deru"]
+    assert all(text.strip() for text in translator.src_tokenizer.decode(parts))
+
+
+# From a run directory
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few updates, copied from where it was trained, which is gone, text and all."""
+    directory = tmp_path_factory.mktemp("origin")
+    for name in ("train.aa", "train.bb", "valid.aa", "valid.bb"):
+        (directory / name).write_text("".join(f"{text}\n" for text in make_texts(40, most_words=4)), encoding="utf-8")
+    config = {
+        "data": {
+            "src_lang": "aa",
+            "tgt_lang": "bb",
+            "train": [{"prefix": f"{directory}/train"}],
+            "valid": {"name": "valid", "prefix": f"{directory}/valid"},
+            "max_length": MAX_LENGTH,
+        },
+        "tokenizer": {"vocab_size": 330, "joint": False},
+        "model": {
+            "d_model": 16,
+            "d_ff": 32,
+            "num_heads": 2,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "tie_embeddings": "decoder",
+        },
+        "train": {"device": "cpu", "precision": "fp32", "max_tokens": 128, "max_steps": 4, "validate_every": 2},
+        "search": {"beam_size": 3, "max_length_factor": 1.0, "max_length_offset": 1},
+    }
+    (directory / "config.yaml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    trained = mt.train(mt.load_config(directory / "config.yaml", [f"train.run_dir={directory}/run"]))
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(trained, copy)
+    shutil.rmtree(directory)
+    return copy
+
+
+def test_a_copied_run_translates_after_the_original_is_gone(run_dir: Path) -> None:
+    translator = Translator.load(run_dir, device="cpu")
+    found = translator.translate(["balo deru", ""])
+    assert found == mt.Translator.load(str(run_dir), device="cpu").translate(["balo deru", ""])
+    assert found[1] == ""
+
+
+def test_a_checkpoint_may_be_chosen_by_name_or_path(run_dir: Path) -> None:
+    def table(which: str) -> torch.Tensor:
+        return Translator.load(run_dir, checkpoint=which, device="cpu").model.output_table
+
+    step = run_dir / "checkpoints" / "step_00000002"
+    assert torch.equal(table("step_00000002"), table(str(step)))
+    assert not torch.equal(table("step_00000002"), table("last"))
+    with pytest.raises(CheckpointError, match="step_3: no such checkpoint"):
+        table("step_3")
+
+
+def test_how_to_search_may_be_chosen(run_dir: Path) -> None:
+    search = Translator.load(run_dir, device="cpu").search
+    assert (search.beam_size, search.length_penalty) == (3, 1.0)
+    chosen = Translator.load(run_dir, device="cpu", beam_size=2, length_penalty=0.0)
+    assert chosen.search == search.model_copy(update={"beam_size": 2, "length_penalty": 0.0})
+    assert len(chosen.n_best(["balo"])[0]) == 2
+
+
+def test_no_run_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="no such run directory"):
+        Translator.load(tmp_path / "missing")
+    with pytest.raises(RunDirError, match=r"not a run directory: it has no config\.yaml"):
+        Translator.load(tmp_path)
+
+
+# The package
+
+
+def test_importing_mt_and_reading_a_config_does_not_wait_for_torch(run_dir: Path) -> None:
+    program = f"""
+import sys
+import mt
+assert "torch" not in sys.modules and "pydantic" not in sys.modules
+mt.load_config(__import__("pathlib").Path({str(run_dir / "config.yaml")!r}))
+assert "torch" not in sys.modules
+mt.Translator
+assert "torch" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_name_that_mt_offers_is_there_and_others_are_not() -> None:
+    assert all(callable(getattr(mt, name)) for name in mt.__all__)
+    with pytest.raises(AttributeError, match="module 'mt' has no attribute 'Translater'"):
+        mt.Translater  # noqa: B018
