@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +26,12 @@ class Snapshot(NamedTuple):
     meta: dict[str, Any]  # the train state, random states, scaler; JSON values only
 
 
+@dataclass(frozen=True)
 class CheckpointStore:
     """The directory RUN_DIR/checkpoints: step directories, and the pointers `last` and `best`."""
 
-    def __init__(self, path: Path, *, keep: int) -> None:
-        self.path = path
-        self.keep = keep
+    path: Path
+    keep: int  # newest ones to keep, besides the best
 
     def save(self, snapshot: Snapshot, *, step: int, is_best: bool) -> Path:
         """Write under a temporary name, flush to disk, rename, point to it; only then prune old ones."""

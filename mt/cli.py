@@ -1,19 +1,13 @@
 """The command line: options in, words out; everything is computed elsewhere, and imported only when needed."""
 
-from __future__ import annotations
-
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mt.errors import MtError
-
-if TYPE_CHECKING:
-    from mt.commands.evaluate import SetScores
 
 app = typer.Typer(
     help="Two files of parallel text in, a translator out.",
@@ -115,26 +109,24 @@ def evaluate(
     ref: Annotated[list[Path] | None, typer.Option(help="file of references; may be given again")] = None,
     hyp: Annotated[Path | None, typer.Option(help="file of translations that are there already")] = None,
     lang: Annotated[str, typer.Option(help="target language of --hyp, for BLEU's tokenizer")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
 ) -> None:
     """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature."""
-    if (run_dir is None) == (hyp is None):
-        raise typer.BadParameter("give either RUN_DIR, or --hyp and --ref")
+    if (run_dir is None) == (hyp is None) or (hyp is not None and src is not None):
+        raise typer.BadParameter("give either RUN_DIR, with or without --src, or --hyp")
     if (src is not None or hyp is not None) != bool(ref):
         raise typer.BadParameter("--ref goes with --src or --hyp, and they with it", param_hint="--ref")
-    if hyp is not None and src is not None:
-        raise typer.BadParameter("--hyp is translated already: it takes no --src", param_hint="--src")
-    from mt.commands.evaluate import evaluate, evaluate_file
+    from mt.commands import evaluate as command
 
-    if hyp is not None:
-        found = evaluate_file(hyp, ref or [], tgt_lang=lang)
+    if run_dir is None:
+        found = command.evaluate_file(hyp or Path(), ref or [], tgt_lang=lang)
     else:
-        assert run_dir is not None
-        found = evaluate(run_dir, src=src, refs=ref or [], checkpoint=checkpoint, device=device, beam_size=beam_size)
-    print(scores_as_json(found) if as_json else scores_as_text(found))
+        options = {"checkpoint": checkpoint, "device": device}
+        found = command.evaluate(run_dir, src=src, refs=ref or [], beam_size=beam_size, **options)
+    print(command.as_json(found) if json else command.as_text(found))
 
 
 @tokenizer_app.command("train")
@@ -171,19 +163,3 @@ def tokenizer_decode(model: ModelOption, source: InputOption = None) -> None:
 
     for line in decode_lines(model, source):
         print(line)
-
-
-def scores_as_text(found: list[SetScores]) -> str:
-    """A line for each score: set, metric, value, signature."""
-    width = max(len(each.name) for each in found)
-    return "\n".join(
-        f"{each.name:<{width}}  {score.name:<4}  {score.value:6.2f}  {score.signature}"
-        for each in found
-        for score in each.scores
-    )
-
-
-def scores_as_json(found: list[SetScores]) -> str:
-    """One object: sets by name, metrics by name, all digits."""
-    scores = {each.name: {s.name: {"score": s.value, "signature": s.signature} for s in each.scores} for each in found}
-    return json.dumps({each.name: {"num_lines": each.num_lines, **scores[each.name]} for each in found}, indent=2)

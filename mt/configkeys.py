@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mt.configfile import ConfigFile, KeyPath, show
@@ -23,25 +24,15 @@ _WANTED = {
 }
 
 
-class KeyDescription(NamedTuple):
-    """A row of the README's table of keys."""
-
-    key: str
-    type: str
-    default: str
-    description: str
-
-
-def describe_keys(section: type[BaseModel], prefix: str = "") -> Iterator[KeyDescription]:
-    """Describe every key in the order of the file; `N` stands for the number of a list's item."""
+def walk_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every key, dotted, and its field in the order of the file; `N` stands for the number of a list's item."""
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
         if inner:
             item = "N." if get_args(field.annotation) else ""
-            yield from describe_keys(inner, f"{prefix}{name}.{item}")
+            yield from walk_keys(inner, f"{prefix}{name}.{item}")
         else:
-            standard = "required" if field.is_required() else show(field.default)
-            yield KeyDescription(prefix + name, _in_words(field.annotation), standard, field.description or "")
+            yield prefix + name, field
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -77,7 +68,7 @@ def _suggestion(path: KeyPath, root: type[BaseModel]) -> str:
         if part in section.model_fields:  # otherwise it is the number of a list's item
             section = _section_in(section.model_fields[part].annotation) or section
     name = path[-1]
-    keys = (row.key.split(".") for row in describe_keys(root))
+    keys = (key.split(".") for key, _ in walk_keys(root))
     elsewhere = [".".join(key) for key in keys if key[-1] == name and key[0] != path[0]]
     close = elsewhere or difflib.get_close_matches(name, section.model_fields, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(section.model_fields)}"
@@ -96,17 +87,3 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     """Find the section that a key holds, alone or as the items of a list."""
     candidates = (annotation, *get_args(annotation))
     return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
-def _in_words(annotation: Any) -> str:
-    """Say in words what type of value a key takes."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " or ".join(args)
-    if origin is tuple:
-        return f"list of {_in_words(args[0])}"
-    if origin is Annotated:
-        return _in_words(args[0])
-    if args:
-        return " or ".join(map(_in_words, args))
-    return {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}[annotation]

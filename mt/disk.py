@@ -50,10 +50,7 @@ def _arriving(path: Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Delete a file or a directory if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

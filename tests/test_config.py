@@ -3,13 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pydantic
 import pytest
 
-from mt.config import Config, DataConfig, ModelConfig, diff_configs, dump_config, load_config
-from mt.configkeys import describe_keys
+from mt.config import Config, ModelConfig, diff_configs, dump_config, load_config
+from mt.configkeys import walk_keys
 from mt.errors import ConfigError
 
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
@@ -241,18 +240,12 @@ def test_a_difference_is_told_by_key_old_and_new_value(tmp_path: Path) -> None:
     ]
 
 
-def test_every_key_has_a_type_a_default_and_one_line_that_says_what_it_is() -> None:
-    rows = {row.key: row for row in describe_keys(Config)}
-    assert rows["model.norm"][1:3] == ("pre or post", '"pre"')
-    assert rows["data.src_lang"][1:3] == ("text", "required")
-    assert rows["data.test.N.refs"][1:3] == ("list of text", "[]")
-    assert rows["train.max_steps"][1:3] == ("integer or null", "null")
-    assert all(row.description and "\n" not in row.description and "|" not in row.description for row in rows.values())
-    sections = {name: field.annotation for name, field in Config.model_fields.items()}
-    expected = sum(len(section.model_fields) for section in sections.values() if section is not None)
-    corpora = [get_args(DataConfig.model_fields[name].annotation)[0] for name in ("train", "test")]
-    corpora.append(DataConfig.model_fields["valid"].annotation)
-    assert len(rows) == expected - 3 + sum(len(corpus.model_fields) for corpus in corpora)
+def test_every_key_says_in_one_line_what_it_is() -> None:
+    fields = dict(walk_keys(Config))
+    assert {"model.norm", "data.train.N.weight", "data.valid.refs", "data.test.N.refs"} <= set(fields)
+    for key, field in fields.items():
+        assert field.description, key
+        assert not {"\n", "|"} & set(field.description), key
 
 
 def test_reading_a_config_needs_no_torch() -> None:

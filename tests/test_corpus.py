@@ -58,7 +58,7 @@ def test_the_corpus_holds_the_ids_of_all_pairs_in_order(
         expected = tokenizer.encode([pair[index] for pair in PAIRS])
         assert [side[i].tolist() for i in range(len(side))] == expected
         assert side.lengths.tolist() == [len(ids) for ids in expected]
-        assert side.ids.dtype == np.uint16
+        assert side.ids.dtype == np.int32
 
 
 def test_pairs_are_left_out_by_reason_and_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -197,14 +197,6 @@ def test_a_sampled_encoding_that_is_too_long_gives_way_to_the_plain_one(model: P
     resampled = resample(corpus, sampling, sampling, epoch=1, max_length=limit)
     assert resampled.tgt.lengths.max() <= limit
     assert resampled.tgt.ids.tolist() == corpus.tgt.ids.tolist()
-
-
-def test_a_large_vocabulary_has_ids_of_four_bytes(tokenizer: Tokenizer) -> None:
-    large = Tokenizer.__new__(Tokenizer)
-    large.vocab_size = 1 << 16
-    assert mt.data.corpus._id_type(large) == "uint16"
-    large.vocab_size += 1
-    assert mt.data.corpus._id_type(large) == "int32"
 
 
 def test_counts_add_up() -> None:

@@ -6,12 +6,14 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from mt.checkpoint import CheckpointStore
 from mt.commands.train import train
 from mt.config import Config, ModelConfig, TrainConfig, load_config
 from mt.data.batching import Batch, BatchPlan
-from mt.errors import RunDirError
+from mt.errors import CheckpointError, RunDirError
 from mt.model.transformer import Transformer
 from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
@@ -257,6 +259,13 @@ def test_how_long_and_how_watched_a_run_is_may_change(config_path: Path, tmp_pat
     assert checkpoint(tmp_path).name == "step_00000006"
 
 
+def test_a_run_that_was_moved_goes_on_where_it_is(config_path: Path, half: Path, tmp_path: Path) -> None:
+    shutil.copytree(half, tmp_path / "moved")
+    train(configure(config_path, tmp_path / "moved"))
+    assert checkpoint(tmp_path / "moved").name == "step_00000012"
+    assert checkpoint(half).name == "step_00000006"
+
+
 def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **variables}
 
@@ -316,38 +325,50 @@ def train_on_two_ranks(config_path: Path, run_dir: Path, *overrides: str, signal
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     python, _, _, *arguments = command(config_path, run_dir, *overrides)
-    ranks = [
-        subprocess.Popen(
-            [python, "-c", RANK, *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank), SIGNAL_AT=str(signal_at * (rank == 0))),
-        )
-        for rank in range(2)
-    ]
-    try:
+    with ExitStack() as stack:
+        ranks = [
+            subprocess.Popen(
+                [python, "-c", RANK, *arguments],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank), SIGNAL_AT=str(signal_at * (rank == 0))),
+            )
+            for rank in range(2)
+        ]
+        for process in ranks:
+            stack.enter_context(process)
+            stack.callback(process.kill)
         for process in ranks:
             _, words = process.communicate(timeout=60)
             assert process.returncode == 0, words
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
 
 
-def test_two_ranks_of_one_batch_are_one_rank_of_two_batches_even_in_two_sittings(
-    config_path: Path, tmp_path: Path
-) -> None:
+ON_TWO_RANKS = ("model.dropout=0.0", "train.epsilon=1e-4", "train.validate_every=6", "train.log_every=4")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two ranks in two sittings, the first one ended between two lines of the log."""
+    run_dir = tmp_path_factory.mktemp("two_ranks")
+    train_on_two_ranks(config_path, run_dir, *ON_TWO_RANKS, signal_at=5)
+    assert checkpoint(run_dir).name == "step_00000005"
+    train_on_two_ranks(config_path, run_dir, *ON_TWO_RANKS)
+    return run_dir
+
+
+def test_two_ranks_of_one_batch_are_one_rank_of_two_batches(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
     """To 1e-5 in weights and losses, for sums in another order round differently."""
-    overrides = ("model.dropout=0.0", "train.epsilon=1e-4", "train.validate_every=6", "train.log_every=4")
-    two, one = tmp_path / "two", tmp_path / "one"
-    train_on_two_ranks(config_path, two, *overrides, signal_at=5)
-    assert checkpoint(two).name == "step_00000005"  # between two lines of the log
-    train_on_two_ranks(config_path, two, *overrides)
-    train(configure(config_path, one, *overrides, "train.accumulate=2"))
-    assert_close(*(load_file(checkpoint(run) / "model.safetensors") for run in (two, one)), atol=1e-5)
-    losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in (two, one)]
+    train(configure(config_path, tmp_path, *ON_TWO_RANKS, "train.accumulate=2"))
+    assert_close(*(load_file(checkpoint(run) / "model.safetensors") for run in (two_ranks, tmp_path)), atol=1e-5)
+    losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in (two_ranks, tmp_path)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_run_does_not_go_on_with_another_number_of_ranks(config_path: Path, two_ranks: Path) -> None:
+    before = files_in(two_ranks)
+    with pytest.raises(CheckpointError, match="begun on 2 ranks"):
+        train(configure(config_path, two_ranks, *ON_TWO_RANKS))
+    assert files_in(two_ranks) == before
 
 
 # The loop alone, on batches of random ids

@@ -46,14 +46,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(path)
 
 
-def make_translator(tokenizer: Tokenizer, **search: float) -> Translator:
+def make_translator(tokenizer: Tokenizer, *, max_length: int = MAX_LENGTH, **search: float) -> Translator:
     """Random weights in float64, so that two sums of the same numbers do not round to different translations."""
     torch.manual_seed(7)
     shape = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
     sizes = {"src_vocab_size": tokenizer.vocab_size, "tgt_vocab_size": tokenizer.vocab_size}
     model = Transformer(shape, **sizes, pad_id=tokenizer.pad_id).double().eval()
     settings = SearchConfig.model_validate({"beam_size": 3, "max_length_offset": 2, "max_length_factor": 1.0, **search})
-    return Translator(model, tokenizer, tokenizer, search=settings, max_length=MAX_LENGTH)
+    return Translator(model, tokenizer, tokenizer, search=settings, max_length=max_length)
 
 
 @pytest.fixture(scope="module")
@@ -148,17 +148,13 @@ def test_a_long_text_is_cut_at_the_space_nearest_to_its_middle(
 
 
 def test_a_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
-    translator = make_translator(tokenizer)
-    translator.max_length = 2
+    translator = make_translator(tokenizer, max_length=2)
     assert translator.split("😀😀") == tokenizer.encode(["😀", "😀"])
 
 
 def test_a_long_text_is_translated_in_parts(translator: Translator) -> None:
-    text = " ".join(make_texts(1, most_words=6) * 8)
-    halves = [
-        " ".join(text.split(" ")[: len(text.split(" ")) // 2]),
-        " ".join(text.split(" ")[len(text.split(" ")) // 2 :]),
-    ]
+    words = [word for word in WORDS[:8] for _ in range(3)]
+    text, halves = " ".join(words), [" ".join(words[:12]), " ".join(words[12:])]  # all words are of one length
     assert len(translator.split(text)) == sum(len(translator.split(half)) for half in halves) > 2
     whole, parts = translator.n_best([text])[0], translator.n_best(halves)
     for rank, each in enumerate(whole):

@@ -1,12 +1,12 @@
 """mt evaluate: how well a run translates, or how good a ready translation is."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mt.commands.files import EvalSet, configured_set, read_set
 from mt.config import load_config
-from mt.data.text import read_lines
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError
 from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
@@ -50,6 +50,21 @@ def score_set(each: EvalSet, hypotheses: Sequence[str], *, tgt_lang: str) -> Set
 
 def evaluate_file(hyp: Path, refs: Sequence[Path], *, tgt_lang: str = "") -> list[SetScores]:
     """Score a file of translations that are there already."""
-    hypotheses = list(read_lines(hyp))
     each = read_set(hyp.name, hyp, refs)
-    return [score_set(each, hypotheses, tgt_lang=tgt_lang)]
+    return [score_set(each, each.src, tgt_lang=tgt_lang)]
+
+
+def as_text(found: list[SetScores]) -> str:
+    """A line for each score: set, metric, value, signature."""
+    width = max(len(each.name) for each in found)
+    return "\n".join(
+        f"{each.name:<{width}}  {score.name:<4}  {score.value:6.2f}  {score.signature}"
+        for each in found
+        for score in each.scores
+    )
+
+
+def as_json(found: list[SetScores]) -> str:
+    """One object: sets by name, metrics by name, all digits."""
+    scores = {each.name: {s.name: {"score": s.value, "signature": s.signature} for s in each.scores} for each in found}
+    return json.dumps({each.name: {"num_lines": each.num_lines, **scores[each.name]} for each in found}, indent=2)

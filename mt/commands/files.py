@@ -22,23 +22,21 @@ class EvalSet(NamedTuple):
 
 def training_files(data: DataConfig) -> list[ParallelFiles]:
     """The two files of each training corpus."""
-    found = []
+    files = []
     for corpus in data.train:
+        pair = Path(corpus.src or ""), Path(corpus.tgt or "")  # never "": checked when the config was read
         if corpus.prefix is not None:
-            src_lang = corpus.src_lang or data.src_lang
-            src, tgt = find_pair(corpus.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
-        else:
-            src, tgt = Path(corpus.src or ""), Path(corpus.tgt or "")  # never "": checked when the config was read
-        found.append(ParallelFiles(src, tgt, corpus.weight))
-    return found
+            pair = find_pair(corpus.prefix, src_lang=corpus.src_lang or data.src_lang, tgt_lang=data.tgt_lang)
+        files.append(ParallelFiles(*pair, corpus.weight))
+    return files
 
 
 def configured_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     """Read one of the config's validation and test sets."""
+    src, refs = Path(section.src or ""), [Path(ref) for ref in section.refs]
     if section.prefix is not None:
-        src, ref = find_pair(section.prefix, src_lang=data.src_lang, tgt_lang=data.tgt_lang)
-        return read_set(section.name, src, [ref])
-    return read_set(section.name, Path(section.src or ""), [Path(ref) for ref in section.refs])
+        src, *refs = find_pair(section.prefix, src_lang=data.src_lang, tgt_lang=data.tgt_lang)
+    return read_set(section.name, src, refs)
 
 
 def read_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:

@@ -27,15 +27,11 @@ from mt.training.loss import TrainingModel, mean_nll
 from mt.training.progress import MetricsFile, Sample, Validation, clock
 from mt.training.trainer import Epoch, Trainer
 
-# What may differ when a run goes on: it decides how long and how watched the run is, not what it computes.
-FREE_KEYS = {
-    "train.max_epochs",
-    "train.max_minutes",
-    "train.patience",
-    "train.keep_checkpoints",
-    "train.num_samples",
-    "train.device",
-}
+# What may differ when a run goes on: how long and how watched it is, and what it is tested on, not what it computes.
+FREE_KEYS = tuple(
+    f"train.{key}" for key in ("max_epochs", "max_minutes", "patience", "keep_checkpoints", "num_samples")
+)
+FREE_KEYS += ("train.device", "data.test")
 
 
 def read_config(path: Path, overrides: Sequence[str] = (), *, run_dir: Path | None, device: str | None) -> Config:
@@ -103,21 +99,13 @@ def train(config: Config) -> Path:
 
 def write_config(config: Config, run: RunDir, before: Config | None) -> None:
     """Keep the config in the run directory. Raises RunDirError when the run was begun with another one."""
-    free = FREE_KEYS if config.train.schedule == "cosine" else FREE_KEYS | {"train.max_steps"}
+    free = FREE_KEYS if config.train.schedule == "cosine" else (*FREE_KEYS, "train.max_steps")
     changed = [] if before is None else diff_configs(before, config)
-    changed = [line for line in changed if not is_free(line.split(":")[0], free)]
-    if changed:
-        raise RunDirError(
-            f"{run.path}: this run was begun with another config; choose another --run-dir, or undo:\n  "
-            + "\n  ".join(changed)
-        )
+    if changed := [line for line in changed if not line.startswith(free)]:
+        listed = "\n  ".join(changed)
+        raise RunDirError(f"{run.path}: begun with another config; choose another --run-dir, or undo:\n  {listed}")
     with whole_file(run.config) as file:
         file.write(dump_config(config).encode())
-
-
-def is_free(key: str, free: set[str]) -> bool:
-    """May `key` differ when a run goes on? Test sets may: training never looks at them."""
-    return key in free or key.startswith("data.test")
 
 
 def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:

@@ -4,11 +4,9 @@ A batch holds as many pairs as fit a budget of padded positions. Pairs of like l
 the budget is padding; pairs of equal lengths are in random order, and so are the batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -45,12 +43,12 @@ class Batch(NamedTuple):
     tgt_out: Tensor  # (batch, tgt_length)
     num_tokens: int  # in tgt_out, without padding
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """The same batch on `device`."""
         if device.type == "cpu":
             return self
         src, tgt_in, tgt_out = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:3])
-        return Batch(src, tgt_in, tgt_out, self.num_tokens)
+        return self._replace(src=src, tgt_in=tgt_in, tgt_out=tgt_out)
 
 
 def plan_batches(
@@ -82,14 +80,8 @@ def plan_batches(
 
 def group_by_length(lengths: Lengths, *, max_tokens: int) -> list[list[int]]:
     """Indices of inputs in batches of at most `max_tokens` padded positions, the longest first; for search."""
-    order = np.argsort(-lengths, kind="stable")
-    batches = []
-    start = 0
-    while start < len(order):
-        end = start + max(1, max_tokens // max(1, int(lengths[order[start]])))
-        batches.append(order[start:end].tolist())
-        start = end
-    return batches
+    order = np.argsort(lengths, kind="stable")
+    return [order[start:end].tolist() for start, end in _cut(np.maximum(lengths[order], 1), max_tokens)][::-1]
 
 
 def make_batch(corpus: EncodedCorpus, indices: Indices, *, pad_id: int, bos_id: int) -> Batch:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.disk import whole_directory
 from mt.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK_SIZE = 16_384  # pairs encoded at a time
 SHORT_LENGTH = 10  # tokens; in pairs up to this length, a high length ratio means nothing
 
@@ -39,13 +39,13 @@ class ParallelFiles(NamedTuple):
 class TokenArray:
     """Many id sequences laid end to end: sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
 
-    ids: NDArray[Any]  # uint16 where the vocabulary allows it, else int32
+    ids: NDArray[np.int32]
     offsets: NDArray[np.int64]  # (len + 1,)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> NDArray[Any]:
+    def __getitem__(self, index: int) -> NDArray[np.int32]:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -117,10 +117,9 @@ def encode_corpus(
     }
     directory = cache_dir / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if not directory.exists():
-        id_types = {"src": _id_type(src_tokenizer), "tgt": _id_type(tgt_tokenizer)}
         chunks = _encode_chunks(corpora, src_tokenizer, tgt_tokenizer, max_length, max_length_ratio)
         with whole_directory(directory) as partial:
-            counts = _write(partial, chunks, num_corpora=len(corpora), id_types=id_types)
+            counts = _write(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
                 raise DataError(f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}")
     return _load(directory, weights=[files.weight for files in corpora])
@@ -130,8 +129,8 @@ def encode_pairs(
     src_texts: Sequence[str], tgt_texts: Sequence[str], *, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer
 ) -> EncodedCorpus:
     """All the pairs given, in memory and unfiltered: for validation, where no sentence may go missing."""
-    src = _pack([src_tokenizer.encode(src_texts)], _id_type(src_tokenizer))
-    tgt = _pack([tgt_tokenizer.encode(tgt_texts)], _id_type(tgt_tokenizer))
+    src = _pack([src_tokenizer.encode(src_texts)])
+    tgt = _pack([tgt_tokenizer.encode(tgt_texts)])
     assert len(src) == len(tgt), (len(src), len(tgt))
     return EncodedCorpus(src, tgt, np.ones(len(src), np.float32), FilterCounts(kept=len(src)))
 
@@ -158,7 +157,7 @@ def _resample_side(side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_le
             sampled = tokenizer.encode(tokenizer.decode(plain), epoch=epoch)
             yield [new if len(new) <= max_length else old for old, new in zip(plain, sampled, strict=True)]
 
-    return _pack(chunks(), _id_type(tokenizer))
+    return _pack(chunks())
 
 
 def _encode_chunks(
@@ -183,21 +182,21 @@ def _encode_chunks(
             yield _Chunk(corpus_index, list(compress(src, keep)), list(compress(tgt, keep)), counts)
 
 
-def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int, id_types: dict[str, str]) -> FilterCounts:
+def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> FilterCounts:
     """Write ids as they come; offsets and a description, which are small, at the end."""
     counts, num_pairs = FilterCounts(), [0] * num_corpora
     lengths: dict[str, list[NDArray[np.int64]]] = {"src": [], "tgt": []}
     with (directory / "src.ids").open("wb") as src_file, (directory / "tgt.ids").open("wb") as tgt_file:
         for chunk in chunks:
             for side, file, rows in (("src", src_file, chunk.src), ("tgt", tgt_file, chunk.tgt)):
-                ids, row_lengths = _flatten(rows, id_types[side])
+                ids, row_lengths = _flatten(rows)
                 file.write(ids.tobytes())
                 lengths[side].append(row_lengths)
             counts += chunk.counts
             num_pairs[chunk.corpus_index] += chunk.counts.kept
     for side, side_lengths in lengths.items():
         np.save(directory / f"{side}.offsets.npy", _offsets(side_lengths))
-    meta = {"id_types": id_types, "num_pairs": num_pairs, "counts": asdict(counts)}
+    meta = {"num_pairs": num_pairs, "counts": asdict(counts)}
     (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return counts
 
@@ -205,38 +204,34 @@ def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int, id_ty
 def _load(directory: Path, *, weights: Sequence[float]) -> EncodedCorpus:
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-        src, tgt = (_load_side(directory, side, id_type=meta["id_types"][side]) for side in ("src", "tgt"))
+        src, tgt = (_load_side(directory, side) for side in ("src", "tgt"))
         pair_weights = np.repeat(np.array(weights, np.float32), meta["num_pairs"])
         return EncodedCorpus(src, tgt, pair_weights, FilterCounts(**meta["counts"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{directory}: this cache is damaged; delete it and start again ({error})") from error
 
 
-def _load_side(directory: Path, side: str, *, id_type: str) -> TokenArray:
-    ids = np.memmap(directory / f"{side}.ids", mode="r", dtype=id_type)
+def _load_side(directory: Path, side: str) -> TokenArray:
+    ids = np.memmap(directory / f"{side}.ids", mode="r", dtype=np.int32)
     offsets = np.load(directory / f"{side}.offsets.npy")
     if len(ids) != offsets[-1]:
         raise ValueError(f"{side}.ids has {len(ids)} ids instead of {offsets[-1]}")
     return TokenArray(np.asarray(ids), offsets)  # the same pages, without the slow indexing of a memmap object
 
 
-def _pack(chunks: Iterable[list[list[int]]], id_type: str) -> TokenArray:
-    ids, lengths = zip(*(_flatten(rows, id_type) for rows in chunks), strict=True)
+def _pack(chunks: Iterable[list[list[int]]]) -> TokenArray:
+    ids, lengths = zip(*(_flatten(rows) for rows in chunks), strict=True)
     return TokenArray(np.concatenate(ids), _offsets(lengths))
 
 
-def _flatten(rows: list[list[int]], id_type: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _flatten(rows: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """All ids end to end, and the length of each row."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    return np.fromiter(chain.from_iterable(rows), id_type, lengths.sum()), lengths
+    return np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum()), lengths
 
 
 def _offsets(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
-
-
-def _id_type(tokenizer: Tokenizer) -> str:
-    return "uint16" if tokenizer.vocab_size <= 1 << 16 else "int32"
 
 
 def _sha256(path: Path) -> str:

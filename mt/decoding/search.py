@@ -83,8 +83,7 @@ def greedy_search(
     step: Step[State], state: State, batch_size: int, *, bos_id: int, eos_id: int, options: SearchOptions
 ) -> list[list[Hypothesis]]:
     """Take the most probable token until eos: a beam search of one beam, and one hypothesis for each sentence."""
-    options = options._replace(beam_size=1)
-    return beam_search(step, state, batch_size, bos_id=bos_id, eos_id=eos_id, options=options)
+    return beam_search(step, state, batch_size, bos_id=bos_id, eos_id=eos_id, options=options._replace(beam_size=1))
 
 
 def beam_search(

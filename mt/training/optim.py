@@ -39,14 +39,10 @@ def _cosine(step: int, config: TrainConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _constant(step: int, config: TrainConfig) -> float:
-    return 1.0
-
-
 SCHEDULES: dict[str, Callable[[int, TrainConfig], float]] = {
     "inverse_sqrt": _inverse_sqrt,
     "cosine": _cosine,
-    "constant": _constant,
+    "constant": lambda step, config: 1.0,
 }
 
 

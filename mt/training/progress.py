@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +43,11 @@ class Validation(NamedTuple):
         return {**numbers, "signatures": self.signatures, "samples": samples}
 
 
+@dataclass(frozen=True)
 class MetricsFile:
     """metrics.jsonl: one JSON object a line, everything that a clock decides under `timing`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def append(self, kind: str, step: int, values: dict[str, Any], timing: dict[str, float]) -> None:
         """Add one line; floats keep every digit, so that equal runs write equal lines."""
@@ -101,9 +102,8 @@ class Display:
 def describe_validation(step: int, found: Validation, *, is_best: bool) -> str:
     """The line of one validation, and its samples below."""
     scores = "".join(f" | {name} {value:.2f}" for name, value in found.scores.items())
-    lines = [
-        f"valid {step:,} | loss {found.loss:.3f} | ppl {found.perplexity:.2f}{scores}{' | best' if is_best else ''}"
-    ]
+    best = " | best" if is_best else ""
+    lines = [f"valid {step:,} | loss {found.loss:.3f} | ppl {found.perplexity:.2f}{scores}{best}"]
     for sample in found.samples:
         lines += [f"    src {sample.src}", f"    ref {sample.ref}", f"    hyp {sample.hyp}", ""]
     return "\n".join(lines).rstrip()

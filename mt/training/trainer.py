@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -268,7 +267,7 @@ class Trainer:
     def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM end the run at the next boundary; a second one ends it at once."""
 
-        def remember(number: int, frame: FrameType | None) -> None:
+        def remember(number: int, frame: object) -> None:
             if self.signal_name is not None:
                 raise KeyboardInterrupt
             self.signal_name = signal.Signals(number).name
