@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +144,14 @@ def test_search_groups_hold_every_input_once_longest_first_within_the_budget(
     groups = group_by_length(np.array(lengths, np.int64), max_tokens=max_tokens)
     flat = [index for group in groups for index in group]
     assert sorted(flat) == list(range(len(lengths)))
-    assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
-    for group in groups:
-        assert len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens
+    longest = [max(lengths[index] for index in group) for group in groups]
+    assert longest == sorted(longest, reverse=True)
+    assert [sorted(lengths[i] for i in group) for group in reversed(groups)] == [
+        sorted(lengths)[end - len(group) : end]
+        for group, end in zip(reversed(groups), accumulate(map(len, reversed(groups))), strict=True)
+    ]
+    for group, length in zip(groups, longest, strict=True):
+        assert len(group) == 1 or len(group) * length <= max_tokens
 
 
 @pytest.mark.skipif(not MULTI30K.exists(), reason="needs Multi30k")
