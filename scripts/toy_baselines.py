@@ -1,8 +1,10 @@
-"""How far memory goes on the toy corpus: BLEU of the translation of the most similar training sentence.
+"""What a toy translator must beat: BLEU on the test set without understanding, and without looking at the source.
 
-    python scripts/toy_baselines.py
+    python scripts/toy_baselines.py [RUN_DIR]
 
-Several notions of similarity are tried, and each is scored, so that the best of them stands for the lookup.
+Nearest neighbour: the translation of the most similar training sentence. Several notions of similarity are tried, and
+each is scored, so that the best of them stands for the lookup. With a RUN_DIR also that model with the output of its
+cross-attention set to zero, so that it writes German without having seen the English.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sacrebleu.metrics.bleu import BLEU
+
+from mt import Translator
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "toy"
 NUM_CANDIDATES = 100
@@ -78,14 +83,25 @@ def look_up(source: list[str], index: Index, train: list[list[str]]) -> dict[str
     return found
 
 
+def translate_blindly(run_dir: Path, sources: list[str]) -> list[str]:
+    """Translate with the run's best model, its cross-attention adding nothing."""
+    translator = Translator.load(run_dir)
+    for name, parameter in translator.model.named_parameters():
+        if ".cross_attention.output." in name:
+            torch.nn.init.zeros_(parameter)
+    return translator.translate(sources)
+
+
 def read(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, nargs="?")
     parser.add_argument("--data", type=Path, default=DATA)
-    data = parser.parse_args().data
+    arguments = parser.parse_args()
+    data = arguments.data
     train, targets = [tokens(line) for line in read(data / "train.en")], read(data / "train.de")
     index, bleu = Index(train), BLEU()
     for name in ("test", "test_unseen"):
@@ -94,6 +110,10 @@ def main() -> None:
         scores = {by: bleu.corpus_score([targets[f[by]] for f in found], references).score for by in found[0]}
         listed = ", ".join(f"{score:.1f} by {by}" for by, score in scores.items())
         print(f"nearest neighbour, {name}: BLEU {max(scores.values()):.1f} ({listed})")
+    if arguments.run_dir is not None:
+        blind = translate_blindly(arguments.run_dir, read(data / "test.en"))
+        score = bleu.corpus_score(blind, [read(data / "test.de")]).score
+        print(f"cross-attention zeroed, test: BLEU {score:.1f}")
     print(f"signature: {bleu.get_signature()}")
 
 

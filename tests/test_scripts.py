@@ -164,7 +164,7 @@ def test_the_quickstart_trains_translates_and_evaluates_by_our_own_mt(clone: Clo
         "mt train --config configs/toy.yaml",
         "mt translate runs/toy",
         "mt evaluate runs/toy",
-        "python scripts/toy_baselines.py",
+        "python scripts/toy_baselines.py runs/toy",
     ]
     assert "The old woman sees a small dog.\n    Satz\n" in done.stdout
 
