@@ -15,7 +15,7 @@ from mt.errors import CheckpointError, DiskError
 
 FORMAT_VERSION = 1
 MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
-POINTERS = ("last", "best")
+POINTERS = ("best", "last")  # in this order: a run killed in between does again what `last` lacks
 
 
 class Snapshot(NamedTuple):
@@ -42,7 +42,7 @@ class CheckpointStore:
             checksums = {name: _sha256(directory / name) for name in (MODEL, OPTIMIZER)}
             meta = {**snapshot.meta, "format_version": FORMAT_VERSION, "checksums": checksums}
             (directory / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        for pointer in POINTERS if is_best else POINTERS[:1]:
+        for pointer in POINTERS if is_best else POINTERS[1:]:
             with whole_file(self.path / pointer) as file:
                 file.write(f"{final.name}\n".encode())
         self._prune()

@@ -39,10 +39,6 @@ def main() -> None:
     except MtError as error:
         print(f"mt: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader has seen enough, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 @app.command()
@@ -95,7 +91,7 @@ def translate(
         n_best=n_best or 1,
         checkpoint=checkpoint,
         device=device,
-        beam_size=beam_size or n_best,
+        beam_size=beam_size,
         length_penalty=length_penalty,
     )
 
@@ -103,7 +99,7 @@ def translate(
 @app.command()
 def evaluate(
     run_dir: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_DIR]", help="directory that mt train made; none with --hyp")
+        Path | None, typer.Argument(metavar="RUN_DIR", help="directory that mt train made; none with --hyp")
     ] = None,
     src: Annotated[Path | None, typer.Option(help="file to translate  [default: the config's test sets]")] = None,
     ref: Annotated[list[Path] | None, typer.Option(help="file of references; may be given again")] = None,

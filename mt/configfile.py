@@ -4,8 +4,6 @@ YAML comes as dicts, tuples and scalars. `no`, `on`, `12:30` are text, `010` is 
 twice is an error. Aliases and tags are refused: a config is read by people.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -50,7 +48,7 @@ class ConfigFile:
         dotted = ".".join(path)
         return place if not dotted or place.startswith(f"--set {dotted}=") else f"{place}: {dotted}"
 
-    def override(self, text: str) -> ConfigFile:
+    def override(self, text: str) -> "ConfigFile":
         """Return a copy with one `KEY=VALUE` applied: a dotted key, a number for a list's item, the value in YAML."""
         key, equals, value = text.partition("=")
         path = tuple(key.strip().split("."))

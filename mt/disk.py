@@ -40,8 +40,6 @@ def _arriving(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
         flush(path.parent)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise DiskError(f"{path}: cannot write: {error.strerror or error}") from error
     finally:

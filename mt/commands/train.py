@@ -28,10 +28,8 @@ from mt.training.progress import MetricsFile, Sample, Validation, clock
 from mt.training.trainer import Epoch, Trainer
 
 # What may differ when a run goes on: how long and how watched it is, and what it is tested on, not what it computes.
-FREE_KEYS = tuple(
-    f"train.{key}" for key in ("max_epochs", "max_minutes", "patience", "keep_checkpoints", "num_samples")
-)
-FREE_KEYS += ("train.device", "data.test")
+_FREE = ("run_dir", "device", "max_epochs", "max_minutes", "patience", "keep_checkpoints", "num_samples")
+FREE_KEYS = ("data.test", *(f"train.{key}" for key in _FREE))
 
 
 def read_config(path: Path, overrides: Sequence[str] = (), *, run_dir: Path | None, device: str | None) -> Config:
@@ -52,7 +50,8 @@ def train(config: Config) -> Path:
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run = RunDir(Path(config.train.run_dir))
-    before = load_config(run.config) if run.config.is_file() else None
+    # A run has begun once it has something to go on from; until then a mistake can be put right.
+    before = load_config(run.config) if (run.checkpoints / "last").is_file() else None
     precision = config.train.precision
     if precision == "auto" and before is not None:
         precision = before.train.precision  # measured once, when the run began
@@ -64,13 +63,14 @@ def train(config: Config) -> Path:
     files = training_files(config.data)
     valid = configured_set(config.data.valid, config.data)
     paths = run.tokenizers(config.tokenizer.joint)
-    if runtime.is_main:
+    if runtime.is_main and before is None:
         make_tokenizers(config, run, files)
-        plain = [Tokenizer.load(path) for path in paths]
-        say(f"train: {encode_training_set(config, run, files, *plain).counts}")
     runtime.broadcast(None)  # the others wait for the files
     sampling, seed = config.tokenizer.sampling, config.train.seed
     src, tgt = (Tokenizer.load(path, sampling=sampling, seed=seed) for path in paths)
+    if runtime.is_main:
+        say(f"train: {encode_training_set(config, run, files, src, tgt).counts}")
+    runtime.broadcast(None)
     corpus = encode_training_set(config, run, files, src, tgt)
 
     torch.manual_seed(seed)
@@ -109,13 +109,11 @@ def write_config(config: Config, run: RunDir, before: Config | None) -> None:
 
 
 def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
-    """Train the run's tokenizers, or copy those that the config names, where the run has none."""
+    """Train the run's tokenizers, or copy those that the config names."""
     section, (src, tgt) = config.tokenizer, run.tokenizers(config.tokenizer.joint)
     src_texts, tgt_texts = [pair.src for pair in files], [pair.tgt for pair in files]
     jobs = [(src, section.src_model, src_texts), (tgt, section.tgt_model, tgt_texts)]
     for path, existing, texts in [(src, section.model, src_texts + tgt_texts)] if section.joint else jobs:
-        if path.is_file():
-            continue
         if existing is not None:
             Tokenizer.load(Path(existing), sampling=section.sampling)  # no other tokenizer than ours goes further
             with whole_file(path) as file:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def translate(
     translator = Translator.load(
         run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty
     )
+    if n_best > translator.search.beam_size:
+        search = translator.search.model_copy(update={"beam_size": n_best})
+        translator = replace(translator, search=search)
     chunk_size = 1 if typed else CHUNK_SIZE
     answers = translate_lines(translator, read_input(source), form=form, n_best=n_best, chunk_size=chunk_size)
     hidden = output is None or not sys.stderr.isatty()

@@ -4,8 +4,6 @@ The cache is named by everything that its content depends on, so a changed file,
 and none is ever out of date.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,7 +60,7 @@ class FilterCounts:
     too_long: int = 0
     bad_ratio: int = 0
 
-    def __add__(self, other: FilterCounts) -> FilterCounts:
+    def __add__(self, other: "FilterCounts") -> "FilterCounts":
         return FilterCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def __str__(self) -> str:

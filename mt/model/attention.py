@@ -1,7 +1,5 @@
 """The kinds of attention, behind one Protocol, so that the Transformer need not know which it has."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -19,13 +17,13 @@ class KeysValues(NamedTuple):
     keys: Tensor  # (rows, num_heads, key_length, head_dim)
     values: Tensor  # (rows, num_heads, key_length, head_dim)
 
-    def append(self, new: KeysValues) -> KeysValues:
+    def append(self, new: "KeysValues") -> "KeysValues":
         """These positions, then the `new` ones."""
         if self.keys.size(2) == 0:
             return new
         return KeysValues(torch.cat((self.keys, new.keys), dim=2), torch.cat((self.values, new.values), dim=2))
 
-    def select(self, rows: Tensor) -> KeysValues:
+    def select(self, rows: Tensor) -> "KeysValues":
         """The given rows (long, (rows_out,)), in their order."""
         return KeysValues(self.keys.index_select(0, rows), self.values.index_select(0, rows))
 

@@ -1,7 +1,5 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017), with the decoder's memory as an explicit value."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +44,7 @@ class DecoderCache:
     mask: Tensor  # (batch, 1, 1, src_length) bool
     length: int  # target positions decoded so far
 
-    def reorder(self, beam_index: Tensor) -> DecoderCache:
+    def reorder(self, beam_index: Tensor) -> "DecoderCache":
         """Beam j of sentence i goes on from beam `beam_index[i, j]` (long, (batch, new_beam)) of the same sentence."""
         batch_size = self.mask.size(0)
         beam = self.layers[0].past.keys.size(0) // batch_size
@@ -54,7 +52,7 @@ class DecoderCache:
         rows = (first.unsqueeze(1) + beam_index).flatten()  # (batch * new_beam,)
         return self._replace(rows, None)
 
-    def keep(self, sentences: Tensor) -> DecoderCache:
+    def keep(self, sentences: Tensor) -> "DecoderCache":
         """Only the given sentences (long, (kept,)), in their order."""
         batch_size = self.mask.size(0)
         beam = self.layers[0].past.keys.size(0) // batch_size
@@ -62,7 +60,7 @@ class DecoderCache:
         rows = (sentences.unsqueeze(1) * beam + beams).flatten()  # (kept * beam,)
         return self._replace(rows, sentences)
 
-    def _replace(self, rows: Tensor, sentences: Tensor | None) -> DecoderCache:
+    def _replace(self, rows: Tensor, sentences: Tensor | None) -> "DecoderCache":
         layers = tuple(
             LayerCache(past.select(rows), memory if sentences is None else memory.select(sentences))
             for past, memory in self.layers

@@ -1,5 +1,7 @@
 """The loop: batches in, a trained model and its checkpoints out."""
 
+import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from torch import Tensor
 from mt.checkpoint import CheckpointStore, Snapshot
 from mt.config import TrainConfig
 from mt.data.batching import Batch, BatchPlan
+from mt.errors import CheckpointError
 from mt.runtime import Runtime
 from mt.training.loss import LossSums, TrainingModel
 from mt.training.optim import clip_gradients, learning_rate, make_optimizer, pack_optimizer, unpack_optimizer
@@ -79,6 +82,7 @@ class Trainer:
         with self._signals():
             while (reason := self.verdict()) is None:
                 self._run_epoch()
+            self.signal_name = self.runtime.broadcast(self.signal_name)  # it may have reached some ranks only
             if self.signal_name is None and state.step != state.checked_step:
                 self._check()
             if state.step != self.saved_step:
@@ -210,7 +214,7 @@ class Trainer:
         assert found is not None, "rank 0 broadcast no validation"
         state = self.state
         score = found.merit(self.config.metric)
-        is_best = state.best_score is None or score > state.best_score
+        is_best = score > (-math.inf if state.best_score is None else state.best_score)  # never when it is NaN
         if is_best:
             state.best_score = score
         state.checks_without_gain = 0 if is_best else state.checks_without_gain + 1
@@ -232,18 +236,17 @@ class Trainer:
             left.append(60.0 * config.max_minutes - state.elapsed_seconds)
         if config.max_steps is not None:
             left.append((config.max_steps - state.step) * state.elapsed_seconds / max(state.step, 1))
-        return min(left, default=None)
+        return max(0.0, min(left)) if left else None
 
     # Save and restore, each other's mirror
 
     def _save(self, *, is_best: bool) -> None:
-        random_states = self.runtime.gather(self.runtime.random_state())
+        ranks = self.runtime.gather({"random": self.runtime.random_state(), "window": self.window.tolist()})
         if self.runtime.is_main:
             meta = {
                 "state": asdict(self.state),
-                "window": self.window.tolist(),
                 "scaler": self.scaler.state_dict(),
-                "random_states": random_states,
+                "ranks": ranks,
                 "metrics_size": self.metrics.size,
             }
             snapshot = Snapshot(self.model.transformer.state_dict(), pack_optimizer(self.optimizer), meta)
@@ -252,12 +255,17 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be where the run was when `snapshot` was saved."""
-        meta = snapshot.meta
+        meta, runtime = snapshot.meta, self.runtime
+        if (begun := len(meta["ranks"])) != (now := runtime.world_size):
+            raise CheckpointError(
+                f"{self.store.path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
+            )
+        rank = meta["ranks"][runtime.rank]
         self.state = TrainState(**meta["state"])
-        self.window = torch.tensor(meta["window"], device=self.runtime.device)
+        self.window = torch.tensor(rank["window"], device=runtime.device)
         self.scaler.load_state_dict(meta["scaler"])
-        self.runtime.set_random_state(meta["random_states"][self.runtime.rank])
-        if self.runtime.is_main:
+        runtime.set_random_state(rank["random"])
+        if runtime.is_main:
             self.metrics.truncate(meta["metrics_size"])
         self.model.transformer.load_state_dict(snapshot.model)
         unpack_optimizer(self.optimizer, snapshot.optimizer)
@@ -271,7 +279,8 @@ class Trainer:
             if self.signal_name is not None:
                 raise KeyboardInterrupt
             self.signal_name = signal.Signals(number).name
-            self.display.say(f"{self.signal_name}: saving after this update (again: leave at once)")
+            if self.runtime.is_main:  # straight to stderr, whose buffer the signal may have found half written
+                os.write(2, f"{self.signal_name}: saving after this update (again: leave at once)\n".encode())
 
         before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
