@@ -17,15 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Translator", "evaluate", "load_config", "train"]
 
-_HOMES = {
-    "Translator": "mt.decoding.translator",
-    "evaluate": "mt.commands.evaluate",
-    "load_config": "mt.config",
-    "train": "mt.commands.train",
-}
+_HOMES = {"Translator": "decoding.translator", "evaluate": "commands.evaluate"}
+_HOMES |= {"load_config": "config", "train": "commands.train"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mt' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"mt.{_HOMES[name]}"), name)

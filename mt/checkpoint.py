@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mt.disk import remove, whole_directory, whole_file
 from mt.errors import CheckpointError, DiskError
@@ -76,12 +76,15 @@ def find_checkpoint(checkpoints: Path, which: str) -> Path:
 def load_snapshot(directory: Path) -> Snapshot:
     """Everything saved in a checkpoint. Raises CheckpointError for a missing, damaged or foreign file."""
     meta = load_meta(directory)
-    return Snapshot(load_weights(directory), _load_tensors(directory / OPTIMIZER, meta), meta)
+    return Snapshot(_load_tensors(directory / MODEL, meta), _load_tensors(directory / OPTIMIZER, meta), meta)
 
 
-def load_weights(directory: Path) -> dict[str, Tensor]:
-    """The model's tensors alone, which is what translation needs."""
-    return _load_tensors(directory / MODEL, load_meta(directory))
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Give `model` the weights of a checkpoint, which is all that translation needs of it."""
+    try:
+        model.load_state_dict(_load_tensors(directory / MODEL, load_meta(directory)))
+    except RuntimeError as error:
+        raise CheckpointError(f"{directory}: holds another model than the run's config describes") from error
 
 
 def load_meta(directory: Path) -> dict[str, Any]:

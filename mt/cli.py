@@ -31,12 +31,12 @@ ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .mod
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's is one line on stderr and exit code 1."""
+    """Run the command; a mistake of the user's, or the disk's, is one line on stderr and exit code 1."""
     # Threads that wait should sleep, not spin: beside any other busy process, training is four times as fast for it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
-    except MtError as error:
+    except (MtError, OSError) as error:
         print(f"mt: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -101,7 +101,9 @@ def evaluate(
     run_dir: Annotated[
         Path | None, typer.Argument(metavar="RUN_DIR", help="directory that mt train made; none with --hyp")
     ] = None,
-    src: Annotated[Path | None, typer.Option(help="file to translate  [default: the config's test sets]")] = None,
+    src: Annotated[
+        Path | None, typer.Option(help="file to translate  [default: the config's test sets, else its validation set]")
+    ] = None,
     ref: Annotated[list[Path] | None, typer.Option(help="file of references; may be given again")] = None,
     hyp: Annotated[Path | None, typer.Option(help="file of translations that are there already")] = None,
     lang: Annotated[str, typer.Option(help="target language of --hyp, for BLEU's tokenizer")] = "",
@@ -111,8 +113,8 @@ def evaluate(
     device: DeviceOption = "auto",
 ) -> None:
     """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature."""
-    if (run_dir is None) == (hyp is None) or (hyp is not None and src is not None):
-        raise typer.BadParameter("give either RUN_DIR, with or without --src, or --hyp")
+    if (run_dir is None) == (hyp is None) or (hyp is not None and src is not None) or (hyp is None and lang):
+        raise typer.BadParameter("give either RUN_DIR, with or without --src, or --hyp, with or without --lang")
     if (src is not None or hyp is not None) != bool(ref):
         raise typer.BadParameter("--ref goes with --src or --hyp, and they with it", param_hint="--ref")
     from mt.commands import evaluate as command
@@ -131,7 +133,9 @@ def tokenizer_train(
     model: ModelOption,
     vocab_size: Annotated[int, typer.Option(min=1, help="number of tokens")] = 8000,
     kind: Annotated[Literal["bpe", "unigram"], typer.Option(help="algorithm")] = "bpe",
-    character_coverage: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of characters with a token")] = 1.0,
+    character_coverage: Annotated[
+        float, typer.Option(min=0.98, max=1.0, help="share of characters with a token")
+    ] = 1.0,
 ) -> None:
     """Train a tokenizer on text."""
     from mt.commands.tokenizer import train_from_files
@@ -149,7 +153,7 @@ def tokenizer_encode(
     from mt.commands.tokenizer import encode_lines
 
     for line in encode_lines(model, source, as_pieces=pieces):
-        print(line)
+        sys.stdout.buffer.write(f"{line}\n".encode())
 
 
 @tokenizer_app.command("decode")
@@ -158,4 +162,4 @@ def tokenizer_decode(model: ModelOption, source: InputOption = None) -> None:
     from mt.commands.tokenizer import decode_lines
 
     for line in decode_lines(model, source):
-        print(line)
+        sys.stdout.buffer.write(f"{line}\n".encode())

@@ -34,7 +34,7 @@ def default(value: Any, description: str) -> Any:
 
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0.98, le=1)]  # SentencePiece takes no other
 Ratio = Annotated[float, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # becomes part of a file name or of a key in metrics.jsonl
@@ -65,7 +65,9 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """One parallel training corpus: two files, named by a common prefix or one by one."""
 
-    prefix: FilePath | None = default(None, "files are PREFIX.<src_lang> and PREFIX.<tgt_lang>, or these with .gz")
+    prefix: FilePath | None = default(
+        None, "files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
+    )
     src: FilePath | None = default(None, "source file, in place of prefix")
     tgt: FilePath | None = default(None, "target file, in place of prefix")
     weight: PositiveFloat = default(1.0, "times each pair is seen in an epoch; of a fraction, pairs are drawn")
@@ -83,7 +85,9 @@ class EvalSetConfig(Section):
     """A named set that is translated and scored, never trained on."""
 
     name: Name = Field(description="its name in logs, metrics.jsonl and `mt evaluate`")
-    prefix: FilePath | None = default(None, "files are PREFIX.<src_lang> and PREFIX.<tgt_lang>, or these with .gz")
+    prefix: FilePath | None = default(
+        None, "files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
+    )
     src: FilePath | None = default(None, "source file, in place of prefix")
     refs: tuple[FilePath, ...] = default((), "reference files, one or more, in place of prefix")
 
@@ -192,7 +196,9 @@ class TrainConfig(Section):
     max_minutes: PositiveFloat | None = default(None, "stop after so many minutes, validation included")
     validate_every: PositiveInt = default(500, "updates between validations")
     log_every: PositiveInt = default(50, "updates between lines in metrics.jsonl")
-    save_every: PositiveInt | None = default(None, "updates between checkpoints; null: as validate_every")
+    save_every: PositiveInt | None = default(
+        None, "updates between checkpoints beside those of validations; null: no others"
+    )
     keep_checkpoints: PositiveInt = default(2, "newest checkpoints to keep, besides the best")
     metric: Literal["bleu", "chrf", "loss"] = default("bleu", "score on data.valid that chooses the best checkpoint")
     patience: PositiveInt | None = default(None, "stop after so many validations without a gain; null: never")
@@ -238,12 +244,12 @@ class Config(Section):
             )
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply overrides such as `train.learning_rate=3e-4`, and check all of it.
 
     ConfigError names the place and key of the first mistake, what was found there and what was wanted.
     """
-    file = read_config_file(path)
+    file = read_config_file(Path(path))
     for text in overrides:
         file = file.override(text)
     try:

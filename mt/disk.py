@@ -13,7 +13,11 @@ from mt.errors import DiskError
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to; it takes its name once all is written and on the disk."""
-    with _arriving(path) as partial:
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, and never replaced
+        with path.open("wb") as file:
+            yield file
+        return
+    with _arriving(path.resolve()) as partial:  # a link stays a link
         with partial.open("wb") as file:
             yield file
         flush(partial)

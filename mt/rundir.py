@@ -1,4 +1,4 @@
-"""The one place that knows the file names in a run directory."""
+"""The file names in a run directory; those in `checkpoints/` are known to checkpoint.py."""
 
 from pathlib import Path
 

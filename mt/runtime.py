@@ -8,6 +8,7 @@ import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -91,7 +92,7 @@ class Runtime:
         """Draw again what was drawn after `random_state` was taken."""
         decoded = {name: torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8) for name, text in states.items()}
         torch.set_rng_state(decoded["cpu"])
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and "cuda" in decoded:
             torch.cuda.set_rng_state(decoded["cuda"], self.device)
 
     def close(self) -> None:
@@ -111,7 +112,7 @@ def open_runtime(device: str, precision: str) -> Runtime:
         if where.type == "cuda":
             where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(where)
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(days=1))
     runtime = Runtime(where, torch.float32, int(os.environ.get("RANK", "0")), world_size)
     # A measurement may fall out differently on each rank: the first one's counts.
     return Runtime(where, runtime.broadcast(find_dtype(precision, where)), runtime.rank, world_size)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mt.decoding.search import Hypothesis, SearchOptions, _best_indices, beam_search, greedy_search
+from mt.decoding.search import Hypothesis, SearchOptions, _best_indices, beam_search
 
 PAD, EOS, BOS = 0, 1, 2  # ordinary members of a table's vocabulary, unless a test forbids them
 Ids = tuple[int, ...]
@@ -221,10 +221,6 @@ def test_one_beam_is_an_argmax_loop(seed: int) -> None:
             ids = (*ids, token)
         expected.append([hypothesis_of(table, sentence, ids, length_penalty=1.0)])
 
-    options = SearchOptions(beam_size=4, length_penalty=1.0, max_lengths=torch.tensor(max_lengths))
-    greedy = greedy_search(step_of(table), start([0, 1, 2, 3]), 4, bos_id=BOS, eos_id=EOS, options=options)
-
-    assert greedy == expected
     assert search(table, [0, 1, 2, 3], beam_size=1, max_lengths=max_lengths) == expected
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from mt.commands.files import EvalSet, configured_set, read_set
 from mt.config import load_config
 from mt.decoding.translator import Translator
-from mt.errors import ConfigError
 from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
 from mt.rundir import open_run_dir
 
@@ -24,27 +23,27 @@ class SetScores(NamedTuple):
 def evaluate(
     run_dir: str | Path,
     *,
-    src: Path | None = None,
-    refs: Sequence[Path] = (),
+    src: str | Path | None = None,
+    refs: Sequence[str | Path] = (),
     checkpoint: str = "best",
     device: str = "auto",
     beam_size: int | None = None,
 ) -> list[SetScores]:
-    """Translate and score the config's test sets, or the given files. Raises MtError."""
+    """Translate and score the given files, or the config's test sets, or its validation set. Raises MtError."""
     config = load_config(open_run_dir(Path(run_dir)).config)
     if src is not None:
-        sets = [read_set(src.name, src, refs)]
-    elif config.data.test:
-        sets = [configured_set(section, config.data) for section in config.data.test]
+        sets = [read_set(Path(src).name, Path(src), list(map(Path, refs)))]
     else:
-        raise ConfigError(f"{run_dir}: its config names no data.test; give --src and --ref")
+        sets = [configured_set(section, config.data) for section in config.data.test or (config.data.valid,)]
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size)
     return [score_set(each, translator.translate(each.src), tgt_lang=config.data.tgt_lang) for each in sets]
 
 
-def score_set(each: EvalSet, hypotheses: Sequence[str], *, tgt_lang: str) -> SetScores:
+def score_set(
+    each: EvalSet, hypotheses: Sequence[str], *, tgt_lang: str, metrics: Sequence[str] = ("bleu", "chrf", "ter")
+) -> SetScores:
     """Score one translation of a set."""
-    scores = score_corpus(hypotheses, each.refs, tokenize=bleu_tokenizer(tgt_lang))
+    scores = score_corpus(hypotheses, each.refs, metrics=metrics, tokenize=bleu_tokenizer(tgt_lang))
     return SetScores(each.name, len(each.src), scores)
 
 

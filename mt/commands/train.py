@@ -36,12 +36,12 @@ def read_config(path: Path, overrides: Sequence[str] = (), *, run_dir: Path | No
     """The config at `path` with the command line's changes; unless something names it, its run is runs/<its name>."""
     changes = list(overrides)
     if run_dir is not None:
-        changes.append(f"train.run_dir={json.dumps(str(run_dir))}")
+        changes.append(f"train.run_dir={json.dumps(str(run_dir), ensure_ascii=False)}")
     if device is not None:
         changes.append(f"train.device={device}")
     config = load_config(path, changes)
     if config.train.run_dir is None:
-        return load_config(path, [*changes, f"train.run_dir={json.dumps(f'runs/{path.stem}')}"])
+        return load_config(path, [*changes, f"train.run_dir={json.dumps(f'runs/{path.stem}', ensure_ascii=False)}"])
     return config
 
 
@@ -68,10 +68,12 @@ def train(config: Config) -> Path:
     runtime.broadcast(None)  # the others wait for the files
     sampling, seed = config.tokenizer.sampling, config.train.seed
     src, tgt = (Tokenizer.load(path, sampling=sampling, seed=seed) for path in paths)
-    if runtime.is_main:
-        say(f"train: {encode_training_set(config, run, files, src, tgt).counts}")
-    runtime.broadcast(None)
+    if not runtime.is_main:
+        runtime.broadcast(None)  # until rank 0 has filled the cache
     corpus = encode_training_set(config, run, files, src, tgt)
+    if runtime.is_main:
+        say(f"train: {corpus.counts}")
+        runtime.broadcast(None)
 
     torch.manual_seed(seed)
     sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
@@ -88,6 +90,7 @@ def train(config: Config) -> Path:
         validate=lambda: validate(config, model, valid, translator, runtime),
         store=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
         metrics=MetricsFile(run.metrics),
+        data_digest=corpus.digest,
     )
     begin(trainer, run, runtime)
     reason = trainer.run()
@@ -154,7 +157,7 @@ def validate(
     pairs = encode_pairs(valid.src, valid.refs[0], src_tokenizer=src, tgt_tokenizer=tgt)
     epoch = open_epoch(0, config, pairs, src, tgt)
     hypotheses = translator.translate(valid.src)
-    scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang).scores
+    scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang, metrics=("bleu", "chrf")).scores
     shown = range(0, len(valid.src), max(1, len(valid.src) // max(1, num_samples)))[:num_samples]
     return Validation(
         loss=mean_nll(model, map(epoch.make, range(epoch.plan.num_batches)), runtime),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mt.commands.files import chunks, read_input, say
+from mt.commands.files import chunks, read_input
 from mt.decoding.translator import Translation, Translator
 from mt.disk import whole_file
 
@@ -61,7 +61,7 @@ def translate(
         translator = replace(translator, search=search)
     chunk_size = 1 if typed else CHUNK_SIZE
     answers = translate_lines(translator, read_input(source), form=form, n_best=n_best, chunk_size=chunk_size)
-    hidden = output is None or not sys.stderr.isatty()
+    hidden = typed or not sys.stderr.isatty() or (output is None and sys.stdout.isatty())
     with nullcontext(sys.stdout.buffer) if output is None else whole_file(output) as file:
         for answer in tqdm(answers, unit="line", dynamic_ncols=True, disable=hidden):
             file.write(f"{answer}\n".encode())
@@ -78,5 +78,8 @@ def translate_lines(
         for line, translations in zip(chunk, translator.n_best(chunk), strict=True):
             number, num_parts = next(numbers), translations[0].num_parts
             if num_parts > 1:
-                say(f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts")
+                tqdm.write(
+                    f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts",
+                    file=sys.stderr,
+                )
             yield form(number, line, translations[:n_best])

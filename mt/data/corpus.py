@@ -78,6 +78,7 @@ class EncodedCorpus:
     tgt: TokenArray
     weights: NDArray[np.float32]  # (len,): how often an epoch is to see each pair
     counts: FilterCounts
+    digest: str = ""  # names the content of the files, the tokenizers and the limits; "" in memory
 
     def __len__(self) -> int:
         return len(self.src)
@@ -204,7 +205,7 @@ def _load(directory: Path, *, weights: Sequence[float]) -> EncodedCorpus:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         src, tgt = (_load_side(directory, side) for side in ("src", "tgt"))
         pair_weights = np.repeat(np.array(weights, np.float32), meta["num_pairs"])
-        return EncodedCorpus(src, tgt, pair_weights, FilterCounts(**meta["counts"]))
+        return EncodedCorpus(src, tgt, pair_weights, FilterCounts(**meta["counts"]), directory.name)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{directory}: this cache is damaged; delete it and start again ({error})") from error
 

@@ -19,14 +19,8 @@ class Pieces:
 
     def look_up(self, segments: list[str]) -> list[int]:
         """The ids of the segments; one that is no piece becomes its UTF-8 bytes."""
-        found: list[int] = []
-        for segment in segments:
-            piece_id = self.ids.get(segment)
-            if piece_id is None:
-                found.extend(self.byte_ids[byte] for byte in segment.encode())
-            else:
-                found.append(piece_id)
-        return found
+        known, in_bytes = self.ids, self.byte_ids
+        return [i for s in segments for i in ([known[s]] if s in known else [in_bytes[b] for b in s.encode()])]
 
 
 def sample_segments(word: str, pieces: Pieces, *, dropout: float, draw: Callable[[], float]) -> list[str]:

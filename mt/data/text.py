@@ -13,8 +13,6 @@ from typing import BinaryIO, cast
 
 from mt.errors import DataError
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
 
 def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]:
     """The two files PREFIX.<src_lang> and PREFIX.<tgt_lang>, each plain or with .gz added."""
@@ -41,7 +39,7 @@ def decode_lines(raw_lines: Iterable[bytes], *, name: str) -> Iterator[str]:
     """Decode lines as a binary file gives them; `name` is for the error message."""
     for number, raw in enumerate(raw_lines, 1):
         if number == 1:
-            raw = raw.removeprefix(BYTE_ORDER_MARK)
+            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             if not raw:
                 continue
         content = raw[:-2] if raw.endswith(b"\r\n") else raw.removesuffix(b"\n")

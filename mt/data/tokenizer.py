@@ -88,8 +88,7 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> str:
         """How a token is written, for people to read; a space is U+2581."""
-        text: str = self._processor.id_to_piece(token_id)
-        return text
+        return str(self._processor.id_to_piece(token_id))
 
     def _encode_sampled(self, texts: Sequence[str], epoch: int) -> list[list[int]]:
         """Encode word by word, for no piece reaches over a space; a frequent word has NUM_DRAWS samples to pick from.

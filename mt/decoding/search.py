@@ -1,4 +1,4 @@
-"""Greedy and beam search over any step function; knows no model, no text and no files.
+"""Beam search, greedy when its beam is 1, over any step function; knows no model, no text and no files.
 
 The search holds the live beams, `step` says what may follow, and `state` is whatever the step needs to remember. All
 arithmetic is vectorised over (batch, beam) and stays on the device; the host waits once a position, to learn which
@@ -77,13 +77,6 @@ class _Position(NamedTuple):
     sentences: list[int]  # the batch index of each live row
     ended: _Beams
     beams: _Beams
-
-
-def greedy_search(
-    step: Step[State], state: State, batch_size: int, *, bos_id: int, eos_id: int, options: SearchOptions
-) -> list[list[Hypothesis]]:
-    """Take the most probable token until eos: a beam search of one beam, and one hypothesis for each sentence."""
-    return beam_search(step, state, batch_size, bos_id=bos_id, eos_id=eos_id, options=options._replace(beam_size=1))
 
 
 def beam_search(

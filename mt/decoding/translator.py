@@ -56,7 +56,7 @@ class Translator:
         src, tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
         sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
         model = Transformer(config.model, **sizes, pad_id=src.pad_id)
-        model.load_state_dict(load_weights(find_checkpoint(run.checkpoints, checkpoint)))
+        load_weights(model, find_checkpoint(run.checkpoints, checkpoint))
         chosen = {"beam_size": beam_size, "length_penalty": length_penalty}
         search = config.search.model_copy(update={key: value for key, value in chosen.items() if value is not None})
         return cls(model.eval().to(find_device(device)), src, tgt, search, config.data.max_length)

@@ -9,8 +9,6 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-from mt.errors import ConfigError, DataError
-
 _METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
     "bleu": ("BLEU", lambda tokenize: BLEU(tokenize=tokenize)),
     "chrf": ("chrF", lambda _: CHRF()),
@@ -36,13 +34,11 @@ def score_corpus(
     metrics: Sequence[str] = ("bleu", "chrf", "ter"),
     tokenize: str = "13a",
 ) -> list[Score]:
-    """Score translations against one list of lines for each reference set: the scores of `sacrebleu REF... -i HYP`.
-
-    Raises DataError when there is nothing to compare or the line counts differ, ConfigError for an unknown `tokenize`.
-    """
-    _check_lines(hypotheses, references)
-    if tokenize not in BLEU.TOKENIZERS:
-        raise ConfigError(f"BLEU tokenizer: unknown name {tokenize!r} (known: {', '.join(BLEU.TOKENIZERS)})")
+    """Score translations against one list of lines for each reference set: the scores of `sacrebleu REF... -i HYP`."""
+    counts = [len(lines) for lines in (hypotheses, *references)]
+    assert len(counts) > 1, "nothing to score against"
+    assert len(set(counts)) == 1, counts
+    assert counts[0] > 0, "nothing to score"
     # The command drops the blanks at line ends before any metric sees the text.
     hypotheses = [line.rstrip() for line in hypotheses]
     references = [[line.rstrip() for line in lines] for lines in references]
@@ -59,17 +55,3 @@ def bleu_tokenizer(tgt_lang: str) -> str:
     language = tgt_lang.lower().replace("_", "-").split("-")[0]
     tokenizer, *packages = _TOKENIZERS.get(language, ("13a",))
     return tokenizer if all(map(find_spec, packages)) else "char"
-
-
-def _check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Refuse what has no score: sacreBLEU would crash on some of it, and give a number for the rest."""
-    if not references:
-        raise DataError("no reference to score against: at least one set of references is needed")
-    for number, lines in enumerate(references, start=1):
-        if len(lines) != len(hypotheses):
-            raise DataError(
-                f"reference {number}: {len(lines):,} lines, but there are {len(hypotheses):,} translations; "
-                "line i of a reference must belong to translation i"
-            )
-    if not hypotheses:
-        raise DataError("no translations to score: found 0 lines")

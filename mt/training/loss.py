@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
 
 
 class LossSums(NamedTuple):
-    """Sums over target tokens, as float32 scalars on the device."""
+    """Sums over target tokens: the first two float32 scalars on the device."""
 
     loss: Tensor  # label-smoothed: what is minimised
     nll: Tensor  # unsmoothed negative log-likelihood in nats: what perplexity comes from

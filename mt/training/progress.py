@@ -73,7 +73,8 @@ class Display:
     def __init__(self, *, enabled: bool, total: int | None, step: int) -> None:
         self.enabled = enabled
         hidden = not (enabled and sys.stderr.isatty())
-        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr, disable=hidden)
+        shape = "{n_fmt}/{total_fmt} |{bar}| {rate_fmt}{postfix}"
+        self.bar = tqdm(total=total, initial=step, unit="step", bar_format=shape, file=sys.stderr, disable=hidden)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -85,14 +86,12 @@ class Display:
             self.bar.write(line, file=sys.stderr)
             sys.stderr.flush()
 
-    def show(self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float | None) -> None:
+    def show(self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float) -> None:
         """How it goes: in the bar, or as a line of its own."""
-        pulse = f"loss {loss:.3f} | {tokens_per_second:,.0f} tok/s | lr {lr:.2e}"
+        pulse = f"loss {loss:.3f} | {tokens_per_second:,.0f} tok/s | lr {lr:.2e} | {clock(seconds_left)} left"
         self.bar.set_postfix_str(pulse)
         if self.bar.disable:
-            total = "" if self.bar.total is None else f"/{self.bar.total:,}"
-            left = "" if seconds_left is None else f" | {clock(seconds_left)} left"
-            self.say(f"step {step:,}{total} | {pulse}{left}")
+            self.say(f"step {step:,}{f'/{self.bar.total:,}' if self.bar.total else ''} | {pulse}")
 
     def close(self) -> None:
         """Leave the terminal to others."""

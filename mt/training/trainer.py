@@ -61,6 +61,7 @@ class Trainer:
     validate: Callable[[], Validation]
     store: CheckpointStore
     metrics: MetricsFile
+    data_digest: str = ""  # of what `open_epoch` draws from: a run goes on with the same data only
 
     def __post_init__(self) -> None:
         self.wrapped = self.runtime.wrap(self.model)
@@ -69,6 +70,8 @@ class Trainer:
         self.state = TrainState()
         self.window = torch.zeros(len(WINDOW), device=self.runtime.device)
         self.saved_step = 0
+        self.began, self.pulse = time.monotonic(), (0.0, 0)  # when the run, and the latest window, began
+        self.epoch_length = 1  # batches
         self.signal_name: str | None = None
 
     # The loop
@@ -77,7 +80,7 @@ class Trainer:
         """Train until a limit, a lack of gain or a signal ends it; the reason, in words."""
         state = self.state
         self.began = time.monotonic() - state.elapsed_seconds
-        self.pulse = (state.elapsed_seconds, state.tokens_seen)  # when the speed was last taken
+        self.pulse = (state.elapsed_seconds, state.tokens_seen)
         self.display = Display(enabled=self.runtime.is_main, total=self.config.max_steps, step=state.step)
         with self._signals():
             while (reason := self.verdict()) is None:
@@ -93,12 +96,7 @@ class Trainer:
     def verdict(self) -> str | None:
         """Why to stop now, or None; the same on every rank, at a boundary between updates."""
         state, config = self.state, self.config
-        limits = {
-            "max_steps": (state.step, config.max_steps),
-            "max_epochs": (state.epoch, config.max_epochs),
-            "max_minutes": (state.elapsed_seconds / 60.0, config.max_minutes),
-        }
-        reasons = [f"{name} {top:g} reached" for name, (at, top) in limits.items() if top is not None and at >= top]
+        reasons = [f"{name} {top:g} reached" for name, (at, top) in self.limits.items() if at >= top]
         if config.patience is not None and state.checks_without_gain >= config.patience:
             reasons.append(f"no gain in {state.checks_without_gain} validations")
         if self.signal_name is not None:
@@ -109,6 +107,7 @@ class Trainer:
         """Go on in the current epoch to its end, or to the verdict."""
         state, config = self.state, self.config
         epoch = self.open_epoch(state.epoch)
+        self.epoch_length = epoch.plan.num_batches
         stride = config.accumulate * self.runtime.world_size
         self.wrapped.train()
         while self.verdict() is None:
@@ -118,12 +117,12 @@ class Trainer:
             at_end = end == epoch.plan.num_batches
             if at_end:
                 state.epoch, state.batch_index = state.epoch + 1, 0
-            self._look_up()
+            self._after_update()
             if at_end:
                 return
 
-    def _look_up(self) -> None:
-        """Between two updates: log, validate and save, each when it is due."""
+    def _after_update(self) -> None:
+        """Log, validate and save, each when it is due."""
         state, config = self.state, self.config
         state.elapsed_seconds = time.monotonic() - self.began
         self.display.advance(state.step)
@@ -170,8 +169,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad()
         one, zero = torch.ones_like(norm), torch.zeros_like(norm)
-        seen = torch.stack((loss, nll, num_tokens * one, norm, one, zero))
-        skipped = torch.stack((zero, zero, zero, zero, zero, one))
+        seen, skipped = torch.stack((loss, nll, num_tokens * one, norm, one, zero)), torch.stack((*[zero] * 5, one))
         self.window += torch.where(good, seen, skipped)
 
     @property
@@ -228,15 +226,18 @@ class Trainer:
         self._save(is_best=is_best)
 
     @property
-    def seconds_left(self) -> float | None:
-        """Until the limit that comes first, at the pace so far; None when only epochs limit the run."""
-        state, config = self.state, self.config
-        left = []
-        if config.max_minutes is not None:
-            left.append(60.0 * config.max_minutes - state.elapsed_seconds)
-        if config.max_steps is not None:
-            left.append((config.max_steps - state.step) * state.elapsed_seconds / max(state.step, 1))
-        return max(0.0, min(left)) if left else None
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Of each limit that is set: where the run stands, and where it ends."""
+        state = self.state
+        at = {"max_steps": state.step, "max_minutes": state.elapsed_seconds / 60.0}
+        at["max_epochs"] = state.epoch + state.batch_index / self.epoch_length
+        return {name: (at[name], top) for name in at if (top := getattr(self.config, name)) is not None}
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the limit that comes first, at the pace so far; 0 before the first update."""
+        left = (self.state.elapsed_seconds * (top / at - 1.0) for at, top in self.limits.values() if at > 0.0)
+        return max(0.0, min(left, default=0.0))
 
     # Save and restore, each other's mirror
 
@@ -247,6 +248,7 @@ class Trainer:
                 "state": asdict(self.state),
                 "scaler": self.scaler.state_dict(),
                 "ranks": ranks,
+                "data_digest": self.data_digest,
                 "metrics_size": self.metrics.size,
             }
             snapshot = Snapshot(self.model.transformer.state_dict(), pack_optimizer(self.optimizer), meta)
@@ -259,6 +261,10 @@ class Trainer:
         if (begun := len(meta["ranks"])) != (now := runtime.world_size):
             raise CheckpointError(
                 f"{self.store.path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
+            )
+        if meta["data_digest"] != self.data_digest:
+            raise CheckpointError(
+                f"{self.store.path}: the training text has changed since the run began; choose another --run-dir"
             )
         rank = meta["ranks"][runtime.rank]
         self.state = TrainState(**meta["state"])
