@@ -52,7 +52,10 @@ def _arriving(path: Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Delete a file or a directory if it is there."""
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.unlink()
 
 
 def flush(path: Path) -> None:

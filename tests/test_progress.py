@@ -135,7 +135,7 @@ def run_display(*, enabled: bool = True, total: int | None = 2000) -> None:
         display.advance(step)
     display.show(1002, loss=2.34567, lr=7e-4, tokens_per_second=12345.6, seconds_left=75.0)
     display.say("valid 1,002 | best")
-    display.close()
+    display.bar.close()
 
 
 def test_without_a_terminal_the_display_is_plain_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,8 +147,8 @@ def test_without_a_terminal_the_display_is_plain_lines_on_stderr(capsys: pytest.
 
 def test_without_a_known_end_none_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(enabled=True, total=None, step=0)
-    display.show(5, loss=1.0, lr=1.0, tokens_per_second=1.0, seconds_left=None)
-    assert capsys.readouterr().err == "step 5 | loss 1.000 | 1 tok/s | lr 1.00e+00\n"
+    display.show(5, loss=1.0, lr=1.0, tokens_per_second=1.0, seconds_left=75.0)
+    assert capsys.readouterr().err == "step 5 | loss 1.000 | 1 tok/s | lr 1.00e+00 | 1:15 left\n"
 
 
 def test_a_display_that_is_not_enabled_is_silent(
@@ -188,7 +188,7 @@ def on_screen(sent: str) -> list[str]:
 def test_on_a_terminal_one_bar_stays_below_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     line, bar, after = on_screen(on_terminal(monkeypatch))
     assert (line, after) == ("valid 1,002 | best", "")
-    assert all(part in bar for part in ("50%", "1002/2000", "loss 2.346", "12,346 tok/s", "lr 7.00e-04"))
+    assert all(part in bar for part in ("50%", "1002/2000", "loss 2.346", "12,346 tok/s", "lr 7.00e-04", "1:15 left"))
 
 
 def test_on_a_terminal_the_bar_does_without_a_known_end(monkeypatch: pytest.MonkeyPatch) -> None:

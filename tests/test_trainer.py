@@ -343,7 +343,13 @@ def train_on_two_ranks(config_path: Path, run_dir: Path, *overrides: str, signal
             assert process.returncode == 0, words
 
 
-ON_TWO_RANKS = ("model.dropout=0.0", "train.epsilon=1e-4", "train.validate_every=6", "train.log_every=4")
+ON_TWO_RANKS = (
+    "model.dropout=0.0",
+    "train.epsilon=1e-4",
+    "train.accumulate=2",
+    "train.validate_every=6",
+    "train.log_every=4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -356,9 +362,9 @@ def two_ranks(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run_dir
 
 
-def test_two_ranks_of_one_batch_are_one_rank_of_two_batches(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
+def test_two_ranks_of_two_batches_are_one_rank_of_four(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
     """To 1e-5 in weights and losses, for sums in another order round differently."""
-    train(configure(config_path, tmp_path, *ON_TWO_RANKS, "train.accumulate=2"))
+    train(configure(config_path, tmp_path, *ON_TWO_RANKS, "train.accumulate=4"))
     assert_close(*(load_file(checkpoint(run) / "model.safetensors") for run in (two_ranks, tmp_path)), atol=1e-5)
     losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in (two_ranks, tmp_path)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -369,6 +375,20 @@ def test_a_run_does_not_go_on_with_another_number_of_ranks(config_path: Path, tw
     with pytest.raises(CheckpointError, match="begun on 2 ranks"):
         train(configure(config_path, two_ranks, *ON_TWO_RANKS))
     assert files_in(two_ranks) == before
+
+
+def test_a_run_does_not_go_on_with_other_text(config_path: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train(configure(config_path, run_dir, "train.max_steps=2"))
+    config = configure(config_path, run_dir, "train.max_steps=4")
+    src = Path(f"{config.data.train[0].prefix}.{config.data.src_lang}")
+    text = src.read_text(encoding="utf-8")
+    try:
+        src.write_text(text[1:], encoding="utf-8")
+        with pytest.raises(CheckpointError, match="the training text has changed since the run began"):
+            train(config)
+    finally:
+        src.write_text(text, encoding="utf-8")
 
 
 # The loop alone, on batches of random ids

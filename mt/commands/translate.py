@@ -57,8 +57,7 @@ def translate(
         run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty
     )
     if n_best > translator.search.beam_size:
-        search = translator.search.model_copy(update={"beam_size": n_best})
-        translator = replace(translator, search=search)
+        translator = replace(translator, search=translator.search.model_copy(update={"beam_size": n_best}))
     chunk_size = 1 if typed else CHUNK_SIZE
     answers = translate_lines(translator, read_input(source), form=form, n_best=n_best, chunk_size=chunk_size)
     hidden = typed or not sys.stderr.isatty() or (output is None and sys.stdout.isatty())

@@ -73,8 +73,8 @@ class Display:
     def __init__(self, *, enabled: bool, total: int | None, step: int) -> None:
         self.enabled = enabled
         hidden = not (enabled and sys.stderr.isatty())
-        shape = "{n_fmt}/{total_fmt} |{bar}| {rate_fmt}{postfix}"
-        self.bar = tqdm(total=total, initial=step, unit="step", bar_format=shape, file=sys.stderr, disable=hidden)
+        shape = None if total is None else "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
+        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, bar_format=shape, disable=hidden)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -92,10 +92,6 @@ class Display:
         self.bar.set_postfix_str(pulse)
         if self.bar.disable:
             self.say(f"step {step:,}{f'/{self.bar.total:,}' if self.bar.total else ''} | {pulse}")
-
-    def close(self) -> None:
-        """Leave the terminal to others."""
-        self.bar.close()
 
 
 def describe_validation(step: int, found: Validation, *, is_best: bool) -> str:

@@ -90,7 +90,7 @@ class Trainer:
                 self._check()
             if state.step != self.saved_step:
                 self._save(is_best=False)
-        self.display.close()
+        self.display.bar.close()
         return reason
 
     def verdict(self) -> str | None:
