@@ -106,6 +106,12 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
     assert marked("keys").splitlines() == list(config_table.table()), "paste what scripts/config_table.py prints"
 
 
+def test_the_session_is_a_real_one() -> None:
+    lines = [line for line in marked("session").splitlines() if not line.startswith("```")]
+    assert lines[0] == "$ mt train --config configs/toy.yaml"
+    assert any(line.startswith("Die alte Frau sieht ") for line in lines)
+
+
 def test_the_tree_names_each_module_once_and_says_what_it_is_for() -> None:
     named = [line.split(maxsplit=1) for line in marked("tree").splitlines() if not line.startswith("```")]
     modules = [path for path in (TOP / "mt").rglob("[!_]*.py") if path.stat().st_size]
