@@ -72,8 +72,15 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     directory = save(make_store(tmp_path), 12)
     assert directory.name == "step_00000012"
     assert_is_step(directory, 12)
-    weights = load_weights(directory)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in make_snapshot(12).model.items())
+
+
+def test_weights_fill_the_model_they_came_from_and_no_other(tmp_path: Path) -> None:
+    saved, same, other = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.nn.Linear(5, 3)
+    directory = make_store(tmp_path).save(Snapshot(dict(saved.state_dict()), {}, {}), step=1, is_best=False)
+    load_weights(same, directory)
+    assert all(torch.equal(same.state_dict()[name], tensor) for name, tensor in saved.state_dict().items())
+    with pytest.raises(CheckpointError, match="holds another model than the run's config describes"):
+        load_weights(other, directory)
 
 
 def test_a_loaded_snapshot_can_be_saved_again_with_other_weights(tmp_path: Path) -> None:
