@@ -1,4 +1,4 @@
-"""One thread for PyTorch, which is quickest for small tensors, and no GPU test where there is no GPU."""
+"""One thread for PyTorch: quickest for small tensors, and the bits of a subprocess with one. GPU tests need a GPU."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,6 @@ from mt.model.transformer import Transformer
 WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu", "ruke", "sifa"]
 MAX_LENGTH = 12
 BLANKS = ["", " ", "  ", "\t", "\u3000", "\u00a0 \u2028"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """A model this small only loses time to a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_texts(num_texts: int, *, most_words: int) -> list[str]:
