@@ -150,7 +150,7 @@ def _bf16_is_quick() -> bool:
 def _keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors: it would give large ones back, and get them anew page by page.
 
-    That took up to a quarter of a training step (see RECORDS.md). Elsewhere than on Linux with glibc it does nothing.
+    Elsewhere than on Linux with glibc it does nothing.
     """
     if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: blocks up to its largest value come from the heap

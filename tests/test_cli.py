@@ -444,7 +444,7 @@ def test_a_slip_in_yaml_is_named_with_its_line(beginner: Path) -> None:
     ],
 )
 def test_a_mistake_in_the_config_is_named_with_line_and_key(beginner: Path, old: str, new: str, said: str) -> None:
-    line = replace_in_config(old, new) + old.startswith("\n")
+    line = replace_in_config(old, new)
     assert mistake(*TRAIN) == f"copy.yaml:{line}: {said}"
 
 

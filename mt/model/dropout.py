@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """Zeroes each element with probability `p` in training and scales up the rest (Srivastava et al. 2014).
 
-    PyTorch draws one float per element, on one CPU thread: a quarter of a training step. Here 64 random bits
-    decide four elements, compared as 16-bit integers, so that `p` is rounded to a multiple of 1/65536.
+    PyTorch draws one float per element, on one CPU thread. Here 64 random bits decide four elements, compared as 16-bit
+    integers, so that `p` is rounded to a multiple of 1/65536.
     """
 
     def __init__(self, p: float) -> None:
