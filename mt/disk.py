@@ -1,6 +1,7 @@
 """Writing so that a file, or a directory of files, is there whole or not at all."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,18 @@ from mt.errors import DiskError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; it takes its name once all is written and on the disk."""
+    """A file to write to; it takes its name, and another's place, once all is written and on the disk.
+
+    Until then it is `.NAME.<8 digits>.partial`, which is what a killed process leaves: the digits keep two processes
+    with one output apart. DiskError when the disk refuses.
+    """
     if path.exists() and not path.is_file():  # a device or a pipe is written to, and never replaced
-        with path.open("wb") as file:
+        with _naming(path), path.open("wb") as file:
             yield file
         return
-    with _arriving(path.resolve()) as partial:  # a link stays a link
-        with partial.open("wb") as file:
+    path = path.resolve()  # a link stays a link
+    with _arriving(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")) as partial:
+        with partial.open("xb") as file:
             yield file
         flush(partial)
 
@@ -26,7 +32,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory to write files into; it takes its name, and another's place, once all is on the disk."""
-    with _arriving(path) as partial:
+    with _arriving(path, path.with_name(f".{path.name}.partial")) as partial:
         partial.mkdir()
         yield partial
         for written in (*partial.iterdir(), partial):
@@ -35,19 +41,28 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _arriving(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under, renamed to it in the end; DiskError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
+def _arriving(path: Path, partial: Path) -> Iterator[Path]:
+    """`partial`, a name beside `path` to write under: renamed to it in the end, or removed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(partial)  # left by a process that was killed
-        yield partial
-        partial.replace(path)
-        flush(path.parent)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot write: {error.strerror or error}") from error
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove(partial)  # left by a process that was killed
+            yield partial
+            partial.replace(path)
+            flush(path.parent)
     finally:
         remove(partial)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What the disk refuses is a DiskError that names `path`; that a pipe's reader has left stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DiskError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def remove(path: Path) -> None:

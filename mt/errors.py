@@ -6,6 +6,7 @@ MtError
 ├── TokenizerError     a tokenizer cannot be trained or read
 ├── RunDirError        a directory is not a run, or not this run
 ├── CheckpointError    a checkpoint is missing or damaged
+├── TrainingError      training cannot go on: the numbers have run away
 ├── DiskError          something cannot be written
 └── DeviceError        the machine lacks what was asked of it
 
@@ -36,6 +37,10 @@ class RunDirError(MtError):
 
 class CheckpointError(MtError):
     """A checkpoint is missing or damaged."""
+
+
+class TrainingError(MtError):
+    """Training cannot go on: the numbers have run away."""
 
 
 class DiskError(MtError):

@@ -1,8 +1,13 @@
 """The file names in a run directory; those in `checkpoints/` are known to checkpoint.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mt.errors import RunDirError
+from filelock import FileLock, Timeout
+
+from mt.disk import remove
+from mt.errors import DiskError, RunDirError
 
 
 class RunDir:
@@ -14,6 +19,28 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.cache = path / "cache"  # the encoded training text; may be deleted
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process from training here; the system lifts the lock with this one, however it ends.
+
+        What a killed one left half-written is cleared away. RunDirError when another process has the lock, DiskError
+        when the directory cannot be written to.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise RunDirError(f"{self.path}: another process is training here (--run-dir chooses another)") from None
+        except OSError as error:
+            raise DiskError(f"{self.path}: cannot write: {error.strerror or error}") from error
+        try:
+            for partial in self.path.rglob(".*.partial"):
+                remove(partial)
+            yield
+        finally:
+            lock.release()
 
     def tokenizers(self, joint: bool) -> tuple[Path, Path]:
         """The source's and the target's tokenizer model: one file when joint."""

@@ -6,11 +6,12 @@ The only module that knows `autocast`, `torch.distributed` and DistributedDataPa
 import base64
 import ctypes
 import os
+import platform
 import timeit
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,18 @@ class Runtime:
     def precision(self) -> str:
         """The config's word for `dtype`."""
         return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def at(self, precision: str) -> Self:
+        """The same company at the precision that a config names; DeviceError when the device lacks it."""
+        # A measurement may fall out differently on each rank: the first one's counts.
+        return replace(self, dtype=self.broadcast(find_dtype(precision, self.device)))
+
+    def environment(self) -> dict[str, str]:
+        """What the last bits of a sum depend on: equal here, equal there; nothing is promised where it differs."""
+        on_cuda = self.device.type == "cuda"
+        kind = torch.cuda.get_device_name(self.device) if on_cuda else torch.backends.cpu.get_cpu_capability()
+        threads = torch.get_num_threads()
+        return {"torch": torch.__version__, "machine": f"{platform.machine()} {kind}", "threads": str(threads)}
 
     def autocast(self) -> AbstractContextManager[object]:
         """The same call serves CPU bf16 and CUDA bf16 or fp16; in fp32 it changes nothing."""
@@ -102,7 +115,7 @@ class Runtime:
             dist.destroy_process_group()
 
 
-def open_runtime(device: str, precision: str) -> Runtime:
+def open_runtime(device: str, precision: str = "fp32") -> Runtime:
     """The runtime for config words like ("auto", "bf16"); joins the other ranks when torchrun started us.
 
     Raises DeviceError for a device or precision that this machine does not have.
@@ -115,9 +128,7 @@ def open_runtime(device: str, precision: str) -> Runtime:
             where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(where)
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(days=1))
-    runtime = Runtime(where, torch.float32, int(os.environ.get("RANK", "0")), world_size)
-    # A measurement may fall out differently on each rank: the first one's counts.
-    return Runtime(where, runtime.broadcast(find_dtype(precision, where)), runtime.rank, world_size)
+    return Runtime(where, torch.float32, int(os.environ.get("RANK", "0")), world_size).at(precision)
 
 
 def find_device(name: str) -> torch.device:

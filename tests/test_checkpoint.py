@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from mt import checkpoint
 from mt.checkpoint import (
+    CHECKSUMS,
     FORMAT_VERSION,
     META,
     MODEL,
@@ -28,7 +30,7 @@ from mt.checkpoint import (
 )
 from mt.errors import CheckpointError, DiskError
 
-FILES = (MODEL, OPTIMIZER, META)
+FILES = (MODEL, OPTIMIZER, META, CHECKSUMS)
 
 
 def make_snapshot(step: int) -> Snapshot:
@@ -95,7 +97,7 @@ def test_a_loaded_snapshot_can_be_saved_again_with_other_weights(tmp_path: Path)
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     directory = save(store, 1, is_best=True)
-    assert {path.name for path in directory.iterdir()} == {"model.safetensors", "optimizer.safetensors", "meta.json"}
+    assert {path.name for path in directory.iterdir()} == {*FILES}
     assert names_in(store) == {directory.name, "last", "best"}
     for name in (MODEL, OPTIMIZER):
         content = (directory / name).read_bytes()
@@ -173,9 +175,9 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
 ]
 
 
-@pytest.mark.parametrize("name", [MODEL, OPTIMIZER])
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, META])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_tensor_file_is_refused_by_name(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
     directory = save(make_store(tmp_path), 1)
     (directory / name).write_bytes(damage((directory / name).read_bytes()))
     with pytest.raises(CheckpointError, match=name) as caught:
@@ -219,6 +221,75 @@ def test_a_foreign_format_version_is_refused_with_both_versions(tmp_path: Path, 
     (directory / META).write_text(json.dumps({**meta, "format_version": version}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=f"format version {version}, but this mt reads {FORMAT_VERSION}"):
         load_snapshot(directory)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7])
+def test_where_the_checksums_themselves_are_damaged_nothing_is_trusted(tmp_path: Path, place: float) -> None:
+    directory = save(make_store(tmp_path), 1)
+    (directory / CHECKSUMS).write_bytes(flip((directory / CHECKSUMS).read_bytes(), place))
+    with pytest.raises(CheckpointError, match=r"damaged: its checksum is not the one in SHA256SUMS"):
+        load_snapshot(directory)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs the sha256sum command")
+def test_anyone_can_verify_a_checkpoint_with_sha256sum(tmp_path: Path) -> None:
+    directory = save(make_store(tmp_path), 1)
+    check = ["sha256sum", "--check", "--strict", CHECKSUMS]
+    assert subprocess.run(check, cwd=directory, capture_output=True).returncode == 0
+    (directory / MODEL).write_bytes(flip((directory / MODEL).read_bytes(), 0.9))
+    assert subprocess.run(check, cwd=directory, capture_output=True).returncode == 1
+
+
+# Going back
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("num_damaged", [0, 1, 2])
+def test_the_newest_whole_checkpoint_is_gone_back_to_and_the_damaged_ones_are_named(
+    tmp_path: Path, name: str, num_damaged: int
+) -> None:
+    store = make_store(tmp_path, keep=3)
+    directories = [save(store, step) for step in (1, 2, 3)][::-1]
+    for directory in directories[:num_damaged]:
+        (directory / name).write_bytes(b"rubbish")
+    snapshot, errors = store.load_newest()
+    assert snapshot.meta["state"]["step"] == 3 - num_damaged
+    assert len(errors) == num_damaged
+    assert all(str(directory) in str(error) for directory, error in zip(directories, errors, strict=False))
+
+
+def test_where_no_checkpoint_is_whole_the_newest_one_is_complained_of(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    for step in (1, 2):
+        (save(store, step) / META).unlink()
+    with pytest.raises(CheckpointError, match="step_00000002"):
+        store.load_newest()
+    shutil.rmtree(store.path)
+    with pytest.raises(CheckpointError, match="no checkpoint is left"):
+        store.load_newest()
+
+
+@pytest.mark.parametrize(
+    "pointer", [b"", b"rubbish", b"../step_00000001", b"step_00000009", b"\xff\x00", b"step_1\n" * 99]
+)
+def test_a_damaged_pointer_loses_no_checkpoint(tmp_path: Path, pointer: bytes) -> None:
+    store = make_store(tmp_path)
+    save(store, 1)
+    save(store, 2)
+    (store.path / "last").write_bytes(pointer)
+    assert store.load_newest()[0].meta["state"]["step"] == 2
+    with pytest.raises(CheckpointError, match="last"):
+        find_checkpoint(store.path, "last")
+
+
+def test_a_checkpoint_that_was_never_pointed_to_is_not_gone_on_from(tmp_path: Path) -> None:
+    """A run killed before it could say which checkpoint is the best does the last stretch again."""
+    store = make_store(tmp_path)
+    save(store, 1)
+    pointer = (store.path / "last").read_bytes()
+    save(store, 2)
+    (store.path / "last").write_bytes(pointer)
+    assert store.load_newest()[0].meta["state"]["step"] == 1
 
 
 # Crashes

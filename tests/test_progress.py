@@ -8,11 +8,13 @@ import os
 import pty
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mt.errors import DiskError
 from mt.training.progress import Display, MetricsFile, Sample, Validation, clock, describe_validation
 
 SCORES = {"BLEU": 34.5678, "chrF": 61.2, "TER": 48.0}
@@ -109,31 +111,63 @@ def test_what_is_appended_can_be_read_back_with_every_digit(tmp_path: Path) -> N
 
 def test_truncating_forgets_what_came_after_and_no_more(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    assert metrics.size == 0
     metrics.truncate(0)
     assert not metrics.path.exists()
     metrics.append("train", 1, {"text": "ü"}, {})
-    size, content = metrics.size, metrics.path.read_bytes()
+    size, content = metrics.sync(), metrics.path.read_bytes()
     assert size == len(content)
     metrics.append("train", 2, {}, {})
     metrics.truncate(size + 1000)
-    assert metrics.size > size
+    assert metrics.sync() > size
     metrics.truncate(size)
     assert metrics.path.read_bytes() == content
     metrics.append("train", 2, {}, {})
     assert [json.loads(line)["step"] for line in metrics.path.read_text(encoding="utf-8").splitlines()] == [1, 2]
 
 
+def test_a_number_that_is_not_finite_is_null_for_json_knows_no_other(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.append("valid", 1, {"loss": math.nan, "perplexity": math.inf, "BLEU": 1.5}, {})
+    line = json.loads(metrics.path.read_text(), parse_constant=pytest.fail)
+    assert (line["loss"], line["perplexity"], line["BLEU"]) == (None, None, 1.5)
+
+
+def test_lines_that_do_not_fit_wait_and_the_file_never_has_half_of_one(full_disk: Path) -> None:
+    metrics = MetricsFile(full_disk / "metrics.jsonl")
+    metrics.append("train", 1, {}, {})
+    fill = full_disk / "fill"
+    with suppress(OSError), fill.open("wb", buffering=0) as file:
+        while file.write(bytes(1000)):
+            pass
+    for step in (2, 3):
+        metrics.append("train", step, {"text": "x" * 10_000}, {})
+        lines = metrics.path.read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1]
+    with pytest.raises(DiskError, match=r"metrics\.jsonl: cannot write: No space left on device"):
+        metrics.sync()
+    fill.unlink()
+    metrics.append("train", 4, {}, {})
+    assert [json.loads(line)["step"] for line in metrics.path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_incidents_are_told_with_their_update_and_nothing_else_is(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    assert metrics.incidents() == []
+    metrics.append("train", 1, {"text": '"kind": "incident"'}, {})
+    metrics.append("incident", 1234, {"text": "the cat sat on the keyboard"}, {})
+    assert metrics.incidents() == ["update 1,234: the cat sat on the keyboard"]
+
+
 # The display
 
 
 def run_display(*, enabled: bool = True, total: int | None = 2000) -> None:
-    display = Display(enabled=enabled, total=total, step=1000)
-    for step in range(1001, 1003):
-        display.advance(step)
-    display.show(1002, loss=2.34567, lr=7e-4, tokens_per_second=12345.6, seconds_left=75.0)
-    display.say("valid 1,002 | best")
-    display.bar.close()
+    display = Display(enabled=enabled)
+    with display.bar_to(total, step=1000):
+        for step in range(1001, 1003):
+            display.advance(step)
+        display.show(1002, loss=2.34567, lr=7e-4, tokens_per_second=12345.6, seconds_left=75.0)
+        display.say("valid 1,002 | best")
 
 
 def test_without_a_terminal_the_display_is_plain_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,8 +178,9 @@ def test_without_a_terminal_the_display_is_plain_lines_on_stderr(capsys: pytest.
 
 
 def test_without_a_known_end_none_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display(enabled=True, total=None, step=0)
-    display.show(5, loss=1.0, lr=1.0, tokens_per_second=1.0, seconds_left=75.0)
+    display = Display(enabled=True)
+    with display.bar_to(None, step=0):
+        display.show(5, loss=1.0, lr=1.0, tokens_per_second=1.0, seconds_left=75.0)
     assert capsys.readouterr().err == "step 5 | loss 1.000 | 1 tok/s | lr 1.00e+00 | 1:15 left\n"
 
 

@@ -27,7 +27,7 @@ from mt.checkpoint import CheckpointStore
 from mt.commands.train import train
 from mt.config import Config, ModelConfig, TrainConfig, load_config
 from mt.data.batching import Batch, BatchPlan
-from mt.errors import CheckpointError, RunDirError
+from mt.errors import CheckpointError, DataError, RunDirError
 from mt.model.transformer import Transformer
 from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
@@ -179,6 +179,21 @@ def test_a_run_that_a_signal_ended_goes_on_as_if_it_had_not(
     assert checkpoint(tmp_path).name == f"step_{step + 1:08}"
     train(config)
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_run_of_so_many_epochs_that_was_stopped_in_the_middle_of_one_does_them_all(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        configure(config_path, tmp_path / name, *RANDOM, "train.max_steps=null", "train.max_epochs=2")
+        for name in ("one", "other")
+    )
+    train(one)
+    with monkeypatch.context() as patch:
+        act_at(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+        train(other)
+    train(other)
+    assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
 @pytest.mark.parametrize("step", [1, 4, 8])
@@ -388,6 +403,17 @@ def test_a_run_does_not_go_on_with_other_text(config_path: Path, tmp_path: Path)
 SIZES = {"src_vocab_size": 20, "tgt_vocab_size": 20, "pad_id": 0}
 
 
+def test_a_validation_pair_that_the_model_cannot_take_is_named_before_training_begins(
+    config_path: Path, tmp_path: Path
+) -> None:
+    limits = ("model.self_attention=dense_synthesizer", "model.max_length=24")
+    for lang in ("aa", "bb"):
+        (tmp_path / f"valid.{lang}").write_text("balo\n" + "balo " * 30 + "\n")
+    config = configure(config_path, tmp_path / "run", *limits, f"data.valid.prefix={tmp_path / 'valid'}")
+    with pytest.raises(DataError, match=r"^valid: line 2 has \d+ tokens; model\.max_length is 24$"):
+        train(config)
+
+
 def random_batch(seed: int, num_pairs: int = 4) -> Batch:
     """Rows of different lengths, padded at the end."""
     generator = torch.Generator().manual_seed(seed)
@@ -406,9 +432,8 @@ def stack(batches: Sequence[Batch]) -> Batch:
 
 def as_epoch(batches: Sequence[Batch]) -> Epoch:
     indices = np.arange(len(batches) + 1)
-    return Epoch(
-        BatchPlan(indices[:-1], indices, np.array([batch.num_tokens for batch in batches])), batches.__getitem__
-    )
+    sizes = [(batch.num_tokens, batch.src.size(1), batch.tgt_out.size(1)) for batch in batches]
+    return Epoch(BatchPlan(indices[:-1], indices, *np.array(sizes).T), batches.__getitem__)
 
 
 def make_trainer(
@@ -425,7 +450,7 @@ def make_trainer(
         TrainingModel(transformer, label_smoothing=0.1, dtype=torch.float32),
         config=TrainConfig(**settings),
         runtime=Runtime(torch.device("cpu")),
-        open_epoch=lambda number: as_epoch(batches or [random_batch(seed) for seed in range(4)]),
+        open_epoch=lambda number, max_tokens: as_epoch(batches or [random_batch(seed) for seed in range(4)]),
         validate=lambda: Validation(loss=found.pop(0), scores={}, signatures={}, samples=()),
         store=CheckpointStore(tmp_path / "checkpoints", keep=settings.get("keep_checkpoints", 2)),
         metrics=MetricsFile(tmp_path / "metrics.jsonl"),
@@ -469,7 +494,7 @@ def test_an_update_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
     tmp_path: Path, value: float, clip_norm: float
 ) -> None:
     trainer = make_trainer(tmp_path, max_steps=9, clip_norm=clip_norm)
-    epoch = trainer.open_epoch(0)
+    epoch = trainer.open_epoch(0, 64)
     trainer.update(epoch, range(0, 1))
     before, moments = weights_of(trainer), trainer.optimizer.state_dict()["state"]
     moments = {index: {name: item.clone() for name, item in state.items()} for index, state in moments.items()}
@@ -482,11 +507,11 @@ def test_an_update_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
     trainer.update(epoch, range(2, 3))
     trainer.began = time.monotonic()
     trainer.pulse = (0.0, 0)
-    trainer.display = type("Silence", (), {"show": lambda *_, **__: None})()  # type: ignore[assignment]
     trainer._log()
-    (line,) = metrics(tmp_path)
+    line, incident = metrics(tmp_path)
     assert line["num_skipped"] == trainer.state.num_skipped == 1
     assert all(math.isfinite(number) for name, number in line.items() if name != "kind")
+    assert incident == {"kind": "incident", "step": 3, "text": "1 update skipped: gradients were not finite"}
     assert any((item != before[name]).any() for name, item in weights_of(trainer).items()), "the next one counts again"
 
 
@@ -538,6 +563,7 @@ def test_checkpoints_come_between_validations_when_asked_for(tmp_path: Path) -> 
 
 def test_dropout_acts_in_training_and_not_in_validation(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, dropout=0.5, max_steps=2, validate_every=1)
+    trainer.is_rehearsed = True
     modes = []
     validate, forward = trainer.validate, trainer.model.forward
 

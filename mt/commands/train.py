@@ -5,30 +5,34 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-
-from mt.checkpoint import CheckpointStore, find_checkpoint, load_snapshot
+from mt.checkpoint import CheckpointStore
 from mt.commands.evaluate import score_set
 from mt.commands.files import EvalSet, configured_set, say, training_files
-from mt.commands.tokenizer import train_from_files
+from mt.commands.prepare import (
+    encode_training_set,
+    encode_validation_set,
+    load_tokenizers,
+    make_model,
+    make_tokenizers,
+    open_epoch,
+)
 from mt.config import Config, diff_configs, dump_config, load_config
-from mt.data.batching import make_batch, plan_batches
-from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
+from mt.data.corpus import EncodedCorpus
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.disk import whole_file
 from mt.errors import ConfigError, RunDirError
-from mt.model.transformer import Transformer
 from mt.rundir import RunDir
 from mt.runtime import Runtime, open_runtime
 from mt.training.loss import TrainingModel, mean_nll
 from mt.training.progress import MetricsFile, Sample, Validation, clock
-from mt.training.trainer import Epoch, Trainer
+from mt.training.trainer import Trainer
 
 # What may differ when a run goes on: how long and how watched it is, and what it is tested on, not what it computes.
-_FREE = ("run_dir", "device", "max_epochs", "max_minutes", "patience", "keep_checkpoints", "num_samples")
+_FREE = ("run_dir", "device", "max_epochs", "max_minutes", "patience", "keep_checkpoints", "num_samples", "max_skipped")
 FREE_KEYS = ("data.test", *(f"train.{key}" for key in _FREE))
 
 
@@ -50,112 +54,83 @@ def train(config: Config) -> Path:
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run = RunDir(Path(config.train.run_dir))
-    # A run has begun once it has something to go on from; until then a mistake can be put right.
-    before = load_config(run.config) if (run.checkpoints / "last").is_file() else None
-    precision = config.train.precision
-    if precision == "auto" and before is not None:
-        precision = before.train.precision  # measured once, when the run began
-    runtime = open_runtime(config.train.device, precision)
-    settled = {"precision": runtime.precision, "device": runtime.device.type}
-    config = config.model_copy(update={"train": config.train.model_copy(update=settled)})
-    if runtime.is_main:
-        write_config(config, run, before)
-    files = training_files(config.data)
-    valid = configured_set(config.data.valid, config.data)
-    paths = run.tokenizers(config.tokenizer.joint)
-    if runtime.is_main and before is None:
-        make_tokenizers(config, run, files)
-    runtime.broadcast(None)  # the others wait for the files
-    sampling, seed = config.tokenizer.sampling, config.train.seed
-    src, tgt = (Tokenizer.load(path, sampling=sampling, seed=seed) for path in paths)
-    if not runtime.is_main:
-        runtime.broadcast(None)  # until rank 0 has filled the cache
-    corpus = encode_training_set(config, run, files, src, tgt)
-    if runtime.is_main:
-        say(f"train: {corpus.counts}")
-        runtime.broadcast(None)
-
-    torch.manual_seed(seed)
-    sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
-    transformer = Transformer(config.model, **sizes, pad_id=src.pad_id).to(runtime.device)
-    torch.manual_seed(seed + 1 + runtime.rank)  # dropout differs from rank to rank
-    model = TrainingModel(transformer, label_smoothing=config.train.label_smoothing, dtype=runtime.dtype)
-    plain_src, plain_tgt = (Tokenizer.load(path) for path in paths)
-    translator = Translator(transformer, plain_src, plain_tgt, config.search, config.data.max_length)
-    trainer = Trainer(
-        model=model,
-        config=config.train,
-        runtime=runtime,
-        open_epoch=lambda number: open_epoch(number, config, corpus, src, tgt),
-        validate=lambda: validate(config, model, valid, translator, runtime),
-        store=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
-        metrics=MetricsFile(run.metrics),
-        data_digest=corpus.digest,
-    )
-    begin(trainer, run, runtime)
-    reason = trainer.run()
-    if runtime.is_main:
-        say_goodbye(run, trainer, reason)
+    runtime = open_runtime(config.train.device)
+    with run.lock() if runtime.is_main else nullcontext():
+        # A run has begun once it has something to go on from; until then a mistake can be put right.
+        before = runtime.broadcast(load_config(run.config) if (run.checkpoints / "last").is_file() else None)
+        config, runtime = settle(config, before, runtime)
+        if runtime.is_main:
+            write_config(config, run, before)
+        trainer = make_trainer(config, run, runtime, has_begun=before is not None)
+        begin(trainer, run, runtime)
+        reason = trainer.run()
+        if runtime.is_main:
+            say_goodbye(run, trainer, reason)
     runtime.close()
     return run.path
 
 
+def settle(config: Config, before: Config | None, runtime: Runtime) -> tuple[Config, Runtime]:
+    """The config with what `auto` stands for, which is measured once, when the run begins; and the runtime for it."""
+    precision = config.train.precision
+    if precision == "auto" and before is not None:
+        precision = before.train.precision
+    runtime = runtime.at(precision)
+    settled = {"precision": runtime.precision, "device": runtime.device.type}
+    return config.model_copy(update={"train": config.train.model_copy(update=settled)}), runtime
+
+
+def forbidden_changes(before: Config, config: Config) -> list[str]:
+    """What differs between two configs that no run may change on its way, one line a key."""
+    free = FREE_KEYS if config.train.schedule == "cosine" else (*FREE_KEYS, "train.max_steps")
+    return [line for line in diff_configs(before, config) if not line.startswith(free)]
+
+
 def write_config(config: Config, run: RunDir, before: Config | None) -> None:
     """Keep the config in the run directory. Raises RunDirError when the run was begun with another one."""
-    free = FREE_KEYS if config.train.schedule == "cosine" else (*FREE_KEYS, "train.max_steps")
-    changed = [] if before is None else diff_configs(before, config)
-    if changed := [line for line in changed if not line.startswith(free)]:
+    if before is not None and (changed := forbidden_changes(before, config)):
         listed = "\n  ".join(changed)
         raise RunDirError(f"{run.path}: begun with another config; choose another --run-dir, or undo:\n  {listed}")
     with whole_file(run.config) as file:
         file.write(dump_config(config).encode())
 
 
-def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
-    """Train the run's tokenizers, or copy those that the config names."""
-    section, (src, tgt) = config.tokenizer, run.tokenizers(config.tokenizer.joint)
-    src_texts, tgt_texts = [pair.src for pair in files], [pair.tgt for pair in files]
-    jobs = [(src, section.src_model, src_texts), (tgt, section.tgt_model, tgt_texts)]
-    for path, existing, texts in [(src, section.model, src_texts + tgt_texts)] if section.joint else jobs:
-        if existing is not None:
-            Tokenizer.load(Path(existing), sampling=section.sampling)  # no other tokenizer than ours goes further
-            with whole_file(path) as file:
-                file.write(Path(existing).read_bytes())
-        else:
-            say(f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens on {len(texts)} files")
-            size, coverage = section.vocab_size, section.character_coverage
-            train_from_files(texts, path, kind=section.kind, vocab_size=size, character_coverage=coverage)
-
-
-def encode_training_set(
-    config: Config, run: RunDir, files: list[ParallelFiles], src: Tokenizer, tgt: Tokenizer
-) -> EncodedCorpus:
-    """The training pairs, from the run's cache or into it."""
-    longest, ratio = config.data.max_length, config.data.max_length_ratio
-    return encode_corpus(files, src, tgt, max_length=longest, max_length_ratio=ratio, cache_dir=run.cache)
-
-
-def open_epoch(number: int, config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: Tokenizer) -> Epoch:
-    """The batches of epoch `number`: a function of (seed, number) and the corpus."""
-    sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
-    plan = plan_batches(
-        sampled.src.lengths,
-        sampled.tgt.lengths,
-        max_tokens=config.train.max_tokens,
-        seed=config.train.seed,
-        epoch=number,
-        weights=sampled.weights,
+def make_trainer(config: Config, run: RunDir, runtime: Runtime, *, has_begun: bool) -> Trainer:
+    """All that training needs, from the files that the config names to a model."""
+    files = training_files(config.data)
+    valid = configured_set(config.data.valid, config.data)
+    if runtime.is_main and not has_begun:
+        make_tokenizers(config, run, files)
+    runtime.broadcast(None)  # the others wait for the files
+    src, tgt = load_tokenizers(config, run)
+    if not runtime.is_main:
+        runtime.broadcast(None)  # until rank 0 has filled the cache
+    corpus = encode_training_set(config, run, files, src, tgt)
+    if runtime.is_main:
+        say(f"train: {corpus.counts}")
+        runtime.broadcast(None)
+    model = make_model(config, src, tgt, runtime)
+    plain_src, plain_tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
+    translator = Translator(model.transformer, plain_src, plain_tgt, config.search, config.data.max_length)
+    pairs = encode_validation_set(valid, plain_src, plain_tgt, config=config)
+    return Trainer(
+        model=model,
+        config=config.train,
+        runtime=runtime,
+        open_epoch=lambda number, max_tokens: open_epoch(number, config, corpus, src, tgt, max_tokens=max_tokens),
+        validate=lambda: validate(config, model, valid, pairs, translator, runtime),
+        store=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
+        metrics=MetricsFile(run.metrics),
+        data_digest=corpus.digest,
     )
-    return Epoch(plan, lambda index: make_batch(sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id))
 
 
 def validate(
-    config: Config, model: TrainingModel, valid: EvalSet, translator: Translator, runtime: Runtime
+    config: Config, model: TrainingModel, valid: EvalSet, pairs: EncodedCorpus, translator: Translator, runtime: Runtime
 ) -> Validation:
-    """Score the model on the validation set, the translations as `mt evaluate` would."""
+    """Score the model on the validation set (`pairs` is the same as ids), the translations as `mt evaluate` would."""
     src, tgt, num_samples = translator.src_tokenizer, translator.tgt_tokenizer, config.train.num_samples
-    pairs = encode_pairs(valid.src, valid.refs[0], src_tokenizer=src, tgt_tokenizer=tgt)
-    epoch = open_epoch(0, config, pairs, src, tgt)
+    epoch = open_epoch(0, config, pairs, src, tgt, max_tokens=config.train.max_tokens)
     hypotheses = translator.translate(valid.src)
     scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang, metrics=("bleu", "chrf")).scores
     shown = range(0, len(valid.src), max(1, len(valid.src) // max(1, num_samples)))[:num_samples]
@@ -168,26 +143,31 @@ def validate(
 
 
 def begin(trainer: Trainer, run: RunDir, runtime: Runtime) -> None:
-    """Go to the last checkpoint if there is one, and say what is about to happen."""
+    """Go to the last good checkpoint if there is one, and say what is about to happen."""
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     where = f"{runtime.device.type}, {runtime.precision}" + (f", {runtime.world_size} ranks" * (runtime.world_size > 1))
     if (run.checkpoints / "last").is_file():
-        trainer.restore(load_snapshot(find_checkpoint(run.checkpoints, "last")))
+        snapshot, damaged = trainer.store.load_newest()
+        trainer.restore(snapshot)
+        for error in damaged:
+            trainer.report(f"{error}; going back to update {trainer.state.step:,}")
         if runtime.is_main:
             say(f"{run.path}: going on from update {trainer.state.step:,} ({where})")
     elif runtime.is_main:
         trainer.metrics.truncate(0)  # of a run that was ended before its first checkpoint
-        trainer.metrics.append("start", 0, {"num_parameters": num_parameters}, {"unix_time": time.time()})
+        known = {"num_parameters": num_parameters, "environment": runtime.environment()}
+        trainer.metrics.append("start", 0, known, {"unix_time": time.time()})
+        trainer.metrics.sync()
         say(f"{run.path}: {num_parameters:,} parameters ({where})")
 
 
 def say_goodbye(run: RunDir, trainer: Trainer, reason: str) -> None:
-    """Where the model is, and what to do with it."""
+    """What went wrong, where the model is, and what to do with it."""
+    if incidents := trainer.metrics.incidents():
+        say("\n  ".join(["what went wrong:", *incidents]))
     state = trainer.state
     say(f"{reason} after {state.step:,} updates and {clock(state.elapsed_seconds)}; the model is in {run.path}")
-    if state.num_skipped:
-        say(f"{state.num_skipped:,} updates were skipped: their gradients were not finite")
-    if trainer.signal_name is not None:
+    if trainer.signals.name is not None:
         say("the same command again goes on from here")
     elif (run.checkpoints / "best").is_file():
         path = shlex.quote(os.path.relpath(run.path))

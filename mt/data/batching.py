@@ -4,7 +4,7 @@ A batch holds as many pairs as fit a budget of padded positions. Pairs of like l
 the budget is padding; pairs of equal lengths are in random order, and so are the batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -26,6 +26,8 @@ class BatchPlan:
     order: Indices  # (num_pairs,)
     starts: NDArray[np.int64]  # (num_batches + 1,)
     num_tokens: NDArray[np.int64]  # (num_batches,): target tokens
+    src_lengths: Lengths  # (num_batches,): of the longest source in each, and so the batch's width
+    tgt_lengths: Lengths  # likewise
 
     @property
     def num_batches(self) -> int:
@@ -49,6 +51,13 @@ class Batch(NamedTuple):
             return self
         src, tgt_in, tgt_out = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:3])
         return self._replace(src=src, tgt_in=tgt_in, tgt_out=tgt_out)
+
+
+class Epoch(NamedTuple):
+    """One pass over the training data."""
+
+    plan: BatchPlan
+    make: Callable[[int], Batch]  # the plan's batch of that index, on the CPU
 
 
 def plan_batches(
@@ -75,7 +84,9 @@ def plan_batches(
     batches = [order[slice(*stretches[index])] for index in generator.permutation(len(stretches))]
     order = np.concatenate(batches)
     starts = np.cumsum([0, *map(len, batches)])
-    return BatchPlan(order, starts, np.add.reduceat(tgt_lengths[order], starts[:-1]))
+    src_lengths, tgt_lengths, starts_of = src_lengths[order], tgt_lengths[order], starts[:-1]
+    longest_src, longest_tgt = (np.maximum.reduceat(side, starts_of) for side in (src_lengths, tgt_lengths))
+    return BatchPlan(order, starts, np.add.reduceat(tgt_lengths, starts_of), longest_src, longest_tgt)
 
 
 def group_by_length(lengths: Lengths, *, max_tokens: int) -> list[list[int]]:

@@ -62,9 +62,12 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `pack_optimizer`, for an optimizer of the same parameters."""
+    """The inverse of `pack_optimizer`, for an optimizer of the same parameters; ValueError for another's."""
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".")
+        if int(index) >= len(shapes) or value.shape not in (shapes[int(index)], torch.Size()):
+            raise ValueError(f"the optimizer's {key} has shape {tuple(value.shape)}")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,14 +1,19 @@
 """What a person sees while it runs, and the same in metrics.jsonl for whoever comes later."""
 
+import errno
 import json
 import math
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
+
+from mt.disk import flush
+from mt.errors import DiskError
 
 
 class Sample(NamedTuple):
@@ -43,38 +48,74 @@ class Validation(NamedTuple):
         return {**numbers, "signatures": self.signatures, "samples": samples}
 
 
-@dataclass(frozen=True)
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, everything that a clock decides under `timing`."""
+    """metrics.jsonl: one JSON object a line, everything that a clock decides under `timing`.
 
-    path: Path
+    A line that the disk has no room for waits for the next one, so that the file never has half a line or a gap.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting = b""
 
     def append(self, kind: str, step: int, values: dict[str, Any], timing: dict[str, float]) -> None:
-        """Add one line; floats keep every digit, so that equal runs write equal lines."""
-        line = json.dumps({"kind": kind, "step": step, **values, "timing": timing}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Add one line; floats keep every digit, so that equal runs write equal lines; what is not finite is null."""
+        known = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in values.items()}
+        line = json.dumps({"kind": kind, "step": step, **known, "timing": timing}, ensure_ascii=False, allow_nan=False)
+        self._waiting += f"{line}\n".encode()
+        with suppress(DiskError):
+            self._write()
 
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self.path.stat().st_size if self.path.exists() else 0
+    def sync(self) -> int:
+        """Wait until all lines are on the disk; the size in bytes. Raises DiskError, and keeps what did not fit."""
+        self._write()
+        flush(self.path)
+        return self._size
+
+    def _write(self) -> None:
+        """Write what waits, all of it or nothing."""
+        size = self._size
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                if file.write(self._waiting) != len(self._waiting):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise DiskError(f"{self.path}: cannot write: {error.strerror or error}") from error
+        self._waiting = b""
 
     def truncate(self, size: int) -> None:
         """Forget all that came after the first `size` bytes: updates that a resumed run will do again."""
-        if self.size > size:
+        if self._size > size:
             with self.path.open("r+b") as file:
                 file.truncate(size)
+
+    def incidents(self) -> list[str]:
+        """What went wrong since the run began, in words."""
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        found = [json.loads(line) for line in (*lines, *self._waiting.splitlines()) if b'"kind": "incident"' in line]
+        return [f"update {incident['step']:,}: {incident['text']}" for incident in found]
+
+    @property
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
 
 
 class Display:
     """One bar with the run's pulse on a terminal, plain lines elsewhere; always on stderr."""
 
-    def __init__(self, *, enabled: bool, total: int | None, step: int) -> None:
+    def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        hidden = not (enabled and sys.stderr.isatty())
+        self.bar = tqdm(disable=True)
+
+    @contextmanager
+    def bar_to(self, total: int | None, *, step: int) -> Iterator[None]:
+        """Within it, a terminal shows a bar, which is at `step` of `total`."""
+        hidden = not (self.enabled and sys.stderr.isatty())
         shape = None if total is None else "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, bar_format=shape, disable=hidden)
+        bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, bar_format=shape, disable=hidden)
+        with bar as self.bar:
+            yield
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""

@@ -1,53 +1,28 @@
 """The loop: batches in, a trained model and its checkpoints out."""
 
 import math
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NoReturn
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from mt.checkpoint import CheckpointStore, Snapshot
 from mt.config import TrainConfig
-from mt.data.batching import Batch, BatchPlan
-from mt.errors import CheckpointError
+from mt.data.batching import Epoch
+from mt.errors import CheckpointError, DiskError, TrainingError
 from mt.runtime import Runtime
 from mt.training.loss import LossSums, TrainingModel
 from mt.training.optim import clip_gradients, learning_rate, make_optimizer, pack_optimizer, unpack_optimizer
 from mt.training.progress import Display, MetricsFile, Validation, describe_validation
-
-
-@dataclass
-class TrainState:
-    """Where a run stands: with weights, optimizer, scaler and random states, all that it is."""
-
-    step: int = 0  # updates done, skipped ones included
-    epoch: int = 0
-    batch_index: int = 0  # batches of this epoch's plan used, over all ranks
-    tokens_seen: int = 0  # target tokens
-    elapsed_seconds: float = 0.0
-    lr_factor: float = 1.0
-    best_score: float | None = None  # higher is better
-    checks_without_gain: int = 0
-    num_skipped: int = 0  # updates left out, their gradients not being finite
-    checked_step: int = 0  # the last one validated
-
-
-class Epoch(NamedTuple):
-    """One pass over the training data."""
-
-    plan: BatchPlan
-    make: Callable[[int], Batch]  # the plan's batch of that index, on the CPU
-
-
-# Sums over the updates since the last line in metrics.jsonl, one float32 tensor (6,) on the device, so that no update
-# waits for the host. A skipped update adds to its own count alone.
-WINDOW = ("loss", "nll", "num_tokens", "grad_norm", "num_updates", "num_skipped")
+from mt.training.rehearsal import check_memory
+from mt.training.signals import Signals
+from mt.training.state import TrainState, Window
 
 
 @dataclass(eq=False)
@@ -57,7 +32,7 @@ class Trainer:
     model: TrainingModel
     config: TrainConfig
     runtime: Runtime
-    open_epoch: Callable[[int], Epoch]
+    open_epoch: Callable[[int, int], Epoch]  # (number, max_tokens) -> its batches
     validate: Callable[[], Validation]
     store: CheckpointStore
     metrics: MetricsFile
@@ -68,29 +43,32 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, self.config)
         self.scaler = self.runtime.scaler()
         self.state = TrainState()
-        self.window = torch.zeros(len(WINDOW), device=self.runtime.device)
+        self.window = Window(self.runtime.device)
         self.saved_step = 0
         self.began, self.pulse = time.monotonic(), (0.0, 0)  # when the run, and the latest window, began
-        self.epoch_length = 1  # batches
-        self.signal_name: str | None = None
+        self.epoch_length = math.inf  # batches; not known before the first is made
+        self.is_rehearsed = False  # that the largest batches have been tried
+        self.signals = Signals(announce=self.runtime.is_main)
+        self.display = Display(enabled=self.runtime.is_main)
 
     # The loop
 
     def run(self) -> str:
-        """Train until a limit, a lack of gain or a signal ends it; the reason, in words."""
+        """Train until a limit, a lack of gain or a signal ends it; the reason, in words.
+
+        Raises TrainingError when the numbers have run away, DiskError when the end of the run cannot be saved.
+        """
         state = self.state
         self.began = time.monotonic() - state.elapsed_seconds
         self.pulse = (state.elapsed_seconds, state.tokens_seen)
-        self.display = Display(enabled=self.runtime.is_main, total=self.config.max_steps, step=state.step)
-        with self._signals():
+        with self.signals.caught(), self.display.bar_to(self.config.max_steps, step=state.step):
             while (reason := self.verdict()) is None:
                 self._run_epoch()
-            self.signal_name = self.runtime.broadcast(self.signal_name)  # it may have reached some ranks only
-            if self.signal_name is None and state.step != state.checked_step:
+            self.signals.name = self.runtime.broadcast(self.signals.name)  # it may have reached some ranks only
+            if self.signals.name is None and state.step != state.checked_step:
                 self._check()
-            if state.step != self.saved_step:
-                self._save(is_best=False)
-        self.display.bar.close()
+            if state.step != self.saved_step and (error := self._save(is_best=False)) is not None:
+                raise error
         return reason
 
     def verdict(self) -> str | None:
@@ -99,15 +77,21 @@ class Trainer:
         reasons = [f"{name} {top:g} reached" for name, (at, top) in self.limits.items() if at >= top]
         if config.patience is not None and state.checks_without_gain >= config.patience:
             reasons.append(f"no gain in {state.checks_without_gain} validations")
-        if self.signal_name is not None:
-            reasons.append(f"stopped by {self.signal_name}")
+        if self.signals.name is not None:
+            reasons.append(f"stopped by {self.signals.name}")
         return self.runtime.broadcast(reasons[0] if reasons else None)
 
     def _run_epoch(self) -> None:
         """Go on in the current epoch to its end, or to the verdict."""
         state, config = self.state, self.config
-        epoch = self.open_epoch(state.epoch)
+        epoch = self.open_epoch(state.epoch, config.max_tokens)
         self.epoch_length = epoch.plan.num_batches
+        if state.batch_index >= self.epoch_length:
+            raise CheckpointError(f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them")
+        if not self.is_rehearsed:
+            reopen = partial(self.open_epoch, state.epoch)
+            check_memory(self.model, epoch, self.runtime, reopen=reopen, max_tokens=config.max_tokens)
+            self.is_rehearsed = True
         stride = config.accumulate * self.runtime.world_size
         self.wrapped.train()
         while self.verdict() is None:
@@ -162,15 +146,12 @@ class Trainer:
             group["lr"] = self.rate
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.model, self.config.clip_norm)
-        good = torch.isfinite(norm)
         # The fused kernels skip the update, on the device, where this is 1; an enabled scaler sets its own.
-        self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        one, zero = torch.ones_like(norm), torch.zeros_like(norm)
-        seen, skipped = torch.stack((loss, nll, num_tokens * one, norm, one, zero)), torch.stack((*[zero] * 5, one))
-        self.window += torch.where(good, seen, skipped)
+        self.window.add(loss, nll, num_tokens=num_tokens, grad_norm=norm)
 
     @property
     def rate(self) -> float:
@@ -181,21 +162,18 @@ class Trainer:
 
     def _log(self) -> None:
         """Close the window: a line in metrics.jsonl, and the display's pulse."""
-        state = self.state
-        self.runtime.all_sum(self.window[:2])  # ranks have different losses; all else is the same on each
-        loss, nll, num_tokens, grad_norm, num_updates, num_skipped = self.window.tolist()
-        state.num_skipped += int(num_skipped)
+        state, sums = self.state, self.window.close(self.runtime)
+        state.num_skipped += int(sums.num_skipped)
         values = {
             "epoch": state.epoch,
-            "loss": loss / max(num_tokens, 1.0),
-            "nll": nll / max(num_tokens, 1.0),
+            "loss": sums.loss / sums.num_tokens if sums.num_tokens else math.nan,
+            "nll": sums.nll / sums.num_tokens if sums.num_tokens else math.nan,
             "lr": self.rate,
-            "grad_norm": grad_norm / max(num_updates, 1.0),
+            "grad_norm": sums.grad_norm / sums.num_updates if sums.num_updates else math.nan,
             "tokens_seen": state.tokens_seen,
             "num_skipped": state.num_skipped,
         }
         speed = (state.tokens_seen - self.pulse[1]) / max(state.elapsed_seconds - self.pulse[0], 1e-9)
-        self.window.zero_()
         self.pulse = (state.elapsed_seconds, state.tokens_seen)
         if self.runtime.is_main:
             timing = {"elapsed_seconds": state.elapsed_seconds, "tokens_per_second": speed}
@@ -203,6 +181,26 @@ class Trainer:
             self.display.show(
                 state.step, loss=values["loss"], lr=self.rate, tokens_per_second=speed, seconds_left=self.seconds_left
             )
+        if sums.num_skipped:
+            plural = "s" if sums.num_skipped > 1 else ""
+            self.report(f"{sums.num_skipped:,.0f} update{plural} skipped: gradients were not finite")
+        if sums.skipped_in_a_row >= self.config.max_skipped:
+            self._give_up(f"{sums.skipped_in_a_row:,.0f} updates in a row had gradients that were not finite")
+
+    def report(self, text: str) -> None:
+        """An incident: a line for the user, one in metrics.jsonl, and so one in the summary at the end."""
+        if self.runtime.is_main:
+            timing = {"elapsed_seconds": self.state.elapsed_seconds}
+            self.metrics.append("incident", self.state.step, {"text": text}, timing)
+            self.display.say(f"warning: {text}")
+
+    def _give_up(self, why: str) -> NoReturn:
+        last = self.store.path / f"step_{self.saved_step:08d}"
+        kept = f"the last good checkpoint is {last}" if self.saved_step else "there is no good checkpoint yet"
+        raise TrainingError(
+            f"stopped at update {self.state.step:,}: {why}; {kept}; what may help: a lower train.learning_rate, a "
+            "longer train.warmup_steps, a train.clip_norm, or train.precision fp32"
+        )
 
     def _check(self) -> None:
         """Validate on rank 0, tell the others, and save."""
@@ -212,7 +210,8 @@ class Trainer:
         assert found is not None, "rank 0 broadcast no validation"
         state = self.state
         score = found.merit(self.config.metric)
-        is_best = score > (-math.inf if state.best_score is None else state.best_score)  # never when it is NaN
+        best_before = state.best_score
+        is_best = score > (-math.inf if best_before is None else best_before)  # never when it is NaN
         if is_best:
             state.best_score = score
         state.checks_without_gain = 0 if is_best else state.checks_without_gain + 1
@@ -223,7 +222,8 @@ class Trainer:
             values = {"epoch": state.epoch, **found.as_json(), "is_best": is_best}
             self.metrics.append("valid", state.step, values, {"elapsed_seconds": state.elapsed_seconds})
             self.display.say(describe_validation(state.step, found, is_best=is_best))
-        self._save(is_best=is_best)
+        if self._save(is_best=is_best) is not None:
+            state.best_score = best_before  # what is best is what can be had
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -241,56 +241,63 @@ class Trainer:
 
     # Save and restore, each other's mirror
 
-    def _save(self, *, is_best: bool) -> None:
-        ranks = self.runtime.gather({"random": self.runtime.random_state(), "window": self.window.tolist()})
+    def _save(self, *, is_best: bool) -> DiskError | None:
+        """Keep all that the run is. What a full disk said, for training goes on without; the same on every rank."""
+        weights = self.model.transformer.state_dict()
+        if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
+            self._give_up("some weights are not finite")
+        ranks = self.runtime.gather({"random": self.runtime.random_state(), "window": self.window.save()})
+        error: DiskError | None = None
         if self.runtime.is_main:
-            meta = {
-                "state": asdict(self.state),
-                "scaler": self.scaler.state_dict(),
-                "ranks": ranks,
-                "data_digest": self.data_digest,
-                "metrics_size": self.metrics.size,
-            }
-            snapshot = Snapshot(self.model.transformer.state_dict(), pack_optimizer(self.optimizer), meta)
-            self.store.save(snapshot, step=self.state.step, is_best=is_best)
-        self.saved_step = self.state.step
+            try:
+                meta = {
+                    "state": asdict(self.state),
+                    "scaler": self.scaler.state_dict(),
+                    "ranks": ranks,
+                    "data_digest": self.data_digest,
+                    "metrics_size": self.metrics.sync(),
+                    "environment": self.runtime.environment(),
+                }
+                snapshot = Snapshot(weights, pack_optimizer(self.optimizer), meta)
+                self.store.save(snapshot, step=self.state.step, is_best=is_best)
+            except DiskError as refused:
+                error = refused
+                self.report(f"no checkpoint of update {self.state.step:,}: {error}")
+        error = self.runtime.broadcast(error)
+        if error is None:
+            self.saved_step = self.state.step
+        return error
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Be where the run was when `snapshot` was saved."""
+        """Be where the run was when `snapshot` was saved. Raises CheckpointError for one that does not fit it."""
         meta, runtime = snapshot.meta, self.runtime
-        if (begun := len(meta["ranks"])) != (now := runtime.world_size):
-            raise CheckpointError(
-                f"{self.store.path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
-            )
-        if meta["data_digest"] != self.data_digest:
-            raise CheckpointError(
-                f"{self.store.path}: the training text has changed since the run began; choose another --run-dir"
-            )
-        rank = meta["ranks"][runtime.rank]
-        self.state = TrainState(**meta["state"])
-        self.window = torch.tensor(rank["window"], device=runtime.device)
-        self.scaler.load_state_dict(meta["scaler"])
-        runtime.set_random_state(rank["random"])
-        if runtime.is_main:
-            self.metrics.truncate(meta["metrics_size"])
-        self.model.transformer.load_state_dict(snapshot.model)
-        unpack_optimizer(self.optimizer, snapshot.optimizer)
-        self.saved_step = self.state.step
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run at the next boundary; a second one ends it at once."""
-
-        def remember(number: int, frame: object) -> None:
-            if self.signal_name is not None:
-                raise KeyboardInterrupt
-            self.signal_name = signal.Signals(number).name
-            if self.runtime.is_main:  # straight to stderr, whose buffer the signal may have found half written
-                os.write(2, f"{self.signal_name}: saving after this update (again: leave at once)\n".encode())
-
-        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if (begun := len(meta["ranks"])) != (now := runtime.world_size):
+                raise CheckpointError(
+                    f"{self.store.path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
+                )
+            if meta["data_digest"] != self.data_digest:
+                raise CheckpointError(
+                    f"{self.store.path}: the training text has changed since the run began; choose another --run-dir"
+                )
+            rank = meta["ranks"][runtime.rank]
+            self.state = TypeAdapter(TrainState).validate_python(TrainState(**meta["state"]))
+            self.window = Window.restore(rank["window"], runtime.device)
+            self.scaler.load_state_dict(meta["scaler"])
+            self.model.transformer.load_state_dict(snapshot.model)
+            unpack_optimizer(self.optimizer, snapshot.optimizer)
+            runtime.set_random_state(rank["random"])
+            if runtime.is_main:
+                self.metrics.truncate(int(meta["metrics_size"]))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())  # torch lists tensors on lines of their own
+            raise CheckpointError(f"{self.store.path}: this checkpoint is not one of this run ({reason})") from error
+        self.saved_step = self.state.step
+        self._compare_environments(meta.get("environment"))
+
+    def _compare_environments(self, before: object) -> None:
+        """Say so when the run goes on where sums may end in other bits."""
+        now = self.runtime.environment()
+        if isinstance(before, dict) and (changed := [key for key in now if before.get(key) != now[key]]):
+            listed = ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in changed)
+            self.report(f"goes on elsewhere, so not bit for bit as if uninterrupted: {listed}")

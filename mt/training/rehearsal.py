@@ -1,0 +1,62 @@
+"""The largest batches first: what memory is too small for should show in the first seconds, not after a day."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+from mt.data.batching import Batch, BatchPlan, Epoch
+from mt.errors import DeviceError
+from mt.runtime import Runtime
+from mt.training.loss import TrainingModel
+
+# How PyTorch says it: CUDA by a class of its own, a CPU's allocator in words.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def largest_batches(plan: BatchPlan) -> list[int]:
+    """Indices of the one or two batches that need most memory: by their positions, and by their attention maps."""
+    rows, src, tgt = np.diff(plan.starts), plan.src_lengths, plan.tgt_lengths
+    return sorted({int(np.argmax(rows * (src + tgt))), int(np.argmax(rows * np.maximum(src, tgt) ** 2))})
+
+
+def check_memory(
+    model: TrainingModel, epoch: Epoch, runtime: Runtime, *, reopen: Callable[[int], Epoch], max_tokens: int
+) -> None:
+    """Try the largest batches of an epoch; `reopen` gives it with batches of another `max_tokens`.
+
+    DeviceError when memory is too small, with a size that would do.
+    """
+    for parts in (2**power for power in range(8)):
+        if has_room(model, map(epoch.make, largest_batches(epoch.plan)), runtime):
+            break
+        epoch = reopen(max_tokens // (2 * parts))
+    else:
+        raise DeviceError(f"too little memory for this model, even with train.max_tokens {max_tokens // parts}")
+    if parts > 1:
+        raise DeviceError(
+            f"too little memory for train.max_tokens {max_tokens}; {max_tokens // parts} fits, "
+            f"and with {parts} times train.accumulate the updates stay as large"
+        )
+
+
+def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime) -> bool:
+    """Is there memory for an update on each of `batches`? Gradients and random states are afterwards as before."""
+    before = runtime.random_state()
+    model.train()
+    try:
+        # Adam remembers two numbers for each weight, from the first update on.
+        moments = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(2)]
+        for batch in batches:
+            with runtime.autocast():
+                loss = model(batch.to(runtime.device)).loss
+            loss.backward()
+        del moments
+        return True
+    except (RuntimeError, MemoryError) as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
+            raise
+        return False
+    finally:
+        model.zero_grad()
+        runtime.set_random_state(before)
