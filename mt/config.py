@@ -1,22 +1,12 @@
 """What a config may say: one frozen model a section, each key with its type, range, default and meaning."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from mt.configfile import read_config_file, write_yaml
@@ -25,6 +15,8 @@ from mt.errors import ConfigError
 
 
 def _absolute(path: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", path):
+        raise PydanticCustomError("path", "a path without control characters")
     return os.path.abspath(os.path.expanduser(path))
 
 
@@ -33,12 +25,30 @@ def default(value: Any, description: str) -> Any:
     return Field(default=value, description=description)
 
 
+# Every number has bounds: what no machine could serve, a slip of the finger or a hostile file, is named, not obeyed.
+Count = Annotated[int, Field(gt=0, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+Length = Annotated[int, Field(gt=0, le=65_536)]  # tokens
+Width = Annotated[int, Field(gt=0, le=65_536)]
+NumLayers = Annotated[int, Field(gt=0, le=256)]
+VocabSize = Annotated[int, Field(gt=0, le=500_000)]
+BeamSize = Annotated[int, Field(gt=0, le=1000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0.98, le=1)]  # SentencePiece takes no other
-Ratio = Annotated[float, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # becomes part of a file name or of a key in metrics.jsonl
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]  # stored absolute: the run outlives the shell
+Ratio = Annotated[float, Field(ge=1, le=10**6)]
+Weight = Annotated[float, Field(gt=0, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=100)]
+Exponent = Annotated[float, Field(ge=0, le=10)]
+Factor = Annotated[float, Field(ge=0, le=100)]
+Norm = Annotated[float, Field(ge=0, le=10**9)]
+Minutes = Annotated[float, Field(gt=0, le=10**7)]
+# A name becomes part of a file name or of a key in metrics.jsonl; a path is stored absolute: the run outlives a shell.
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
+AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
+
+MAX_PARAMETERS = 2 * 10**10  # no GPU of today trains as many with Adam
 
 
 class Section(BaseModel):
@@ -70,7 +80,7 @@ class CorpusConfig(Section):
     )
     src: FilePath | None = default(None, "source file, in place of prefix")
     tgt: FilePath | None = default(None, "target file, in place of prefix")
-    weight: PositiveFloat = default(1.0, "times each pair is seen in an epoch; of a fraction, pairs are drawn")
+    weight: Weight = default(1.0, "times each pair is seen in an epoch; of a fraction, pairs are drawn")
     src_lang: Name | None = default(None, "source language of this corpus; null: data.src_lang")
     tgt_lang: Name | None = default(None, "target language of this corpus; null: data.tgt_lang")
 
@@ -103,10 +113,10 @@ class DataConfig(Section):
 
     src_lang: Name = Field(description="language to translate from; the ending of source files")
     tgt_lang: Name = Field(description="language to translate into; the ending of target files")
-    train: tuple[CorpusConfig, ...] = Field(min_length=1, description="corpora to learn from")
+    train: tuple[CorpusConfig, ...] = Field(min_length=1, max_length=1000, description="corpora to learn from")
     valid: EvalSetConfig = Field(description="set that is scored during training and chooses the best checkpoint")
     test: tuple[EvalSetConfig, ...] = default((), "sets that `mt evaluate` scores")
-    max_length: PositiveInt = default(256, "tokens a side, end mark included; longer training pairs are left out")
+    max_length: Length = default(256, "tokens a side, end mark included; longer training pairs are left out")
     max_length_ratio: Ratio = default(9.0, "most tokens of the longer side for each of the shorter, in training pairs")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
@@ -124,7 +134,7 @@ class TokenizerConfig(Section):
 
     kind: Literal["bpe", "unigram"] = default("bpe", "algorithm of a new tokenizer")
     joint: bool = default(True, "one tokenizer for both languages, or one for each")
-    vocab_size: PositiveInt = default(8000, "tokens of a new tokenizer; of each, when not joint")
+    vocab_size: VocabSize = default(8000, "tokens of a new tokenizer; of each, when not joint")
     character_coverage: Share = default(1.0, "share of the text's characters with a token; the rest become bytes")
     sampling: Probability = default(0.0, "probability of BPE-dropout in training; 0: off")
     model: FilePath | None = default(None, "existing joint .model file to use")
@@ -149,11 +159,11 @@ class TokenizerConfig(Section):
 class ModelConfig(Section):
     """The Transformer's shape (Vaswani et al., 2017)."""
 
-    d_model: PositiveInt = default(256, "width of the states between layers")
-    d_ff: PositiveInt = default(1024, "width inside the feed-forward layers")
-    num_heads: PositiveInt = default(4, "attention heads; divides d_model")
-    num_encoder_layers: PositiveInt = default(4, "layers that read the source")
-    num_decoder_layers: PositiveInt = default(4, "layers that write the target")
+    d_model: Width = default(256, "width of the states between layers")
+    d_ff: Width = default(1024, "width inside the feed-forward layers")
+    num_heads: Width = default(4, "attention heads; divides d_model")
+    num_encoder_layers: NumLayers = default(4, "layers that read the source")
+    num_decoder_layers: NumLayers = default(4, "layers that write the target")
     norm: Literal["pre", "post"] = default("pre", "layer norm before each sublayer, or after it")
     activation: Literal["relu", "gelu"] = default("relu", "non-linearity of the feed-forward layers")
     dropout: Probability = default(0.1, "dropout on each sublayer's output")
@@ -163,14 +173,32 @@ class ModelConfig(Section):
     tie_embeddings: Literal["all", "decoder", "none"] = default(
         "all", "all: source, target and output embeddings are one matrix; decoder: target and output; none: no two"
     )
-    self_attention: Literal["dot_product"] = default("dot_product", "attention within a sentence")
-    cross_attention: Literal["dot_product"] = default("dot_product", "attention from target to source")
+    self_attention: AttentionKind = default("dot_product", "attention within a sentence")
+    cross_attention: AttentionKind = default("dot_product", "from target to source; dense_synthesizer cannot")
+    max_length: Length | None = default(
+        None, "positions that dense_synthesizer has weights for: data.max_length or more; null: with the other kinds"
+    )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.d_model % 2:
             yield "d_model", f"wanted an even number (positions are pairs of sine and cosine), found {self.d_model}"
         if self.d_model % self.num_heads:
             yield "num_heads", f"wanted a divisor of model.d_model ({self.d_model}), found {self.num_heads}"
+        if self.cross_attention == "dense_synthesizer":
+            yield (
+                "cross_attention",
+                "dense_synthesizer makes its weights without a look at the source: wanted dot_product or additive",
+            )
+        if self.max_length is not None and self.self_attention != "dense_synthesizer":
+            found = f"self_attention: {self.self_attention}, found {self.max_length}"
+            yield "max_length", f"counts the positions of dense_synthesizer: wanted null with {found}"
+        # Of each layer: four matrices for an attention, of which a decoder layer has two, and two of feed-forward.
+        attention, feed_forward = 4 * self.d_model**2, 2 * self.d_model * self.d_ff
+        positions = self.num_heads * (self.max_length or 0) * self.d_model  # a dense_synthesizer's weights for them
+        size = self.num_encoder_layers * (attention + positions + feed_forward)
+        size += self.num_decoder_layers * (2 * attention + positions + feed_forward)
+        if size > MAX_PARAMETERS:
+            yield "d_model", f"wanted layers of at most {MAX_PARAMETERS:.0e} parameters in all, found {size:.0e}"
 
 
 class TrainConfig(Section):
@@ -180,29 +208,28 @@ class TrainConfig(Section):
     seed: Seed = default(1, "fixes all that is random")
     device: Literal["auto", "cpu", "cuda"] = default("auto", "where to compute; auto: cuda if there is one")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = default("auto", "number format of the layers; fp16: cuda only")
-    max_tokens: PositiveInt = default(4096, "padded positions of the longer side in a batch")
-    accumulate: PositiveInt = default(1, "batches summed into one update")
+    max_tokens: Count = default(4096, "padded positions of the longer side in a batch")
+    accumulate: Count = default(1, "batches summed into one update")
     optimizer: Literal["adamw", "adam"] = default("adamw", "weight decay decoupled (adamw), or in the gradient (adam)")
-    learning_rate: PositiveFloat = default(7e-4, "highest learning rate, reached after the warm-up")
+    learning_rate: Rate = default(7e-4, "highest learning rate, reached after the warm-up")
     schedule: Literal["inverse_sqrt", "cosine", "constant"] = default("inverse_sqrt", "course after the warm-up")
-    warmup_steps: NonNegativeInt = default(1000, "updates of linear warm-up")
+    warmup_steps: CountOrZero = default(1000, "updates of linear warm-up")
     betas: tuple[Probability, Probability] = default((0.9, 0.98), "Adam's decay rates of the two moments")
-    epsilon: PositiveFloat = default(1e-9, "Adam's guard against division by zero")
-    weight_decay: NonNegativeFloat = default(0.0, "pull of the weights towards zero")
-    clip_norm: NonNegativeFloat = default(1.0, "longest gradient, as L2 norm; 0: no limit")
+    epsilon: Rate = default(1e-9, "Adam's guard against division by zero")
+    weight_decay: Factor = default(0.0, "pull of the weights towards zero")
+    clip_norm: Norm = default(1.0, "longest gradient, as L2 norm; 0: no limit")
     label_smoothing: Probability = default(0.1, "probability taken from the right token and spread over all")
-    max_steps: PositiveInt | None = default(None, "stop after so many updates")
-    max_epochs: PositiveInt | None = default(None, "stop after so many passes over the data")
-    max_minutes: PositiveFloat | None = default(None, "stop after so many minutes, validation included")
-    validate_every: PositiveInt = default(500, "updates between validations")
-    log_every: PositiveInt = default(50, "updates between lines in metrics.jsonl")
-    save_every: PositiveInt | None = default(
-        None, "updates between checkpoints beside those of validations; null: no others"
-    )
-    keep_checkpoints: PositiveInt = default(2, "newest checkpoints to keep, besides the best")
+    max_steps: Count | None = default(None, "stop after so many updates")
+    max_epochs: Count | None = default(None, "stop after so many passes over the data")
+    max_minutes: Minutes | None = default(None, "stop after so many minutes, validation included")
+    validate_every: Count = default(500, "updates between validations")
+    log_every: Count = default(50, "updates between lines in metrics.jsonl")
+    save_every: Count | None = default(None, "updates between checkpoints beside those of validations; null: no others")
+    keep_checkpoints: Count = default(2, "newest checkpoints to keep, besides the best")
     metric: Literal["bleu", "chrf", "loss"] = default("bleu", "score on data.valid that chooses the best checkpoint")
-    patience: PositiveInt | None = default(None, "stop after so many validations without a gain; null: never")
-    num_samples: NonNegativeInt = default(3, "translations shown at each validation")
+    max_skipped: Count = default(50, "stop after so many updates in a row whose gradients are not finite")
+    patience: Count | None = default(None, "stop after so many validations without a gain; null: never")
+    num_samples: CountOrZero = default(3, "translations shown at each validation")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
@@ -218,11 +245,11 @@ class TrainConfig(Section):
 class SearchConfig(Section):
     """How a translation is searched for, in validation too."""
 
-    beam_size: PositiveInt = default(5, "hypotheses kept at each step; 1: greedy")
-    length_penalty: NonNegativeFloat = default(1.0, "exponent p of score = log_prob / length^p; 0: none")
-    max_length_factor: NonNegativeFloat = default(2.0, "longest translation: factor * source tokens + offset")
-    max_length_offset: PositiveInt = default(20, "the offset in max_length_factor, in tokens")
-    max_tokens: PositiveInt = default(8192, "padded source positions in a batch, counted once for each hypothesis")
+    beam_size: BeamSize = default(5, "hypotheses kept at each step; 1: greedy")
+    length_penalty: Exponent = default(1.0, "exponent p of score = log_prob / length^p; 0: none")
+    max_length_factor: Factor = default(2.0, "longest translation: factor * source tokens + offset")
+    max_length_offset: Length = default(20, "the offset in max_length_factor, in tokens")
+    max_tokens: Count = default(8192, "padded source positions in a batch, counted once for each hypothesis")
 
 
 class Config(Section):
@@ -237,6 +264,12 @@ class Config(Section):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
             yield "model.tie_embeddings", "all shares one matrix, but tokenizer.joint is false: wanted decoder or none"
+        if self.model.self_attention == "dense_synthesizer" and (self.model.max_length or 0) < self.data.max_length:
+            found = "null" if self.model.max_length is None else self.model.max_length
+            yield (
+                "model.max_length",
+                f"wanted data.max_length ({self.data.max_length}) or more for dense_synthesizer, found {found}",
+            )
         if self.train.max_tokens < self.data.max_length:
             yield (
                 "train.max_tokens",

@@ -6,8 +6,9 @@ twice is an error. Aliases and tags are refused: a config is read by people.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,29 @@ import yaml
 from mt.errors import ConfigError
 
 KeyPath = tuple[str, ...]  # ("data", "train", "0", "weight")
+Place = Callable[[int], str]  # the number of a line, from 0 -> how to name it
 
-# The core schema of YAML 1.2.2, section 10.3.2. PyYAML's own is that of YAML 1.1.
+MAX_SIZE = 500_000  # bytes; a config of a thousand corpora is smaller, and PyYAML is busy for seconds with as many
+MAX_DEPTH = 20  # of sections and lists in each other; a config has 5
+
+# The core schema of YAML 1.2.2, section 10.3.2. PyYAML's own is that of YAML 1.1. An integer of more than 100 digits is
+# a float: Python converts no more than 4,300 to an int, and no key takes so many.
 _CORE_SCHEMA: tuple[tuple[re.Pattern[str], Callable[[str], object]], ...] = (
     (re.compile(r"null|Null|NULL|~|"), lambda text: None),
     (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
-    (re.compile(r"[-+]?[0-9]+"), int),
-    (re.compile(r"0o[0-7]+"), lambda text: int(text[2:], 8)),
-    (re.compile(r"0x[0-9a-fA-F]+"), lambda text: int(text[2:], 16)),
+    (re.compile(r"[-+]?[0-9]{1,100}"), int),
+    (re.compile(r"0o[0-7]{1,100}"), lambda text: int(text[2:], 8)),
+    (re.compile(r"0x[0-9a-fA-F]{1,100}"), lambda text: int(text[2:], 16)),
     (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
     (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
 )
 
-# PyYAML's words for the two commonest slips help nobody.
+# Ends of line, what a terminal would obey, and halves of characters, which no file can hold.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+# PyYAML's words for the commonest slip help nobody.
 _PLAIN_WORDS = {
-    "mapping values are not allowed here": "found a ':' too many (does the line above lack one, or a text its quotes?)",
-    "but found another document": "found a second document",
+    "mapping values are not allowed here": "found a ':' too many (does the line above lack one, or a text its quotes?)"
 }
 
 
@@ -45,16 +53,16 @@ class ConfigFile:
     def locate(self, path: KeyPath) -> str:
         """Name the place and the key of `path`, or the place of the nearest section around it."""
         place = next(self.places[path[:depth]] for depth in range(len(path), -1, -1) if path[:depth] in self.places)
-        dotted = ".".join(path)
+        dotted = _on_one_line(".".join(path), 200)
         return place if not dotted or place.startswith(f"--set {dotted}=") else f"{place}: {dotted}"
 
     def override(self, text: str) -> "ConfigFile":
         """Return a copy with one `KEY=VALUE` applied: a dotted key, a number for a list's item, the value in YAML."""
         key, equals, value = text.partition("=")
         path = tuple(key.strip().split("."))
-        if not equals or "" in path:
-            raise ConfigError(f"--set {text}: wanted KEY=VALUE, such as train.learning_rate=3e-4")
-        place = f"--set {text}"
+        place = f"--set {_on_one_line(text, 500)}"
+        if not equals or "" in path or len(path) > MAX_DEPTH:
+            raise ConfigError(f"{place}: wanted KEY=VALUE, such as train.learning_rate=3e-4")
         values = _replaced(self.values, path, value=_parse(value, lambda line: place).values, place=place)
         places = {known: where for known, where in self.places.items() if known[: len(path)] != path}
         for depth in range(1, len(path) + 1):
@@ -65,19 +73,22 @@ class ConfigFile:
 def read_config_file(path: Path) -> ConfigFile:
     """Read a YAML file; ConfigError names the file and the line of what cannot be read."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_SIZE + 1)
+        if len(content) > MAX_SIZE:
+            raise ConfigError(f"{path}: wanted a config of at most {MAX_SIZE:,} bytes, found more")
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read as a config: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8: found byte 0x{content[error.start]:02x}") from None
-    file = _parse(text, lambda line: f"{path}:{line}")
-    if file.values is None:
+    found = _parse(text, lambda line: f"{path}:{line + 1}")
+    if found.values is None:
         raise ConfigError(f"{path}: is empty (wanted sections such as data: and train:)")
-    if not isinstance(file.values, dict):
-        raise ConfigError(f"{path}:1: wanted sections such as data: and train:, found {show(file.values)}")
-    return ConfigFile(file.values, {**file.places, (): str(path)})
+    if not isinstance(found.values, dict):
+        raise ConfigError(f"{path}:1: wanted sections such as data: and train:, found {show(found.values)}")
+    return ConfigFile(found.values, {**found.places, (): str(path)})
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:
@@ -87,26 +98,51 @@ def write_yaml(values: Mapping[str, Any]) -> str:
 
 def show(value: object) -> str:
     """Show a value on one line, shortened: text always in quotes, so that "4" is told from 4."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return _on_one_line(json.dumps(value, ensure_ascii=False), 80)
 
 
-def _parse(text: str, place: Callable[[int], str]) -> ConfigFile:
-    """Parse YAML; `place` names the place of a line, counted from 1."""
-    places: dict[KeyPath, str] = {}
+def _on_one_line(text: str, length: int) -> str:
+    """Escape what would break the line or the terminal, and shorten the text."""
+    text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text[: length + 1])
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _parse(text: str, place: Place) -> ConfigFile:
+    """Parse YAML."""
+    values, places = None, dict[KeyPath, str]()
     try:
-        for event in yaml.parse(text, Loader=yaml.BaseLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise ConfigError(f"{place(line)}: wanted plain values, found an alias (*) or a tag (!)")
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        loader = yaml.BaseLoader(text)
+        events = _plain_events(loader, place)
+        for event in events:
+            line: int = event.start_mark.line
+            if isinstance(event, yaml.NodeEvent):
+                values = _build(event, events, (), place=place, places=places)
+            elif isinstance(event, yaml.DocumentStartEvent) and values is not None:
+                raise ConfigError(f"{place(line)}: not YAML: found a second document (column 1)")
     except yaml.MarkedYAMLError as error:
         mark, problem = _mark(error), _PLAIN_WORDS.get(error.problem or "", error.problem)
-        raise ConfigError(f"{place(mark.line + 1)}: not YAML: {problem} (column {mark.column + 1})") from None
+        raise ConfigError(f"{place(mark.line)}: not YAML: {problem} (column {mark.column + 1})") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        line = text.count("\n", 0, error.position)
         raise ConfigError(f"{place(line)}: not YAML: found the control character U+{error.character:04X}") from None
-    return ConfigFile(root and _build(root, (), place=place, places=places), places)
+    except (ValueError, OverflowError):  # PyYAML converts "\UFFFFFFFF" and %YAML 9999... unchecked
+        raise ConfigError(f"{place(loader.line)}: not YAML: found a number that is too large") from None
+    return ConfigFile(values, places)
+
+
+def _plain_events(loader: yaml.BaseLoader, place: Place) -> Iterator[Any]:
+    """Yield the parser's events; ConfigError for what is not plain values and whole characters.
+
+    Their type is Any because PyYAML's stubs know neither a node's tag nor that each event has its mark.
+    """
+    event: Any
+    for event in iter(loader.get_event, None):
+        here = place(event.start_mark.line)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ConfigError(f"{here}: wanted plain values, found an alias (*) or a tag (!)")
+        if isinstance(event, yaml.ScalarEvent) and re.search(r"[\ud800-\udfff]", event.value):
+            raise ConfigError(f"{here}: wanted text, found half a character (\\uD800 to \\uDFFF)")
+        yield event
 
 
 def _mark(error: yaml.MarkedYAMLError) -> yaml.Mark:
@@ -117,26 +153,36 @@ def _mark(error: yaml.MarkedYAMLError) -> yaml.Mark:
     return mark
 
 
-def _build(node: yaml.Node, path: KeyPath, *, place: Callable[[int], str], places: dict[KeyPath, str]) -> Any:
-    """Turn a YAML node into plain values, and note in `places` where each key and item stands."""
-    if isinstance(node, yaml.SequenceNode):
-        items = [((*path, str(index)), item) for index, item in enumerate(node.value)]
-        places.update({here: place(item.start_mark.line + 1) for here, item in items})
-        return tuple(_build(item, here, place=place, places=places) for here, item in items)
-    if isinstance(node, yaml.MappingNode):
-        values = {}
-        for key, value in node.value:
-            here = place(key.start_mark.line + 1)
-            if not isinstance(key, yaml.ScalarNode):
+def _build(event: Any, rest: Iterator[Any], path: KeyPath, *, place: Place, places: dict[KeyPath, str]) -> Any:
+    """Turn a YAML node, of which `event` is the first event and `rest` brings the others, into plain values.
+
+    Notes in `places` where each key and item stands.
+    """
+    if len(path) > MAX_DEPTH:
+        here = place(event.start_mark.line)
+        raise ConfigError(f"{here}: wanted at most {MAX_DEPTH} sections and lists in each other, found more")
+    if isinstance(event, yaml.SequenceStartEvent):
+        items: list[Any] = []
+        for item in takewhile(lambda event: not isinstance(event, yaml.SequenceEndEvent), rest):
+            inner = (*path, str(len(items)))
+            places[inner] = place(item.start_mark.line)
+            items.append(_build(item, rest, inner, place=place, places=places))
+        return tuple(items)
+    if isinstance(event, yaml.MappingStartEvent):
+        values: dict[str, Any] = {}
+        for key in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), rest):
+            here = place(key.start_mark.line)
+            if not isinstance(key, yaml.ScalarEvent):
                 raise ConfigError(f"{here}: wanted a word as key, found a list or a section")
-            if key.value in values:
-                dotted = ".".join((*path, key.value))
-                raise ConfigError(f"{here}: {dotted}: given twice (first at {places[*path, key.value]})")
-            places[*path, key.value] = here
-            values[key.value] = _build(value, (*path, key.value), place=place, places=places)
+            inner = (*path, key.value)
+            if inner in places:
+                dotted = _on_one_line(".".join(inner), 200)
+                raise ConfigError(f"{here}: {dotted}: given twice (first at {places[inner]})")
+            places[inner] = here
+            values[key.value] = _build(next(rest), rest, inner, place=place, places=places)
         return values
-    assert isinstance(node, yaml.ScalarNode), node
-    return _plain_scalar(node.value) if node.style is None else node.value
+    assert isinstance(event, yaml.ScalarEvent), event
+    return _plain_scalar(event.value) if event.style is None else event.value
 
 
 def _plain_scalar(text: str) -> object:
@@ -150,14 +196,16 @@ def _replaced(tree: Any, path: KeyPath, *, value: Any, place: str) -> Any:
         return value
     key, rest = path[0], path[1:]
     if isinstance(tree, tuple):
-        if not key.isdecimal() or int(key) >= len(tree):
-            raise ConfigError(f"{place}: wanted the number of an item, below {len(tree)}, found {key}")
+        if not key.isdecimal() or len(key) > 9 or int(key) >= len(tree):
+            shown = _on_one_line(key, 80)
+            raise ConfigError(f"{place}: wanted the number of an item, below {len(tree)}, found {shown}")
         index = int(key)
         return (*tree[:index], _replaced(tree[index], rest, value=value, place=place), *tree[index + 1 :])
     if isinstance(tree, dict) or tree is None:
         section = tree or {}
         return {**section, key: _replaced(section.get(key), rest, value=value, place=place)}
-    raise ConfigError(f"{place}: {key}: unknown key (it would stand inside the value {show(tree)})")
+    shown = _on_one_line(key, 80)
+    raise ConfigError(f"{place}: {shown}: unknown key (it would stand inside the value {show(tree)})")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -165,7 +213,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if _plain_scalar(text) == text else '"'
+    style = None if _plain_scalar(text) == text and text.isprintable() else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

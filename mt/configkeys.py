@@ -13,9 +13,11 @@ from mt.configfile import ConfigFile, KeyPath, show
 # What a kind of error wanted, where pydantic's own message speaks of Python and not of YAML.
 _WANTED = {
     "bool_type": "true or false",
+    "less_than_equal": "at most {le}",
     "missing": "a value",
     "model_type": "a section of keys",
     "string_pattern_mismatch": "a name of letters, digits, '_', '.' and '-'",
+    "string_too_long": "at most {max_length} characters",
     "string_too_short": "text that is not empty",
     "string_type": "text (in quotes if it looks like a number)",
     "too_long": "no more than {max_length} items",
@@ -70,7 +72,7 @@ def _suggestion(path: KeyPath, root: type[BaseModel]) -> str:
     name = path[-1]
     keys = (key.split(".") for key, _ in walk_keys(root))
     elsewhere = [".".join(key) for key in keys if key[-1] == name and key[0] != path[0]]
-    close = elsewhere or difflib.get_close_matches(name, section.model_fields, n=1)
+    close = elsewhere or difflib.get_close_matches(name[:100], section.model_fields, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(section.model_fields)}"
 
 

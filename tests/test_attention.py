@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from itertools import product
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mt.config import ModelConfig
-from mt.model.attention import KINDS, DotProductAttention, KeysValues
+from mt.model.attention import KINDS, AdditiveAttention, DenseSynthesizerAttention, DotProductAttention, KeysValues
 
 ROWS, QUERY_LENGTH, KEY_LENGTH, D_MODEL, HEADS = 3, 4, 5, 16, 4
 EVERYTHING = torch.ones(1, 1, dtype=torch.bool)
@@ -25,11 +26,17 @@ MASKS = [
 ]
 
 
-def make_module(kind: str = "dot_product", *, dropout: float = 0.0) -> DotProductAttention:
+def config_of(kind: str, **settings: Any) -> ModelConfig:
+    """Of a kind, with just as many positions as the tests have."""
+    max_length = KEY_LENGTH if kind == "dense_synthesizer" else None
+    return ModelConfig(**{"self_attention": kind, "max_length": max_length, **settings})
+
+
+def make_module(kind: str = "dot_product", *, dropout: float = 0.0) -> Any:
     """In evaluation mode, with biases that are not zero."""
     torch.manual_seed(1)
-    module = KINDS[kind](D_MODEL, HEADS, dropout=dropout)
-    assert isinstance(module, DotProductAttention)
+    module = KINDS[kind](config_of(kind, d_model=D_MODEL, num_heads=HEADS, attention_dropout=dropout))
+    assert isinstance(module, nn.Module)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return module.eval()
@@ -48,32 +55,108 @@ def in_heads(x: Tensor) -> Tensor:
     return torch.stack(x.split(D_MODEL // HEADS, dim=-1), dim=1)
 
 
-def test_three_words_attend_as_worked_out_with_a_pencil() -> None:
+# Three words, worked out with a pencil: d_model is 4, there is one head, the last channel of each word's value is 8, 4
+# and 20, and the second word does not see the third.
+
+WORDS = torch.tensor([8.0, 4.0, 20.0])
+ALL_BUT_ONE = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
+
+
+def blank_module(kind: str) -> Any:
+    """All weights and biases zero but the output projection, which hands through what it gets."""
+    module: Any = KINDS[kind](config_of(kind, d_model=4, num_heads=1, max_length=3 if "dense" in kind else None))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+        module.output.weight.copy_(torch.eye(4))
+    return module.eval()
+
+
+def assert_worked_out(module: Any, x: Tensor, memory: Tensor, weights: list[list[float]], output: list[float]) -> None:
+    with torch.no_grad():
+        kv = module.keys_values(memory, 0)
+        found = module.weights(x, kv, ALL_BUT_ONE, 0)[0, 0]
+        mixed = module(x, kv, ALL_BUT_ONE, 0)[0]
+    torch.testing.assert_close(found, torch.tensor(weights))
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(3))
+    torch.testing.assert_close(mixed[:, 3], torch.tensor(output))
+    torch.testing.assert_close(mixed[:, 3], found @ WORDS)
+    assert not mixed[:, :3].any(), "the other channels have no value"
+
+
+def test_three_words_attend_by_dot_products_as_worked_out_with_a_pencil() -> None:
     """Queries are 2 e_i and head_dim is 4, so query i meets key j with 2 * key_j[i] / sqrt(4) = key_j[i].
 
-    The keys are logarithms of small integers, so the softmax divides each integer by the sum of its row. The last
-    channel of each word holds its value: 8, 4 and 20.
+    The keys are logarithms of small integers, so the softmax divides each integer by the sum of its row:
+
+        1 1 2  ->  1/4 1/4 1/2    8/4 + 4/4 + 20/2 = 13
+        3 1 9  ->  3/4 1/4 -      24/4 + 4/4       = 7      (the 9 is out of sight)
+        1 4 5  ->  .1  .4  .5     .8 + 1.6 + 10    = 12.4
     """
     integers = torch.tensor([[1.0, 1.0, 2.0], [3.0, 1.0, 9.0], [1.0, 4.0, 5.0]])
-    memory = torch.cat((integers.log().t(), torch.tensor([[8.0], [4.0], [20.0]])), dim=1)[None]  # (1, 3, 4)
-    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])  # the 9 is out of sight
-    module = DotProductAttention(4, 1, dropout=0.0).eval()
+    memory = torch.cat((integers.log().t(), WORDS[:, None]), dim=1)[None]  # (1, 3, 4)
+    module = blank_module("dot_product")
     with torch.no_grad():
-        for linear in (module.query, module.key_value, module.output):
-            linear.weight.zero_()
-            linear.bias.zero_()
         module.query.weight.copy_(torch.eye(4))
         module.key_value.weight[:3, :3] = torch.eye(3)  # keys are the first three channels,
-        module.key_value.weight[4, 3] = 1.0  # values the last one
-        module.output.weight.copy_(torch.eye(4))
-        kv = module.keys_values(memory, 0)
-        x = 2.0 * torch.eye(3, 4)[None]
-        weights = module.weights(x, kv, mask, 0)[0, 0]
-        output = module(x, kv, mask, 0)[0]
-    torch.testing.assert_close(weights, torch.tensor([[1 / 4, 1 / 4, 1 / 2], [3 / 4, 1 / 4, 0], [0.1, 0.4, 0.5]]))
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3))
-    torch.testing.assert_close(output[:, 0], torch.tensor([2.0 + 1.0 + 10.0, 6.0 + 1.0, 0.8 + 1.6 + 10.0]))
-    assert not output[:, 1:].any(), "the other channels have no value"
+        module.key_value.weight[7, 3] = 1.0  # values the last one
+    weights = [[1 / 4, 1 / 4, 1 / 2], [3 / 4, 1 / 4, 0], [0.1, 0.4, 0.5]]
+    assert_worked_out(module, 2.0 * torch.eye(3, 4)[None], memory, weights, [13.0, 7.0, 12.4])
+
+
+def test_three_words_attend_additively_as_worked_out_with_a_pencil() -> None:
+    """One channel scores: v tanh(q + k).
+
+    tanh(ln(2) / 2) = (2 - 1) / (2 + 1) = 1/3 and tanh(ln 2) = (4 - 1) / (4 + 1) = 3/5, so with v = 15 ln 2 a sum
+    q + k of 0, +-ln(2)/2 and +-ln 2 scores 0, +-5 ln 2 and +-9 ln 2: the softmax weighs 1, 2^+-5 and 2^+-9.
+
+        q + k in halves of ln 2:   0 -1 -2  ->  2^0  2^-5 2^-9
+                                   1  0 -1  ->  2^5  2^0  -      (out of sight)
+                                   2  1  0  ->  2^9  2^5  2^0
+    """
+    half = math.log(2) / 2
+    x = torch.zeros(1, 3, 4)
+    x[0, :, 0] = torch.tensor([0.0, half, 2 * half])  # queries
+    memory = torch.zeros(1, 3, 4)
+    memory[0, :, 0] = torch.tensor([0.0, -half, -2 * half])  # keys
+    memory[0, :, 3] = WORDS
+    module = blank_module("additive")
+    with torch.no_grad():
+        module.query.weight[0, 0] = 1.0
+        module.key_value.weight[0, 0] = 1.0
+        module.key_value.weight[7, 3] = 1.0
+        module.score[0, 0] = 15 * math.log(2)
+    one, two, three = 1 + 1 / 32 + 1 / 512, 32 + 1, 512 + 32 + 1
+    weights = [[1 / one, 1 / 32 / one, 1 / 512 / one], [32 / two, 1 / two, 0], [512 / three, 32 / three, 1 / three]]
+    output = [(8 + 4 / 32 + 20 / 512) / one, (8 * 32 + 4) / two, (8 * 512 + 4 * 32 + 20) / three]
+    assert_worked_out(module, x, memory, weights, output)
+
+
+def test_three_words_attend_by_a_synthesizer_as_worked_out_with_a_pencil() -> None:
+    """PE at position p is (sin p, sin(p/100), cos p, cos(p/100)).
+
+    Each word says how much it weighs the three positions, as logarithms, and its own place has a say: the fourth hidden
+    channel, ReLU((cos p - cos 1) / (1 - cos 1)), is 1 at position 0, 0 at 1 and, cut off, at 2; there it triples the
+    last position. The ReLU cuts ln(1/2) to 0 as well, that is 1/2 to 1.
+
+        says 1 1/2 2  ->  1 1 2, in its place  ->  1 1 6  ->  1/8 1/8 6/8    (8 + 4 + 120) / 8 = 16.5
+        says 3  1   9                        ->  3 1 -  ->  3/4 1/4 -      6 + 1             = 7      (out of sight)
+        says 1  4   5                        ->  1 4 5  ->  .1  .4  .5     .8 + 1.6 + 10     = 12.4
+
+    A value is the last channel of word plus place: the words bring 8 - cos 0, 4 - cos(1/100) and 20 - cos(2/100).
+    """
+    says = torch.tensor([[1.0, 0.5, 2.0], [3.0, 1.0, 9.0], [1.0, 4.0, 5.0]])
+    words = torch.cat((says.log(), (WORDS - (torch.arange(3.0) / 100).cos())[:, None]), dim=1)[None]  # (1, 3, 4)
+    module = blank_module("dense_synthesizer")
+    with torch.no_grad():
+        module.word.weight[:3, :3] = torch.eye(3)
+        module.position.weight[3, 2] = 1 / (1 - math.cos(1))
+        module.word.bias[3] = -math.cos(1) / (1 - math.cos(1))
+        module.score.weight[:3, :3] = torch.eye(3)
+        module.score.weight[2, 3] = math.log(3)
+        module.value.weight[3, 3] = 1.0
+    weights = [[1 / 8, 1 / 8, 6 / 8], [3 / 4, 1 / 4, 0], [0.1, 0.4, 0.5]]
+    assert_worked_out(module, words, words, weights, [16.5, 7.0, 12.4])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,6 +181,86 @@ def test_the_output_is_the_projected_weighted_sum_of_the_values(kind: str, mask:
     mixed = module.weights(x, kv, mask, 0) @ kv.values  # (rows, heads, query_length, head_dim)
     expected = module.output(torch.cat(mixed.unbind(dim=1), dim=-1))
     torch.testing.assert_close(module(x, kv, mask, 0), expected, atol=1e-5, rtol=1e-5)
+
+
+# Each kind once more, slowly: plain numbers in loops, one head and one pair of positions at a time.
+
+Vector = list[float]
+
+
+def linear(layer: nn.Linear, x: Vector) -> Vector:
+    weight = layer.weight.tolist()
+    bias = [0.0] * len(weight) if layer.bias is None else layer.bias.tolist()
+    return [b + sum(w * value for w, value in zip(row, x, strict=True)) for row, b in zip(weight, bias, strict=True)]
+
+
+def dot_product_score(
+    module: DotProductAttention, x: Vector, memory: list[Vector], *, at: tuple[int, int, int]
+) -> float:
+    head, _, key = at
+    channels = channels_of(head)
+    query_channels, key_channels = linear(module.query, x)[channels], linear(module.key_value, memory[key])[channels]
+    return sum(q * k for q, k in zip(query_channels, key_channels, strict=True)) / math.sqrt(D_MODEL // HEADS)
+
+
+def additive_score(module: AdditiveAttention, x: Vector, memory: list[Vector], *, at: tuple[int, int, int]) -> float:
+    head, _, key = at
+    channels = channels_of(head)
+    query_channels, key_channels = linear(module.query, x)[channels], linear(module.key_value, memory[key])[channels]
+    tanhs = [math.tanh(q + k) for q, k in zip(query_channels, key_channels, strict=True)]
+    return sum(v * tanh for v, tanh in zip(module.score[head].tolist(), tanhs, strict=True))
+
+
+def synthesizer_score(
+    module: DenseSynthesizerAttention, x: Vector, memory: list[Vector], *, at: tuple[int, int, int]
+) -> float:
+    head, query, key = at
+    word, place = linear(module.word, x), linear(module.position, position(query))
+    hidden = [max(0.0, w + p) for w, p in zip(word, place, strict=True)]
+    return linear(module.score, hidden)[head * KEY_LENGTH + key]
+
+
+def channels_of(head: int) -> slice:
+    return slice(head * D_MODEL // HEADS, (head + 1) * D_MODEL // HEADS)
+
+
+def position(number: int) -> Vector:
+    angles = [number / 10000 ** (2 * i / D_MODEL) for i in range(D_MODEL // 2)]
+    return [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+
+
+def value_of(module: Any, memory: list[Vector], key: int) -> Vector:
+    if isinstance(module, DenseSynthesizerAttention):
+        return linear(module.value, [m + p for m, p in zip(memory[key], position(key), strict=True)])
+    return linear(module.key_value, memory[key])[D_MODEL:]
+
+
+SLOW_SCORES = {"dot_product": dot_product_score, "additive": additive_score, "dense_synthesizer": synthesizer_score}
+
+
+def slow_attention(kind: str, module: Any, x: Vector, memory: list[Vector], query: int, seen: list[bool]) -> Vector:
+    """One query's output, when it is the word at position `query` and may attend where `seen` says so."""
+    mixed = []
+    for head in range(HEADS):
+        keys = [key for key in range(len(memory)) if seen[key]]
+        powers = [math.exp(SLOW_SCORES[kind](module, x, memory, at=(head, query, key))) for key in keys]
+        values = [value_of(module, memory, key)[channels_of(head)] for key in keys]
+        for channel in range(D_MODEL // HEADS):
+            weighed = sum(power * value[channel] for power, value in zip(powers, values, strict=True))
+            mixed.append(weighed / sum(powers))
+    return linear(module.output, mixed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_is_what_slow_loops_over_its_formula_give(kind: str, mask: Tensor) -> None:
+    module = make_module(kind)
+    x, memory = queries_and_memory()
+    output = module(x, module.keys_values(memory, 0), mask, 0)
+    seen = mask.expand(ROWS, 1, QUERY_LENGTH, KEY_LENGTH)[:, 0].tolist()
+    for row, query in product(range(ROWS), range(QUERY_LENGTH)):
+        expected = slow_attention(kind, module, x[row, query].tolist(), memory[row].tolist(), query, seen[row][query])
+        torch.testing.assert_close(output[row, query], torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -191,15 +354,63 @@ def test_dropout_falls_on_the_weights_in_training_alone_and_never_on_those_shown
     assert torch.equal(module.weights(x, kv, EVERYTHING, 0), shown)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_queries_that_start_later_attend_as_later_queries(kind: str) -> None:
+    module = make_module(kind)
+    _, memory = queries_and_memory()
+    kv = module.keys_values(memory, 0)
+    whole = module(memory, kv, EVERYTHING, 0)
+    torch.testing.assert_close(module(memory[:, 2:], kv, EVERYTHING, 2), whole[:, 2:])
+
+
+def test_a_synthesizer_looks_at_the_place_and_never_at_the_other_words_to_weigh_them() -> None:
+    module = make_module("dense_synthesizer")
+    x, memory = queries_and_memory()
+    kv, other = module.keys_values(memory, 0), module.keys_values(memory.flip(1), 0)
+    assert kv.keys.numel() == 0, "there is nothing to remember but values"
+    weights = module.weights(x, kv, EVERYTHING, 0)
+    assert torch.equal(module.weights(x, other, EVERYTHING, 0), weights)
+    assert not torch.allclose(module.weights(x, kv, EVERYTHING, 1), weights)
+    assert not torch.allclose(module.keys_values(memory[:, :4], 1).values, kv.values[:, :, :4])
+
+
+def test_a_synthesizer_has_no_position_beyond_its_last() -> None:
+    module = make_module("dense_synthesizer")
+    x, memory = queries_and_memory()
+    with pytest.raises(AssertionError):
+        module.keys_values(memory, 1)
+    with pytest.raises(AssertionError):
+        module(x, module.keys_values(memory, 0), EVERYTHING, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_half_precision_comes_close_and_leaves_no_nan(kind: str, mask: Tensor) -> None:
+    module = make_module(kind)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, memory = queries_and_memory()
+    x.requires_grad_()
+    expected = module(x, module.keys_values(memory, 0), mask, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = module(x, module.keys_values(memory, 0), mask, 0)
+    assert output.dtype is torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.05)
+    output.float().sum().backward()
+    for tensor in (x, *module.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("key", ["self_attention", "cross_attention"])
 def test_every_kind_that_a_config_may_name_exists(key: str) -> None:
-    assert set(get_args(ModelConfig.model_fields[key].annotation)) <= set(KINDS)
+    assert set(get_args(ModelConfig.model_fields[key].annotation)) == set(KINDS)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mask", MASKS)
-def test_the_fused_kernel_of_a_gpu_gives_what_the_cpu_gives(kind: str, mask: Tensor) -> None:
+def test_a_gpu_gives_what_the_cpu_gives(kind: str, mask: Tensor) -> None:
     module = make_module(kind)
     x, memory = queries_and_memory()
     expected = module(x, module.keys_values(memory, 0), mask, 0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pydantic
 import pytest
@@ -90,6 +91,9 @@ def test_nothing_can_be_changed(tmp_path: Path) -> None:
         ("model:\n  d_model: true\n", "x.yaml:12: model.d_model: wanted a valid integer, found true"),
         ("model:\n  d_model:\n", "x.yaml:12: model.d_model: wanted a valid integer, found null"),
         ("model:\n  d_model: 0\n", "x.yaml:12: model.d_model: wanted greater than 0, found 0"),
+        ("model:\n  d_model: 1000000000\n", "x.yaml:12: model.d_model: wanted at most 65536, found 1000000000"),
+        ("model:\n  num_encoder_layers: 300\n", "x.yaml:12: model.num_encoder_layers: wanted at most 256, found 300"),
+        ("search:\n  beam_size: 1001\n", "x.yaml:12: search.beam_size: wanted at most 1000, found 1001"),
         ("model:\n  dropout: 1\n", "x.yaml:12: model.dropout: wanted less than 1, found 1"),
         ("model:\n  dropout: .nan\n", "x.yaml:12: model.dropout: wanted a finite number, found NaN"),
         ("model:\n  dropout: nan\n", 'x.yaml:12: model.dropout: wanted a valid number, found "nan"'),
@@ -99,6 +103,10 @@ def test_nothing_can_be_changed(tmp_path: Path) -> None:
         (
             "tokenizer:\n  model: 7\n",
             "x.yaml:12: tokenizer.model: wanted text (in quotes if it looks like a number), found 7",
+        ),
+        (
+            'tokenizer:\n  model: "a\\nb"\n',
+            r'x.yaml:12: tokenizer.model: wanted a path without control characters, found "a\nb"',
         ),
         ("tokenizer:\n  model: ''\n", 'x.yaml:12: tokenizer.model: wanted text that is not empty, found ""'),
     ],
@@ -185,6 +193,8 @@ NO_EVAL_FILES = "wanted a prefix, or both src and refs"
         ("model.num_heads=3", "model.num_heads", "wanted a divisor of model.d_model (256), found 3"),
         ("model.num_heads=1; model.d_model=5", "model.d_model",
          "wanted an even number (positions are pairs of sine and cosine), found 5"),
+        ("model.d_model=65536; model.d_ff=65536", "model.d_model",
+         "wanted layers of at most 2e+10 parameters in all, found 3e+11"),
         ("tokenizer.joint=false", "model.tie_embeddings",
          "all shares one matrix, but tokenizer.joint is false: wanted decoder or none"),
         ("train.max_steps=null", "train.max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"),
@@ -246,6 +256,18 @@ def test_every_key_says_in_one_line_what_it_is() -> None:
     for key, field in fields.items():
         assert field.description, key
         assert not {"\n", "|"} & set(field.description), key
+
+
+def test_every_number_has_bounds(tmp_path: Path) -> None:
+    numbers = [
+        key for key, field in walk_keys(Config) if {int, float} & {field.annotation, *get_args(field.annotation)}
+    ]
+    assert len(numbers) > 30
+    for key in numbers:
+        key = key.replace("train.N", "train.0")
+        for value in ("1e300", "-1e300", "1" + "0" * 99, "-1" + "0" * 99):
+            message = complaint(tmp_path, MINIMAL, (f"{key}={value}",))
+            assert message.startswith(f"--set {key}={value}: wanted ")
 
 
 def test_reading_a_config_needs_no_torch() -> None:

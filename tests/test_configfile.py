@@ -9,6 +9,7 @@ import pytest
 from mt.configfile import ConfigFile, read_config_file, show, write_yaml
 from mt.errors import ConfigError
 
+TOO_DEEP = "wanted at most 20 sections and lists in each other, found more"
 EXTRA_COLON = "found a ':' too many (does the line above lack one, or a text its quotes?)"
 
 
@@ -58,6 +59,10 @@ def complaint(tmp_path: Path, content: bytes) -> str:
         ('""', ""),
         ("-.inf", -math.inf),
         ("nan", "nan"),
+        ("9" * 100, 10**100 - 1),
+        ("9" * 101, 1e101),
+        ("9" * 5000, math.inf),
+        ("0x" + "f" * 5000, "0x" + "f" * 5000),
         ("[1, [no]]", (1, ("no",))),
         ("{a: 1}", {"a": 1}),
     ],
@@ -100,6 +105,15 @@ def test_a_byte_order_mark_and_crlf_are_taken(tmp_path: Path) -> None:
         (b"a: &x [*x]\n", "x.yaml:1: wanted plain values, found an alias (*) or a tag (!)"),
         (b"a: !!python/none x\n", "x.yaml:1: wanted plain values, found an alias (*) or a tag (!)"),
         (b"? [a]\n: 1\n", "x.yaml:1: wanted a word as key, found a list or a section"),
+        (b"? &x a\n: 1\n? *x\n: 2\n", "x.yaml:3: wanted plain values, found an alias (*) or a tag (!)"),
+        (b"? !x a\n: 1\n", "x.yaml:1: wanted plain values, found an alias (*) or a tag (!)"),
+        (b"a: " + b"[" * 50_000, f"x.yaml:1: {TOO_DEEP}"),
+        (b"\n".join(b" " * depth + b"a:" for depth in range(99)), f"x.yaml:22: {TOO_DEEP}"),
+        ("é".encode() * 250_001, "x.yaml: wanted a config of at most 500,000 bytes, found more"),
+        (b'a: 1\nb: "\\ud800"\n', r"x.yaml:2: wanted text, found half a character (\uD800 to \uDFFF)"),
+        (b'a: 1\nb: "\\UFFFFFFFF"\n', "x.yaml:2: not YAML: found a number that is too large"),
+        (b"%YAML " + b"9" * 5000 + b".1\n---\n", "x.yaml:1: not YAML: found a number that is too large"),
+        (b'"a\\nb": 1\n"a\\nb": 2\n', r"x.yaml:2: a\nb: given twice (first at x.yaml:1)"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -151,6 +165,12 @@ def test_an_override_replaces_one_value_and_leaves_the_file_as_it_was(
         ("=1", "--set =1: wanted KEY=VALUE, such as train.learning_rate=3e-4"),
         ("a..b=1", "--set a..b=1: wanted KEY=VALUE, such as train.learning_rate=3e-4"),
         ("l.1=x", "--set l.1=x: wanted the number of an item, below 1, found 1"),
+        (
+            "l." + "9" * 5000 + "=x",
+            f"--set l.{'9' * 495}...: wanted the number of an item, below 1, found {'9' * 77}...",
+        ),
+        ("a." * 20 + "a=1", f"--set {'a.' * 20}a=1: wanted KEY=VALUE, such as train.learning_rate=3e-4"),
+        ("a.b\n=[1", r"--set a.b\n=[1: not YAML: expected ',' or ']', but got '<stream end>' (column 1)"),
         ("l.w=x", "--set l.w=x: wanted the number of an item, below 1, found w"),
         ("a.b.c=1", "--set a.b.c=1: c: unknown key (it would stand inside the value 1)"),
         ("a.b=[1", "--set a.b=[1: not YAML: expected ',' or ']', but got '<stream end>' (column 1)"),
@@ -190,6 +210,7 @@ def test_the_place_of_an_overridden_value_is_the_override(tmp_path: Path) -> Non
             "ü€😀\u2028",
         ),
         *("\x07", "- x", "*x", "!x", "=", "<<", "x" * 500 + " " + "y" * 500),
+        *("9" * 5000, "1" * 101, "\x85\u2028"),
         *(1e-9, 1e22, 0.1, 3.0, 0, -1, True, None, (), (1, "2"), ({"a": ()}, {"a": ("no",)}), {"no": {"b": None}}),
     ],
 )
@@ -203,3 +224,4 @@ def test_a_value_is_shown_on_one_short_line_with_text_in_quotes() -> None:
         *('"4"', "4", r'"a\nb"', "null", "true", '[1, "x"]')
     ]
     assert len(show("x" * 500)) == 80
+    assert show("\x85\u2028\x7f\ud800") == r'"\x85\u2028\x7f\ud800"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +154,7 @@ def test_a_corpus_that_fails_leaves_no_cache(
     assert not list(tmp_path.glob("cache/*"))
 
 
-@pytest.mark.parametrize("name", ["meta.json", "src.ids", "tgt.offsets.npy"])
+@pytest.mark.parametrize("name", ["meta.json", "src.ids", "tgt.offsets"])
 @pytest.mark.parametrize("damage", [b"", b"?"])
 def test_a_damaged_cache_is_named(tmp_path: Path, tokenizer: Tokenizer, name: str, damage: bytes) -> None:
     files = write(tmp_path, PAIRS)
@@ -162,6 +163,61 @@ def test_a_damaged_cache_is_named(tmp_path: Path, tokenizer: Tokenizer, name: st
     (directory / name).write_bytes(damage)
     with pytest.raises(DataError, match=f"^{directory}: this cache is damaged; delete it"):
         encode(tmp_path, tokenizer, files)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "dtype"),
+    [
+        ("src.ids", [10**6, *[5] * 29], np.int32),
+        ("tgt.ids", [-1, *[5] * 29], np.int32),
+        ("src.offsets", [0, 10, 5, 30], np.int64),
+        ("src.offsets", [0, 10, 10, 30], np.int64),
+        ("tgt.offsets", [1, 10, 20, 30], np.int64),
+        ("tgt.offsets", [0, 10, 20, 2**60], np.int64),
+    ],
+)
+def test_a_cache_of_the_right_size_and_wrong_numbers_is_damaged(
+    tmp_path: Path, tokenizer: Tokenizer, name: str, values: list[int], dtype: type
+) -> None:
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    for side in ("src", "tgt"):
+        (directory / f"{side}.ids").write_bytes(np.full(30, 5, np.int32).tobytes())
+        (directory / f"{side}.offsets").write_bytes(np.array([0, 10, 20, 30], np.int64).tobytes())
+    meta = {"num_pairs": [3], "counts": {"kept": 3}}
+    (directory / "meta.json").write_text(json.dumps(meta))
+    sizes = {"src": tokenizer.vocab_size, "tgt": tokenizer.vocab_size}
+    assert len(mt.data.corpus._load(directory, weights=[1.0], vocab_sizes=sizes)) == 3
+    (directory / name).write_bytes(np.array(values, dtype).tobytes())
+    with pytest.raises(DataError, match="this cache is damaged"):
+        mt.data.corpus._load(directory, weights=[1.0], vocab_sizes=sizes)
+
+
+@pytest.mark.parametrize("num_pairs", [[2], [3, 0], [-1, 4], [1.5, 1.5], [10**18], ["3"], "3", None, 3, [True, 2]])
+def test_a_cache_whose_counts_are_none_is_damaged(tmp_path: Path, tokenizer: Tokenizer, num_pairs: object) -> None:
+    files = write(tmp_path, PAIRS[:3])
+    encode(tmp_path, tokenizer, files)
+    (path,) = (tmp_path / "cache").glob("*/meta.json")
+    path.write_text(json.dumps({"num_pairs": num_pairs, "counts": {"kept": 3}}))
+    with pytest.raises(DataError, match="this cache is damaged"):
+        encode(tmp_path, tokenizer, files)
+
+
+def test_long_lines_are_encoded_a_few_at_a_time(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def encode_noting(texts: Any, **options: Any) -> Any:
+        sizes.append(sum(map(len, texts)))
+        return Tokenizer.encode(tokenizer, texts, **options)
+
+    whole = encode(tmp_path, tokenizer, write(tmp_path, PAIRS))
+    monkeypatch.setattr(mt.data.corpus, "CHUNK_LENGTH", 100)
+    monkeypatch.setattr(tokenizer, "encode", encode_noting)
+    again = encode(tmp_path / "again", tokenizer, write(tmp_path, PAIRS))
+    assert max(sizes) < 100 + 30
+    assert again.src.ids.tolist() == whole.src.ids.tolist()
 
 
 def test_a_validation_set_loses_no_pair(tokenizer: Tokenizer) -> None:

@@ -209,6 +209,23 @@ def test_a_tokenizer_needs_text(tmp_path: Path, kind: Any, sentences: list[str])
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("vocab_size", [500_001, 2**31, 10**12])
+def test_an_absurd_vocab_size_is_refused(tmp_path: Path, vocab_size: int) -> None:
+    path = tmp_path / "tokenizer.model"
+    with pytest.raises(TokenizerError, match=f"^{path}: vocab_size {vocab_size} is too large: wanted at most 500000$"):
+        train_tokenizer(SENTENCES, path, kind="bpe", vocab_size=vocab_size)
+
+
+def test_a_model_that_would_make_sentencepiece_speak_is_refused_in_silence(
+    models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nul.model"
+    path.write_bytes(b"\n\x0a\n\x01\0\x15\0\0\0\0\x18\x01" + models["bpe"].read_bytes())  # its first piece is NUL
+    with pytest.raises(TokenizerError, match=f"^{path}: "):
+        Tokenizer.load(path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_error_of_the_sentences_arrives_as_it_is(tmp_path: Path) -> None:
     def sentences() -> Iterator[str]:
         yield "The old dog"

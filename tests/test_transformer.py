@@ -5,18 +5,21 @@ Models are float64 here, so that what should be equal is equal to ten digits and
 
 from __future__ import annotations
 
-import math
 from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mt.config import ModelConfig
-from mt.model.attention import DotProductAttention
-from mt.model.transformer import ACTIVATIONS, TABLES, DecoderCache, DecoderLayer, EncoderLayer, Transformer, sinusoids
+from mt.config import ModelConfig, load_config
+from mt.errors import ConfigError, DataError
+from mt.model.attention import KINDS, DotProductAttention
+from mt.model.positions import sinusoids
+from mt.model.transformer import ACTIVATIONS, TABLES, DecoderCache, DecoderLayer, EncoderLayer, Transformer
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 PAD_ID = 0
 SRC_VOCAB_SIZE, TGT_VOCAB_SIZE = 19, 23
 SHAPE = {"d_model": 16, "d_ff": 24, "num_heads": 2, "num_encoder_layers": 2, "num_decoder_layers": 2}
@@ -26,10 +29,19 @@ EVERY_VARIANT = [
     for norm, activation, tie in product(NORMS, ACTIVATIONS, TIES)
 ]
 EVERY_NORM = [pytest.param({"norm": norm}, id=norm) for norm in NORMS]
+MAX_LENGTH = 8  # positions for a dense_synthesizer: no sentence of the tests is longer
+PAIRS_OF_KINDS = [kinds for kinds in product(KINDS, KINDS) if kinds[1] != "dense_synthesizer"]
+EVERY_KIND = [
+    pytest.param({"self_attention": kind, "cross_attention": cross}, id=f"{kind}-{cross}")
+    for kind, cross in PAIRS_OF_KINDS
+    if (kind, cross) != ("dot_product", "dot_product")  # which all others have
+]
 
 
 def make_model(**settings: Any) -> Transformer:
     """In evaluation mode, every parameter random, as no bias and no norm is after some training."""
+    if settings.get("self_attention") == "dense_synthesizer":
+        settings = {"max_length": MAX_LENGTH, **settings}
     config = ModelConfig(**{**SHAPE, **settings})
     tgt_vocab_size = SRC_VOCAB_SIZE if config.tie_embeddings == "all" else TGT_VOCAB_SIZE
     torch.manual_seed(1)
@@ -67,7 +79,7 @@ def assert_different(one: Tensor, other: Tensor) -> None:
 # Laws of decoding
 
 
-@pytest.mark.parametrize("settings", EVERY_VARIANT)
+@pytest.mark.parametrize("settings", EVERY_VARIANT + EVERY_KIND)
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1, 1), (3, 1, 2)])
 def test_full_decoding_is_incremental_decoding(settings: dict[str, Any], pieces: tuple[int, ...]) -> None:
     model = make_model(**settings)
@@ -84,7 +96,7 @@ def test_full_decoding_is_incremental_decoding(settings: dict[str, Any], pieces:
     assert_same(model.logits(torch.cat(states, dim=1)), full)
 
 
-@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
 def test_a_cache_is_a_value_that_decoding_does_not_change(settings: dict[str, Any]) -> None:
     model = make_model(**settings)
     src, tgt = random_ids(2, 5), random_ids(2, 4, seed=2)
@@ -97,7 +109,7 @@ def test_a_cache_is_a_value_that_decoding_does_not_change(settings: dict[str, An
     assert torch.equal(again, first)
 
 
-@pytest.mark.parametrize("settings", EVERY_VARIANT)
+@pytest.mark.parametrize("settings", EVERY_VARIANT + EVERY_KIND)
 def test_a_batch_of_sentences_is_each_sentence_alone(settings: dict[str, Any]) -> None:
     model = make_model(**settings)
     lengths = [(6, 2), (1, 5), (4, 4), (3, 1)]
@@ -111,7 +123,7 @@ def test_a_batch_of_sentences_is_each_sentence_alone(settings: dict[str, Any]) -
         assert_same(together[row, :tgt_length], alone[0])
 
 
-@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
 @pytest.mark.parametrize(("src_padding", "tgt_padding"), [(3, 0), (0, 4), (2, 2)])
 def test_padding_changes_nothing(settings: dict[str, Any], src_padding: int, tgt_padding: int) -> None:
     model = make_model(**settings)
@@ -121,7 +133,7 @@ def test_padding_changes_nothing(settings: dict[str, Any], src_padding: int, tgt
     assert_same(states_of(model, *padded)[:, :3], states_of(model, src, tgt))
 
 
-@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
 @pytest.mark.parametrize("position", range(5))
 def test_a_target_token_changes_its_own_state_and_later_ones_but_none_before(
     settings: dict[str, Any], position: int
@@ -136,7 +148,7 @@ def test_a_target_token_changes_its_own_state_and_later_ones_but_none_before(
         assert_different(two[:, later], one[:, later])
 
 
-@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
 @pytest.mark.parametrize("position", range(4))
 def test_every_source_token_reaches_every_target_state(settings: dict[str, Any], position: int) -> None:
     model = make_model(**settings)
@@ -148,9 +160,10 @@ def test_every_source_token_reaches_every_target_state(settings: dict[str, Any],
         assert_different(two[:, target_position], one[:, target_position])
 
 
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
 @pytest.mark.parametrize("side", ["src", "tgt"])
-def test_the_order_of_the_words_matters(side: str) -> None:
-    model = make_model()
+def test_the_order_of_the_words_matters(settings: dict[str, Any], side: str) -> None:
+    model = make_model(**settings)
     src, tgt = random_ids(2, 4), random_ids(2, 4, seed=2)
     turned = (src.flip(1), tgt) if side == "src" else (src, tgt[:, [1, 0, 2, 3]])
     assert_different(states_of(model, *turned)[:, -1], states_of(model, src, tgt)[:, -1])
@@ -159,7 +172,7 @@ def test_the_order_of_the_words_matters(side: str) -> None:
 # Beams
 
 
-@pytest.mark.parametrize("settings", EVERY_NORM)
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
 @pytest.mark.parametrize("beam", [1, 3])
 def test_beams_share_a_source_and_each_goes_on_as_if_alone(settings: dict[str, Any], beam: int) -> None:
     model = make_model(**settings)
@@ -184,9 +197,10 @@ def decode_tokens(model: Transformer, tokens: Tensor, cache: DecoderCache) -> tu
     return states.view(*tokens.shape, -1), cache
 
 
-def test_reorder_and_keep_mean_what_recomputation_from_scratch_means() -> None:
+@pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
+def test_reorder_and_keep_mean_what_recomputation_from_scratch_means(settings: dict[str, Any]) -> None:
     """A search's calls in random order, beside a record of what each beam's source and prefix have become."""
-    model = make_model()
+    model = make_model(**settings)
     generator = torch.Generator().manual_seed(5)
     src = random_ids(5, 6)
     src[1, 3:] = src[4, 1:] = PAD_ID
@@ -271,23 +285,6 @@ def test_a_decoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None:
     assert_same(states, expected)
 
 
-def test_positions_are_the_sinusoids_of_the_paper() -> None:
-    """PE(pos, 2i) = sin(pos / 10000^(2i / d_model)) and PE(pos, 2i + 1) its cosine: sines first here, then cosines."""
-    d_model = 8
-    table = sinusoids(0, 50, d_model, device=torch.device("cpu"))
-    assert table.shape == (50, d_model)
-    for position, i in product(range(50), range(d_model // 2)):
-        angle = position / 10000 ** (2 * i / d_model)
-        assert float(table[position, i]) == pytest.approx(math.sin(angle), abs=1e-5)
-        assert float(table[position, d_model // 2 + i]) == pytest.approx(math.cos(angle), abs=1e-5)
-
-
-@pytest.mark.parametrize("start", [0, 1, 17])
-def test_positions_that_start_later_are_the_later_positions(start: int) -> None:
-    device = torch.device("cpu")
-    assert torch.equal(sinusoids(start, 5, 16, device=device), sinusoids(0, start + 5, 16, device=device)[start:])
-
-
 @pytest.mark.parametrize("tie", TIES)
 def test_embeddings_meet_the_positions_at_their_scale(tie: str) -> None:
     config = ModelConfig(**{**SHAPE, "d_model": 128}, tie_embeddings=tie)
@@ -324,34 +321,84 @@ def test_changing_the_output_table_changes_what_is_tied_to_it(tie: str, moved: s
     assert {role for role in before if not torch.equal(before[role], after[role])} == moved
 
 
-@pytest.mark.parametrize("settings", EVERY_VARIANT)
+@pytest.mark.parametrize("settings", EVERY_VARIANT + EVERY_KIND)
 def test_the_number_of_parameters_is_the_sum_worked_out_on_paper(settings: dict[str, Any]) -> None:
-    d, ff = SHAPE["d_model"], SHAPE["d_ff"]
-    attention = 4 * (d * d + d)  # query, key, value, output
+    d, ff, rows = SHAPE["d_model"], SHAPE["d_ff"], SHAPE["num_heads"] * MAX_LENGTH
+    attention = {
+        "dot_product": 4 * (d * d + d),  # query, key, value, output
+        "additive": 4 * (d * d + d) + d,  # and for each head a vector of head_dim
+        "dense_synthesizer": 3 * (d * d + d) + d * d + (rows * d + rows),  # word, value, output; position; score
+    }
+    within = attention[settings.get("self_attention", "dot_product")]
+    across = attention[settings.get("cross_attention", "dot_product")]
     feed_forward = (d * ff + ff) + (ff * d + d)
     norm = 2 * d
-    encoder = SHAPE["num_encoder_layers"] * (attention + feed_forward + 2 * norm)
-    decoder = SHAPE["num_decoder_layers"] * (2 * attention + feed_forward + 3 * norm)
-    last_norms = 2 * norm if settings["norm"] == "pre" else 0
+    encoder = SHAPE["num_encoder_layers"] * (within + feed_forward + 2 * norm)
+    decoder = SHAPE["num_decoder_layers"] * (within + across + feed_forward + 3 * norm)
+    last_norms = 0 if settings.get("norm") == "post" else 2 * norm
     src, tgt = SRC_VOCAB_SIZE * d, TGT_VOCAB_SIZE * d
-    tables = {"all": src, "decoder": src + tgt, "none": src + 2 * tgt}[settings["tie_embeddings"]]
+    tables = {"all": src, "decoder": src + tgt, "none": src + 2 * tgt}[settings.get("tie_embeddings", "all")]
     num_parameters = sum(parameter.numel() for parameter in make_model(**settings).parameters())
     assert num_parameters == encoder + decoder + last_norms + tables
 
 
-@pytest.mark.parametrize("settings", EVERY_VARIANT)
+@pytest.mark.parametrize("settings", EVERY_VARIANT + EVERY_KIND)
 def test_every_parameter_learns(settings: dict[str, Any]) -> None:
-    """A key's bias is the exception: it adds the same to all scores of a query, and softmax takes it out again."""
+    """But for the bias of a dot product's key: it adds the same to all scores of a query, and softmax undoes that.
+
+    The sentences have all the positions that a dense_synthesizer has weights for, and each weight learns.
+    """
     model = make_model(**settings)
-    model.logits(model(random_ids(2, 5), random_ids(2, 4, seed=2))).square().sum().backward()
+    src, tgt = random_ids(8, MAX_LENGTH), random_ids(8, MAX_LENGTH, seed=2)
+    model.logits(model(src, tgt)).square().sum().backward()
     d_model = SHAPE["d_model"]
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         assert gradient is not None, name
-        if name.endswith("key_value.bias"):
+        owner, _, last = name.rpartition(".key_value.")
+        if last == "bias" and isinstance(model.get_submodule(owner), DotProductAttention):
             assert float(gradient[:d_model].abs().max()) < 1e-8
             gradient = gradient[d_model:]
         assert float(gradient.abs().max()) > 1e-6, name
+        if "attention.score" in name:  # one row for each head and position, or for each head
+            assert (gradient.abs().flatten(1 if gradient.dim() > 1 else 0) > 0).any(dim=-1).all(), name
+
+
+# Longest sentences
+
+
+@pytest.mark.parametrize(("src_length", "tgt_length"), [(MAX_LENGTH, MAX_LENGTH), (1, MAX_LENGTH), (MAX_LENGTH, 1)])
+def test_a_synthesizer_takes_sentences_up_to_its_last_position(src_length: int, tgt_length: int) -> None:
+    model = make_model(self_attention="dense_synthesizer")
+    assert model.max_length == MAX_LENGTH
+    states = states_of(model, random_ids(2, src_length), random_ids(2, tgt_length))
+    assert states.shape == (2, tgt_length, SHAPE["d_model"])
+
+
+@pytest.mark.parametrize(("side", "src_length", "tgt_length"), [("source", 9, 8), ("target", 8, 9)])
+def test_a_longer_sentence_gets_a_clear_answer(side: str, src_length: int, tgt_length: int) -> None:
+    assert MAX_LENGTH == 8
+    model = make_model(self_attention="dense_synthesizer")
+    src, tgt = random_ids(2, src_length), random_ids(2, tgt_length)
+    answer = f"a {side} sentence has 9 tokens, .* for 8 positions .model.max_length."
+    with pytest.raises(DataError, match=answer):
+        model(src, tgt)
+
+
+def test_decoding_step_by_step_ends_at_the_last_position_with_the_same_answer() -> None:
+    model = make_model(self_attention="dense_synthesizer")
+    cache = model.start(model.encode(random_ids(2, 3)))
+    for _ in range(MAX_LENGTH):
+        _, cache = model.decode(random_ids(2, 1), cache)
+    with pytest.raises(DataError, match=r"a target sentence has 9 tokens, .* for 8 positions"):
+        model.decode(random_ids(2, 1), cache)
+
+
+@pytest.mark.parametrize("kind", ["dot_product", "additive"])
+def test_other_kinds_know_no_longest_sentence(kind: str) -> None:
+    model = make_model(self_attention=kind)
+    assert model.max_length is None
+    assert states_of(model, random_ids(1, 300), random_ids(1, 300)).isfinite().all()
 
 
 # Dropout
@@ -381,3 +428,31 @@ def test_embeddings_are_dropped_at_the_general_rate_unless_they_have_one_of_thei
 @pytest.mark.parametrize(("key", "table"), [("activation", ACTIVATIONS), ("tie_embeddings", TABLES)])
 def test_every_word_that_a_config_may_use_is_known(key: str, table: dict[str, Any]) -> None:
     assert set(get_args(ModelConfig.model_fields[key].annotation)) == set(table)
+
+
+TOO_FEW = "wanted data.max_length (64) or more for dense_synthesizer, found "
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        ("model.max_length=63", "model.max_length", TOO_FEW + "63"),
+        ("model.max_length=null", "model.max_length", TOO_FEW + "null"),
+        ("model.self_attention=additive", "model.max_length",
+         "counts the positions of dense_synthesizer: wanted null with self_attention: additive, found 64"),
+        ("model.cross_attention=dense_synthesizer", "model.cross_attention",
+         "dense_synthesizer makes its weights without a look at the source: wanted dot_product or additive"),
+    ],
+)  # fmt: skip
+def test_a_synthesizer_that_cannot_work_is_refused_when_the_config_is_read(
+    override: str, key: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONFIGS / "toy-synthesizer.yaml", [override])
+    assert str(caught.value).endswith(f": {problem}")
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", [["model.max_length=64"], ["model.max_length=500"], ["data.max_length=10"]])
+def test_a_synthesizer_with_positions_enough_is_accepted(overrides: list[str]) -> None:
+    load_config(CONFIGS / "toy-synthesizer.yaml", overrides)

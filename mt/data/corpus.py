@@ -6,9 +6,9 @@ and none is ever out of date.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, compress, islice
+from itertools import chain, compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ from mt.data.tokenizer import Tokenizer
 from mt.disk import whole_directory
 from mt.errors import DataError
 
-FORMAT_VERSION = 2
-CHUNK_SIZE = 16_384  # pairs encoded at a time
+FORMAT_VERSION = 3
+CHUNK_SIZE, CHUNK_LENGTH = 16_384, 8_000_000  # pairs encoded at a time, and characters
 SHORT_LENGTH = 10  # tokens; in pairs up to this length, a high length ratio means nothing
 
 
@@ -121,7 +121,8 @@ def encode_corpus(
             counts = _write(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
                 raise DataError(f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}")
-    return _load(directory, weights=[files.weight for files in corpora])
+    sizes = {"src": src_tokenizer.vocab_size, "tgt": tgt_tokenizer.vocab_size}
+    return _load(directory, weights=[files.weight for files in corpora], vocab_sizes=sizes)
 
 
 def encode_pairs(
@@ -167,8 +168,7 @@ def _encode_chunks(
     max_length_ratio: float,
 ) -> Iterator[_Chunk]:
     for corpus_index, files in enumerate(corpora):
-        pairs = read_parallel(files.src, files.tgt)
-        while chunk := list(islice(pairs, CHUNK_SIZE)):
+        for chunk in _chunked(read_parallel(files.src, files.tgt)):
             src_texts, tgt_texts = zip(*chunk, strict=True)
             src, tgt = src_tokenizer.encode(src_texts), tgt_tokenizer.encode(tgt_texts)
             lengths = np.array([[len(a), len(b)] for a, b in zip(src, tgt, strict=True)])
@@ -179,6 +179,19 @@ def _encode_chunks(
             keep = ~(blank | too_long | bad_ratio)
             counts = FilterCounts(*(int(mask.sum()) for mask in (keep, blank, too_long, bad_ratio)))
             yield _Chunk(corpus_index, list(compress(src, keep)), list(compress(tgt, keep)), counts)
+
+
+def _chunked(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Up to CHUNK_SIZE pairs at a time, fewer where they are long."""
+    chunk, length = list[tuple[str, str]](), 0
+    for pair in pairs:
+        chunk.append(pair)
+        length += len(pair[0]) + len(pair[1])
+        if len(chunk) == CHUNK_SIZE or length >= CHUNK_LENGTH:
+            yield chunk
+            chunk, length = [], 0
+    if chunk:
+        yield chunk
 
 
 def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> FilterCounts:
@@ -194,28 +207,36 @@ def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> Fi
             counts += chunk.counts
             num_pairs[chunk.corpus_index] += chunk.counts.kept
     for side, side_lengths in lengths.items():
-        np.save(directory / f"{side}.offsets.npy", _offsets(side_lengths))
+        (directory / f"{side}.offsets").write_bytes(_offsets(side_lengths).tobytes())
     meta = {"num_pairs": num_pairs, "counts": asdict(counts)}
     (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return counts
 
 
-def _load(directory: Path, *, weights: Sequence[float]) -> EncodedCorpus:
+def _load(directory: Path, *, weights: Sequence[float], vocab_sizes: Mapping[str, int]) -> EncodedCorpus:
+    """The cache in `directory`, believed in nothing: it comes and goes with a run directory."""
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-        src, tgt = (_load_side(directory, side) for side in ("src", "tgt"))
-        pair_weights = np.repeat(np.array(weights, np.float32), meta["num_pairs"])
-        return EncodedCorpus(src, tgt, pair_weights, FilterCounts(**meta["counts"]), directory.name)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        num_pairs, counts = meta["num_pairs"], FilterCounts(**meta["counts"])
+        if not all(type(number) is int and number >= 0 for number in (*num_pairs, *vars(counts).values())):
+            raise ValueError("meta.json has counts that are none")
+        src, tgt = (_load_side(directory, side, vocab_size) for side, vocab_size in vocab_sizes.items())
+        if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
+            raise ValueError(f"{len(src)} sources, {len(tgt)} targets, {sum(num_pairs)} pairs")
+        pair_weights = np.repeat(np.array(weights, np.float32), num_pairs)
+        return EncodedCorpus(src, tgt, pair_weights, counts, directory.name)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{directory}: this cache is damaged; delete it and start again ({error})") from error
 
 
-def _load_side(directory: Path, side: str) -> TokenArray:
-    ids = np.memmap(directory / f"{side}.ids", mode="r", dtype=np.int32)
-    offsets = np.load(directory / f"{side}.offsets.npy")
-    if len(ids) != offsets[-1]:
-        raise ValueError(f"{side}.ids has {len(ids)} ids instead of {offsets[-1]}")
-    return TokenArray(np.asarray(ids), offsets)  # the same pages, without the slow indexing of a memmap object
+def _load_side(directory: Path, side: str, vocab_size: int) -> TokenArray:
+    ids = np.asarray(np.memmap(directory / f"{side}.ids", mode="r", dtype=np.int32))
+    offsets = np.asarray(np.memmap(directory / f"{side}.offsets", mode="r", dtype=np.int64))
+    if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 1).any():
+        raise ValueError(f"{side}.offsets does not belong to {side}.ids")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"{side}.ids has ids that are not the tokenizer's")
+    return TokenArray(ids, offsets)  # the same pages, without the slow indexing of a memmap object
 
 
 def _pack(chunks: Iterable[list[list[int]]]) -> TokenArray:

@@ -23,6 +23,8 @@ from mt.errors import TokenizerError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 NUM_DRAWS = 16  # samples of one word in one call; making them is what costs time
+MAX_VOCAB_SIZE = 500_000
+MAX_FILE_SIZE = 32_000_000  # bytes; room for as many pieces
 NUM_TAGS = 16  # control pieces kept free for marks such as a target language
 SPACE = "\u2581"  # how SentencePiece writes a space, and the start of a text
 ESCAPE = "\x10"  # ASCII's "data link escape": what follows is not what it seems
@@ -40,11 +42,14 @@ class Tokenizer:
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
 
     def __init__(self, model: bytes, *, sampling: float = 0.0, seed: int = 0) -> None:
+        sentencepiece.set_min_log_level(2)  # lest it warn on stderr of what `_fault` finds
         self._processor = processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(model)
         self.sampling, self.seed = sampling, seed
         self.digest = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(processor)
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise TokenizerError(f"wanted at most {MAX_VOCAB_SIZE:,} pieces, found {self.vocab_size:,}")
         ids = range(self.vocab_size)
         texts = processor.id_to_piece(list(ids))
         control_ids = {i for i in ids if processor.is_control(i)}
@@ -63,7 +68,13 @@ class Tokenizer:
     def load(cls, path: Path, *, sampling: float = 0.0, seed: int = 0) -> Self:
         """Read a model file; TokenizerError unless it is there and keeps our rules (see `_fault`)."""
         try:
-            tokenizer = cls(path.read_bytes(), sampling=sampling, seed=seed)
+            with path.open("rb") as file:
+                content = file.read(MAX_FILE_SIZE + 1)
+            if len(content) > MAX_FILE_SIZE:
+                raise TokenizerError(f"wanted at most {MAX_FILE_SIZE:,} bytes, found more")
+            tokenizer = cls(content, sampling=sampling, seed=seed)
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: not a tokenizer: {error}") from None
         except OSError as error:
             raise TokenizerError(f"{path}: cannot read the tokenizer: {error.strerror}") from error
         except (RuntimeError, ValueError) as error:
@@ -141,6 +152,8 @@ def train_tokenizer(
     The same sentences give the same bytes. TokenizerError when the sentences cannot fill or fit the vocabulary;
     an error raised by `sentences` itself is passed on.
     """
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise TokenizerError(f"{path}: vocab_size {vocab_size} is too large: wanted at most {MAX_VOCAB_SIZE}")
     failures: list[BaseException] = []
     model = io.BytesIO()
     try:
@@ -162,7 +175,7 @@ def train_tokenizer(
             num_threads=1,  # the model depends on their number
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if failures:
             raise failures[0] from None
         raise TokenizerError(f"{path}: {_explain(str(error), vocab_size)}") from error
@@ -192,7 +205,7 @@ def _explain(message: str, vocab_size: int) -> str:
         )
     if "!sentences_.empty()" in message:
         return "there is no text to train on"
-    return f"SentencePiece could not train: {message}"
+    return f"SentencePiece could not train: {' '.join(message.split())}"
 
 
 def _escape(text: str) -> str:

@@ -8,13 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt.config import ModelConfig
+from mt.model.additive import additive_scores
 from mt.model.dropout import Dropout
+from mt.model.positions import sinusoids
 
 
 class KeysValues(NamedTuple):
     """What may be attended to, projected once: all that an attention needs to remember of it."""
 
-    keys: Tensor  # (rows, num_heads, key_length, head_dim)
+    keys: Tensor  # (rows, num_heads, key_length, head_dim), or of width 0 where weights come from positions alone
     values: Tensor  # (rows, num_heads, key_length, head_dim)
 
     def append(self, new: "KeysValues") -> "KeysValues":
@@ -48,41 +51,120 @@ class Attention(Protocol):
 class DotProductAttention(nn.Module):
     """Softmax of scaled query-key similarity, in several heads at once (Vaswani et al. 2017, section 3.2)."""
 
-    def __init__(self, d_model: int, num_heads: int, *, dropout: float) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(d_model, d_model)
-        self.key_value = nn.Linear(d_model, 2 * d_model)
-        self.output = nn.Linear(d_model, d_model)
-        self.dropout = Dropout(dropout)
+        self.num_heads = config.num_heads
+        self.query = nn.Linear(config.d_model, config.d_model)
+        self.key_value = nn.Linear(config.d_model, 2 * config.d_model)
+        self.output = nn.Linear(config.d_model, config.d_model)
+        self.dropout = Dropout(config.attention_dropout)
 
     def keys_values(self, memory: Tensor, start: int) -> KeysValues:
         keys, values = self.key_value(memory).chunk(2, dim=-1)
-        return KeysValues(self._split(keys), self._split(values))
+        return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
-        queries = self._split(self.query(x))  # (rows, num_heads, query_length, head_dim)
         if x.is_cuda:
+            queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
             dropout = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=dropout)
         else:  # written out: on a CPU the fused kernel takes twice the time in fp32 and seven times in bf16
-            mixed = self.dropout(_similarity_weights(queries, kv.keys, mask)) @ kv.values
-        # (rows, num_heads, query_length, head_dim) -> (rows, query_length, d_model)
-        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+            mixed = self.dropout(self.weights(x, kv, mask, start)) @ kv.values
+        output: Tensor = self.output(join_heads(mixed))
         return output
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
-        return _similarity_weights(self._split(self.query(x)), kv.keys, mask)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(rows, length, d_model) -> (rows, num_heads, length, head_dim)"""
-        return x.view(*x.shape[:-1], self.num_heads, x.size(-1) // self.num_heads).transpose(1, 2)
+        queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
+        return masked_softmax((queries / math.sqrt(queries.size(-1))) @ kv.keys.transpose(-2, -1), mask)
 
 
-def _similarity_weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(head_dim)) over the keys that `mask` allows: (rows, num_heads, query_length, key_length)"""
-    scores = (queries / math.sqrt(queries.size(-1))) @ keys.transpose(-2, -1)
+class AdditiveAttention(nn.Module):
+    """A layer of tanh scores each query with each key (Bahdanau et al. 2015, appendix A.1.2), here in several heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        head_dim = config.d_model // config.num_heads
+        self.query = nn.Linear(config.d_model, config.d_model)
+        self.key_value = nn.Linear(config.d_model, 2 * config.d_model)
+        self.score = nn.Parameter(torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5))  # the paper's v
+        self.output = nn.Linear(config.d_model, config.d_model)
+        self.dropout = Dropout(config.attention_dropout)
+
+    def keys_values(self, memory: Tensor, start: int) -> KeysValues:
+        keys, values = self.key_value(memory).chunk(2, dim=-1)
+        return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
+
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+        mixed = self.dropout(self.weights(x, kv, mask, start)) @ kv.values
+        output: Tensor = self.output(join_heads(mixed))
+        return output
+
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+        queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
+        return masked_softmax(additive_scores(queries, kv.keys, self.score), mask)
+
+
+class DenseSynthesizerAttention(nn.Module):
+    """Each word says from itself and its place how much it weighs every position; no query ever meets a key.
+
+    With e a word and PE the sinusoids of its position: h = ReLU(W_e e + W_p PE), weights = softmax(W_o h) over the
+    positions that may be seen, values = W_c (e + PE). It is the Dense Synthesizer of Tay et al. (2021), section 3, with
+    positions read in every layer. W_o has rows for `max_length` positions, and there are no others.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.max_length is not None, config
+        d_model, self.num_heads, self.max_length = config.d_model, config.num_heads, config.max_length
+        self.word = nn.Linear(d_model, d_model)
+        self.position = nn.Linear(d_model, d_model, bias=False)
+        self.score = nn.Linear(d_model, self.num_heads * self.max_length)
+        self.value = nn.Linear(d_model, d_model)
+        self.output = nn.Linear(d_model, d_model)
+        self.dropout = Dropout(config.attention_dropout)
+
+    def keys_values(self, memory: Tensor, start: int) -> KeysValues:
+        values = split_heads(self.value(memory + self._positions(memory, start)), self.num_heads)
+        return KeysValues(values[..., :0], values)
+
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+        mixed = self.dropout(self.weights(x, kv, mask, start)) @ kv.values
+        output: Tensor = self.output(join_heads(mixed))
+        return output
+
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+        hidden = F.relu(self.word(x) + self.position(self._positions(x, start)))
+        # W_o has a row for each head and position: take those of the positions that there are.
+        num_heads, key_length = self.num_heads, kv.values.size(2)
+        weight = self.score.weight.view(num_heads, self.max_length, -1)[:, :key_length].flatten(0, 1)
+        bias = self.score.bias.view(num_heads, self.max_length)[:, :key_length].flatten()
+        scores = F.linear(hidden, weight, bias)  # (rows, query_length, num_heads * key_length)
+        return masked_softmax(split_heads(scores, num_heads), mask)
+
+    def _positions(self, x: Tensor, start: int) -> Tensor:
+        """The sinusoids (length, d_model) of the positions of `x` (rows, length, d_model), the first being `start`."""
+        assert start + x.size(1) <= self.max_length, (start, x.shape, self.max_length)
+        return sinusoids(start, x.size(1), x.size(2), device=x.device).to(x.dtype)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(rows, length, num_heads * width) -> (rows, num_heads, length, width)"""
+    return x.view(*x.shape[:-1], num_heads, x.size(-1) // num_heads).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(rows, num_heads, length, head_dim) -> (rows, length, d_model)"""
+    return x.transpose(1, 2).flatten(2)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Weights that sum to one over the last dimension, and are zero where `mask` is False."""
     return scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
 
 
-KINDS: dict[str, Callable[..., Attention]] = {"dot_product": DotProductAttention}
+KINDS: dict[str, Callable[[ModelConfig], Attention]] = {
+    "dot_product": DotProductAttention,
+    "additive": AdditiveAttention,
+    "dense_synthesizer": DenseSynthesizerAttention,
+}

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt.config import ModelConfig
-from mt.model.attention import KINDS, Attention, KeysValues
+from mt.errors import DataError
+from mt.model.attention import KINDS, KeysValues
 from mt.model.dropout import Dropout
+from mt.model.positions import sinusoids
 
 # Which table each role reads from: a tied weight is one parameter with one name.
 TABLES = {
@@ -102,7 +104,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = make_attention(config.self_attention, config)
+        self.attention = KINDS[config.self_attention](config)
         self.feed_forward = FeedForward(config)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
@@ -120,8 +122,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = make_attention(config.self_attention, config)
-        self.cross_attention = make_attention(config.cross_attention, config)
+        self.self_attention = KINDS[config.self_attention](config)
+        self.cross_attention = KINDS[config.cross_attention](config)
         self.feed_forward = FeedForward(config)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
@@ -161,6 +163,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, src_vocab_size: int, tgt_vocab_size: int, pad_id: int) -> None:
         super().__init__()
         self.pad_id = pad_id
+        self.max_length = config.max_length  # most tokens of a sentence, eos included; None: any number
         self.roles = TABLES[config.tie_embeddings]
         sizes = {"src": src_vocab_size, "tgt": tgt_vocab_size, "output": tgt_vocab_size}
         assert config.tie_embeddings != "all" or src_vocab_size == tgt_vocab_size, (src_vocab_size, tgt_vocab_size)
@@ -173,7 +176,8 @@ class Transformer(nn.Module):
         # Pre-norm leaves the last sum unnormalised.
         self.encoder_norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
-        self._initialise()
+        if not self.output_table.is_meta:  # no number is kept there; to draw one imports torch._dynamo, for a second
+            self._initialise()
 
     def encode(self, src: Tensor) -> Memory:
         """`src` is long (batch, src_length), padded with pad_id."""
@@ -222,7 +226,13 @@ class Transformer(nn.Module):
         return list(self.decoder_layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
 
     def _embed(self, ids: Tensor, role: str, start: int) -> Tensor:
-        """(rows, length) -> (rows, length, d_model)"""
+        """(rows, length) -> (rows, length, d_model). Raises DataError for positions that the model does not have."""
+        if self.max_length is not None and start + ids.size(1) > self.max_length:
+            side = {"src": "source", "tgt": "target"}[role]
+            raise DataError(
+                f"a {side} sentence has {start + ids.size(1)} tokens, but the model's dense_synthesizer has weights "
+                f"for {self.max_length} positions (model.max_length)"
+            )
         table = self.tables[self.roles[role]]
         d_model = table.size(1)
         x = F.embedding(ids, table) * math.sqrt(d_model)
@@ -236,20 +246,5 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-
-
-def make_attention(kind: str, config: ModelConfig) -> Attention:
-    """A new attention of the kind that the config calls `kind`."""
-    return KINDS[kind](config.d_model, config.num_heads, dropout=config.attention_dropout)
-
-
-def sinusoids(start: int, length: int, d_model: int, *, device: torch.device) -> Tensor:
-    """Position encodings (length, d_model) for positions `start` and on (Vaswani et al. 2017, section 3.5).
-
-    The sines stand in the first half of the channels and the cosines in the second.
-    """
-    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
-    rates = torch.exp(torch.arange(d_model // 2, device=device) * (-math.log(10000.0) / (d_model // 2)))
-    angles = positions[:, None] * rates[None, :]  # (length, d_model / 2)
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
