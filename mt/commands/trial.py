@@ -1,0 +1,221 @@
+"""The training part of `mt check`: tokenizers, model and a few real updates, and what a whole run would cost."""
+
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mt.commands.files import EvalSet, configured_set, training_files
+from mt.commands.prepare import encode_training_set, load_tokenizers, make_tokenizers
+from mt.commands.train import make_trainer
+from mt.config import Config, EvalSetConfig, TrainConfig
+from mt.data.batching import Epoch
+from mt.data.corpus import EncodedCorpus
+from mt.data.tokenizer import Tokenizer
+from mt.inspection.checks import Finding, Level
+from mt.rundir import RunDir
+from mt.runtime import Runtime
+from mt.training.optim import pack_optimizer
+from mt.training.progress import clock
+from mt.training.rehearsal import check_memory, largest_batches
+from mt.training.trainer import Trainer
+
+NUM_WARM_UPS, NUM_UPDATES = 2, 5  # before the clock starts, and at least while it runs
+LEAST_SECONDS, MOST_SECONDS = 1.0, 10.0  # that it runs
+NUM_TRANSLATED = 64  # validation sentences that are translated to see how long all take
+MANY_LEFT_OUT, MANY_STRANGE = 0.1, 0.01  # shares of pairs, and of tokens, that are worth a warning
+FULL = 0.8  # share of the free disk space, likewise
+
+
+def try_training(
+    config: Config, runtime: Runtime, trial: RunDir, *, real: RunDir, has_begun: bool
+) -> Iterator[Finding]:
+    """Do all that `mt train` does, up to a few updates, in the directory `trial`, and tell what was seen.
+
+    A run that has begun lends its tokenizers; nothing else of `real` is touched.
+    """
+    files = training_files(config.data)
+    if has_begun:
+        trial.path.mkdir()
+        for path in set(real.tokenizers(config.tokenizer.joint)):
+            shutil.copyfile(path, trial.path / path.name)
+    else:
+        make_tokenizers(config, trial, files)
+    src, tgt = load_tokenizers(config, trial)
+    corpus = encode_training_set(config, trial, files, src, tgt)
+    yield from look_at_tokens(config, corpus, src, tgt)
+
+    config, part = cut_validation(config, trial.path, num_lines=NUM_TRANSLATED)
+    # A model that was never trained does not know when to stop: it is held to the length of real translations.
+    factor = len(corpus.tgt.ids) / len(corpus.src.ids)
+    search = config.search.model_copy(update={"max_length_factor": factor, "max_length_offset": 1})
+    config = config.model_copy(update={"search": search})
+    before = peak_memory(runtime)
+    trainer = make_trainer(config, trial, runtime, has_begun=True)
+    num_parameters = sum(weight.numel() for weight in trainer.model.parameters())
+    text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
+    yield Finding("ok", "model", "", text, {"parameters": num_parameters})
+    began = time.monotonic()
+    epoch = trainer.open_epoch(0, config.train.max_tokens)
+    epoch_start = time.monotonic() - began
+    yield look_at_memory(trainer, epoch, before=before)
+    yield (speed := measure_speed(trainer, epoch))
+    began = time.monotonic()
+    trainer.model.eval()
+    trainer.validate()
+    validation = (time.monotonic() - began) / part
+    update, per_epoch = speed.numbers["update_seconds"], math.ceil(epoch.plan.num_batches / config.train.accumulate)
+    yield estimate_time(config.train, update + epoch_start / per_epoch, validation, per_epoch=per_epoch)
+    yield look_at_disk(trainer, trial, real)
+
+
+def cut_validation(config: Config, directory: Path, *, num_lines: int) -> tuple[Config, float]:
+    """The config with a validation set of some lines from everywhere in it, and the share of it that they are."""
+    valid = configured_set(config.data.valid, config.data)
+    stride = math.ceil(len(valid.src) / num_lines)
+    paths = [directory / "valid.src", directory / "valid.ref"]
+    for path, lines in zip(paths, (valid.src, valid.refs[0]), strict=True):
+        path.write_text("".join(f"{line}\n" for line in lines[::stride]), encoding="utf-8", newline="")
+    section = EvalSetConfig(name=valid.name, src=str(paths[0]), refs=(str(paths[1]),))
+    data = config.data.model_copy(update={"valid": section})
+    return config.model_copy(update={"data": data}), len(valid.src[::stride]) / len(valid.src)
+
+
+def look_at_tokens(config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: Tokenizer) -> Iterator[Finding]:
+    """What the filters leave out, how long sentences are in tokens, and whether the vocabulary covers the text."""
+    counts, sides, tokenizers = corpus.counts, (corpus.src, corpus.tgt), (src, tgt)
+    many = counts.kept < (1 - MANY_LEFT_OUT) * sum(vars(counts).values())
+    numbers = {name: float(value) for name, value in vars(counts).items()}
+    yield Finding("warning" if many else "ok", "filters", "", f"train: {counts}", numbers)
+    medians, longest = (" / ".join(f"{f(side.lengths):,.0f}" for side in sides) for f in (np.median, np.max))
+    yield Finding("ok", "tokens", "", f"train: median line {medians} tokens, longest {longest} (source / target)")
+    seen = [np.bincount(side.ids, minlength=each.vocab_size) > 0 for side, each in zip(sides, tokenizers, strict=True)]
+    if config.tokenizer.joint:
+        seen = [seen[0] | seen[1]] * 2
+    for section in (config.data.valid, *config.data.test):
+        yield describe_tokens(configured_set(section, config.data), tokenizers, seen)
+
+
+def describe_tokens(each: EvalSet, tokenizers: tuple[Tokenizer, Tokenizer], seen: list[NDArray[np.bool_]]) -> Finding:
+    """How a set that is not trained on looks in tokens: many bytes or new tokens say that it is other text.
+
+    `seen` tells for each side which ids occur in the training text.
+    """
+    rates = []  # one row a side
+    for texts, tokenizer, is_seen in zip((each.src, each.refs[0]), tokenizers, seen, strict=True):
+        ids = np.concatenate([np.array(row[:-1], np.int64) for row in tokenizer.encode(texts)])
+        is_byte = np.array([is_byte_piece(tokenizer.piece(token_id)) for token_id in range(tokenizer.vocab_size)])
+        num_words = sum(len(text.split()) for text in texts)
+        rates.append((len(ids) / num_words, is_byte[ids].mean(), (~is_seen[ids]).mean()))
+    per_word, in_bytes, new = np.array(rates).T
+    level: Level = "warning" if max(*in_bytes, *new) > MANY_STRANGE else "ok"
+    text = f"{per_word[0]:.2f} / {per_word[1]:.2f} tokens a word, {100 * in_bytes[0]:.2f} / {100 * in_bytes[1]:.2f} % "
+    text += f"of them bytes, {100 * new[0]:.2f} / {100 * new[1]:.2f} % not in train"
+    return Finding(level, "tokens", "", f"{each.name}: {text}")
+
+
+def is_byte_piece(piece: str) -> bool:
+    """Does a piece stand for one byte of a character that has no token? "<0x41>" does."""
+    return piece.startswith("<0x") and len(piece) == 6
+
+
+def look_at_memory(trainer: Trainer, epoch: Epoch, *, before: int) -> Finding:
+    """Try the largest batches; DeviceError, with a size that would do, when memory is too small."""
+    reopen, max_tokens = partial(trainer.open_epoch, 0), trainer.config.max_tokens
+    check_memory(trainer.model, epoch, trainer.runtime, reopen=reopen, max_tokens=max_tokens)
+    after = peak_memory(trainer.runtime)
+    rows = np.diff(epoch.plan.starts)
+    sizes = [
+        f"{rows[i]:,} pairs of {epoch.plan.src_lengths[i]:,} and {epoch.plan.tgt_lengths[i]:,} tokens"
+        for i in largest_batches(epoch.plan)
+    ]
+    text = f"{human_size(after)} at the peak, with the largest batch ({' or '.join(sizes)})"
+    if trainer.runtime.device.type == "cpu":
+        text = (
+            f"{human_size(after)} at the process's peak, {human_size(after - before)} of it for model and largest batch"
+        )
+    return Finding("ok", "memory", "", text, {"peak_bytes": after, "growth_bytes": after - before})
+
+
+def peak_memory(runtime: Runtime) -> int:
+    """The most bytes that were ever in use: by tensors on a GPU, by the whole process on a CPU."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(runtime.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:
+    """A few real updates, the clock running after the first ones."""
+    stride, num_batches = trainer.config.accumulate, epoch.plan.num_batches
+    starts = cycle(range(0, num_batches, stride))
+    trainer.wrapped.train()
+    num_updates, before, began = 0, 0, 0.0
+    while True:
+        if num_updates == NUM_WARM_UPS:
+            before, began = trainer.state.tokens_seen, now(trainer)
+        seconds = now(trainer) - began
+        num_timed = num_updates - NUM_WARM_UPS
+        if num_timed > 0 and (seconds > MOST_SECONDS or (num_timed >= NUM_UPDATES and seconds > LEAST_SECONDS)):
+            break
+        start = next(starts)
+        trainer.update(epoch, range(start, min(start + stride, num_batches)))
+        num_updates += 1
+    tokens_per_second = (trainer.state.tokens_seen - before) / seconds
+    text = f"{tokens_per_second:,.0f} target tokens/s, {seconds / num_timed:.3g} s an update, over {num_timed} updates"
+    return Finding(
+        "ok", "speed", "", text, {"update_seconds": seconds / num_timed, "tokens_per_second": tokens_per_second}
+    )
+
+
+def now(trainer: Trainer) -> float:
+    """The time once the device has done all that it was given."""
+    trainer.window.save()  # its sums come from there
+    return time.monotonic()
+
+
+def estimate_time(train: TrainConfig, update: float, validation: float, *, per_epoch: int) -> Finding:
+    """How long a run takes to the first of its limits, from the seconds of an update and of a validation."""
+    ends = [end for end in (train.max_steps, train.max_epochs and train.max_epochs * per_epoch) if end is not None]
+    if train.max_minutes is not None:
+        ends.append(max(1, int(train.max_minutes * 60 / (update + validation / train.validate_every))))
+    num_updates = min(ends)
+    num_validations = math.ceil(num_updates / train.validate_every)
+    seconds = num_updates * update + num_validations * validation
+    text = f"about {clock(seconds)} for {num_updates:,} updates ({num_updates / per_epoch:.1f} epochs), "
+    text += f"{clock(num_validations * validation)} of it for {num_validations:,} validations with translating"
+    text += "; patience may end it sooner" * (train.patience is not None)
+    numbers = {"seconds": seconds, "updates": num_updates, "validation_seconds": validation}
+    return Finding("ok", "time", "", text, numbers)
+
+
+def look_at_disk(trainer: Trainer, trial: RunDir, real: RunDir) -> Finding:
+    """What the run directory will hold at most, against what is free."""
+    tensors = [*trainer.model.transformer.state_dict().values(), *pack_optimizer(trainer.optimizer).values()]
+    checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    kept = trainer.config.keep_checkpoints + 2  # the best one, and the next one while it is written
+    cache = sum(path.stat().st_size for path in trial.cache.rglob("*") if path.is_file())
+    needed = kept * checkpoint + cache
+    parent = next(path for path in (real.path, *real.path.parents) if path.is_dir())
+    free = shutil.disk_usage(parent).free
+    text = f"{human_size(needed)} at most ({kept} checkpoints of {human_size(checkpoint)}, cache {human_size(cache)}), "
+    text += f"{human_size(free)} free in {parent}"
+    level: Level = "error" if needed > free else "warning" if needed > FULL * free else "ok"
+    return Finding(level, "disk", "", text, {"needed_bytes": needed, "free_bytes": free})
+
+
+def human_size(number: float) -> str:
+    """1234567 -> "1.2 MB" """
+    for unit in ("kB", "MB", "GB"):
+        number /= 1000
+        if number < 1000:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:,.1f} TB"
