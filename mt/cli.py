@@ -1,6 +1,9 @@
 """The command line: options in, words out; everything is computed elsewhere, and imported only when needed."""
 
+import math
 import os
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +27,9 @@ Device = Literal["auto", "cpu", "cuda"]
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")]
 DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
 CheckpointOption = Annotated[str, typer.Option(metavar="best|last|PATH", help="which checkpoint to use")]
-BeamOption = Annotated[int | None, typer.Option(min=1, help="hypotheses kept; 1 is greedy  [default: the config's]")]
+BeamOption = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="hypotheses kept; 1 is greedy  [default: the config's]")
+]
 InputOption = Annotated[Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="file to write  [default: stdout]")]
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .model file")]
@@ -35,11 +40,28 @@ def main() -> None:
     # PyTorch's threads should spin very shortly for the next piece of work, then sleep: to spin long costs most of the
     # speed beside another busy process, to sleep at once a fifth of it when alone (see RECORDS.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _fill_closed_streams()
     try:
         app()
     except (MtError, OSError) as error:
-        print(f"mt: {error}", file=sys.stderr)
+        # A file's name may hold anything. What goes on in other lines is a list of ours, which is indented.
+        odd = re.compile(r"\n(?!  )|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+        line = odd.sub(lambda found: found[0].encode("unicode_escape").decode(), str(error))
+        print(f"mt: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device where a standard stream is closed (`2>&-`), lest a file of ours take its number.
+
+    What is meant for stderr would go to that file, or, by `print` and tqdm, to stdout.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 @app.command()
@@ -60,26 +82,63 @@ def train(
 
 
 @app.command()
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that says what to train")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as train.learning_rate=3e-4")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="where to compute  [default: the config's]")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="also kill a short training, and see that it goes on to the same bits")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Look at a config and its files before the hours are spent: faults, sizes, speed, time. Changes nothing.
+
+    The exit code is 1 when there are errors, 0 when there are none or only warnings.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no temporary directory behind
+    from mt.commands import check as command
+
+    findings = command.check(config, overrides or [], device=device, resume=resume)
+    raise typer.Exit(command.report(findings, as_json=json))
+
+
+@app.command()
 def translate(
     run_dir: RunDirArgument,
     source: InputOption = None,
     output: OutputOption = None,
     beam_size: BeamOption = None,
     length_penalty: Annotated[
-        float | None, typer.Option(min=0.0, help="score = log_prob / length^this  [default: the config's]")
+        float | None, typer.Option(min=0.0, max=10.0, help="score = log_prob / length^this  [default: the config's]")
     ] = None,
     n_best: Annotated[
-        int | None, typer.Option(min=1, help="print that many translations a line, as Moses does")
+        int | None, typer.Option(min=1, max=1000, help="print that many translations a line, as Moses does")
     ] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="print a JSON object a line, with scores")] = False,
+    alignments: Annotated[
+        bool, typer.Option("--alignments", help="add ' ||| 0-0 1-2': which source word each target word comes from")
+    ] = False,
+    errors: Annotated[
+        Literal["strict", "replace"],
+        typer.Option(help="what is not UTF-8 ends the command, with the line's number, or is read as U+FFFD"),
+    ] = "strict",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="one line at a time: slower, but free of near-ties that others turn")
+    ] = False,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
 ) -> None:
     """Translate lines: line i of the output answers line i of the input.
 
     A blank line stays blank. A line longer than the model was trained for is cut at the space nearest to its middle,
-    again if need be, and translated part by part.
+    again if need be, and translated part by part. An output file appears, or takes an old one's place, when the last
+    line is translated; stdout gets what comes before an error.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves, as on Ctrl-C, no part of a file
+    if length_penalty is not None and math.isnan(length_penalty):  # neither below the least nor above the most
+        raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
     if n_best is not None and n_best > (beam_size or n_best):
         raise typer.BadParameter(f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best")
     from mt.commands import translate as command
@@ -90,6 +149,9 @@ def translate(
         output,
         form=command.json_line if jsonl else command.moses_lines if n_best is not None else command.best_line,
         n_best=n_best or 1,
+        alignments=alignments,
+        errors=errors,
+        exact=exact,
         checkpoint=checkpoint,
         device=device,
         beam_size=beam_size,
@@ -119,13 +181,70 @@ def evaluate(
     if (src is not None or hyp is not None) != bool(ref):
         raise typer.BadParameter("--ref goes with --src or --hyp, and they with it", param_hint="--ref")
     from mt.commands import evaluate as command
+    from mt.commands.files import write_lines
 
     if run_dir is None:
         found = command.evaluate_file(hyp or Path(), ref or [], tgt_lang=lang)
     else:
         options = {"checkpoint": checkpoint, "device": device}
         found = command.evaluate(run_dir, src=src, refs=ref or [], beam_size=beam_size, **options)
-    print(command.as_json(found) if json else command.as_text(found))
+    write_lines([command.as_json(found) if json else command.as_text(found)])
+
+
+@app.command()
+def align(
+    run_dir: RunDirArgument,
+    src: Annotated[Path, typer.Option(help="file of sentences")],
+    tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
+    output: OutputOption = None,
+    layer: Annotated[
+        int | None, typer.Option(min=1, help="decoder layer to ask  [default: the last but one, or the second of two]")
+    ] = None,
+    step: Annotated[
+        Literal["output", "input"],
+        typer.Option(help="ask the position that writes a word's first subword, or has just read its last"),
+    ] = "output",
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+) -> None:
+    """Link each word of given translations to the source word it comes from, by the model's cross-attention.
+
+    Line i of the output has the links of pair i, source-target, as in 0-0 1-2. Words are what white space parts,
+    counted from 0. The line is empty where one of the pair is blank, or longer than the model was trained for.
+    """
+    from mt.commands.align import align_files
+
+    align_files(run_dir, src, tgt, output, layer=layer, step=step, checkpoint=checkpoint, device=device)
+
+
+@app.command()
+def report(
+    run_dir: RunDirArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file to write  [default: RUN_DIR/report.html]")
+    ] = None,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+) -> None:
+    """Write one HTML page about a run: its data, its course, its scores with intervals, and where it fails."""
+    from mt.commands.report import write_report
+
+    write_report(run_dir, output or run_dir / "report.html", checkpoint=checkpoint, device=device)
+
+
+@app.command()
+def attention(
+    run_dir: RunDirArgument,
+    sentence: Annotated[str, typer.Argument(metavar="SENTENCE", help="what to translate, in quotes")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="page.html to write, or its numbers as .json")],
+    target: Annotated[str | None, typer.Option(help="a translation to look at  [default: the model's own]")] = None,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+) -> None:
+    """Show where the model looks as it translates: a page of every layer and head."""
+    from mt.commands.attention import write_attention
+
+    write_attention(run_dir, sentence, output=output, target=target, checkpoint=checkpoint, device=device)
 
 
 @tokenizer_app.command("train")
@@ -151,16 +270,16 @@ def tokenizer_encode(
     pieces: Annotated[bool, typer.Option("--pieces", help="print subwords instead of their ids")] = False,
 ) -> None:
     """Text to token ids, line by line."""
+    from mt.commands.files import write_lines
     from mt.commands.tokenizer import encode_lines
 
-    for line in encode_lines(model, source, as_pieces=pieces):
-        sys.stdout.buffer.write(f"{line}\n".encode())
+    write_lines(encode_lines(model, source, as_pieces=pieces))
 
 
 @tokenizer_app.command("decode")
 def tokenizer_decode(model: ModelOption, source: InputOption = None) -> None:
     """Token ids to text, line by line."""
+    from mt.commands.files import write_lines
     from mt.commands.tokenizer import decode_lines
 
-    for line in decode_lines(model, source):
-        sys.stdout.buffer.write(f"{line}\n".encode())
+    write_lines(decode_lines(model, source))

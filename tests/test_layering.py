@@ -11,27 +11,29 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "mt").rglob("*.py"))
 
-MAX_PACKAGE_LINES = 2500  # of code
+MAX_PACKAGE_LINES = 5000  # of code
 MAX_MODULE_LINES = 330
 MAX_FUNCTION_LINES = 60
 
 # A layer is a module or a folder directly in mt/; inside a folder its modules may import each other.
 FOUNDATION = {"errors", "configfile", "configkeys", "config", "runtime", "rundir", "disk", "checkpoint"}
-STATIONS = {"data", "model", "training", "decoding", "evaluation"}
+STATIONS = {"data", "inspection", "model", "training", "decoding", "evaluation", "pages"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "configfile": {"errors"},
     "configkeys": {"errors", "configfile"},
     "config": {"errors", "configfile", "configkeys"},
     "runtime": {"errors"},
-    "rundir": {"errors"},
+    "rundir": {"errors", "disk"},
     "disk": {"errors"},
     "checkpoint": {"errors", "disk"},
     "data": FOUNDATION,
+    "inspection": {"errors", "data"},
     "model": FOUNDATION,
     "training": FOUNDATION | {"data", "model"},
     "decoding": FOUNDATION | {"data", "model"},
     "evaluation": {"errors"},
+    "pages": {"errors"},
     "commands": FOUNDATION | STATIONS,
     "cli": {"__init__", "errors", "commands"},
     "__init__": {"config", "decoding", "commands"},  # inside functions only

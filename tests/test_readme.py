@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mt.cli import app
+from mt.commands.train import FREE_KEYS
 from mt.config import dump_config, load_config
 
 TOP = Path(__file__).resolve().parent.parent
@@ -106,6 +107,11 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
     assert marked("keys").splitlines() == list(config_table.table()), "paste what scripts/config_table.py prints"
 
 
+def test_the_keys_that_may_change_when_a_run_goes_on_are_those_of_the_code() -> None:
+    (listed,) = re.findall(r"<!-- free -->(.*?)<!-- /free -->", README, re.DOTALL)
+    assert sorted(re.findall(r"`(.+?)`", listed)) == sorted(FREE_KEYS)
+
+
 def test_the_session_is_a_real_one() -> None:
     lines = [line for line in marked("session").splitlines() if not line.startswith("```")]
     assert lines[0] == "$ mt train --config configs/toy.yaml"
@@ -121,7 +127,9 @@ def test_the_tree_names_each_module_once_and_says_what_it_is_for() -> None:
 
 def test_every_command_is_shown() -> None:
     shown = {words for command in readme_commands() for words in re.findall(r"\bmt (\w+)", command)}
-    assert shown == {"train", "translate", "evaluate", "tokenizer"}
+    assert shown == {
+        "align", "attention", "check", "evaluate", "report", "tokenizer", "train", "translate",
+    }  # fmt: skip
 
 
 def test_the_commands_work_as_they_stand(workspace: Path) -> None:

@@ -150,7 +150,8 @@ def test_an_old_or_missing_python_is_one_clear_line(clone: Clone, variables: dic
 
 
 def test_the_tests_get_their_arguments_and_the_check_runs_ruff_and_mypy(clone: Clone) -> None:
-    assert clone.run("test", "-k", "two words")[1][1:] == ["python -m pytest --durations=10 -k two words"]
+    options = "--numprocesses=auto --dist=loadfile --durations=10"
+    assert clone.run("test", "-k", "two words")[1][1:] == [f"python -m pytest {options} -k two words"]
     assert clone.run("check")[1] == ["python -m ruff format --check .", "python -m ruff check .", "python -m mypy"]
 
 
@@ -310,3 +311,18 @@ def test_the_checksums_are_those_of_multi30k(tmp_path: Path) -> None:
     num_lines = {name: text.count(b"\n") for name, text in contents(tmp_path).items()}
     sizes = {"train": 29_000, "val": 1_014, "test_2016_flickr": 1_000}
     assert num_lines == {f"{name}.{lang}": size for name, size in sizes.items() for lang in ("en", "de")}
+
+
+# ---- stress
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_runs_that_are_killed_again_and_again_end_as_the_one_that_was_left_alone() -> None:
+    """The short form of what RECORDS.md has in full."""
+    command = [sys.executable, TOP / "scripts/stress_resume.py", "--kills", "8", "--forced", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 kills over" in done.stdout
+    assert done.stdout.count("#") >= 16, "each of the 8 kills is in two histograms"
+    (counts,) = re.findall(r"(\d+) of (\d+) runs ended as the uninterrupted one", done.stdout)
+    assert counts[0] == counts[1]

@@ -67,6 +67,26 @@ def test_a_broken_file_is_refused_with_file_and_line(
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_not_utf_8_may_be_replaced_and_moves_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.de"
+    path.write_bytes("schön\n".encode("latin-1") + b"\xed\xa0\x80\r\n\xff\n" + "\u2028\n\xff".encode("utf-16-le"))
+    lines = ["sch\ufffdn", "\ufffd" * 3, "\ufffd", "( ", "\0\ufffd\0"]
+    assert list(read_lines(path, errors="replace")) == lines
+    with pytest.raises(DataError, match=r"a\.de:1: not UTF-8"):
+        list(read_lines(path))
+
+
+@given(st.lists(st.binary().filter(lambda line: b"\n" not in line), min_size=1))
+def test_any_bytes_are_as_many_lines_as_they_have_newlines(lines: list[bytes]) -> None:
+    raw = [line + b"\n" for line in lines]
+    assert len(list(decode_lines(raw, name="test", errors="replace"))) == len(lines)
+
+
+def test_a_file_without_a_line_may_be_welcome(tmp_path: Path) -> None:
+    (tmp_path / "a.de").write_bytes(b"")
+    assert list(read_lines(tmp_path / "a.de", may_be_empty=True)) == []
+
+
 def test_a_directory_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read: Is a directory"):
         list(read_lines(tmp_path))

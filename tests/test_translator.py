@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mt
-from mt.config import ModelConfig, SearchConfig
+import mt.decoding.translator as translator_module
+from mt.checkpoint import load_weights
+from mt.config import ModelConfig, SearchConfig, dump_config
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import CheckpointError, RunDirError
@@ -36,10 +43,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(path)
 
 
-def make_translator(tokenizer: Tokenizer, *, max_length: int = MAX_LENGTH, **search: float) -> Translator:
+SHAPE = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
+
+
+def make_translator(
+    tokenizer: Tokenizer, *, max_length: int = MAX_LENGTH, shape: ModelConfig = SHAPE, **search: float
+) -> Translator:
     """Random weights in float64, so that two sums of the same numbers do not round to different translations."""
     torch.manual_seed(7)
-    shape = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
     sizes = {"src_vocab_size": tokenizer.vocab_size, "tgt_vocab_size": tokenizer.vocab_size}
     model = Transformer(shape, **sizes, pad_id=tokenizer.pad_id).double().eval()
     settings = SearchConfig.model_validate({"beam_size": 3, "max_length_offset": 2, "max_length_factor": 1.0, **search})
@@ -68,11 +79,67 @@ def test_the_order_of_the_texts_does_not_matter(translator: Translator, texts: l
     assert translator.translate([texts[i] for i in order]) == [translator.translate(texts)[i] for i in order]
 
 
+def test_a_model_with_few_positions_writes_no_more_tokens_than_it_has_places_for(tokenizer: Tokenizer) -> None:
+    few = SHAPE.model_copy(update={"self_attention": "dense_synthesizer", "max_length": MAX_LENGTH})
+    lengths = {}
+    for shape in (few, SHAPE):
+        translator = make_translator(tokenizer, shape=shape, max_length_factor=20.0)
+        (hypotheses,) = translator._search_batch(tokenizer.encode(["balo"]))
+        lengths[shape.self_attention] = max(len(hypothesis.ids) + 1 for hypothesis in hypotheses)  # with eos
+    assert lengths["dense_synthesizer"] == MAX_LENGTH < lengths["dot_product"]
+
+
 @pytest.mark.parametrize("max_tokens", [1, 40, 100_000])
 def test_the_size_of_the_batches_does_not_matter(
     tokenizer: Tokenizer, translator: Translator, texts: list[str], max_tokens: int
 ) -> None:
     assert make_translator(tokenizer, max_tokens=max_tokens).translate(texts) == translator.translate(texts)
+
+
+STRINGS = st.lists(st.sampled_from([*WORDS, *"xyz Ü😀\t\0\r\u2028"]), max_size=14).map(" ".join)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(STRINGS, min_size=1, max_size=9), st.randoms(use_true_random=False), st.integers(1, 400))
+def test_any_texts_in_any_order_and_any_batches_are_translated_as_each_by_itself(
+    tokenizer: Tokenizer, texts: list[str], draw: random.Random, max_tokens: int
+) -> None:
+    alone = [make_translator(tokenizer).n_best([text])[0] for text in texts]
+    order = draw.sample(range(len(texts)), len(texts))
+    found = make_translator(tokenizer, max_tokens=max_tokens).n_best([texts[i] for i in order])
+    for i, together in zip(order, found, strict=True):
+        assert [each.text for each in together] == [each.text for each in alone[i]]
+        assert [each.score for each in together] == pytest.approx([each.score for each in alone[i]], abs=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(STRINGS.filter(str.strip), min_size=2, max_size=9))
+def test_in_float32_company_may_turn_a_near_tie_and_no_more(tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Where greedy search goes two ways, alone and in company, both are as likely to four digits."""
+    translator = make_translator(tokenizer, beam_size=1)
+    model = translator.model.float()
+    rows = [ids for text in texts for ids in translator.split(text)]
+    for row, (together,) in zip(rows, translator._search_batch(rows), strict=True):
+        ((alone,),) = translator._search_batch([row])
+        ways = [(*found.ids, tokenizer.eos_id) for found in (alone, together)]
+        if ways[0] == ways[1]:
+            assert together.score == pytest.approx(alone.score, abs=1e-4)
+            continue
+        parting = next(i for i, (left, right) in enumerate(zip(*ways, strict=False)) if left != right)
+        tgt_in = torch.tensor([[tokenizer.bos_id, *ways[0][:parting]]])
+        logits = model.logits(model(torch.tensor([row]), tgt_in))[0, -1]
+        assert logits[ways[0][parting]].item() == pytest.approx(logits[ways[1][parting]].item(), abs=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(STRINGS, min_size=1, max_size=9), st.randoms(use_true_random=False))
+def test_an_exact_search_gives_the_same_bits_in_any_company(
+    tokenizer: Tokenizer, texts: list[str], draw: random.Random
+) -> None:
+    translator = make_translator(tokenizer, max_tokens=1)
+    translator.model.float()
+    order = draw.sample(range(len(texts)), len(texts))
+    assert translator.n_best([texts[i] for i in order]) == [translator.n_best([texts[i]])[0] for i in order]
 
 
 def test_nothing_to_translate_is_no_translation(translator: Translator) -> None:
@@ -81,12 +148,12 @@ def test_nothing_to_translate_is_no_translation(translator: Translator) -> None:
 
 def test_a_blank_text_stays_blank(translator: Translator) -> None:
     assert translator.translate(BLANKS) == [""] * len(BLANKS)
-    assert translator.n_best([""]) == [[("", 0.0, 0.0, 1)]]
+    assert translator.n_best([""]) == [[("", 0.0, 0.0, (), None)]]
 
 
 def test_a_translation_is_one_line(translator: Translator, texts: list[str]) -> None:
     found = translator.n_best([*texts, "one\ntwo", "\n"])
-    assert not any("\n" in each.text for translations in found for each in translations)
+    assert not any({"\n", "\r"} & {*each.text} for translations in found for each in translations)
 
 
 def test_the_best_translations_come_first_and_the_first_is_the_translation(
@@ -140,6 +207,28 @@ def test_a_long_text_is_cut_at_the_space_nearest_to_its_middle(
 def test_a_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
     translator = make_translator(tokenizer, max_length=2)
     assert translator.split("😀😀") == tokenizer.encode(["😀", "😀"])
+
+
+PIECES = st.sampled_from(["balo", "xx", "😀", " ", " " * 40, "deru" * 30, "a " * 25])
+
+
+@given(st.lists(PIECES, max_size=40).map("".join))
+def test_cutting_takes_time_in_proportion_to_the_length(translator: Translator, text: str) -> None:
+    """But for a logarithm, wherever the spaces are: else a line of a megabyte would take days."""
+    tokenizer = CountingTokenizer(translator.src_tokenizer)
+    replace(translator, src_tokenizer=cast(Tokenizer, tokenizer)).split(text)
+    assert tokenizer.num_chars <= len(text) * (2 * math.log2(max(len(text), 2)) + 1)
+
+
+class CountingTokenizer:
+    """Knows how many characters it was given."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.num_chars = tokenizer, 0
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        self.num_chars += sum(map(len, texts))
+        return self.tokenizer.encode(texts)
 
 
 def test_a_long_text_is_translated_in_parts(translator: Translator) -> None:
@@ -220,6 +309,37 @@ def test_how_to_search_may_be_chosen(run_dir: Path) -> None:
     chosen = Translator.load(run_dir, device="cpu", beam_size=2, length_penalty=0.0)
     assert chosen.search == search.model_copy(update={"beam_size": 2, "length_penalty": 0.0})
     assert len(chosen.n_best(["balo"])[0]) == 2
+
+
+def test_an_exact_search_has_one_text_in_each_batch(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, sizes = make_texts(7, most_words=3), []
+    search = Translator._search_batch
+    monkeypatch.setattr(Translator, "_search_batch", lambda self, rows: sizes.append(len(rows)) or search(self, rows))
+    for exact, expected in ((True, [1] * 7), (False, [7])):
+        sizes.clear()
+        Translator.load(run_dir, device="cpu", exact=exact).translate(texts)
+        assert sizes == expected
+
+
+def test_no_memory_is_taken_for_what_a_config_claims_and_the_weights_do_not_hold(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run_dir, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(dump_config(mt.load_config(config, ["model.d_ff=34"])), encoding="utf-8")
+    claimed: list[Transformer] = []
+    monkeypatch.setattr(
+        translator_module, "load_weights", lambda model, path: claimed.append(model) or load_weights(model, path)
+    )
+    with pytest.raises(CheckpointError, match="holds another model than the run's config describes"):
+        Translator.load(tmp_path / "run", device="cpu")
+    assert {each.device.type for each in claimed[0].state_dict().values()} == {"meta"}
+
+
+def test_a_loaded_model_is_ready_to_translate(run_dir: Path) -> None:
+    model = Translator.load(run_dir, device="cpu").model
+    assert not model.training
+    assert {(each.device.type, each.dtype) for each in model.state_dict().values()} == {("cpu", torch.float32)}
 
 
 def test_no_run_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
-"""Which files a command reads, and how it speaks while it does."""
+"""What a command reads, where its results go, and how it speaks while it works."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from mt.config import DataConfig, EvalSetConfig
 from mt.data.corpus import ParallelFiles
-from mt.data.text import decode_lines, find_pair, read_lines
-from mt.errors import DataError
+from mt.data.text import Errors, decode_lines, find_pair, raw_lines, read_lines
+from mt.errors import DataError, DiskError
 
 
 class EvalSet(NamedTuple):
@@ -50,9 +53,42 @@ def read_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
     return found
 
 
-def read_input(path: Path | None) -> Iterable[str]:
-    """The lines of a file, or of stdin as they come."""
-    return decode_lines(sys.stdin.buffer, name="stdin") if path is None else read_lines(path)
+def read_input(path: Path | None, *, errors: Errors = "strict") -> Iterator[str]:
+    """The lines of a file, which may have none, or of stdin as they come. Raises DataError."""
+    if path is not None:
+        yield from read_lines(path, errors=errors, may_be_empty=True)
+    elif sys.stdin is None:
+        raise DataError("stdin: it is closed (--input names a file to read)")
+    else:
+        try:
+            yield from decode_lines(raw_lines(sys.stdin.buffer), name="stdin", errors=errors)
+        except OSError as error:
+            raise DataError(f"stdin: cannot read: {error.strerror}") from error
+
+
+@contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """Stdout, all of it written in the end; DiskError when that is closed or full.
+
+    When the reader has left, as `head` does, the command ends quietly with the exit code of any filter.
+    """
+    if sys.stdout is None:
+        raise DiskError("stdout: cannot write: it is closed")
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest Python try again when it leaves
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise DiskError(f"stdout: cannot write: {error.strerror}") from error
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Results, to stdout, in UTF-8 whatever the terminal's habits."""
+    with standard_output() as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())
 
 
 def chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:

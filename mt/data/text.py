@@ -9,9 +9,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 from mt.errors import DataError
+
+MAX_LINE_SIZE = 4_000_000  # bytes; what is longer is no sentence, and may be a few kB of gzip that fill the memory
+
+# Bytes that are not UTF-8 are refused, become U+FFFD, or lone surrogates that encode to them again.
+Errors = Literal["strict", "replace", "surrogateescape"]
 
 
 def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]:
@@ -19,32 +24,39 @@ def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]
     return _find(f"{prefix}.{src_lang}"), _find(f"{prefix}.{tgt_lang}")
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path, *, errors: Errors = "strict", may_be_empty: bool = False) -> Iterator[str]:
     """The lines of a file without their ends; DataError when it is missing, damaged, empty or not UTF-8."""
     number = 0
     try:
         with _open(path) as file:
-            for line in decode_lines(file, name=str(path)):
+            for line in decode_lines(raw_lines(file), name=str(path), errors=errors):
                 number += 1
                 yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}:{number + 1}: the gzip data are damaged: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror}") from error
-    if number == 0:
+    if number == 0 and not may_be_empty:
         raise DataError(f"{path}: the file is empty")
 
 
-def decode_lines(raw_lines: Iterable[bytes], *, name: str) -> Iterator[str]:
-    """Decode lines as a binary file gives them; `name` is for the error message."""
-    for number, raw in enumerate(raw_lines, 1):
+def raw_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a binary file, the rest of a line of more than MAX_LINE_SIZE as another."""
+    return iter(lambda: file.readline(MAX_LINE_SIZE + 1), b"")
+
+
+def decode_lines(lines: Iterable[bytes], *, name: str, errors: Errors = "strict") -> Iterator[str]:
+    """Decode lines as `raw_lines` gives them; `name` is for the error message."""
+    for number, raw in enumerate(lines, 1):
+        if len(raw) > MAX_LINE_SIZE:
+            raise DataError(f"{name}:{number}: wanted lines of at most {MAX_LINE_SIZE:,} bytes, found a longer one")
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             if not raw:
                 continue
         content = raw[:-2] if raw.endswith(b"\r\n") else raw.removesuffix(b"\n")
         try:
-            yield content.decode("utf-8")
+            yield content.decode("utf-8", errors)
         except UnicodeDecodeError as error:
             found = f"byte 0x{content[error.start]:02X} at column {len(content[: error.start].decode()) + 1}"
             raise DataError(f"{name}:{number}: not UTF-8: {found} (convert the file, e.g. with iconv)") from error

@@ -20,6 +20,15 @@ from mt.model.transformer import DecoderCache, Transformer
 from mt.rundir import open_run_dir
 from mt.runtime import find_device
 
+Alignment = list[tuple[int, int]]  # (source word, target word), from 0, in order
+
+
+class Part(NamedTuple):
+    """Token ids of a text, or of one part of a long one, and of its translation; eos last in both."""
+
+    src: list[int]
+    tgt: list[int]
+
 
 class Translation(NamedTuple):
     """One hypothesis for one line: `score` ranks it, `log_prob` is the model's own (0 for a blank line)."""
@@ -27,12 +36,23 @@ class Translation(NamedTuple):
     text: str
     score: float
     log_prob: float
-    num_parts: int = 1  # in how many parts the text was translated
+    parts: tuple[Part, ...] = ()  # what was translated in one piece; none of a blank line
+    alignment: Alignment | None = None  # only if it was asked for
+
+    @property
+    def num_parts(self) -> int:
+        """In how many parts the text was translated."""
+        return len(self.parts)
 
 
 @dataclass(frozen=True, eq=False)
 class Translator:
-    """Answers each text with its translations; what it answers does not depend on the other texts beside it."""
+    """Answers each text with its translations; what it answers does not depend on the other texts beside it.
+
+    But for near-ties: the shape of a batch changes the last bits of a sum, and may turn the balance between two
+    hypotheses that score the same to six digits (`scripts/near_ties.py` counts them). A search of one text at a time,
+    `max_tokens=1`, is exact.
+    """
 
     model: Transformer
     src_tokenizer: Tokenizer
@@ -49,15 +69,20 @@ class Translator:
         device: str = "auto",
         beam_size: int | None = None,
         length_penalty: float | None = None,
+        exact: bool = False,
     ) -> Self:
-        """The model of a run directory, in float32. Raises MtError for a directory that holds none."""
+        """The model of a run directory, in float32. Raises MtError for a directory that holds none.
+
+        `exact` searches each text on its own, so that no bit of a score depends on other texts. It is slower.
+        """
         run = open_run_dir(Path(run_dir))
         config = load_config(run.config)
         src, tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
         sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
-        model = Transformer(config.model, **sizes, pad_id=src.pad_id)
+        with torch.device("meta"):  # no memory before the file is known to have these very tensors
+            model = Transformer(config.model, **sizes, pad_id=src.pad_id)
         load_weights(model, find_checkpoint(run.checkpoints, checkpoint))
-        chosen = {"beam_size": beam_size, "length_penalty": length_penalty}
+        chosen = {"beam_size": beam_size, "length_penalty": length_penalty, "max_tokens": 1 if exact else None}
         search = config.search.model_copy(update={key: value for key, value in chosen.items() if value is not None})
         return cls(model.eval().to(find_device(device)), src, tgt, search, config.data.max_length)
 
@@ -83,9 +108,10 @@ class Translator:
         for group in group_by_length(np.array([len(row) for row in rows]), max_tokens=budget):
             for index, hypotheses in zip(group, self._search_batch([rows[i] for i in group]), strict=True):
                 texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
-                found[index] = [
-                    Translation(text, h.score, h.log_prob) for text, h in zip(texts, hypotheses, strict=True)
-                ]
+                for text, (ids, log_prob, score) in zip(texts, hypotheses, strict=True):
+                    part = Part(list(rows[index]), [*ids, self.tgt_tokenizer.eos_id])
+                    # A carriage return would end a line, or be taken off its end, for many a reader.
+                    found[index].append(Translation(text.replace("\r", " "), score, log_prob, (part,)))
         return found
 
     def _search_batch(self, rows: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
@@ -96,17 +122,24 @@ class Translator:
             log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
             return log_probs.view(*tokens.shape, -1), cache
 
-        device = model.output_table.device
-        src = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=model.pad_id).to(device)
         lengths = [math.ceil(search.max_length_factor * len(row)) + search.max_length_offset for row in rows]
+        if model.max_length is not None:
+            lengths = [min(length, model.max_length) for length in lengths]
         options = SearchOptions(
             beam_size=search.beam_size,
             length_penalty=search.length_penalty,
-            max_lengths=torch.tensor(lengths, device=device),
+            max_lengths=torch.tensor(lengths, device=model.output_table.device),
             forbidden_ids=tokenizer.forbidden_ids,
         )
-        cache = model.start(model.encode(src))
+        cache = model.start(model.encode(self.pad(rows)))
         return beam_search(step, cache, len(rows), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, options=options)
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Rows of ids as one tensor (batch, length) where the model is, padded."""
+        tensors = [torch.tensor(row) for row in rows]
+        return pad_sequence(tensors, batch_first=True, padding_value=self.model.pad_id).to(
+            self.model.output_table.device
+        )
 
     def split(self, text: str) -> list[list[int]]:
         """The source ids of `text` in as few parts as halving takes to fit each into `max_length`; none if it is blank.
@@ -130,7 +163,10 @@ def _join(parts: list[list[Translation]]) -> list[Translation]:
         return parts[0]
     joined = [
         Translation(
-            " ".join(t.text for t in rank), sum(t.score for t in rank), sum(t.log_prob for t in rank), len(parts)
+            text=" ".join(each.text for each in rank),
+            score=sum(each.score for each in rank),
+            log_prob=sum(each.log_prob for each in rank),
+            parts=tuple(part for each in rank for part in each.parts),
         )
         for rank in zip(*parts, strict=False)
     ]

@@ -9,7 +9,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-_METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
+METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
     "bleu": ("BLEU", lambda tokenize: BLEU(tokenize=tokenize)),
     "chrf": ("chrF", lambda _: CHRF()),
     "ter": ("TER", lambda _: TER()),
@@ -42,7 +42,7 @@ def score_corpus(
     hypotheses = [line.rstrip() for line in hypotheses]
     references = [[line.rstrip() for line in lines] for lines in references]
     scores = []
-    for name, new_metric in (_METRICS[metric] for metric in metrics):
+    for name, new_metric in (METRICS[metric] for metric in metrics):
         metric = new_metric(tokenize)
         value = float(metric.corpus_score(hypotheses, references).score)
         scores.append(Score(name, value, str(metric.get_signature())))
