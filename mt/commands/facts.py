@@ -41,8 +41,7 @@ def list_facts(
     """All that one would ask, by heading; `checkpoint` is the name of what was scored, "" when nothing was."""
     return {
         "Data": _data(config, counts),
-        "Tokenizer": _settings(config.tokenizer),
-        "Model": _settings(config.model),
+        "Tokenizer and model": [*_settings(config.tokenizer), *_settings(config.model)],
         "Training": _settings(config.train),
         "Course": _course(config, metrics, checkpoint),
     }
@@ -73,9 +72,9 @@ def _files(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: str) 
 
 
 def _settings(section: Section) -> list[Fact]:
-    """The keys of a section of the config that are not as by default."""
+    """The keys of a section of the config that are not as by default; where a run lies is nobody's business."""
     fields = type(section).model_fields
-    return [Fact(key, show(value)) for key, value in section if value != fields[key].default]
+    return [Fact(key, show(value)) for key, value in section if value != fields[key].default and key != "run_dir"]
 
 
 def _course(config: Config, metrics: Sequence[MetricsLine], checkpoint: str) -> list[Fact]:
