@@ -64,10 +64,14 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `pack_optimizer`, for an optimizer of the same parameters; ValueError for another's."""
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = {f"{index}.{name}": shape for index, shape in enumerate(shapes) for name in ("exp_avg", "exp_avg_sq")}
+    wanted.update({f"{index}.step": torch.Size() for index in range(len(shapes))})
+    found = {key: value.shape for key, value in tensors.items()}
+    if found and found != wanted:  # before the first update there is nothing
+        key = next(key for key in (*wanted, *found) if wanted.get(key) != found.get(key))
+        raise ValueError(f"the optimizer's {key[:80]} has the shape {found.get(key)}, not {wanted.get(key)}")
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".")
-        if int(index) >= len(shapes) or value.shape not in (shapes[int(index)], torch.Size()):
-            raise ValueError(f"the optimizer's {key} has shape {tuple(value.shape)}")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

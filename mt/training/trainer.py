@@ -281,7 +281,7 @@ class Trainer:
                     f"{self.store.path}: the training text has changed since the run began; choose another --run-dir"
                 )
             rank = meta["ranks"][runtime.rank]
-            self.state = TypeAdapter(TrainState).validate_python(TrainState(**meta["state"]))
+            self.state = TypeAdapter(TrainState).validate_python(meta["state"])
             self.window = Window.restore(rank["window"], runtime.device)
             self.scaler.load_state_dict(meta["scaler"])
             self.model.transformer.load_state_dict(snapshot.model)
