@@ -245,6 +245,7 @@ def test_a_signal_ends_it_quietly_and_no_part_of_a_file_is_left(
 ) -> None:
     (tmp_path / "FILE").write_bytes(b"old")
     search, before = Translator.n_best, signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as it is where tests run in the background
     seen: list[list[str]] = []
 
     def interrupted(self: Translator, texts: list[str]) -> list[list[Translation]]:
@@ -256,6 +257,7 @@ def test_a_signal_ends_it_quietly_and_no_part_of_a_file_is_left(
     monkeypatch.setattr(Translator, "n_best", interrupted)
     done = mt("translate", run_dir, "--beam-size", "1", "-o", tmp_path / "FILE", stdin="balo\n" * 600)
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, ignored)
     assert done == (128 + number, "", "")
     assert len(seen[0]) == 2, "one with the first chunk, one that was there"
     assert os.listdir(tmp_path) == ["FILE"]
