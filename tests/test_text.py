@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mt.data.text import decode_lines, find_pair, read_lines, read_parallel
 from mt.errors import DataError
 
-GZIPPED = gzip.compress(b"Hund\nKatze\n" * 1000)
+GZIPPED = gzip.compress(b"Hund\nKatze\n" * 1000, mtime=0)  # pytest-xdist wants the same names in every process
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_lines_that_were_written_are_read(lines: list[str]) -> None:
         ("a.de.gz", b"plain text\n", "a.de.gz:1: the gzip data are damaged: "),
         ("a.de.gz", GZIPPED[:-10], "the gzip data are damaged: "),
         ("a.de.gz", GZIPPED[:-8] + b"\0" * 8, "the gzip data are damaged: "),
-        ("a.de.gz", gzip.compress(b""), "a.de.gz: the file is empty"),
+        ("a.de.gz", gzip.compress(b"", mtime=0), "a.de.gz: the file is empty"),
     ],
 )
 def test_a_broken_file_is_refused_with_file_and_line(
