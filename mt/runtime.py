@@ -110,8 +110,9 @@ class Runtime:
             torch.cuda.set_rng_state(decoded["cuda"], self.device)
 
     def close(self) -> None:
-        """Leave the company of the other ranks."""
+        """Leave the company of the other ranks, all at once: one may still be saving."""
         if self.world_size > 1:
+            dist.barrier()
             dist.destroy_process_group()
 
 
