@@ -304,3 +304,29 @@ main()
     assert last.startswith("mt: too little memory for train.max_tokens 200000; "), ended.stderr
     assert "fits, and with" in last
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on memory that holds")
+def test_a_model_that_no_memory_holds_is_one_line(config: Path, tmp_path: Path) -> None:
+    """Some 20 GB of weights, in an address space of 8 GiB."""
+    script = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); from mt.cli import main; main()"
+    words = [word for change in ("model.d_model=16384", "model.d_ff=65536") for word in ("--set", change)]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "train",
+        "--config",
+        str(config),
+        "--run-dir",
+        str(tmp_path / "run"),
+        *words,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    last = ended.stderr.splitlines()[-1]
+    assert last == "mt: too little memory for this model's weights: wanted a smaller model.d_model or d_ff", (
+        ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 1

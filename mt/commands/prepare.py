@@ -12,11 +12,12 @@ from mt.data.batching import Epoch, make_batch, plan_batches
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
 from mt.data.tokenizer import Tokenizer
 from mt.disk import whole_file
-from mt.errors import DataError
+from mt.errors import DataError, DeviceError
 from mt.model.transformer import Transformer
 from mt.rundir import RunDir
 from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
+from mt.training.rehearsal import lacks_memory
 
 
 def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
@@ -84,9 +85,19 @@ def open_epoch(
 
 
 def make_model(config: Config, src: Tokenizer, tgt: Tokenizer, runtime: Runtime) -> TrainingModel:
-    """A new model with its loss, the same on every rank; the draws of dropout then differ from rank to rank."""
+    """A new model with its loss, the same on every rank; the draws of dropout then differ from rank to rank.
+
+    DeviceError when memory is too small for its weights.
+    """
     torch.manual_seed(config.train.seed)
     sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
-    transformer = Transformer(config.model, **sizes, pad_id=src.pad_id).to(runtime.device)
+    try:
+        transformer = Transformer(config.model, **sizes, pad_id=src.pad_id).to(runtime.device)
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise DeviceError(
+            "too little memory for this model's weights: wanted a smaller model.d_model or d_ff"
+        ) from None
     torch.manual_seed(config.train.seed + 1 + runtime.rank)
     return TrainingModel(transformer, label_smoothing=config.train.label_smoothing, dtype=runtime.dtype)

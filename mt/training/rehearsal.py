@@ -40,6 +40,11 @@ def check_memory(
         )
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Does an error of PyTorch's or Python's say that memory is too small?"""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime) -> bool:
     """Is there memory for an update on each of `batches`? Gradients and random states are afterwards as before."""
     before = runtime.random_state()
@@ -54,7 +59,7 @@ def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime) -
         del moments
         return True
     except (RuntimeError, MemoryError) as error:
-        if not any(words in str(error) for words in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
+        if not lacks_memory(error):
             raise
         return False
     finally:
