@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copy_task import write_copy_task
 from shell import Ended, mt
 
 from mt.checkpoint import CheckpointStore, find_checkpoint, load_snapshot
@@ -27,20 +27,11 @@ model: {d_model: 16, d_ff: 32, num_heads: 2, num_encoder_layers: 1, num_decoder_
 train: {device: cpu, precision: fp32, max_tokens: 128, max_steps: 8, log_every: 2, validate_every: 2, num_samples: 0}
 search: {beam_size: 1, max_length_factor: 1.0, max_length_offset: 2}
 """
-WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu"]
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("copy_task")
-    draw = random.Random(1)
-    for name, num_lines in (("train", 90), ("valid", 6)):
-        text = "".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) + "\n" for _ in range(num_lines))
-        for lang in ("aa", "bb"):
-            (directory / f"{name}.{lang}").write_text(text, encoding="utf-8")
-    path = directory / "copy.yaml"
-    path.write_text(CONFIG.replace("AT", str(directory)), encoding="utf-8")
-    return path
+    return write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +256,12 @@ def test_going_on_elsewhere_is_said_for_it_is_not_bit_for_bit(config: Path, fini
     assert "warning: goes on elsewhere, so not bit for bit as if uninterrupted: threads 128 -> " in ended.err
 
 
+def train_by(script: str, config: Path, run_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`mt train` by a Python script, in a process of its own."""
+    command = [sys.executable, "-c", script, "train", "--config", str(config), "--run-dir", str(run_dir), *words]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on memory that holds")
 def test_too_little_memory_is_told_before_the_first_update_with_a_size_that_fits(config: Path, tmp_path: Path) -> None:
     """A limit on the address space of the process, at what it has when the model stands and a little more."""
@@ -286,19 +283,7 @@ main()
     for lang in ("aa", "bb"):
         (tmp_path / f"train.{lang}").write_text(text)
     words += ["--set", f"data.train.0.prefix={tmp_path / 'train'}", "--set", "tokenizer.vocab_size=320"]
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "train",
-        "--config",
-        str(config),
-        "--run-dir",
-        str(tmp_path / "run"),
-        *words,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = train_by(script, config, tmp_path / "run", *words)
     assert ended.returncode == 1, ended.stderr
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("mt: too little memory for train.max_tokens 200000; "), ended.stderr
@@ -311,19 +296,7 @@ def test_a_model_that_no_memory_holds_is_one_line(config: Path, tmp_path: Path) 
     """Some 20 GB of weights, in an address space of 8 GiB."""
     script = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); from mt.cli import main; main()"
     words = [word for change in ("model.d_model=16384", "model.d_ff=65536") for word in ("--set", change)]
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "train",
-        "--config",
-        str(config),
-        "--run-dir",
-        str(tmp_path / "run"),
-        *words,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = train_by(script, config, tmp_path / "run", *words)
     last = ended.stderr.splitlines()[-1]
     assert last == "mt: too little memory for this model's weights: wanted a smaller model.d_model or d_ff", (
         ended.stderr

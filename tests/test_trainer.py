@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copy_task import write_copy_task
 from safetensors.torch import load_file
 
 import mt.disk
@@ -39,10 +39,10 @@ data:
   src_lang: aa
   tgt_lang: bb
   train:
-    - prefix: {0}/train
+    - prefix: AT/train
   valid:
     name: valid
-    prefix: {0}/valid
+    prefix: AT/valid
   max_length: 24
 tokenizer:
   vocab_size: 330
@@ -69,7 +69,6 @@ search:
   max_length_offset: 2
 """
 RANDOM = ("model.dropout=0.1", "tokenizer.sampling=0.2")  # all that draws numbers while a run lasts
-WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu"]
 
 
 class Killed(BaseException):
@@ -81,15 +80,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("copy_task")
-    draw = random.Random(1)
-    for name, num_lines in (("train", 90), ("valid", 6)):
-        text = "".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) + "\n" for _ in range(num_lines))
-        for lang in ("aa", "bb"):
-            (directory / f"{name}.{lang}").write_text(text, encoding="utf-8")
-    path = directory / "copy.yaml"
-    path.write_text(CONFIG.format(directory), encoding="utf-8")
-    return path
+    return write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
 
 
 def configure(path: Path, run_dir: Path, *overrides: str) -> Config:
