@@ -213,7 +213,7 @@ def test_long_lines_are_encoded_a_few_at_a_time(
         return Tokenizer.encode(tokenizer, texts, **options)
 
     whole = encode(tmp_path, tokenizer, write(tmp_path, PAIRS))
-    monkeypatch.setattr(mt.data.corpus, "CHUNK_LENGTH", 100)
+    monkeypatch.setattr(mt.data.corpus, "CHUNK_CHARS", 100)
     monkeypatch.setattr(tokenizer, "encode", encode_noting)
     again = encode(tmp_path / "again", tokenizer, write(tmp_path, PAIRS))
     assert max(sizes) < 100 + 30

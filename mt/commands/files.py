@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -89,13 +88,6 @@ def write_lines(lines: Iterable[str]) -> None:
     with standard_output() as file:
         for line in lines:
             file.write(f"{line}\n".encode())
-
-
-def chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The lines in lists of `size`, the last one shorter."""
-    rest = iter(lines)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def say(line: str) -> None:

@@ -5,12 +5,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from mt.commands.files import chunks, read_input
-from mt.data.text import read_lines
+from mt.commands.files import read_input
+from mt.data.text import in_chunks, read_lines
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 from mt.errors import TokenizerError
 
-CHUNK_SIZE = 4096  # lines at a time
+CHUNK_SIZE, CHUNK_CHARS = 4096, 2**20  # lines at a time, and their characters
 
 
 def train_from_files(
@@ -25,7 +25,7 @@ def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -
     """Each line of a file or of stdin as ids, or as the pieces that they stand for, with spaces between and no eos."""
     tokenizer = Tokenizer.load(model)
     show: Callable[[int], str] = tokenizer.piece if as_pieces else str
-    for chunk in chunks(read_input(source), CHUNK_SIZE):
+    for chunk in in_chunks(read_input(source), size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
         for ids in tokenizer.encode(chunk):
             yield " ".join(map(show, ids[:-1]))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mt.commands.files import read_input, standard_output
-from mt.data.text import Errors
+from mt.data.text import Errors, in_chunks
 from mt.decoding.alignment import align_translations, pharaoh
 from mt.decoding.translator import Translation, Translator
 from mt.disk import whole_file
@@ -95,7 +95,7 @@ def translate_lines(
 ) -> Iterator[str]:
     """What to print for each line, in order. A chunk size of 1 answers each line before the next is read."""
     numbers = count(1)
-    for chunk in _chunks(lines, chunk_size):
+    for chunk in in_chunks(lines, size=chunk_size, num_chars=CHUNK_CHARS):
         answers = [translations[:n_best] for translations in translator.n_best(chunk)]
         if alignments:
             answers = align_translations(translator, chunk, answers)
@@ -107,20 +107,6 @@ def translate_lines(
                     file=sys.stderr,
                 )
             yield form(number, line, translations)
-
-
-def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The lines in lists of `size`, or of fewer that have CHUNK_CHARS characters."""
-    chunk: list[str] = []
-    num_chars = 0
-    for line in lines:
-        chunk.append(line)
-        num_chars += len(line)
-        if len(chunk) == size or num_chars >= CHUNK_CHARS:
-            yield chunk
-            chunk, num_chars = [], 0
-    if chunk:
-        yield chunk
 
 
 def _last_field(found: Translation) -> str:

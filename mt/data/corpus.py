@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.data.text import read_parallel
+from mt.data.text import in_chunks, read_parallel
 from mt.data.tokenizer import Tokenizer
 from mt.disk import whole_directory
 from mt.errors import DataError
 
 FORMAT_VERSION = 3
-CHUNK_SIZE, CHUNK_LENGTH = 16_384, 8_000_000  # pairs encoded at a time, and characters
+CHUNK_SIZE, CHUNK_CHARS = 16_384, 8_000_000  # pairs encoded at a time, and characters
 SHORT_LENGTH = 10  # tokens; in pairs up to this length, a high length ratio means nothing
 
 
@@ -168,7 +168,8 @@ def _encode_chunks(
     max_length_ratio: float,
 ) -> Iterator[_Chunk]:
     for corpus_index, files in enumerate(corpora):
-        for chunk in _chunked(read_parallel(files.src, files.tgt)):
+        pairs = read_parallel(files.src, files.tgt)
+        for chunk in in_chunks(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
             src_texts, tgt_texts = zip(*chunk, strict=True)
             src, tgt = src_tokenizer.encode(src_texts), tgt_tokenizer.encode(tgt_texts)
             lengths = np.array([[len(a), len(b)] for a, b in zip(src, tgt, strict=True)])
@@ -179,19 +180,6 @@ def _encode_chunks(
             keep = ~(blank | too_long | bad_ratio)
             counts = FilterCounts(*(int(mask.sum()) for mask in (keep, blank, too_long, bad_ratio)))
             yield _Chunk(corpus_index, list(compress(src, keep)), list(compress(tgt, keep)), counts)
-
-
-def _chunked(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Up to CHUNK_SIZE pairs at a time, fewer where they are long."""
-    chunk, length = list[tuple[str, str]](), 0
-    for pair in pairs:
-        chunk.append(pair)
-        length += len(pair[0]) + len(pair[1])
-        if len(chunk) == CHUNK_SIZE or length >= CHUNK_LENGTH:
-            yield chunk
-            chunk, length = [], 0
-    if chunk:
-        yield chunk
 
 
 def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> FilterCounts:

@@ -9,9 +9,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, TypeVar, cast
 
 from mt.errors import DataError
+
+Text = TypeVar("Text", str, tuple[str, str])
 
 MAX_LINE_SIZE = 4_000_000  # bytes; what is longer is no sentence, and may be a few kB of gzip that fill the memory
 
@@ -72,6 +74,20 @@ def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
             yield src_line, tgt_line
     if num_src != num_tgt:
         raise DataError(f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}: they must match line by line")
+
+
+def in_chunks(items: Iterable[Text], *, size: int, num_chars: int) -> Iterator[list[Text]]:
+    """Lines, or pairs of lines, `size` at a time, fewer once they have `num_chars` characters: what bounds memory."""
+    chunk: list[Text] = []
+    length = 0
+    for item in items:
+        chunk.append(item)
+        length += len(item) if isinstance(item, str) else sum(map(len, item))
+        if len(chunk) == size or length >= num_chars:
+            yield chunk
+            chunk, length = [], 0
+    if chunk:
+        yield chunk
 
 
 def _find(name: str) -> Path:
