@@ -1,5 +1,6 @@
 """The command line: options in, words out; everything is computed elsewhere, and imported only when needed."""
 
+import atexit
 import math
 import os
 import re
@@ -33,6 +34,27 @@ BeamOption = Annotated[
 InputOption = Annotated[Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="file to write  [default: stdout]")]
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .model file")]
+
+
+def run() -> None:
+    """`main` in a process of its own, which then ends at once.
+
+    Taking PyTorch down piece by piece lasts half a second, and a process was seen to crash at it, its work done.
+    """
+    code: object = None
+
+    def vanish() -> None:
+        if isinstance(code, int):
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+            os._exit(code)
+
+    atexit.register(vanish)  # first come, last served: what others want done at the end is done before
+    try:
+        main()
+    except SystemExit as leaving:
+        code = leaving.code or 0
+        raise
 
 
 def main() -> None:

@@ -263,6 +263,28 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(run_dir: Path, num_lines: 
     assert process.returncode == 141
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["translate", "nowhere"], 1), (["--what"], 2)])
+def test_a_process_ends_at_once_after_what_others_want_done_at_its_end(arguments: list[str], code: int) -> None:
+    program = f"""
+import atexit, sys
+from mt import cli
+class Slow:
+    def __del__(self):
+        print("taken down")
+slow = Slow()
+def main(main=cli.main):
+    atexit.register(print, "the last wish")
+    main()
+cli.main = main
+sys.argv = ["mt", *{arguments}]
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.endswith("the last wish\n") and "taken down" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 # Help
 
 

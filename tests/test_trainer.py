@@ -300,7 +300,7 @@ def test_sigterm_saves_and_leaves_and_the_same_command_goes_on_exactly(
 # One rank of a run, which a signal reaches in the middle of update SIGNAL_AT.
 RANK = """
 import os, signal
-from mt.cli import main
+from mt.cli import run
 from mt.training.trainer import Trainer
 
 update = Trainer.update
@@ -311,7 +311,7 @@ def update_with_signal(trainer, epoch, indices):
     update(trainer, epoch, indices)
 
 Trainer.update = update_with_signal
-main()
+run()
 """
 
 
