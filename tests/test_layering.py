@@ -40,9 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-# What computes knows no files and no formats: torch, and the standard library's words for types and numbers.
+# What computes knows no files and no formats: torch, numpy, and the standard library's words for types and numbers.
 PURE_WORDS = {"__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"}
-PURE = {"model": PURE_WORDS | {"torch", "mt"}, "decoding.search": PURE_WORDS | {"torch"}}
+PURE = {"model": PURE_WORDS | {"torch", "numpy", "mt"}, "decoding.search": PURE_WORDS | {"torch"}}
 
 
 def module_name(path: Path) -> str:

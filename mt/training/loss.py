@@ -12,7 +12,7 @@ from mt.model.transformer import Transformer
 from mt.runtime import Runtime
 
 # Logits in flight at a time. On a CPU they should stay in its cache, on a GPU they should keep it busy.
-CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
+CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
 
 
 class LossSums(NamedTuple):
