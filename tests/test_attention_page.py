@@ -104,6 +104,7 @@ def test_a_word_begins_at_a_space_and_a_mark_is_one(pieces: list[str], marks: se
         (["<0xC3>", "<0x28>", "<0x9F>"], ["<0xC3>", "(", "<0x9F>"]),  # broken
         (["<0x07>", "<0xE2>", "<0x80>", "<0xAE>"], ["<0x07>", "<0xE2>", "<0x80>", "<0xAE>"]),  # nothing to see
         (["▁<0x", "41", ">"], ["<0x", "41", ">"]),  # a text that only looks like bytes
+        (["<0x41>", "<0x42>", "<0xC3>", "<0x9F>"], ["A", "B", "ß 1/2", "ß 2/2"]),
     ],
 )
 def test_bytes_are_shown_as_the_character_they_make(pieces: list[str], shown: list[str]) -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mt.pages.plots import PALETTE, Intervals, Line, Mark, plot_intervals, plot_lines
+from mt.pages.plots import PALETTE, Line, plot_intervals, plot_lines
 
 STEPS = list(range(50, 2050, 50))
 CURVE = Line("training", STEPS, [7.0 / (1 + step / 300) for step in STEPS])
@@ -19,15 +19,12 @@ HOSTILE = "<script>alert(1)</script> & \"quoted\" 'so' $x_2$"
 NAN = math.nan
 
 
-def draw(*lines: Line, log: bool = False, marks: tuple[Mark, ...] = ()) -> str:
+def draw(*lines: Line, log: bool = False, marks: tuple[tuple[float, str], ...] = ()) -> str:
     return plot_lines(lines or (CURVE, POINTS), label="Loss", log=log, marks=marks)
 
 
 def intervals() -> str:
-    rows = [
-        Intervals("BLEU", [30.0, 20.0], [28.0, NAN], [32.0, NAN]),
-        Intervals("chrF", [50, 40], [49, NAN], [51, NAN]),
-    ]
+    rows = {"BLEU": [(30.0, 28.0, 32.0), (20.0, NAN, NAN)], "chrF": [(50, 49, 51), (40, NAN, NAN)]}
     return plot_intervals(["up to 5\n12", "6–10\n3"], rows, label="by length")
 
 
@@ -35,7 +32,7 @@ def titles(svg: str) -> list[str]:
     return [title.text or "" for title in ElementTree.fromstring(svg).iter("title")]
 
 
-@pytest.mark.parametrize("svg", [draw(), draw(log=True), draw(marks=(Mark(700, HOSTILE),)), intervals()])
+@pytest.mark.parametrize("svg", [draw(), draw(log=True), draw(marks=((700, HOSTILE),)), intervals()])
 def test_a_plot_is_one_element_that_html_understands_as_it_stands(svg: str) -> None:
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg", "a namespace would be lost in HTML"
@@ -97,7 +94,7 @@ def test_a_run_that_has_just_begun_has_a_plot(steps: list[float]) -> None:
 
 
 def test_an_incident_is_drawn_across_and_told() -> None:
-    svg = draw(marks=(Mark(700, HOSTILE),))
+    svg = draw(marks=((700, HOSTILE),))
     assert f"update 700\n{HOSTILE}" in titles(svg)
     assert "<script" not in svg
     assert svg.count('class="mark"') == 1
@@ -108,7 +105,7 @@ def test_the_same_values_give_the_same_bytes() -> None:
     assert draw() != draw(CURVE)
 
 
-@pytest.mark.parametrize("svg", [draw(marks=(Mark(3, "x"),)), intervals()])
+@pytest.mark.parametrize("svg", [draw(marks=((3, "x"),)), intervals()])
 def test_every_colour_is_one_that_the_page_may_set(svg: str) -> None:
     without = re.sub(r"var\(--(\w+), (#\w+)\)", lambda found: "" if PALETTE[found[1]] == found[2] else found[0], svg)
     assert re.search(r"#[0-9a-f]{6}\b", without) is None

@@ -20,11 +20,23 @@ from browser import Browser, Page, open_browser
 from shell import Ended, mt
 
 from mt.commands.files import EvalSet
-from mt.commands.report import draw_heat_maps, examine, follow_samples, legible, pair_counts, read_metrics
+from mt.commands.report import (
+    HeatMap,
+    Report,
+    ScoredSet,
+    Version,
+    draw_heat_maps,
+    examine,
+    follow_samples,
+    legible,
+    pair_counts,
+    read_metrics,
+    report_page,
+)
 from mt.decoding.translator import Part, Translation, Translator
-from mt.evaluation.analysis import word_diff
+from mt.evaluation.analysis import Bucket, Example, Judged
+from mt.evaluation.metrics import Score
 from mt.pages.attention import Side
-from mt.pages.report import Example, Fact, HeatMap, LengthScores, Report, Sample, Score, ScoredSet, Version, report_page
 from mt.rundir import RunDir
 
 HOSTILE = [
@@ -290,8 +302,8 @@ def test_of_several_references_the_nearest_is_shown(trained: Path) -> None:
     shown = [example for kind in found.examples.values() for example in kind]
     assert shown
     for example in shown:
-        assert "".join(text for text, _ in example.ref) == refs[1][example.number - 1]
-        assert example.src == sources[example.number - 1]
+        assert found.judged[example.sentence].ref == refs[1][example.sentence]
+        assert found.judged[example.sentence].src == sources[example.sentence]
 
 
 def test_a_translation_that_stays_is_one_version() -> None:
@@ -299,8 +311,8 @@ def test_a_translation_that_stays_is_one_version() -> None:
     lines = [
         {"kind": "valid", "step": step, "samples": [{"src": "s", "ref": "a", "hyp": hyp}]} for step, hyp in said.items()
     ]
-    (sample,) = follow_samples(lines)
-    assert [(v.first_step, v.last_step, v.hyp[0][0], v.chrf) for v in sample.versions] == [
+    (versions,) = follow_samples(lines).values()
+    assert [(v.first_step, v.last_step, v.hyp, v.chrf) for v in versions] == [
         (1, 2, "a", 100.0),
         (3, 3, "b", 0.0),
         (4, 4, "a", 100.0),
@@ -320,35 +332,35 @@ def make_report(**changes: Any) -> Report:
         scores = {"BLEU": step / 50, "chrF": step / 25, "signatures": {"BLEU": SIGNATURE, "chrF": SIGNATURE}}
         metrics.append({"kind": "valid", "step": step, "loss": 500 / step, **scores, "is_best": step == 750})
     metrics.append({"kind": "incident", "step": 600, "text": "3 updates were skipped"})
-    hyp, ref = word_diff("Der Hund bellt laut", "Der alte Hund schläft")
-    score = Score("BLEU", 37.451, 1.652, 35.8, 39.1, SIGNATURE)
-    example = Example(12, "lost: Maria", "The old dog sleeps", ref, hyp, 45.6, 0.789)
+    judged = Judged("The old dog sleeps", "Der Hund bellt laut", "Der alte Hund schläft", 45.6, 0.789)
+    score = Score("BLEU", 37.451, SIGNATURE, 37.45, 1.65)
+    example = Example(11, "lost: Maria")
     by_length = [
-        LengthScores("up to 5", 30, [score]),
-        LengthScores("6–10", 4, [score._replace(low=math.nan, high=math.nan)]),
+        (Bucket("up to 5", list(range(30))), [score]),
+        (Bucket("6–10", list(range(30, 34))), [score._replace(half_width=math.nan)]),
     ]
     values = {
         "name": "a run",
         "languages": "en → de",
-        "summary": [Fact("updates", "1,000"), Fact("training time", "3:32", clock=True)],
-        "facts": {"Data": [Fact("languages", "en → de")]},
+        "summary": [("updates", "1,000"), ("training time", "3:32")],
+        "facts": {"Data": [("languages", "en → de")]},
         "metrics": metrics,
-        "samples": [
-            Sample("A source", "Ein alter Satz", [Version(k, k, [(f"Satz {k}", None)], 50.0) for k in range(12)])
-        ],
+        "samples": {("A source", "Ein alter Satz"): [Version(k, k, f"Satz {k}", 50.0) for k in range(12)]},
         "sets": [
             ScoredSet(
-                "test", 34, [score], "words", by_length, {"best": [], "worst": [example], "instructive": [example]}
+                "test",
+                [judged] * 34,
+                [score],
+                "words",
+                by_length,
+                {"best": [], "worst": [example], "instructive": [example]},
             )
         ],
         "heat_maps": [
             HeatMap(["Ein", "Hund", "<eos>"], ["a", "dog", "<eos>"], np.eye(3, dtype=np.float32) * 0.9 + 0.033)
         ],
-        "instructive": "What is instructive.",
-        "fewest": 10,
         "missing": [],
         "config": "data: {}\n",
-        "made_with": "mt 0",
     }
     return Report(**{**values, **changes})
 
@@ -365,15 +377,14 @@ def hostile_page() -> str:
 
 def hostile_report() -> Report:
     plain, text = make_report(), " ".join(HOSTILE)
-    marked = [(text, None), (text, text), ("", text)]
-    example = Example(1, text, text, marked, marked, 1.0, 0.1)
+    judged = Judged(text, f"{text} {text}", text, 1.0, 0.1)  # so the text is plain, marked, and missing
     (one,) = plain.sets
     return plain._replace(
         name=text,
-        samples=[Sample(text, text, [Version(1, 2, marked, 3.0)])],
+        samples={(text, text): [Version(1, 2, f"{text} {text}", 3.0), Version(3, 4, "", 0.0)]},
         metrics=[*plain.metrics, {"kind": "incident", "step": 9, "text": text}],
-        facts={text: [Fact(text, text)]},
-        sets=[one._replace(examples={"worst": [example]})],
+        facts={text: [(text, text)]},
+        sets=[one._replace(judged=[judged], examples={"worst": [Example(0, text)]})],
         heat_maps=[HeatMap([text, "x"], ["y", text], np.full((2, 2), 0.5, np.float32))],
         missing=[text],
         config=text,
@@ -386,6 +397,7 @@ def test_hostile_text_is_text_and_nothing_else() -> None:
     assert not {"script", "img"} & text.tags
     assert text.shown.count(" ".join(HOSTILE)) >= 12
     assert any(" ".join(HOSTILE) in title for title in text.titles)
+    assert f"reference: {' '.join(HOSTILE)}" in text.titles
     assert text.tags == Text(report_page(make_report(missing=["x"]))).tags
 
 

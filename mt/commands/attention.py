@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mt.commands.files import say
@@ -48,11 +49,8 @@ def attention_maps(translator: Translator, sentence: str, *, target: str | None,
     else:
         tgt_out = _ids(translator, tokenizer, target, what="the target")
     tgt_in = [tokenizer.bos_id, *tgt_out[:-1]]
-    sides = {
-        "src": describe(translator.src_tokenizer, src),
-        "tgt_in": describe(tokenizer, tgt_in),
-        "tgt_out": describe(tokenizer, tgt_out),
-    }
+    sides = {"src": describe(translator.src_tokenizer, src), "tgt_in": describe(tokenizer, tgt_in)}
+    sides["tgt_out"] = describe(tokenizer, tgt_out)
     recorded = attention_weights(translator.model, src, tgt_in)
     weights = {kind: [layer.numpy() for layer in layers] for kind, layers in recorded._asdict().items()}
     return AttentionMaps(name, sentence, target, sides, weights)
@@ -64,10 +62,8 @@ def describe(tokenizer: Tokenizer, ids: Sequence[int]) -> Side:
     pieces = [names.get(token_id) or tokenizer.piece(token_id) for token_id in ids]
     marks = {i for i, token_id in enumerate(ids) if token_id in {*names, *tokenizer.tag_ids}}
     word_index = group_words(pieces, marks=marks)
-    words: list[list[int]] = [[] for _ in range(word_index[-1] + 1)]
-    for token_id, index in zip(ids, word_index, strict=True):
-        words[index].append(token_id)
-    texts = tokenizer.decode(words)
+    words = np.split(np.array(ids), np.flatnonzero(np.diff(word_index)) + 1)
+    texts = tokenizer.decode([word.tolist() for word in words])
     marked = {word_index[i]: pieces[i] for i in sorted(marks)}
     return Side(pieces, [marked.get(i, text) for i, text in enumerate(texts)], word_index, sorted(marked))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from mt.commands.files import say, standard_output, training_files
+from mt.commands.files import say, standard_output
 from mt.commands.resumption import prove_resume
 from mt.commands.train import forbidden_changes, read_config, settle
 from mt.commands.trial import try_training
-from mt.config import Config, DataConfig, EvalSetConfig, load_config
+from mt.config import Config, CorpusConfig, DataConfig, EvalSetConfig, load_config
 from mt.data.text import find_pair
 from mt.errors import ConfigError, DataError, DeviceError, MtError
 from mt.inspection import checks
@@ -23,7 +23,6 @@ from mt.inspection.survey import Pair, read_side
 from mt.rundir import RunDir
 from mt.runtime import Runtime, open_runtime
 
-MARKS = {"ok": "ok", "note": "note", "warning": "warning", "error": "ERROR"}
 WIDTH, INDENT = 118, 22  # columns of the report
 
 
@@ -39,25 +38,21 @@ def check(path: Path, overrides: Sequence[str] = (), *, device: str | None, resu
     """Look at everything, the cheapest first; what needs sound files comes last, and only if they are sound."""
     try:
         config = read_config(path, overrides, run_dir=None, device=device)
-    except ConfigError as error:
-        yield Finding("error", "config", "", str(error))
-        return
-    yield Finding("ok", "config", "", f"{path}: {config.data.src_lang} to {config.data.tgt_lang}")
-    runtime, is_sound = None, True
-    try:
-        runtime = open_runtime(config.train.device)
-    except DeviceError as error:
-        yield Finding("error", "device", "", str(error))
-    for finding in inspect_files(config.data):
-        is_sound = is_sound and finding.level != "error"
-        yield finding
-    if runtime is None or not is_sound:
-        yield Finding("note", "training", "", "not tried: what is wrong above comes first")
-        return
-    try:
-        yield from rehearse_run(config, runtime, resume=resume)
+        yield Finding("ok", "config", "", f"{path}: {config.data.src_lang} to {config.data.tgt_lang}")
+        runtime, is_sound = None, True
+        try:
+            runtime = open_runtime(config.train.device)
+        except DeviceError as error:
+            yield Finding("error", "device", "", str(error))
+        for finding in inspect_files(config.data):
+            is_sound = is_sound and finding.level != "error"
+            yield finding
+        if runtime is not None and is_sound:
+            yield from rehearse_run(config, runtime, resume=resume)
+        else:
+            yield Finding("note", "training", "", "not tried: what is wrong above comes first")
     except MtError as error:
-        yield Finding("error", "training", "", str(error))
+        yield Finding("error", "config" if isinstance(error, ConfigError) else "training", "", str(error))
 
 
 def inspect_files(data: DataConfig) -> Iterator[Finding]:
@@ -76,9 +71,8 @@ def inspect_files(data: DataConfig) -> Iterator[Finding]:
     yield from duplicates or _all_well("duplicates", "none in train")
     others = [*surveys.valid, *surveys.test]
     overlap = [finding for pair in others for finding in checks.find_overlap(pair, surveys.train)]
-    yield from overlap or _all_well(
-        "overlap", "no source sentence of " + " or ".join(p.name for p in others) + " is in train"
-    )
+    names = " or ".join(pair.name for pair in others)
+    yield from overlap or _all_well("overlap", f"no source sentence of {names} is in train")
     yield from find_mix_ups(surveys)
     yield from map(checks.describe_lengths, surveys.train)
 
@@ -87,30 +81,34 @@ def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
     """Read every file once, the validation set first: it teaches how the two languages look."""
     surveys, missing = Surveys([], [], []), []
     odds: LanguageOdds | None = None
-
-    def survey(name: str, src: Path, tgts: Sequence[Path], *, src_odds: LanguageOdds | None) -> list[Pair]:
-        say(f"reading {name}")
-        src_side, several = read_side(src, src_odds), len(tgts) > 1
-        sides = [read_side(tgt, odds) for tgt in tgts]
-        return [Pair(f"{name} ref {i}" if several else name, src_side, side) for i, side in enumerate(sides, 1)]
-
-    for target, section in [(surveys.valid, data.valid), *((surveys.test, section) for section in data.test)]:
+    sections: list[tuple[list[Pair], str, EvalSetConfig | CorpusConfig]]
+    sections = [(surveys.valid, data.valid.name, data.valid), *((surveys.test, each.name, each) for each in data.test)]
+    several = len(data.train) > 1
+    sections += [(surveys.train, f"train.{i}" if several else "train", each) for i, each in enumerate(data.train)]
+    for pairs, name, section in sections:
+        is_usual = isinstance(section, EvalSetConfig) or section.src_lang in (None, data.src_lang)
         try:
-            src, tgts = _set_files(section, data)
-            target += survey(section.name, src, tgts, src_odds=odds)
-            if target is surveys.valid:
-                odds = learn_odds(target[0].src.trigrams, target[0].tgt.trigrams)
+            src, tgts = find_files(section, data)
+            say(f"reading {name}")
+            src_side = read_side(src, odds if is_usual else None)
+            for number, tgt in enumerate(tgts, 1):
+                whole_name = f"{name} ref {number}" if len(tgts) > 1 else name
+                pairs.append(Pair(whole_name, src_side, read_side(tgt, odds)))
         except DataError as error:
             missing.append(Finding("error", "files", "", str(error)))
-    for index, corpus in enumerate(data.train):
-        is_usual = corpus.src_lang in (None, data.src_lang)
-        try:
-            (files,) = training_files(data.model_copy(update={"train": (corpus,)}))
-            name = f"train.{index}" if len(data.train) > 1 else "train"
-            surveys.train.extend(survey(name, files.src, [files.tgt], src_odds=odds if is_usual else None))
-        except DataError as error:
-            missing.append(Finding("error", "files", "", str(error)))
+        if pairs is surveys.valid and pairs:
+            odds = learn_odds(pairs[0].src.trigrams, pairs[0].tgt.trigrams)
     return surveys, missing
+
+
+def find_files(section: EvalSetConfig | CorpusConfig, data: DataConfig) -> tuple[Path, list[Path]]:
+    """A source file, and the target file or files that answer it. Raises DataError."""
+    if section.prefix is None:
+        tgts = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
+        return Path(section.src or ""), [Path(tgt or "") for tgt in tgts]  # never "": checked when the config was read
+    src_lang = section.src_lang if isinstance(section, CorpusConfig) else None
+    src, tgt = find_pair(section.prefix, src_lang=src_lang or data.src_lang, tgt_lang=data.tgt_lang)
+    return src, [tgt]
 
 
 def find_mix_ups(surveys: Surveys) -> Iterator[Finding]:
@@ -141,12 +139,10 @@ def rehearse_run(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[
     before = load_config(real.config) if (real.checkpoints / "last").is_file() else None
     config, runtime = settle(config, before, runtime)
     if before is not None:
-        if changed := forbidden_changes(before, config):
-            text = f"{real.path} holds a run of another config (--run-dir chooses another): {'; '.join(changed)}"
-            yield Finding("error", "config", "", text)
-        else:
-            text = f"{real.path} holds a run already: mt train would go on with it (--run-dir chooses another)"
-            yield Finding("note", "config", "", text)
+        changed = "; ".join(forbidden_changes(before, config))
+        told = f"of another config: {changed}" if changed else "already: mt train would go on with it"
+        text = f"{real.path} holds a run {told} (--run-dir chooses another)"
+        yield Finding("error" if changed else "note", "config", "", text)
     with TemporaryDirectory(prefix="mt-check-") as directory:
         trial = RunDir(Path(directory) / "trial")
         yield from try_training(config, runtime, trial, real=real, has_begun=before is not None)
@@ -159,17 +155,16 @@ def report(findings: Iterable[Finding], *, as_json: bool) -> int:
     found: list[Finding] = []
     with standard_output() as file:
         for finding in findings:
+            repeated = bool(found) and found[-1].what == finding.what
+            found.append(finding)
             if not as_json:
-                repeated = bool(found) and found[-1].what == finding.what
                 file.write(f"{as_text(finding, with_topic=not repeated)}\n".encode())
                 file.flush()
-            found.append(finding)
-        code = int(any(finding.level == "error" for finding in found))
+        code, said = int(any(finding.level == "error" for finding in found)), f"\n{verdict(found)}"
         if as_json:
             answer = {"verdict": verdict(found), "exit_code": code, "findings": [asdict(finding) for finding in found]}
-            file.write(f"{json.dumps(answer, ensure_ascii=False, indent=2)}\n".encode())
-        else:
-            file.write(f"\n{verdict(found)}\n".encode())
+            said = json.dumps(answer, ensure_ascii=False, indent=2)
+        file.write(f"{said}\n".encode())
     return code
 
 
@@ -187,18 +182,11 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 def as_text(finding: Finding, *, with_topic: bool) -> str:
     """Topic, mark and text in columns; below, the place, as short as it can be written."""
-    head = f"{finding.what if with_topic else '':<12} {MARKS[finding.level]:<8} "
+    head = f"{finding.what if with_topic else '':<12} {finding.level.replace('error', 'ERROR'):<8} "
     lines = textwrap.wrap(finding.text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
     if finding.where:
         lines.append(min(finding.where, os.path.relpath(finding.where), key=len))
     return head + f"\n{'':{INDENT}}".join(lines)
-
-
-def _set_files(section: EvalSetConfig, data: DataConfig) -> tuple[Path, list[Path]]:
-    if section.prefix is None:
-        return Path(section.src or ""), [Path(ref) for ref in section.refs]
-    src, tgt = find_pair(section.prefix, src_lang=data.src_lang, tgt_lang=data.tgt_lang)
-    return src, [tgt]
 
 
 def _all_well(what: str, text: str) -> list[Finding]:

@@ -1,6 +1,6 @@
 """What is known of a run from its config and metrics.jsonl, in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +8,10 @@ from typing import NamedTuple
 from mt.config import Config, CorpusConfig, EvalSetConfig, Section
 from mt.configfile import show
 from mt.data.corpus import FilterCounts
-from mt.pages.report import Fact, MetricsLine, of_kind
+from mt.pages.report import MetricsLine, of_kind
 from mt.training.progress import clock
+
+Fact = tuple[str, str]  # a line of a table: a name, and what there is to say
 
 
 class PairCounts(NamedTuple):
@@ -22,16 +24,14 @@ class PairCounts(NamedTuple):
 def summarise(config: Config, metrics: Sequence[MetricsLine], counts: PairCounts | None) -> list[Fact]:
     """What, when and how long, at a glance."""
     start, last = _start(metrics), metrics[-1] if metrics else {}
-    facts = [Fact("parameters", f"{start['num_parameters']:,}")] if "num_parameters" in start else []
-    facts += [Fact("sentence pairs", f"{counts.all.kept:,}")] if counts else []
-    facts.append(Fact("updates", f"{last.get('step', 0):,}"))
-    timings = [line.get("timing", {}) for line in metrics]
-    if seconds := [timing["elapsed_seconds"] for timing in timings if "elapsed_seconds" in timing]:
-        facts.append(Fact("training time", clock(seconds[-1]), clock=True))
-    facts.append(Fact("device", f"{config.train.device}, {config.train.precision}"))
+    facts = [("parameters", f"{start['num_parameters']:,}")] if "num_parameters" in start else []
+    facts += [("sentence pairs", f"{counts.all.kept:,}")] if counts else []
+    facts.append(("updates", f"{last.get('step', 0):,}"))
+    if timed := [line for line in metrics if "elapsed_seconds" in line.get("timing", {})]:
+        facts.append(("training time", clock(timed[-1]["timing"]["elapsed_seconds"])))
+    facts.append(("device", f"{config.train.device}, {config.train.precision}"))
     if (begun := start.get("timing", {}).get("unix_time")) is not None:
-        day = datetime.fromtimestamp(begun, UTC)
-        facts.append(Fact("begun (UTC)", f"{day.day} {day:%b %Y, %H:%M}"))
+        facts.append(("begun (UTC)", f"{datetime.fromtimestamp(begun, UTC):%d %b %Y, %H:%M}"))
     return facts
 
 
@@ -49,17 +49,17 @@ def list_facts(
 
 def _data(config: Config, counts: PairCounts | None) -> list[Fact]:
     data = config.data
-    facts = [Fact("languages", f"{data.src_lang} → {data.tgt_lang}")]
+    facts = [("languages", f"{data.src_lang} → {data.tgt_lang}")]
     for index, corpus in enumerate(data.train):
         kept = f"{counts.kept[index]:,} pairs kept" if counts else "number of pairs not known: the run's cache is gone"
         weight = f", weight {corpus.weight:g}" if corpus.weight != 1.0 else ""
-        facts.append(Fact(_files(corpus, corpus.src_lang or data.src_lang, data.tgt_lang), kept + weight))
+        facts.append((_files(corpus, corpus.src_lang or data.src_lang, data.tgt_lang), kept + weight))
     if counts:
-        facts.append(Fact("all training pairs", str(counts.all)))
+        facts.append(("all training pairs", str(counts.all)))
     limits = f"a side is blank, over {data.max_length} tokens, or over {data.max_length_ratio:g} times the other"
-    facts.append(Fact("left out when", limits))
-    facts.append(Fact(f"validation: {data.valid.name}", _files(data.valid, data.src_lang, data.tgt_lang)))
-    facts += [Fact(f"test: {each.name}", _files(each, data.src_lang, data.tgt_lang)) for each in data.test]
+    facts.append(("left out when", limits))
+    facts.append((f"validation: {data.valid.name}", _files(data.valid, data.src_lang, data.tgt_lang)))
+    facts += [(f"test: {each.name}", _files(each, data.src_lang, data.tgt_lang)) for each in data.test]
     return facts
 
 
@@ -74,7 +74,7 @@ def _files(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: str) 
 def _settings(section: Section) -> list[Fact]:
     """The keys of a section of the config that are not as by default; where a run lies is nobody's business."""
     fields = type(section).model_fields
-    return [Fact(key, show(value)) for key, value in section if value != fields[key].default and key != "run_dir"]
+    return [(key, show(value)) for key, value in section if value != fields[key].default and key != "run_dir"]
 
 
 def _course(config: Config, metrics: Sequence[MetricsLine], checkpoint: str) -> list[Fact]:
@@ -83,13 +83,12 @@ def _course(config: Config, metrics: Sequence[MetricsLine], checkpoint: str) -> 
     best = [line["step"] for line in valid if line.get("is_best")]
     known = {"updates": "step", "epochs completed": "epoch", "target tokens seen": "tokens_seen"}
     known["updates skipped"] = "num_skipped"
-    facts = [Fact(name, f"{last[key]:,}") for name, key in known.items() if key in last]
-    facts.append(Fact("validations", f"{len(valid):,}" + (f", best at update {best[-1]:,}" if best else "")))
-    facts.append(Fact("scored checkpoint", checkpoint or "none"))
-    facts.append(Fact("search", f"beam {search.beam_size}, length penalty {search.length_penalty:g}"))
-    begun_with = _start(metrics).get("environment")
-    said = ", ".join(f"{k} {v}" for k, v in begun_with.items()) if isinstance(begun_with, Mapping) else "not recorded"
-    facts.append(Fact("begun with", said))
+    facts = [(name, f"{last[key]:,}") for name, key in known.items() if key in last]
+    facts.append(("validations", f"{len(valid):,}" + (f", best at update {best[-1]:,}" if best else "")))
+    facts.append(("scored checkpoint", checkpoint or "none"))
+    facts.append(("search", f"beam {search.beam_size}, length penalty {search.length_penalty:g}"))
+    begun_with = _start(metrics).get("environment", {})
+    facts.append(("begun with", ", ".join(f"{k} {v}" for k, v in begun_with.items()) or "not recorded"))
     return facts
 
 

@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mt.checkpoint import find_checkpoint, load_meta
 from mt.commands.attention import attention_maps
-from mt.commands.facts import PairCounts, list_facts, summarise
+from mt.commands.facts import Fact, PairCounts, list_facts, summarise
 from mt.commands.files import EvalSet, configured_set, say
 from mt.config import Config, dump_config, load_config
 from mt.data.corpus import FilterCounts
@@ -18,16 +20,60 @@ from mt.decoding.translator import Translator
 from mt.disk import whole_file
 from mt.errors import CheckpointError, DataError
 from mt.evaluation import analysis
-from mt.evaluation.metrics import bleu_tokenizer
-from mt.pages import report as page
+from mt.evaluation.analysis import Bucket, Example, Judged
+from mt.evaluation.metrics import FEWEST, NUM_RESAMPLES, Score, bleu_tokenizer, score_corpus
+from mt.pages import render
 from mt.pages.attention import Side, over_words, readable
-from mt.pages.report import MetricsLine
+from mt.pages.plots import plot_intervals
+from mt.pages.report import MetricsLine, of_kind, training_plots, visible
 from mt.rundir import RunDir, open_run_dir
 from mt.training.progress import Sample
 
 NUM_EXAMPLES = 5  # of each kind, in each test set
 NUM_HEAT_MAPS, HEAT_MAP_WORDS = 4, range(7, 15)
-PACKAGES = {"mt": "mt-from-two-files", "torch": "torch", "sacreBLEU": "sacrebleu", "matplotlib": "matplotlib"}
+
+
+class ScoredSet(NamedTuple):
+    """A set that was translated and scored, and what there is to learn from it."""
+
+    name: str
+    judged: Sequence[Judged]  # its sentences
+    scores: Sequence[Score]
+    length_unit: str
+    by_length: Sequence[tuple[Bucket, Sequence[Score]]]
+    examples: Mapping[str, Sequence[Example]]  # best, worst, instructive
+
+
+class Version(NamedTuple):
+    """What a sample's translation was from one validation to another."""
+
+    first_step: int
+    last_step: int
+    hyp: str
+    chrf: float
+
+
+class HeatMap(NamedTuple):
+    """Who looks (queries) at whom (keys): rows of weights, each adding up to one."""
+
+    queries: Sequence[str]
+    keys: Sequence[str]
+    weights: NDArray[np.float32]  # (num_queries, num_keys)
+
+
+class Report(NamedTuple):
+    """All that the page tells."""
+
+    name: str
+    languages: str
+    summary: Sequence[Fact]  # what, when, how long, at a glance
+    facts: Mapping[str, Sequence[Fact]]  # by heading
+    metrics: Sequence[MetricsLine]
+    samples: Mapping[tuple[str, str], Sequence[Version]]  # by source and reference, in the order of time
+    sets: Sequence[ScoredSet]
+    heat_maps: Sequence[HeatMap]
+    missing: Sequence[str]  # what could not be shown, in sentences
+    config: str
 
 
 def write_report(run_dir: Path, output: Path, *, checkpoint: str = "best", device: str = "auto") -> None:
@@ -36,8 +82,8 @@ def write_report(run_dir: Path, output: Path, *, checkpoint: str = "best", devic
     config = load_config(run.config)
     metrics, missing = read_metrics(run.metrics)
     counts = pair_counts(run)
-    sets: list[page.ScoredSet] = []
-    heat_maps: list[page.HeatMap] = []
+    sets: list[ScoredSet] = []
+    heat_maps: list[HeatMap] = []
     scored = ""
     if checkpoint == "best" and not (run.checkpoints / "best").is_file():
         missing.append("The run has no checkpoint yet: nothing could be translated.")
@@ -50,7 +96,7 @@ def write_report(run_dir: Path, output: Path, *, checkpoint: str = "best", devic
             heat_maps = heat_maps or draw_heat_maps(each.src, translator)
     for sentence in missing:
         say(sentence)
-    report = page.Report(
+    report = Report(
         name=run.path.resolve().name,
         languages=f"{config.data.src_lang} → {config.data.tgt_lang}",
         summary=summarise(config, metrics, counts),
@@ -59,15 +105,43 @@ def write_report(run_dir: Path, output: Path, *, checkpoint: str = "best", devic
         samples=follow_samples(metrics),
         sets=sets,
         heat_maps=heat_maps,
-        instructive=analysis.INSTRUCTIVE,
-        fewest=analysis.FEWEST,
         missing=missing,
         config=dump_config(config),
-        made_with=", ".join(f"{name} {_version(package)}" for name, package in PACKAGES.items()),
     )
     with whole_file(output) as file:
-        file.write(page.report_page(report).encode(errors="replace"))
+        file.write(report_page(report).encode(errors="replace"))
     say(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
+
+
+def report_page(report: Report) -> str:
+    """The page as HTML: one file that needs nothing beside it."""
+    values: dict[str, object] = {
+        "report": report,
+        "headline": _headline(report),
+        "plots": training_plots(report.metrics),
+    }
+    values |= {"fewest": FEWEST, "length_ratio": analysis.LENGTH_RATIO}
+    functions = {"length_plot": _length_plot, "of_kind": of_kind, "visible": visible, "word_diff": analysis.word_diff}
+    return render("report.html", {**values, **functions})
+
+
+def _headline(report: Report) -> tuple[Score | None, str]:
+    """The score to put first, and what it is of: the first test set's or, without one, the best validation's."""
+    for each in report.sets:
+        return each.scores[0], each.name
+    for line in reversed(of_kind(report.metrics, "valid")):
+        for name, signature in line.get("signatures", {}).items():
+            if line.get("is_best"):
+                return Score(name, float(line[name]), signature), f"the validation set, at update {line['step']:,}"
+    return None, ""
+
+
+def _length_plot(each: ScoredSet) -> str:
+    """BLEU and chrF with their intervals by source length."""
+    categories = [f"{bucket.label}\n{len(bucket.indices):,}" for bucket, _ in each.by_length]
+    columns = zip(*(scores for _, scores in each.by_length), strict=True)  # of one metric each
+    series = {column[0].name: [(score.value, *score.interval) for score in column] for column in columns}
+    return plot_intervals(categories, series, label=f"{each.name}: scores by source length")
 
 
 # What was translated
@@ -86,47 +160,26 @@ def evaluation_sets(config: Config, missing: list[str]) -> list[EvalSet]:
     return sets
 
 
-def examine(each: EvalSet, translator: Translator, *, tgt_lang: str) -> page.ScoredSet:
+def examine(each: EvalSet, translator: Translator, *, tgt_lang: str) -> ScoredSet:
     """Translate a set; score it as a whole and by length, and choose what to look at."""
-    translations = [found[0] for found in translator.n_best(each.src)]
-    hyps, tokenize = [found.text for found in translations], bleu_tokenizer(tgt_lang)
     judged = []
-    for src, found, *refs in zip(each.src, translations, *each.refs, strict=True):
+    for src, (found, *_), *refs in zip(each.src, translator.n_best(each.src), *each.refs, strict=True):
         num_tokens = sum(len(part.tgt) for part in found.parts) or 1
-        ref = max(refs, key=lambda ref: analysis.sentence_chrf(found.text, [ref])) if len(refs) > 1 else refs[0]
+        nearest = max(refs, key=lambda ref: analysis.sentence_chrf(found.text, [ref])) if len(refs) > 1 else refs[0]
         chrf, probability = analysis.sentence_chrf(found.text, refs), math.exp(found.log_prob / num_tokens)
-        judged.append(analysis.Judged(src, found.text, ref, chrf, probability))
+        judged.append(Judged(src, found.text, nearest, chrf, probability))
 
-    def scores(indices: Sequence[int], metrics: Sequence[str]) -> list[page.Score]:
-        refs = [[lines[i] for i in indices] for lines in each.refs]
-        estimates = analysis.estimate_corpus([hyps[i] for i in indices], refs, metrics=metrics, tokenize=tokenize)
-        return [page.Score(e.name, e.value, e.half_width, *e.interval, e.signature) for e in estimates]
+    def scores(indices: Sequence[int], metrics: Sequence[str]) -> list[Score]:
+        hyps, refs = [judged[i].hyp for i in indices], [[lines[i] for i in indices] for lines in each.refs]
+        return score_corpus(hyps, refs, metrics=metrics, tokenize=bleu_tokenizer(tgt_lang), num_resamples=NUM_RESAMPLES)
 
     unit, buckets = analysis.length_buckets(each.src)
+    by_length = [(bucket, scores(bucket.indices, ("bleu", "chrf"))) for bucket in buckets]
     examples = analysis.choose_examples(judged, num_each=NUM_EXAMPLES)
-    return page.ScoredSet(
-        name=each.name,
-        num_sentences=len(hyps),
-        scores=scores(range(len(hyps)), ("bleu", "chrf", "ter")),
-        length_unit=unit,
-        by_length=[
-            page.LengthScores(bucket.label, len(bucket.indices), scores(bucket.indices, ("bleu", "chrf")))
-            for bucket in buckets
-        ],
-        examples={
-            kind: [show_example(judged[e.sentence], number=e.sentence + 1, reason=e.reason) for e in found]
-            for kind, found in examples.items()
-        },
-    )
+    return ScoredSet(each.name, judged, scores(range(len(judged)), ("bleu", "chrf", "ter")), unit, by_length, examples)
 
 
-def show_example(judged: analysis.Judged, *, number: int, reason: str) -> page.Example:
-    """A sentence as the page shows it."""
-    hyp, ref = analysis.word_diff(judged.hyp, judged.ref)
-    return page.Example(number, reason, judged.src, ref, hyp, judged.chrf, judged.probability)
-
-
-def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[page.HeatMap]:
+def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
     """Cross-attention of a few short sentences from all over the set: the mean of the heads of the upper layers."""
     short = [text for text in sources if len(analysis.words(text)) in HEAT_MAP_WORDS]
     heat_maps = []
@@ -135,7 +188,7 @@ def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[page.
         queries, keys = legible(maps.sides["tgt_out"]), legible(maps.sides["src"])
         upper = np.stack(maps.weights["cross"][len(maps.weights["cross"]) // 2 :])  # (layers, heads, queries, keys)
         weights = over_words(upper.mean(axis=(0, 1))[None], queries, keys)[0]
-        heat_maps.append(page.HeatMap(queries.words, keys.words, weights))
+        heat_maps.append(HeatMap(queries.words, keys.words, weights))
     return heat_maps
 
 
@@ -153,38 +206,31 @@ def read_metrics(path: Path) -> tuple[list[MetricsLine], list[str]]:
     """The lines of metrics.jsonl, and what is wrong with the file: a run that is going may be writing its last line."""
     if not path.is_file():
         return [], [f"There is no {path.name}: nothing is known of the training."]
-    found: list[MetricsLine] = []
-    num_broken = 0
-    for line in path.read_bytes().splitlines():
-        try:
+    lines, found = path.read_bytes().splitlines(), list[MetricsLine]()
+    for line in lines:
+        with suppress(ValueError):
             value = json.loads(line)
-        except ValueError:
-            value = None
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            found.append(value)
-        else:
-            num_broken += 1
-    broken = f"{num_broken:,} line{'s' if num_broken > 1 else ''} cannot be read"
-    missing = [f"{path.name}: {broken}; a run that goes on may be writing the last."] if num_broken else []
-    if not page.of_kind(found, "train"):
-        missing.append("No update has been logged yet.")
-    if not page.of_kind(found, "valid"):
-        missing.append("There has been no validation yet.")
-    return found, missing
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                found.append(value)
+    missing = []
+    if num_broken := len(lines) - len(found):
+        broken = f"{num_broken:,} line{'s' if num_broken > 1 else ''} cannot be read"
+        missing.append(f"{path.name}: {broken}; a run that goes on may be writing the last.")
+    needed = {"train": "No update has been logged yet.", "valid": "There has been no validation yet."}
+    return found, missing + [sentence for kind, sentence in needed.items() if not of_kind(found, kind)]
 
 
-def follow_samples(metrics: Sequence[MetricsLine]) -> list[page.Sample]:
+def follow_samples(metrics: Sequence[MetricsLine]) -> dict[tuple[str, str], list[Version]]:
     """The sample sentences, each with what became of it; a translation that stays the same is one version."""
-    samples: dict[tuple[str, str], list[page.Version]] = {}
-    for line in page.of_kind(metrics, "valid"):
+    samples: dict[tuple[str, str], list[Version]] = {}
+    for line in of_kind(metrics, "valid"):
         for src, ref, hyp in (Sample(**sample) for sample in line.get("samples", [])):
             versions = samples.setdefault((src, ref), [])
-            if versions and "".join(text for text, _ in versions[-1].hyp) == hyp:
+            if versions and versions[-1].hyp == hyp:
                 versions[-1] = versions[-1]._replace(last_step=line["step"])
             else:
-                spans, chrf = analysis.word_diff(hyp, ref)[0], analysis.sentence_chrf(hyp, [ref])
-                versions.append(page.Version(line["step"], line["step"], spans, chrf))
-    return [page.Sample(src, ref, versions) for (src, ref), versions in samples.items()]
+                versions.append(Version(line["step"], line["step"], hyp, analysis.sentence_chrf(hyp, [ref])))
+    return samples
 
 
 def pair_counts(run: RunDir) -> PairCounts | None:
@@ -198,10 +244,3 @@ def pair_counts(run: RunDir) -> PairCounts | None:
         return None
     meta = json.loads(found[0].read_text(encoding="utf-8"))
     return PairCounts(meta["num_pairs"], FilterCounts(**meta["counts"]))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "of unknown version"

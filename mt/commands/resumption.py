@@ -31,32 +31,32 @@ def prove_resume(config: Config, runtime: Runtime, trial: RunDir, *, directory: 
     """
     path = directory / "probe.yaml"
     path.write_text(dump_config(make_probe(config, runtime, trial, directory)), encoding="utf-8")
-    whole, killed = RunDir(directory / "whole"), RunDir(directory / "killed")
+    whole = RunDir(directory / "whole")
     say(f"resume: training {NUM_UPDATES} updates at once")
     run_to_end(path, whole, trial)
-    for _ in range(NUM_TRIES):
+    for number in range(NUM_TRIES):
+        killed = RunDir(directory / ("killed" + "-again" * number))
         say("resume: training them again, with a kill in between")
         if (killed_at := run_and_kill(path, killed, trial)) is not None:
             break
-        killed = RunDir(killed.path.with_name(f"{killed.path.name}-again"))
     else:
         yield Finding("warning", "resume", "", f"all {NUM_UPDATES} updates were done before a run could be killed")
         return
     run_to_end(path, killed, trial)
     text = f"{NUM_UPDATES} updates at once, and the same killed by SIGKILL, going on from {killed_at}:"
     yield Finding("ok", "resume", "", text)
-    differs = False
-    for name, one, other in zip(("weights", "optimizer", "metrics"), digests(whole), digests(killed), strict=True):
-        differs = differs or one != other
-        text = f"{name}: equal, SHA-256 {one}" if one == other else f"{name}: {one} at once, {other} with a kill"
-        yield Finding("ok" if one == other else "error", "resume", "", text)
-    if differs and runtime.device.type == "cuda":
+    at_once, with_kill = digests(whole), digests(killed)
+    for name, one, other in zip(("weights", "optimizer", "metrics"), at_once, with_kill, strict=True):
+        if one == other:
+            yield Finding("ok", "resume", "", f"{name}: equal, SHA-256 {one}")
+        else:
+            yield Finding("error", "resume", "", f"{name}: {one} at once, {other} with a kill")
+    if at_once != with_kill and runtime.device.type == "cuda":
         again = RunDir(directory / "whole-again")
         run_to_end(path, again, trial)
-        if digests(again) != digests(whole):
-            yield Finding(
-                "note", "resume", "", "nor are two runs without a kill equal: this GPU does not repeat itself"
-            )
+        if digests(again) != at_once:
+            text = "nor are two runs without a kill equal: this GPU does not repeat itself"
+            yield Finding("note", "resume", "", text)
 
 
 def make_probe(config: Config, runtime: Runtime, trial: RunDir, directory: Path) -> Config:
@@ -65,17 +65,12 @@ def make_probe(config: Config, runtime: Runtime, trial: RunDir, directory: Path)
     named = {"model": str(src)} if section.joint else {"src_model": str(src), "tgt_model": str(tgt)}
     tokenizer = TokenizerConfig(joint=section.joint, sampling=section.sampling).model_copy(update=named)
     config, _ = cut_validation(config, directory, num_lines=NUM_LINES)
-    limits = {"max_steps": NUM_UPDATES, "max_epochs": None, "max_minutes": None, "patience": None}
-    rhythm = {"validate_every": VALIDATE_EVERY, "save_every": SAVE_EVERY, "log_every": LOG_EVERY}
-    settled = {"device": runtime.device.type, "precision": runtime.precision}
-    warmup = {"warmup_steps": min(config.train.warmup_steps, NUM_UPDATES // 2)}
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"test": ()}),
-            "tokenizer": tokenizer,
-            "train": config.train.model_copy(update={**limits, **rhythm, **settled, **warmup}),
-        }
-    )
+    train: dict[str, object] = {"max_steps": NUM_UPDATES, "max_epochs": None, "max_minutes": None, "patience": None}
+    train |= {"validate_every": VALIDATE_EVERY, "save_every": SAVE_EVERY, "log_every": LOG_EVERY}
+    train |= {"device": runtime.device.type, "precision": runtime.precision}
+    train |= {"warmup_steps": min(config.train.warmup_steps, NUM_UPDATES // 2)}
+    sections = {"data": config.data.model_copy(update={"test": ()}), "tokenizer": tokenizer}
+    return config.model_copy(update={**sections, "train": config.train.model_copy(update=train)})
 
 
 def run_to_end(config: Path, run: RunDir, trial: RunDir) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from mt.commands.files import EvalSet, configured_set, training_files
 from mt.commands.prepare import encode_training_set, load_tokenizers, make_tokenizers
@@ -32,8 +33,9 @@ from mt.training.trainer import Trainer
 NUM_WARM_UPS, NUM_UPDATES = 2, 5  # before the clock starts, and at least while it runs
 LEAST_SECONDS, MOST_SECONDS = 1.0, 10.0  # that it runs
 NUM_TRANSLATED = 64  # validation sentences that are translated to see how long all take
-MANY_LEFT_OUT, MANY_STRANGE = 0.1, 0.01  # shares of pairs, and of tokens, that are worth a warning
+MANY_LEFT_OUT, MANY_STRANGE = 0.1, 1.0  # share of pairs, and percentage of tokens, that are worth a warning
 FULL = 0.8  # share of the free disk space, likewise
+human_size = partial(tqdm.format_sizeof, suffix="B")  # 1234567 -> 1.23MB
 
 
 def try_training(
@@ -94,8 +96,7 @@ def look_at_tokens(config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: T
     """What the filters leave out, how long sentences are in tokens, and whether the vocabulary covers the text."""
     counts, sides, tokenizers = corpus.counts, (corpus.src, corpus.tgt), (src, tgt)
     many = counts.kept < (1 - MANY_LEFT_OUT) * sum(vars(counts).values())
-    numbers = {name: float(value) for name, value in vars(counts).items()}
-    yield Finding("warning" if many else "ok", "filters", "", f"train: {counts}", numbers)
+    yield Finding("warning" if many else "ok", "filters", "", f"train: {counts}", vars(counts))
     medians, longest = (" / ".join(f"{f(side.lengths):,.0f}" for side in sides) for f in (np.median, np.max))
     yield Finding("ok", "tokens", "", f"train: median line {medians} tokens, longest {longest} (source / target)")
     seen = [np.bincount(side.ids, minlength=each.vocab_size) > 0 for side, each in zip(sides, tokenizers, strict=True)]
@@ -113,19 +114,14 @@ def describe_tokens(each: EvalSet, tokenizers: tuple[Tokenizer, Tokenizer], seen
     rates = []  # one row a side
     for texts, tokenizer, is_seen in zip((each.src, each.refs[0]), tokenizers, seen, strict=True):
         ids = np.concatenate([np.array(row[:-1], np.int64) for row in tokenizer.encode(texts)])
-        is_byte = np.array([is_byte_piece(tokenizer.piece(token_id)) for token_id in range(tokenizer.vocab_size)])
+        pieces = [tokenizer.piece(token_id) for token_id in range(tokenizer.vocab_size)]
+        is_byte = np.array([piece.startswith("<0x") and len(piece) == 6 for piece in pieces])  # such as "<0x41>"
         num_words = sum(len(text.split()) for text in texts)
-        rates.append((len(ids) / num_words, is_byte[ids].mean(), (~is_seen[ids]).mean()))
-    per_word, in_bytes, new = np.array(rates).T
-    level: Level = "warning" if max(*in_bytes, *new) > MANY_STRANGE else "ok"
-    text = f"{per_word[0]:.2f} / {per_word[1]:.2f} tokens a word, {100 * in_bytes[0]:.2f} / {100 * in_bytes[1]:.2f} % "
-    text += f"of them bytes, {100 * new[0]:.2f} / {100 * new[1]:.2f} % not in train"
-    return Finding(level, "tokens", "", f"{each.name}: {text}")
-
-
-def is_byte_piece(piece: str) -> bool:
-    """Does a piece stand for one byte of a character that has no token? "<0x41>" does."""
-    return piece.startswith("<0x") and len(piece) == 6
+        rates.append((len(ids) / num_words, 100 * is_byte[ids].mean(), 100 * (~is_seen[ids]).mean()))
+    level: Level = "warning" if max(max(row[1:]) for row in rates) > MANY_STRANGE else "ok"
+    per_word, in_bytes, new = (" / ".join(f"{rate:.2f}" for rate in side) for side in zip(*rates, strict=True))
+    text = f"{each.name}: {per_word} tokens a word, {in_bytes} % of them bytes, {new} % not in train"
+    return Finding(level, "tokens", "", text)
 
 
 def look_at_memory(trainer: Trainer, epoch: Epoch, *, before: int) -> Finding:
@@ -133,16 +129,10 @@ def look_at_memory(trainer: Trainer, epoch: Epoch, *, before: int) -> Finding:
     reopen, max_tokens = partial(trainer.open_epoch, 0), trainer.config.max_tokens
     check_memory(trainer.model, epoch, trainer.runtime, reopen=reopen, max_tokens=max_tokens)
     after = peak_memory(trainer.runtime)
-    rows = np.diff(epoch.plan.starts)
-    sizes = [
-        f"{rows[i]:,} pairs of {epoch.plan.src_lengths[i]:,} and {epoch.plan.tgt_lengths[i]:,} tokens"
-        for i in largest_batches(epoch.plan)
-    ]
-    text = f"{human_size(after)} at the peak, with the largest batch ({' or '.join(sizes)})"
-    if trainer.runtime.device.type == "cpu":
-        text = (
-            f"{human_size(after)} at the process's peak, {human_size(after - before)} of it for model and largest batch"
-        )
+    plan, rows = epoch.plan, np.diff(epoch.plan.starts)
+    sizes = [f"{rows[i]:,} pairs of {plan.src_lengths[i]:,} and {plan.tgt_lengths[i]:,}" for i in largest_batches(plan)]
+    text = f"{human_size(after)} at the process's peak, {human_size(after - before)} of it for the model and "
+    text += f"the largest batch ({' or '.join(sizes)} tokens)"
     return Finding("ok", "memory", "", text, {"peak_bytes": after, "growth_bytes": after - before})
 
 
@@ -156,24 +146,17 @@ def peak_memory(runtime: Runtime) -> int:
 def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:
     """A few real updates, the clock running after the first ones."""
     stride, num_batches = trainer.config.accumulate, epoch.plan.num_batches
-    starts = cycle(range(0, num_batches, stride))
+    batches = (range(start, min(start + stride, num_batches)) for start in cycle(range(0, num_batches, stride)))
     trainer.wrapped.train()
-    num_updates, before, began = 0, 0, 0.0
-    while True:
-        if num_updates == NUM_WARM_UPS:
-            before, began = trainer.state.tokens_seen, now(trainer)
-        seconds = now(trainer) - began
-        num_timed = num_updates - NUM_WARM_UPS
-        if num_timed > 0 and (seconds > MOST_SECONDS or (num_timed >= NUM_UPDATES and seconds > LEAST_SECONDS)):
-            break
-        start = next(starts)
-        trainer.update(epoch, range(start, min(start + stride, num_batches)))
-        num_updates += 1
-    tokens_per_second = (trainer.state.tokens_seen - before) / seconds
-    text = f"{tokens_per_second:,.0f} target tokens/s, {seconds / num_timed:.3g} s an update, over {num_timed} updates"
-    return Finding(
-        "ok", "speed", "", text, {"update_seconds": seconds / num_timed, "tokens_per_second": tokens_per_second}
-    )
+    for _ in range(NUM_WARM_UPS):
+        trainer.update(epoch, next(batches))
+    before, began, seconds, num_updates = trainer.state.tokens_seen, now(trainer), 0.0, 0
+    while seconds < LEAST_SECONDS or (num_updates < NUM_UPDATES and seconds < MOST_SECONDS):
+        trainer.update(epoch, next(batches))
+        seconds, num_updates = now(trainer) - began, num_updates + 1
+    update, rate = seconds / num_updates, (trainer.state.tokens_seen - before) / seconds
+    text = f"{rate:,.0f} target tokens/s, {update:.3g} s an update, over {num_updates} updates"
+    return Finding("ok", "speed", "", text, {"update_seconds": update, "tokens_per_second": rate})
 
 
 def now(trainer: Trainer) -> float:
@@ -210,12 +193,3 @@ def look_at_disk(trainer: Trainer, trial: RunDir, real: RunDir) -> Finding:
     text += f"{human_size(free)} free in {parent}"
     level: Level = "error" if needed > free else "warning" if needed > FULL * free else "ok"
     return Finding(level, "disk", "", text, {"needed_bytes": needed, "free_bytes": free})
-
-
-def human_size(number: float) -> str:
-    """1234567 -> "1.2 MB" """
-    for unit in ("kB", "MB", "GB"):
-        number /= 1000
-        if number < 1000:
-            return f"{number:.1f} {unit}"
-    return f"{number / 1000:,.1f} TB"

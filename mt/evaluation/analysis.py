@@ -1,4 +1,4 @@
-"""How sure a score is, how it depends on length, and which sentences are worth a look."""
+"""How sentences fall into buckets by length, where a translation differs, and which are worth a look."""
 
 import difflib
 import math
@@ -6,51 +6,20 @@ import re
 import statistics
 import string
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.chrf import CHRF
-
-from mt.evaluation.metrics import METRICS
-
-NUM_RESAMPLES = 1000
-FEWEST = 10  # sentences for an interval to mean anything
-RESAMPLES_FEWEST, DRAWS_AT_MOST = 100, 5_000_000  # sacreBLEU holds all draws in memory at once
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without spaces: a word a character
 MARKS = re.escape(string.punctuation + "„“”‚‘’«»‹›–—…¿¡。、，．！？：；「」『』（）·")
-_TOKEN = re.compile(rf"\s+|[{CJK}]|[{MARKS}]|[^\s{CJK}{MARKS}]+")
+_WORD = re.compile(rf"[{CJK}{MARKS}]|[^\s{CJK}{MARKS}]+")
 
 # Upper ends of the buckets of source length, the last one being open.
 LENGTHS = {"words": (5, 10, 15, 20, 25, 30, 40, 60), "characters": (10, 20, 30, 40, 60, 80, 120, 160)}
 
-LENGTH_RATIO = 1.5
-INSTRUCTIVE = (
-    "A translation unlike the reference, not among the worst, that lacks a name or number which source and reference "
-    f"share; or that has over {LENGTH_RATIO} times the reference's words, or the reference over {LENGTH_RATIO} times "
-    "its words; or, with the lowest chrF first, of which the model was surer, by p, than of half the set."
-)
-
-
-class Estimate(NamedTuple):
-    """A corpus score and its 95 % interval, mean ± half_width, over resampled sets of sentences (Koehn 2004).
-
-    The signature names the number of resamples (bs) and their seed. With too few sentences, half_width is nan.
-    """
-
-    name: str
-    value: float
-    mean: float
-    half_width: float
-    signature: str
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """From where to where, within what the score can be; nan when there is none."""
-        top = math.inf if self.name == "TER" else 100.0
-        # max and min keep their first argument when that is nan.
-        return max(self.mean - self.half_width, 0.0), min(self.mean + self.half_width, top)
+LENGTH_RATIO = 1.5  # between texts, from which it is instructive
 
 
 class Bucket(NamedTuple):
@@ -84,51 +53,14 @@ class Example(NamedTuple):
     reason: str
 
 
-def estimate_corpus(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    *,
-    tokenize: str,
-    metrics: Sequence[str] = ("bleu", "chrf"),
-    num_resamples: int = NUM_RESAMPLES,
-) -> list[Estimate]:
-    """The scores of `score_corpus`, with sacreBLEU's bootstrap; fewer resamples where its memory would grow large."""
-    hypotheses = [line.rstrip() for line in hypotheses]
-    references = [[line.rstrip() for line in lines] for lines in references]
-    num_resamples = min(num_resamples, max(RESAMPLES_FEWEST, DRAWS_AT_MOST // len(hypotheses)))
-    estimates = []
-    for name, new_metric in (METRICS[metric] for metric in metrics):
-        metric = new_metric(tokenize)
-        _make_floats(metric)
-        score = metric.corpus_score(hypotheses, references, n_bootstrap=num_resamples)
-        half_width = float(score._ci) if len(hypotheses) >= FEWEST else math.nan
-        numbers = float(score.score), float(score._mean), half_width
-        estimates.append(Estimate(name, *numbers, str(metric.get_signature())))
-    return estimates
-
-
-def _make_floats(metric: Metric) -> None:
-    """Let every score of `metric` be a float: sacreBLEU 2.6 stumbles when some resamples have float32 and some 0.0."""
-    compute = metric._compute_score_from_stats
-
-    def compute_float(stats: list[Any]) -> Any:
-        found = compute(stats)
-        found.score = float(found.score)
-        return found
-
-    metric._compute_score_from_stats = compute_float  # type: ignore[method-assign]
-
-
 def length_buckets(sources: Sequence[str]) -> tuple[str, list[Bucket]]:
     """What length is counted in ("words", or "characters" of texts without spaces), and the buckets that are filled."""
     num_spaced = sum(" " in text.strip() for text in sources)
     unit = "words" if 2 * num_spaced >= len(sources) else "characters"
     ends = LENGTHS[unit]
     lengths = [len(text.split()) if unit == "words" else len(text.strip()) for text in sources]
+    labels = [f"up to {ends[0]}", *(f"{low + 1}–{high}" for low, high in pairwise(ends)), f"over {ends[-1]}"]
     places = np.searchsorted(ends, lengths)
-    starts = (0, *(end + 1 for end in ends))
-    labels = [f"{start}–{end}" for start, end in zip(starts, ends, strict=False)] + [f"over {ends[-1]}"]
-    labels[0] = f"up to {ends[0]}"
     buckets = [Bucket(label, np.flatnonzero(places == place).tolist()) for place, label in enumerate(labels)]
     return unit, [bucket for bucket in buckets if bucket.indices]
 
@@ -140,7 +72,7 @@ def sentence_chrf(hyp: str, references: Sequence[str]) -> float:
 
 def words(text: str) -> list[str]:
     """The text's words, punctuation marks and CJK characters, without the spaces."""
-    return [token for token in _TOKEN.findall(text) if not token.isspace()]
+    return _WORD.findall(text)
 
 
 def word_diff(hyp: str, ref: str) -> tuple[list[Span], list[Span]]:
@@ -148,30 +80,27 @@ def word_diff(hyp: str, ref: str) -> tuple[list[Span], list[Span]]:
 
     Where one text has nothing, an empty span marks the place.
     """
-    hyp_places, ref_places = ([m.span() for m in _TOKEN.finditer(t) if not m[0].isspace()] for t in (hyp, ref))
-    matcher = difflib.SequenceMatcher(None, words(hyp), words(ref), autojunk=False)
+    opcodes = difflib.SequenceMatcher(None, words(hyp), words(ref), autojunk=False).get_opcodes()
     edits = [
-        (_stretch(hyp_places, hyp_first, hyp_end), _stretch(ref_places, ref_first, ref_end))
-        for tag, hyp_first, hyp_end, ref_first, ref_end in matcher.get_opcodes()
+        (_reach(hyp, hyp_first, hyp_end), _reach(ref, ref_first, ref_end))
+        for tag, hyp_first, hyp_end, ref_first, ref_end in opcodes
         if tag != "equal"
     ]
-    hyp_spans = _spans(hyp, [(in_hyp, ref[slice(*in_ref)]) for in_hyp, in_ref in edits])
-    return hyp_spans, _spans(ref, [(in_ref, hyp[slice(*in_hyp)]) for in_hyp, in_ref in edits])
+    return _spans(hyp, ref, edits), _spans(ref, hyp, [edit[::-1] for edit in edits])
 
 
-def _stretch(places: Sequence[tuple[int, int]], first: int, end: int) -> tuple[int, int]:
-    """From where to where words `first` to `end` (exclusive) reach; of none, the place after the word before."""
-    if first == end:
-        return (places[first - 1][1],) * 2 if first else (0, 0)
-    return places[first][0], places[end - 1][1]
+def _reach(text: str, first: int, end: int) -> slice:
+    """Where words `first` to `end` (exclusive) are in the text; of none, the place after the word before."""
+    ends = [0, *(word.end() for word in _WORD.finditer(text))]
+    return slice(ends[end] - len(text[ends[first] : ends[end]].lstrip()), ends[end])
 
 
-def _spans(text: str, edits: Sequence[tuple[tuple[int, int], str]]) -> list[Span]:
-    """The text in spans; `edits` has where each difference reaches, and what the other text has there."""
+def _spans(text: str, other: str, edits: Sequence[tuple[slice, slice]]) -> list[Span]:
+    """The text in spans; `edits` has where each difference is, here and in the other text."""
     spans, done = [], 0
-    for (start, end), other in edits:
-        spans += [Span(text[done:start]), Span(text[start:end], other)]
-        done = end
+    for here, there in edits:
+        spans += [Span(text[done : here.start]), Span(text[here], other[there])]
+        done = here.stop
     return [span for span in (*spans, Span(text[done:])) if span.text or span.other]
 
 
@@ -188,18 +117,17 @@ def choose_examples(judged: Sequence[Judged], *, num_each: int) -> dict[str, lis
     taken = {""}  # sources: a blank line teaches nothing, and none teaches twice
     chosen: dict[str, list[Example]] = {kind: [] for kind, _, _ in wanted}
     for kind, candidates, count in wanted:
-        fresh: list[Example] = []
+        end = min(len(chosen[kind]) + count, num_each)
         for example in candidates:
             src = judged[example.sentence].src.strip()
-            if len(fresh) < count and src not in taken:
-                fresh.append(example)
+            if len(chosen[kind]) < end and src not in taken:
+                chosen[kind].append(example)
                 taken.add(src)
-        chosen[kind] = (chosen[kind] + fresh)[:num_each]
     return chosen
 
 
 def _lessons(judged: Sequence[Judged], wrong: Sequence[int]) -> Iterator[list[Example]]:
-    """What makes a wrong translation instructive (see INSTRUCTIVE), for each reason the strongest cases first."""
+    """What makes a wrong translation instructive, as reports explain: of each kind, the strongest cases first."""
     lost = ((i, copied_words(judged[i].src, judged[i].ref) - {*words(judged[i].hyp)}) for i in wrong)
     yield [Example(i, f"lost: {', '.join(sorted(missing))}") for i, missing in lost if missing]
     ratios = {i: max(1, len(words(judged[i].hyp))) / max(1, len(words(judged[i].ref))) for i in wrong}

@@ -35,39 +35,34 @@ def find_faults(side: Side) -> list[Finding]:
     """Lines that are not UTF-8, which end a training, and invisible characters at which other programs end a line."""
     findings = []
     for kind, numbers in side.faults.items():
-        listed = f"{kind}: {lines_listed(numbers)}"
-        if kind == NOT_UTF8:
-            finding = Finding("error", "encoding", place(side, numbers), f"{listed} (iconv converts files)")
-        else:
-            text = f"invisible {listed}; other programs split the line there, and shift all that follow"
-            finding = Finding("warning", "encoding", place(side, numbers), text)
-        findings.append(finding)
+        is_invalid, listed = kind == NOT_UTF8, f"{kind}: {lines_listed(numbers)}"
+        text = f"invisible {listed}; other programs split the line there, and shift all that follow"
+        text = f"{listed} (iconv converts files)" if is_invalid else text
+        findings.append(Finding("error" if is_invalid else "warning", "encoding", place(side, numbers), text))
     return findings
 
 
 def find_steps(pair: Pair) -> list[Finding]:
     """Numbers of lines that differ, and where the sides drift apart even if they do not."""
     num_src, num_tgt = len(pair.src), len(pair.tgt)
-    step = find_drifts(pair.src, pair.tgt)
-    numbers: dict[str, float] = {"src_lines": num_src, "tgt_lines": num_tgt, "clearness": round(step.clearness, 3)}
-    told = [_describe_drift(drift, min(num_src, num_tgt)) for drift in step.drifts]
-    if step.drifts:
-        numbers["line"] = step.drifts[0].start + 1
+    drifts, clearness = find_drifts(pair.src, pair.tgt)
+    told = "; ".join(_describe_drift(drift, pair.num_pairs) for drift in drifts)
+    line = drifts[0].start + 1 if drifts else pair.num_pairs
+    numbers: dict[str, float] = {"src_lines": num_src, "tgt_lines": num_tgt, "clearness": round(clearness, 3)}
+    numbers |= {"line": line} if drifts else {}
+    level: Level = "error"
+    where = f"{pair.tgt.path}:{line}"
     if num_src != num_tgt:
-        told = told or ["as far as both go they seem in step, so look near the end"]
-        text = f"{pair.name}: {num_src:,} source lines, but {num_tgt:,} target lines: {'; '.join(told)}"
-        return [
-            Finding(
-                "error", "alignment", f"{pair.tgt.path}:{numbers.get('line', min(num_src, num_tgt))}", text, numbers
-            )
-        ]
-    if step.drifts:
-        text = f"{pair.name}: as many lines on both sides, but {'; '.join(told)}"
-        return [Finding("error", "alignment", f"{pair.tgt.path}:{numbers['line']:.0f}", text, numbers)]
-    if step.clearness < UNCLEAR and num_src >= ENOUGH_LINES:
-        text = f"{pair.name}: line i of both sides has no more in common than lines nearby: are they translations?"
-        return [Finding("warning", "alignment", str(pair.tgt.path), text, numbers)]
-    return [Finding("ok", "alignment", "", f"{pair.name}: {num_src:,} pairs, in step", numbers)]
+        told = told or "as far as both go they seem in step, so look near the end"
+        text = f"{num_src:,} source lines, but {num_tgt:,} target lines: {told}"
+    elif drifts:
+        text = f"as many lines on both sides, but {told}"
+    elif clearness < UNCLEAR and num_src >= ENOUGH_LINES:
+        level, where = "warning", str(pair.tgt.path)
+        text = "line i of both sides has no more in common than lines nearby: are they translations?"
+    else:
+        level, where, text = "ok", "", f"{num_src:,} pairs, in step"
+    return [Finding(level, "alignment", where, f"{pair.name}: {text}", numbers)]
 
 
 def find_blanks(pair: Pair, *, is_train: bool) -> list[Finding]:
@@ -105,21 +100,18 @@ def find_duplicates(pair: Pair) -> list[Finding]:
 def find_overlap(pair: Pair, train: Sequence[Pair]) -> list[Finding]:
     """Sentences of a validation or test set that are in the training text: what it scores may be learned by heart."""
     sources, pairs = pair.src.digests[: pair.num_pairs], pair.digests
-    seen, seen_pair = np.zeros(len(sources), np.bool_), np.zeros(len(sources), np.bool_)
-    for corpus in train:
-        seen |= np.isin(sources, corpus.src.digests) & (sources != 0)
-        seen_pair |= np.isin(pairs, corpus.digests) & (pairs != 0)
+    seen = np.any([np.isin(sources, corpus.src.digests) for corpus in train], axis=0) & (sources != 0)
+    seen_pair = np.any([np.isin(pairs, corpus.digests) for corpus in train], axis=0) & (pairs != 0)
     if not (numbers := line_numbers(seen)):
         return []
     first = sources[numbers[0] - 1]
     corpus = next(corpus for corpus in train if first in corpus.src.digests)
     twin = f"{corpus.name} line {int(np.argmax(corpus.src.digests == first)) + 1}"
     listed = f"line {numbers[0]} is {twin}" if len(numbers) == 1 else f"{lines_listed(numbers)}; the first is {twin}"
-    told = share(len(numbers), len(sources), "source sentences")
-    num_same = int(seen_pair.sum())
-    text = f"{pair.name}: in train too: {told}, {num_same:,} with the same translation: {listed}"
-    counts = {"sources": len(numbers), "pairs": num_same}
-    level: Level = "warning" if num_same or len(numbers) > MANY * len(sources) else "note"
+    counts = {"sources": len(numbers), "pairs": int(seen_pair.sum())}
+    text = f"{pair.name}: in train too: {share(len(numbers), len(sources), 'source sentences')}, "
+    text += f"{counts['pairs']:,} with the same translation: {listed}"
+    level: Level = "warning" if counts["pairs"] or len(numbers) > MANY * len(sources) else "note"
     return [Finding(level, "overlap", place(pair.src, numbers), text, counts)]
 
 
@@ -133,24 +125,21 @@ def find_mix_ups(pair: Pair, reference: Pair) -> list[Finding]:
     if copied.mean() > MOST:
         text = f"{pair.name}: both sides are the same text in {share(int(copied.sum()), num_pairs, 'lines')}"
         return [Finding("error", "languages", f"{pair.tgt.path}", text)]
-    findings = [_about_lines(pair, pair.tgt, copied, "the target is a copy of the source")]
-    if len(pair.src.odds) and len(pair.tgt.odds):
-        wrong_src, wrong_tgt = pair.src.odds < -CLEAR_ODDS, pair.tgt.odds > CLEAR_ODDS
-        right_src, right_tgt = pair.src.odds > CLEAR_ODDS, pair.tgt.odds < -CLEAR_ODDS
-        strange_src, strange_tgt = bool(wrong_src.sum() > right_src.sum()), bool(wrong_tgt.sum() > right_tgt.sum())
-        if strange_src or strange_tgt:
-            told = {
-                (True, True): f"its sides are the other way round than {reference.name}'s",
-                (True, False): f"the source side is in the language of {reference.name}'s target side",
-                (False, True): f"the target side is in the language of {reference.name}'s source side",
-            }[strange_src, strange_tgt]
-            where = pair.src.path if strange_src else pair.tgt.path
-            return [Finding("error", "languages", str(where), f"{pair.name}: {told}", {"swapped": 1})]
-        wrong_src[:num_pairs] &= ~copied
-        wrong_tgt[:num_pairs] &= ~copied
-        findings.append(_about_lines(pair, pair.src, wrong_src, "the source side seems to be in the target's language"))
-        findings.append(_about_lines(pair, pair.tgt, wrong_tgt, "the target side seems to be in the source's language"))
-    return [finding for finding in findings if finding is not None]
+    findings = _about_lines(pair, pair.tgt, copied, "the target is a copy of the source")
+    if not (len(pair.src.odds) and len(pair.tgt.odds)):
+        return findings
+    strange = []
+    for side, sign, ours, other in ((pair.src, 1, "source", "target"), (pair.tgt, -1, "target", "source")):
+        wrong, right = sign * side.odds < -CLEAR_ODDS, sign * side.odds > CLEAR_ODDS
+        if wrong.sum() > right.sum():
+            strange.append((str(side.path), f"the {ours} side is in the language of {reference.name}'s {other} side"))
+        wrong[:num_pairs] &= ~copied
+        findings += _about_lines(pair, side, wrong, f"the {ours} side seems to be in the {other}'s language")
+    if not strange:
+        return findings
+    where, told = strange[0]
+    told = f"its sides are the other way round than {reference.name}'s" if len(strange) == 2 else told
+    return [Finding("error", "languages", where, f"{pair.name}: {told}", {"swapped": 1})]
 
 
 def describe_lengths(pair: Pair) -> Finding:
@@ -195,9 +184,9 @@ def _describe_drift(drift: Drift, num_pairs: int) -> str:
     return f"{start}{until}, {lost} missing on the {side} side (source line i answers target line i{drift.offset:+d})"
 
 
-def _about_lines(pair: Pair, side: Side, mask: NDArray[np.bool_], what: str) -> Finding | None:
+def _about_lines(pair: Pair, side: Side, mask: NDArray[np.bool_], what: str) -> list[Finding]:
     """A finding about some lines of a pair's side, if there are any."""
     if not (numbers := line_numbers(mask)):
-        return None
+        return []
     text = f"{pair.name}: {what} in {lines_listed(numbers)}"
-    return Finding("warning" if len(numbers) > MANY * len(mask) else "note", "languages", place(side, numbers), text)
+    return [Finding("warning" if len(numbers) > MANY * len(mask) else "note", "languages", place(side, numbers), text)]

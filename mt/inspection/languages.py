@@ -20,11 +20,6 @@ LanguageOdds = NDArray[np.float32]  # (NUM_TRIGRAMS,)
 Counts = NDArray[np.int64]  # (NUM_TRIGRAMS,)
 
 
-def count_trigrams(lines: Sequence[bytes]) -> Counts:
-    """How often each hashed trigram occurs, line ends included."""
-    return np.bincount(_trigrams(lines), minlength=NUM_TRIGRAMS)
-
-
 def learn_odds(src: Counts, tgt: Counts) -> LanguageOdds | None:
     """log P(trigram | source) - log P(trigram | target); None for sides too alike, such as one language twice."""
     src, tgt = src.astype(np.float64), tgt.astype(np.float64)
@@ -38,10 +33,10 @@ def learn_odds(src: Counts, tgt: Counts) -> LanguageOdds | None:
 def judge_lines(lines: Sequence[bytes], odds: LanguageOdds) -> NDArray[np.float32]:
     """(num_lines,): the log-odds of the source's language for each line."""
     starts = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])])
-    return np.add.reduceat(odds[_trigrams(lines)], starts)
+    return np.add.reduceat(odds[hash_trigrams(lines)], starts)
 
 
-def _trigrams(lines: Sequence[bytes]) -> NDArray[np.uint16]:
+def hash_trigrams(lines: Sequence[bytes]) -> NDArray[np.uint16]:
     """One hash for each byte of the lines and their ends, of it and the two after it."""
     text = np.frombuffer(b"\n".join(lines) + b"\n\n\n", np.uint8).astype(np.uint32)
     trigrams = (text[:-2] << np.uint32(16)) | (text[1:-1] << np.uint32(8)) | text[2:]

@@ -6,7 +6,7 @@ Whatever is in a file, it is read to its end: faults are counted.
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.data.text import read_lines
-from mt.inspection.languages import NUM_TRIGRAMS, LanguageOdds, count_trigrams, judge_lines
+from mt.inspection.languages import NUM_TRIGRAMS, LanguageOdds, hash_trigrams, judge_lines
 
 CHUNK_SIZE = 4096  # lines in memory at a time
 NUM_MARKS = 2**16  # hashed
@@ -84,14 +84,15 @@ def read_side(path: Path, language_odds: LanguageOdds | None = None) -> Side:
     lines = read_lines(path, errors="surrogateescape")
     while chunk := list(islice(lines, CHUNK_SIZE)):
         raw = [line.encode("utf-8", "surrogateescape") for line in chunk]
-        trigrams += count_trigrams(raw)
+        trigrams += np.bincount(hash_trigrams(raw), minlength=NUM_TRIGRAMS)
         if language_odds is not None:
             odds.append(judge_lines(raw, language_odds))
         for line in chunk:
             for kind in faults_of(line):
                 faults[kind].append(len(rows) + 1)
             words, found = line.split(), marks_of(line)
-            digests += _digest(words)
+            text = " ".join(words).encode("utf-8", "surrogateescape")
+            digests += blake2b(text, digest_size=8).digest() if words else bytes(8)
             marks += np.fromiter(found, np.uint16, len(found)).tobytes()
             rows.append((len(line), len(words), len(found)))
     num_chars, num_words, num_marks = np.array(rows, np.int32).T
@@ -110,8 +111,7 @@ def read_side(path: Path, language_odds: LanguageOdds | None = None) -> Side:
 
 def faults_of(line: str) -> list[str]:
     """What is wrong with a line that was read with `surrogateescape`: NOT_UTF8, or the names in SEPARATORS."""
-    found = set(_FAULT.findall(line)) if _FAULT.search(line) else set()
-    return sorted({SEPARATORS.get(character, NOT_UTF8) for character in found})
+    return sorted({SEPARATORS.get(character, NOT_UTF8) for character in _FAULT.findall(line)})
 
 
 def marks_of(line: str) -> set[int]:
@@ -123,9 +123,3 @@ def marks_of(line: str) -> set[int]:
     if line := line.rstrip():
         marks.add(f"${line[-1].translate(_FULL_WIDTH)}")
     return {zlib.crc32(mark.encode("utf-8", "surrogateescape")) % NUM_MARKS for mark in marks}
-
-
-def _digest(words: Sequence[str]) -> bytes:
-    """Eight bytes; zeros for a line without words."""
-    text = " ".join(words).encode("utf-8", "surrogateescape")
-    return blake2b(text, digest_size=8).digest() if words else bytes(8)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -16,7 +15,7 @@ Array = NDArray[np.float32]
 
 SPACE = "\u2581"  # how SentencePiece writes the space before a word
 SHOWN_SPACE = "\u2423"  # and how a word of nothing else is shown
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE, NO_TEXT = re.compile(r"<0x([0-9A-F]{2})>"), b"\xff"  # a byte that is in no UTF-8
 DIGITS = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", dtype=np.uint8)
 STEPS = 64 * 64 - 1  # a weight is written as two such digits: 0 to 4095
 
@@ -53,28 +52,15 @@ def group_words(pieces: Sequence[str], *, marks: Collection[int]) -> list[int]:
 def readable(pieces: Sequence[str]) -> list[str]:
     """Pieces as a person reads them: bytes as the character that they make, each with its place, as in `ß 1/2`."""
     shown = [piece.removeprefix(SPACE) or SHOWN_SPACE for piece in pieces]
-    start = 0
-    while start < len(pieces):
-        character, length = _character(pieces[start : start + 4])
-        if character:
-            places = [f"{character} {place}/{length}" for place in range(1, length + 1)]
-            shown[start : start + length] = places if length > 1 else [character]
-        start += length
+    raw = [bytes.fromhex(found[1]) if found else NO_TEXT for found in map(BYTE.fullmatch, pieces)]
+    for length in range(1, 5):  # of a character in UTF-8
+        for start in range(len(pieces) - length + 1):
+            with suppress(UnicodeDecodeError):
+                character = b"".join(raw[start : start + length]).decode()
+                if len(character) == 1 and character.isprintable():  # of others, the bytes tell more
+                    places = [f" {place}/{length}" for place in range(1, length + 1)] if length > 1 else [""]
+                    shown[start : start + length] = [character + place for place in places]
     return shown
-
-
-def _character(pieces: Sequence[str]) -> tuple[str, int]:
-    """The character that the first pieces, if they are bytes, make in UTF-8, and their number; or ("", 1)."""
-    raw = b""
-    for length, piece in enumerate(pieces, 1):
-        found = BYTE.fullmatch(piece)
-        if not found:
-            break
-        raw += bytes.fromhex(found[1])
-        with suppress(UnicodeDecodeError):
-            character = raw.decode()
-            return (character, length) if character.isprintable() else ("", 1)  # of others, the bytes tell more
-    return "", 1
 
 
 def over_words(weights: Array, queries: Side, keys: Side) -> Array:
@@ -86,8 +72,7 @@ def over_words(weights: Array, queries: Side, keys: Side) -> Array:
     to_keys = np.eye(len(keys.words), dtype=np.float32)[keys.word_index]  # (key_length, num_key_words)
     to_queries = np.eye(len(queries.words), dtype=np.float32)[queries.word_index]  # (query_length, num_query_words)
     means = to_queries / to_queries.sum(axis=0)
-    found: Array = means.T @ weights @ to_keys
-    return found
+    return np.asarray(means.T @ weights @ to_keys)
 
 
 def attention_json(maps: AttentionMaps) -> str:
@@ -99,44 +84,26 @@ def attention_json(maps: AttentionMaps) -> str:
     """
     attention = {}
     for kind, (queries, keys) in SIDES.items():
-        layers = maps.weights[kind]
-        words = [over_words(layer, maps.sides[queries], maps.sides[keys]) for layer in layers]
-        found = {"subwords": [_rounded(layer) for layer in layers], "words": [_rounded(layer) for layer in words]}
-        attention[kind] = {"queries": queries, "keys": keys, **found}
+        words = [over_words(layer, maps.sides[queries], maps.sides[keys]) for layer in maps.weights[kind]]
+        units = {"subwords": maps.weights[kind], "words": words}
+        rounded = {name: [each.astype(float).round(4).tolist() for each in layers] for name, layers in units.items()}
+        attention[kind] = {"queries": queries, "keys": keys, **rounded}
     sides = {name: side._asdict() for name, side in maps.sides.items()}
     texts = {"name": maps.name, "src_text": maps.src_text, "tgt_text": maps.tgt_text}
     return json.dumps({"format_version": 1, **texts, "sides": sides, "attention": attention}, ensure_ascii=False)
 
 
-def _rounded(weights: Array) -> list[list[list[float]]]:
-    found: list[list[list[float]]] = weights.astype(np.float64).round(4).tolist()
-    return found
-
-
 def attention_page(maps: AttentionMaps) -> str:
     """The maps as one HTML page; it draws them itself, and works offline."""
-    kinds = {
-        kind: {
-            "queries": queries,
-            "keys": keys,
-            "layers": [[_packed(head) for head in layer] for layer in maps.weights[kind]],
-        }
-        for kind, (queries, keys) in SIDES.items()
-    }
-    sides = {
-        name: {**side._asdict(), "subwords": readable(side.subwords), "rtl": _is_rtl(" ".join(side.words))}
-        for name, side in maps.sides.items()
-    }
+    kinds = {}
+    for kind, (queries, keys) in SIDES.items():
+        layers = [[_packed(head) for head in layer] for layer in maps.weights[kind]]
+        kinds[kind] = {"queries": queries, "keys": keys, "layers": layers}
+    sides = {name: {**side._asdict(), "subwords": readable(side.subwords)} for name, side in maps.sides.items()}
     return render("attention.html", {"maps": maps, "data": {"sides": sides, "kinds": kinds, "steps": STEPS}})
 
 
 def _packed(weights: Array) -> str:
     """Weights row by row, each as a number from 0 to STEPS in two digits of base 64: a third smaller than as bytes."""
     numbers = np.rint(weights.ravel().clip(0.0, 1.0) * STEPS).astype(np.int64)
-    digits: bytes = DIGITS[np.stack((numbers // 64, numbers % 64), axis=1)].tobytes()
-    return digits.decode("ascii")
-
-
-def _is_rtl(text: str) -> bool:
-    """Whether the first character with a direction is of a script written from right to left."""
-    return next((way for way in map(unicodedata.bidirectional, text) if way in ("L", "R", "AL")), "L") != "L"
+    return bytes(DIGITS[np.stack((numbers // 64, numbers % 64), axis=1)]).decode("ascii")

@@ -1,22 +1,23 @@
 """Plots as inline SVG: text stays text, colours follow the page, and what is pointed at tells its figures.
 
-Matplotlib draws them; then colours become CSS variables, so that a page can be light or dark, and marked artists get
-titles, which browsers show under the pointer.
+Matplotlib draws them; then colours become CSS variables, so that a page can be light or dark, and artists named
+CLASS:TITLE, the latter percent-encoded, get both: browsers show a title under the pointer.
 """
 
 import io
 import math
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
 # CSS variables that a page may set, and the colours that stand where it does not.
@@ -24,8 +25,8 @@ PALETTE = {"ink": "#1c2733", "muted": "#64707d", "grid": "#e3e8ee", "paper": "#f
 PALETTE |= {"first": "#2563b8", "second": "#d4650a", "third": "#0e8a72"}
 STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "mt",  # ids depend on the content alone
     "font.size": 8.0,
+    "font.sans-serif": "DejaVu Sans",  # for measuring alone: pages have their own
     "text.color": PALETTE["ink"],
     "text.parse_math": False,
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), PALETTE["muted"]),
@@ -36,6 +37,7 @@ STYLE: "dict[RcKeyType, Any]" = {
     **dict.fromkeys(("ytick.major.size", "ytick.minor.size"), 0.0),
     "lines.linewidth": 1.4,
 }
+COLOURS = ("second", "first", "third")  # of BLEU, chrF and TER in every plot
 NUM_BANDS = 80  # places along a line that answer to the pointer
 LARGEST = 1e100  # value that is drawn
 
@@ -51,36 +53,24 @@ class Line(NamedTuple):
     form: str = ",.3f"  # of a value under the pointer
 
 
-class Mark(NamedTuple):
-    """Something that happened at an update."""
+def plot_lines(lines: Sequence[Line], *, label: str, log: bool = False, marks: Sequence[tuple[float, str]] = ()) -> str:
+    """Lines over updates as an SVG element, and marks across them at (update, what happened there).
 
-    step: float
-    text: str
-
-
-class Intervals(NamedTuple):
-    """A value and its interval for each category; nan where there is none."""
-
-    name: str
-    values: Sequence[float]
-    lows: Sequence[float]
-    highs: Sequence[float]
-    colour: str = "first"
-
-
-def plot_lines(lines: Sequence[Line], *, label: str, log: bool = False, marks: Sequence[Mark] = ()) -> str:
-    """Lines over updates, and marks across them, as an SVG element; `label` is for those who cannot see it."""
+    `label` is for those who cannot see it.
+    """
     from matplotlib import rc_context
+    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    with rc_context(STYLE):
-        axes, titles = _new_axes(width=4.6, height=2.2), list[str]()
-        _draw_bands(axes, [line for line in lines if not line.points], titles)
+    with rc_context({**STYLE, "svg.hashsalt": repr((lines, marks))}):  # a plot's ids depend on its content alone
+        figure = Figure(figsize=(4.6, 2.2), layout="constrained")
+        axes = figure.add_subplot()
+        _draw_bands(axes, [line for line in lines if not line.points])
         for line in lines:
-            _draw_line(axes, line, titles, log=log)
-        for mark in marks:
-            name = _title(titles, f"update {mark.step:,.0f}\n{mark.text}", kind="mark")
-            axes.axvline(mark.step, color=PALETTE["alarm"], dashes=(3, 2), gid=name)
+            _draw_line(axes, line, log=log)
+        for step, text in marks:
+            name = _name("mark", f"update {step:,.0f}\n{text}")
+            axes.axvline(step, color=PALETTE["alarm"], dashes=(3, 2), gid=name)
         if log and math.isfinite(axes.dataLim.minposy):  # else there is nothing to draw
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
@@ -91,42 +81,39 @@ def plot_lines(lines: Sequence[Line], *, label: str, log: bool = False, marks: S
         axes.set_xlim(left=0)
         if not log and not all(line.points for line in lines) and axes.get_ylim()[0] < axes.get_ylim()[1] / 2:
             axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
-        if len(lines) > 1:
-            axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=len(lines), handlelength=1.2)
-        return _svg(axes, titles, label)
+        return _svg(figure, label)
 
 
-def plot_intervals(categories: Sequence[str], series: Sequence[Intervals], *, label: str) -> str:
-    """Values with their intervals, category by category and side by side, as an SVG element."""
+def plot_intervals(
+    categories: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], *, label: str
+) -> str:
+    """Values by name, side by side for each category, with their intervals, as an SVG element.
+
+    A value is given as (value, low, high), the latter nan where it has no interval.
+    """
     from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        axes, titles = _new_axes(width=4.9, height=2.1), list[str]()
-        for number, each in enumerate(series):
-            colour = PALETTE[each.colour]
-            axes.plot([], [], "o", color=colour, markersize=4.5, label=each.name)
-            for place, row in enumerate(zip(categories, each.values, each.lows, each.highs, strict=True)):
-                category, value, low, high = row
+    with rc_context({**STYLE, "svg.hashsalt": repr((categories, series))}):
+        figure = Figure(figsize=(4.9, 2.1), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, rows) in enumerate(series.items()):
+            colour = PALETTE[COLOURS[number]]
+            axes.plot([], [], "o", color=colour, markersize=4.5, label=name)
+            for place, (category, (value, low, high)) in enumerate(zip(categories, rows, strict=True)):
                 x = place + 0.24 * (number - (len(series) - 1) / 2)
                 interval = f" ({low:.1f} to {high:.1f})" if math.isfinite(low) else ""
+                title = _name("dot", f"{category}\n{name} {value:.2f}{interval}")
+                filling = colour if interval else PALETTE["paper"]
                 axes.plot([x, x], [low, high], color=colour, linewidth=1.6)
-                (dot,) = axes.plot([x], [value], "o", color=colour, markersize=4.5)
-                dot.set_markerfacecolor(colour if interval else PALETTE["paper"])
-                dot.set_gid(_title(titles, f"{category}\n{each.name} {value:.2f}{interval}"))
+                axes.plot([x], [value], "o", color=colour, markersize=4.5, markerfacecolor=filling, gid=title)
         axes.set_xticks(range(len(categories)), categories)
         axes.set_xlim(-0.5, len(categories) - 0.5)
         axes.grid(visible=False, axis="x")
-        axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=len(series), handlelength=1.2)
-        return _svg(axes, titles, label)
+        return _svg(figure, label)
 
 
-def _new_axes(*, width: float, height: float) -> "Axes":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
-
-
-def _draw_line(axes: "Axes", line: Line, titles: list[str], *, log: bool) -> None:
+def _draw_line(axes: "Axes", line: Line, *, log: bool) -> None:
     values = np.array(line.values, float)
     values[~(np.abs(values) < LARGEST) | (log & (values < 1 / LARGEST))] = np.nan
     colour = PALETTE[line.colour]
@@ -134,74 +121,47 @@ def _draw_line(axes: "Axes", line: Line, titles: list[str], *, log: bool) -> Non
         axes.plot(line.steps, values, color=colour, label=line.name)
         return
     axes.plot(line.steps, values, color=colour, alpha=0.45, linewidth=1.0)
-    for number, (step, value) in enumerate(zip(line.steps, values, strict=True)):
-        (dot,) = axes.plot([step], [value], "o", color=colour, markersize=5.0, label=line.name if number == 0 else None)
-        dot.set(markeredgecolor=PALETTE["paper"], markeredgewidth=0.8)
-        dot.set_gid(_title(titles, f"update {step:,.0f}\n{line.name} {value:{line.form}}"))
+    axes.plot([], [], "o", color=colour, markersize=5.0, markeredgecolor=PALETTE["paper"], label=line.name)
+    for step, value in zip(line.steps, values, strict=True):
+        name = _name("dot", f"update {step:,.0f}\n{line.name} {value:{line.form}}")
+        axes.plot([step], [value], "o", color=colour, markersize=5.0, markeredgecolor=PALETTE["paper"], gid=name)
 
 
-def _draw_bands(axes: "Axes", lines: Sequence[Line], titles: list[str]) -> None:
+def _draw_bands(axes: "Axes", lines: Sequence[Line]) -> None:
     """Upright bands, unseen until pointed at, that tell the values of all `lines` there; these share their updates."""
     if not lines or not len(lines[0].steps):
         return
     steps = np.array(lines[0].steps, float)
     chosen = np.unique(np.linspace(0, len(steps) - 1, NUM_BANDS).round().astype(int))
-    middles = (steps[chosen][1:] + steps[chosen][:-1]) / 2
-    edges = [2 * steps[0] - middles[0] if len(middles) else 0.0, *middles, steps[-1]]
+    edges = [0.0, *(steps[chosen][1:] + steps[chosen][:-1]) / 2, steps[-1]]
     for place, (left, right) in zip(chosen, pairwise(edges), strict=True):
         values = "\n".join(f"{line.name} {line.values[place]:{line.form}}" for line in lines)
-        name = _title(titles, f"update {steps[place]:,.0f}\n{values}", kind="band")
-        axes.axvspan(max(left, 0.0), right, color=PALETTE["muted"], linewidth=0, alpha=0.004, gid=name)
+        name = _name("band", f"update {steps[place]:,.0f}\n{values}")
+        axes.axvspan(left, right, color=PALETTE["muted"], linewidth=0, alpha=0.004, gid=name)
 
 
-def _title(titles: list[str], text: str, *, kind: str = "dot") -> str:
-    """Keep a text to be shown under the pointer; the name to give to its artist, whose CSS class is `kind`."""
-    titles.append(text)
-    return f"{kind}:{len(titles) - 1}"
+def _name(kind: str, title: str) -> str:
+    """What to call an artist that has a title; `kind` is for style sheets."""
+    return f"{kind}:{quote(title, errors='replace')}"
 
 
-def _svg(axes: "Axes", titles: Sequence[str], label: str) -> str:
-    """The figure as an SVG element for the middle of an HTML page."""
-    drawn = io.BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes out of their figure"
+def _svg(figure: "Figure", label: str) -> str:
+    """The figure as an SVG element for the middle of an HTML page: no namespaces, no style for the whole page."""
+    (axes,) = figure.axes
+    if (num_names := len(axes.get_legend_handles_labels()[1])) > 1:
+        axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=num_names, handlelength=1.2)
+    drawn, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
-    root = ElementTree.fromstring(drawn.getvalue())
-    prefix = f"p{zlib.crc32(drawn.getvalue()):x}-"
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    for element in root.iter():
-        _rewrite(element, titles, prefix)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"|xlink:(?=href)|<style.*?</style>|(?<=>)\s+(?=<)', "", drawn.getvalue())
+    root = ElementTree.fromstring(text)
     root.attrib = {"viewBox": root.attrib["viewBox"], "class": "plot", "role": "img", "aria-label": label}
+    for group in list(root.iter("g")):
+        kind, _, title = group.attrib.pop("id", "").partition(":")
+        if title:
+            group.set("class", kind)
+            group.insert(0, ElementTree.Element("title"))
+            group[0].text = unquote(title)
     text = ElementTree.tostring(root, encoding="unicode")
-    used = {*re.findall(r"url\(#([^)]+)\)", text), *re.findall(r' href="#([^"]+)"', text)}
-    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
     for name, colour in PALETTE.items():
         text = text.replace(colour, f"var(--{name}, {colour})")
     return text
-
-
-def _rewrite(element: ElementTree.Element, titles: Sequence[str], prefix: str) -> None:
-    """Make an element HTML's: no namespaces, ids of this plot alone, the page's font, and its title."""
-    element.tag = element.tag.split("}")[-1]
-    kind, _, number = element.get("id", "").partition(":")
-    if number:
-        title = ElementTree.Element("title")
-        title.text = titles[int(number)]
-        element.insert(0, title)
-        element.set("class", kind)
-    attributes = {key.split("}")[-1]: value for key, value in element.attrib.items()}
-    for key, value in attributes.items():
-        if key == "id":
-            attributes[key] = prefix + value
-        if key in ("href", "clip-path"):
-            attributes[key] = value.replace("#", f"#{prefix}")
-        if key == "style":  # the font is the page's
-            attributes[key] = re.sub(r"font-family: [^;]*; ", "", value)
-    if attributes.get("transform", "").startswith("rotate(-0 "):
-        del attributes["transform"]
-    element.attrib, element.tail = attributes, None
-    element.text = (element.text or "").strip()
