@@ -269,6 +269,22 @@ def attention(
     write_attention(run_dir, sentence, output=output, target=target, checkpoint=checkpoint, device=device)
 
 
+@app.command()
+def export(
+    run_dir: RunDirArgument,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="directory to write, or an older export to replace")],
+    to: Annotated[Literal["ctranslate2"], typer.Option(help="for which program")],
+    quantization: Annotated[
+        Literal["float32", "int8", "int16", "float16", "bfloat16"], typer.Option(help="how weights are kept")
+    ] = "float32",
+    checkpoint: CheckpointOption = "best",
+) -> None:
+    """Write the model and its tokenizer for CTranslate2, which translates faster and without PyTorch."""
+    from mt.commands.export import export
+
+    export(run_dir, directory, quantization=quantization, checkpoint=checkpoint)
+
+
 @tokenizer_app.command("train")
 def tokenizer_train(
     texts: Annotated[list[Path], typer.Argument(help="files of text, plain or .gz")],

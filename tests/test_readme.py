@@ -128,7 +128,7 @@ def test_the_tree_names_each_module_once_and_says_what_it_is_for() -> None:
 def test_every_command_is_shown() -> None:
     shown = {words for command in readme_commands() for words in re.findall(r"\bmt (\w+)", command)}
     assert shown == {
-        "align", "attention", "check", "evaluate", "report", "tokenizer", "train", "translate",
+        "align", "attention", "check", "evaluate", "export", "report", "tokenizer", "train", "translate",
     }  # fmt: skip
 
 
@@ -138,5 +138,6 @@ def test_the_commands_work_as_they_stand(workspace: Path) -> None:
 
 
 def test_the_python_works(workspace: Path) -> None:
-    (program,) = blocks("python")
-    assert run(f"python -c {shlex.quote(program)}", workspace).count("\n") == program.count("print(")
+    run("mt export runs/toy --to ctranslate2 toy.ct2", workspace)
+    for program in blocks("python"):
+        assert run(f"python -c {shlex.quote(program)}", workspace).count("\n") == program.count("print(")

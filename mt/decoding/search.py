@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -145,13 +144,18 @@ def _best_indices(values: Tensor, count: int) -> Tensor:
 
     The best values lie in the chunks with the best maxima, so one cheap pass spares all but `count` chunks the sorting.
     """
-    if spare := -values.shape[1] % _CHUNK_LENGTH:
-        values = F.pad(values, (0, spare), value=-math.inf)  # after all others, hence never among the best
-    maxima = values.reshape(len(values), -1, _CHUNK_LENGTH).amax(2)  # (live, num_chunks)
+    length = values.shape[1]
+    num_whole = length // _CHUNK_LENGTH
+    whole = values[:, : num_whole * _CHUNK_LENGTH].reshape(len(values), num_whole, _CHUNK_LENGTH)
+    maxima = whole.amax(2)
+    if length % _CHUNK_LENGTH:  # a last chunk that is shorter
+        last = values[:, num_whole * _CHUNK_LENGTH :].amax(1, keepdim=True)
+        maxima = torch.cat((maxima, last), dim=1)  # (live, num_chunks)
     chunks = _stable_topk(maxima, min(count, maxima.shape[1])).sort(dim=1).values
     places = torch.arange(_CHUNK_LENGTH, device=values.device)
     index = (chunks[:, :, None] * _CHUNK_LENGTH + places).flatten(1)  # (live, at least count), ascending
-    return index.gather(1, _stable_topk(values.gather(1, index), count))
+    candidates = values.gather(1, index.clamp(max=length - 1)).masked_fill(index >= length, -math.inf)
+    return index.gather(1, _stable_topk(candidates, count))
 
 
 def _stable_topk(values: Tensor, count: int) -> Tensor:

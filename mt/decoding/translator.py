@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,9 +17,11 @@ from mt.config import SearchConfig, load_config
 from mt.data.batching import group_by_length
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
-from mt.model.transformer import DecoderCache, Transformer
+from mt.model.transformer import DecoderCache, Memory, Transformer
 from mt.rundir import open_run_dir
 from mt.runtime import find_device
+
+ENCODED_TOGETHER = 32  # sentences
 
 Alignment = list[tuple[int, int]]  # (source word, target word), from 0, in order
 
@@ -131,8 +134,18 @@ class Translator:
             max_lengths=torch.tensor(lengths, device=model.output_table.device),
             forbidden_ids=tokenizer.forbidden_ids,
         )
-        cache = model.start(model.encode(self.pad(rows)))
+        cache = model.start(self._encode(rows))
         return beam_search(step, cache, len(rows), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, options=options)
+
+    def _encode(self, rows: Sequence[Sequence[int]]) -> Memory:
+        """Encode a few rows at a time: neighbours are of like length, so there is less padding to compute."""
+        longest = max(map(len, rows))
+        starts = range(0, len(rows), ENCODED_TOGETHER)
+        memories = [self.model.encode(self.pad(rows[start : start + ENCODED_TOGETHER])) for start in starts]
+        spare = [longest - memory.mask.size(3) for memory in memories]
+        states = [F.pad(memory.states, (0, 0, 0, more)) for memory, more in zip(memories, spare, strict=True)]
+        masks = [F.pad(memory.mask, (0, more)) for memory, more in zip(memories, spare, strict=True)]
+        return Memory(torch.cat(states), torch.cat(masks))
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Rows of ids as one tensor (batch, length) where the model is, padded."""
