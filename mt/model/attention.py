@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mt.config import ModelConfig
 from mt.model.additive import additive_scores
 from mt.model.dropout import Dropout
+from mt.model.linear import Linear
 from mt.model.positions import sinusoids
 
 
@@ -54,9 +55,9 @@ class DotProductAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.query = nn.Linear(config.d_model, config.d_model)
-        self.key_value = nn.Linear(config.d_model, 2 * config.d_model)
-        self.output = nn.Linear(config.d_model, config.d_model)
+        self.query = Linear(config.d_model, config.d_model)
+        self.key_value = Linear(config.d_model, 2 * config.d_model)
+        self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 
     def keys_values(self, memory: Tensor, start: int) -> KeysValues:
@@ -85,10 +86,10 @@ class AdditiveAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         head_dim = config.d_model // config.num_heads
-        self.query = nn.Linear(config.d_model, config.d_model)
-        self.key_value = nn.Linear(config.d_model, 2 * config.d_model)
+        self.query = Linear(config.d_model, config.d_model)
+        self.key_value = Linear(config.d_model, 2 * config.d_model)
         self.score = nn.Parameter(torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5))  # the paper's v
-        self.output = nn.Linear(config.d_model, config.d_model)
+        self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 
     def keys_values(self, memory: Tensor, start: int) -> KeysValues:
@@ -117,11 +118,11 @@ class DenseSynthesizerAttention(nn.Module):
         super().__init__()
         assert config.max_length is not None, config
         d_model, self.num_heads, self.max_length = config.d_model, config.num_heads, config.max_length
-        self.word = nn.Linear(d_model, d_model)
-        self.position = nn.Linear(d_model, d_model, bias=False)
-        self.score = nn.Linear(d_model, self.num_heads * self.max_length)
-        self.value = nn.Linear(d_model, d_model)
-        self.output = nn.Linear(d_model, d_model)
+        self.word = Linear(d_model, d_model)
+        self.position = Linear(d_model, d_model, bias=False)
+        self.score = Linear(d_model, self.num_heads * self.max_length)
+        self.value = Linear(d_model, d_model)
+        self.output = Linear(d_model, d_model)
         self.dropout = Dropout(config.attention_dropout)
 
     def keys_values(self, memory: Tensor, start: int) -> KeysValues:

@@ -13,6 +13,7 @@ from mt.config import ModelConfig
 from mt.errors import DataError
 from mt.model.attention import KINDS, KeysValues
 from mt.model.dropout import Dropout
+from mt.model.linear import Linear, linear
 from mt.model.positions import sinusoids
 
 # Which table each role reads from: a tied weight is one parameter with one name.
@@ -89,8 +90,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.inner = nn.Linear(config.d_model, config.d_ff)
-        self.outer = nn.Linear(config.d_ff, config.d_model)
+        self.inner = Linear(config.d_model, config.d_ff)
+        self.outer = Linear(config.d_ff, config.d_model)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = Dropout(config.activation_dropout)
 
@@ -209,7 +210,7 @@ class Transformer(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., d_model) -> (..., tgt_vocab_size)"""
-        return F.linear(states, self.output_table)
+        return linear(states, self.output_table)
 
     def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
         """States (batch, tgt_length, d_model) for every target position, each seeing only those before it."""
