@@ -208,6 +208,7 @@ class TrainConfig(Section):
     seed: Seed = default(1, "fixes all that is random")
     device: Literal["auto", "cpu", "cuda"] = default("auto", "where to compute; auto: cuda if there is one")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = default("auto", "number format of the layers; fp16: cuda only")
+    compile: bool = default(False, "cuda only: have torch.compile fuse the layers, which takes a minute at the start")
     max_tokens: Count = default(4096, "padded positions of the longer side in a batch")
     accumulate: Count = default(1, "batches summed into one update")
     optimizer: Literal["adamw", "adam"] = default("adamw", "weight decay decoupled (adamw), or in the gradient (adam)")
@@ -238,6 +239,8 @@ class TrainConfig(Section):
             yield "schedule", "cosine falls to zero at max_steps: wanted max_steps"
         if self.schedule == "cosine" and self.max_steps is not None and self.warmup_steps >= self.max_steps:
             yield "warmup_steps", f"wanted less than max_steps ({self.max_steps}), found {self.warmup_steps}"
+        if self.device == "cpu" and self.compile:
+            yield "compile", "is slower on a cpu: wanted false, or device: cuda"
         if self.device == "cpu" and self.precision == "fp16":
             yield "precision", "fp16 needs cuda: wanted auto, fp32 or bf16 with device: cpu"
 

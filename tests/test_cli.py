@@ -281,7 +281,8 @@ cli.run()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == code
-    assert done.stdout.endswith("the last wish\n") and "taken down" not in done.stdout
+    assert done.stdout.endswith("the last wish\n")
+    assert "taken down" not in done.stdout
     assert "Traceback" not in done.stderr
 
 

@@ -204,6 +204,7 @@ NO_EVAL_FILES = "wanted a prefix, or both src and refs"
          "wanted less than max_steps (100), found 100"),
         ("train.device=cpu; train.precision=fp16", "train.precision",
          "fp16 needs cuda: wanted auto, fp32 or bf16 with device: cpu"),
+        ("train.device=cpu; train.compile=true", "train.compile", "is slower on a cpu: wanted false, or device: cuda"),
         ("train.max_tokens=100", "train.max_tokens", "wanted data.max_length (256) or more, found 100"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -14,7 +15,8 @@ from mt.errors import DeviceError
 from mt.model.transformer import Transformer
 from mt.runtime import DTYPES, Runtime, find_device, find_dtype, open_runtime
 from mt.training.loss import TrainingModel, mean_nll
-from mt.training.optim import make_optimizer
+from mt.training.optim import clip_gradients, make_optimizer
+from mt.training.state import Window
 
 CPU = torch.device("cpu")
 VOCAB_SIZE, PAD_ID = 40, 0
@@ -112,6 +114,37 @@ def test_a_random_state_survives_json_and_repeats_what_followed_it() -> None:
     check_that_random_states_repeat(open_runtime("cpu", "fp32"))
 
 
+# Compiled
+
+
+def compiled_and_plain(device: str, backend: str) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """Loss and gradients of the two, batch after batch, each of another shape."""
+    plain, compiled = (make_model().to(device) for _ in range(2))
+    compiled.transformer.compile(dynamic=True, fullgraph=True, backend=backend)
+    whole = make_batch()
+    for rows, length in ((6, 9), (5, 7), (3, 8)):
+        tensors = [tensor[-rows:, :length].contiguous() for tensor in whole[:3]]
+        batch = Batch(*tensors, int((tensors[2] != PAD_ID).sum())).to(torch.device(device))
+        for model in (compiled, plain):
+            model.zero_grad()
+            model(batch).loss.backward()
+        yield tuple([weight.grad for weight in model.parameters()] for model in (compiled, plain))  # type: ignore[misc]
+
+
+def test_one_graph_without_a_break_serves_all_shapes_and_says_the_same() -> None:
+    """What torch.compile would take apart on a GPU is looked at here; the code that it would write is not."""
+    torch._dynamo.utils.counters.clear()
+    for compiled, plain in compiled_and_plain("cpu", "aot_eager"):
+        assert relative_error(compiled, plain) < 1e-6
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+@pytest.mark.gpu
+def test_a_compiled_model_on_a_gpu_says_the_same() -> None:
+    for compiled, plain in compiled_and_plain("cuda", "inductor"):
+        assert relative_error(compiled, plain) < 1e-3
+
+
 # On a GPU
 
 
@@ -177,6 +210,27 @@ def test_half_precision_on_a_gpu_is_close_to_fp32(precision: str, norm: str) -> 
     assert all(tensor.dtype is torch.float32 for tensor in coarse)
     assert relative_error(coarse[:2], exact[:2]) < 0.01
     assert relative_error(coarse[2:], exact[2:]) < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_an_update_on_a_gpu_never_waits_for_it(precision: str) -> None:
+    runtime = open_runtime("cuda", precision)
+    model, scaler = make_model(runtime.dtype).to(runtime.device).train(), runtime.scaler()
+    optimizer, window = make_optimizer(model, TrainConfig(max_steps=10)), Window(runtime.device)
+    for is_warm in (False, True):  # the first update makes room for the optimizer's state
+        torch.cuda.set_sync_debug_mode("error" if is_warm else "default")
+        try:
+            with runtime.autocast():
+                sums = model(make_batch().to(runtime.device))
+            scaler.scale(sums.loss / sums.num_tokens).backward()
+            scaler.unscale_(optimizer)
+            norm = clip_gradients(model, 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            window.add(sums.loss.detach(), sums.nll, num_tokens=sums.num_tokens, grad_norm=norm)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

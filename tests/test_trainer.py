@@ -27,7 +27,7 @@ from mt.checkpoint import CheckpointStore
 from mt.commands.train import train
 from mt.config import Config, ModelConfig, TrainConfig, load_config
 from mt.data.batching import Batch, BatchPlan
-from mt.errors import CheckpointError, DataError, RunDirError
+from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
 from mt.model.transformer import Transformer
 from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
@@ -295,6 +295,12 @@ def test_sigterm_saves_and_leaves_and_the_same_command_goes_on_exactly(
     train(configure(config_path, stopped, *overrides))
     assert f"going on from update {step}" in capsys.readouterr().err
     assert_same_run(stopped, train(configure(config_path, whole, *overrides)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to compile for")
+def test_to_compile_for_a_cpu_is_refused_in_words(config_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"^train\.compile is slower on a CPU: wanted false, or a CUDA device$"):
+        train(configure(config_path, tmp_path / "run", "train.device=auto", "train.compile=true"))
 
 
 # One rank of a run, which a signal reaches in the middle of update SIGNAL_AT.

@@ -4,12 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Asked once: torch.compile cannot ask.
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
 
 class Linear(nn.Linear):
     """nn.Linear, computed by `linear`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -18,8 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     On a CPU in float32 PyTorch leaves it to MKL, which on AMD's processors makes no use of AVX-512. oneDNN does, and
     takes half the time; PyTorch has it for this product without a gradient, which is enough to translate.
     """
-    known: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    quick = known and x.is_cpu and x.dtype == weight.dtype == torch.float32
+    quick = HAS_ONEDNN and x.is_cpu and x.dtype == weight.dtype == torch.float32
     if not quick or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

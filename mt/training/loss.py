@@ -34,11 +34,13 @@ class TrainingModel(nn.Module):
 
     def forward(self, batch: Batch) -> LossSums:
         states = self.transformer(batch.src, batch.tgt_in)  # (batch, tgt_length, d_model)
-        real = batch.tgt_out != self.transformer.pad_id
+        targets = batch.tgt_out.flatten()
+        # Where the tokens are, (num_tokens,): how many is known, so that nobody waits for a GPU to count them.
+        places = torch.nonzero_static(targets != self.transformer.pad_id, size=batch.num_tokens).squeeze(1)
         loss, nll = smoothed_cross_entropy(
-            states[real],  # (num_tokens, d_model): padding costs nothing
+            states.flatten(0, 1).index_select(0, places),  # (num_tokens, d_model): padding costs nothing
             self.transformer.output_table,
-            batch.tgt_out[real],
+            targets.index_select(0, places),
             smoothing=self.label_smoothing,
             dtype=self.dtype,
         )
