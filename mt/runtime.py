@@ -7,6 +7,8 @@ import base64
 import ctypes
 import os
 import platform
+import resource
+import sys
 import timeit
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -94,6 +96,12 @@ class Runtime:
         if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
+
+    def peak_memory(self) -> int:
+        """The most bytes that were ever in use: by tensors on a GPU, by the whole process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def random_state(self) -> dict[str, str]:
         """The states of the generators that dropout draws from, as text."""

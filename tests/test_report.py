@@ -215,7 +215,14 @@ def test_a_run_that_is_going_has_a_page_that_says_what_is_not_there_yet(run_dir:
         assert sentence in shown, sentence
         assert sentence in ended.err, sentence
     assert "on the validation set, at update" in shown
-    assert page.count('class="plot"') == 6
+    assert page.count('class="plot"') == 7
+
+
+def test_a_run_of_before_memory_was_recorded_has_no_plot_of_it(run_dir: Path) -> None:
+    assert "Memory" in Text(write(run_dir)[0]).shown
+    metrics = run_dir / "metrics.jsonl"
+    metrics.write_text(re.sub(r', "peak_memory": \d+', "", metrics.read_text()))
+    assert "Memory" not in Text(write(run_dir)[0]).shown
 
 
 def test_a_run_that_has_just_begun_has_a_page(run_dir: Path) -> None:
@@ -326,7 +333,13 @@ def make_report(**changes: Any) -> Report:
     metrics: list[dict[str, Any]] = [{"kind": "start", "step": 0, "num_parameters": 1234567}]
     for step in range(50, 1050, 50):
         nll = 0.5 + 400 / (step + 100)
-        values = {"loss": nll + 1, "nll": nll, "lr": 1e-3, "grad_norm": 0.5, "timing": {"tokens_per_second": 9000.0}}
+        values = {
+            "loss": nll + 1,
+            "nll": nll,
+            "lr": 1e-3,
+            "grad_norm": 0.5,
+            "timing": {"tokens_per_second": 9000.0, "peak_memory": 1.5e9},
+        }
         metrics.append({"kind": "train", "step": step, **values})
     for step in range(250, 1250, 250):
         scores = {"BLEU": step / 50, "chrF": step / 25, "signatures": {"BLEU": SIGNATURE, "chrF": SIGNATURE}}
@@ -423,7 +436,7 @@ def test_what_a_clock_said_is_marked() -> None:
 def test_incidents_are_listed_and_drawn_in_every_plot() -> None:
     page = plain_page()
     assert "update 6003 updates were skipped" in squeezed(Text(page).shown)
-    assert page.count('class="mark"') == 6
+    assert page.count('class="mark"') == 7
     calm = [line for line in make_report().metrics if line["kind"] != "incident"]
     assert "No incident is recorded." in Text(report_page(make_report(metrics=calm))).shown
 

@@ -1,9 +1,7 @@
 """The training part of `mt check`: tokenizers, model and a few real updates, and what a whole run would cost."""
 
 import math
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +9,6 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -61,7 +58,7 @@ def try_training(
     factor = len(corpus.tgt.ids) / len(corpus.src.ids)
     search = config.search.model_copy(update={"max_length_factor": factor, "max_length_offset": 1})
     config = config.model_copy(update={"search": search})
-    before = peak_memory(runtime)
+    before = runtime.peak_memory()
     trainer = make_trainer(config, trial, runtime, has_begun=True)
     num_parameters = sum(weight.numel() for weight in trainer.model.parameters())
     text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
@@ -128,19 +125,12 @@ def look_at_memory(trainer: Trainer, epoch: Epoch, *, before: int) -> Finding:
     """Try the largest batches; DeviceError, with a size that would do, when memory is too small."""
     reopen, max_tokens = partial(trainer.open_epoch, 0), trainer.config.max_tokens
     check_memory(trainer.model, epoch, trainer.runtime, reopen=reopen, max_tokens=max_tokens)
-    after = peak_memory(trainer.runtime)
+    after = trainer.runtime.peak_memory()
     plan, rows = epoch.plan, np.diff(epoch.plan.starts)
     sizes = [f"{rows[i]:,} pairs of {plan.src_lengths[i]:,} and {plan.tgt_lengths[i]:,}" for i in largest_batches(plan)]
     text = f"{human_size(after)} at the process's peak, {human_size(after - before)} of it for the model and "
     text += f"the largest batch ({' or '.join(sizes)} tokens)"
     return Finding("ok", "memory", "", text, {"peak_bytes": after, "growth_bytes": after - before})
-
-
-def peak_memory(runtime: Runtime) -> int:
-    """The most bytes that were ever in use: by tensors on a GPU, by the whole process on a CPU."""
-    if runtime.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(runtime.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:

@@ -33,14 +33,16 @@ def training_plots(metrics: Sequence[MetricsLine]) -> dict[str, str]:
     perplexities += [points("validation", values=_exp(valid_loss), form=",.2f")]
     names = dict.fromkeys(name for line in valid for name in line.get("signatures", {}))
     scores = [points(n, values=_column(valid, n), form=".2f", colour=c) for n, c in zip(names, COLOURS, strict=False)]
-    speed = _column([line.get("timing", {}) for line in train], "tokens_per_second")
+    timing = [line.get("timing", {}) for line in train]
+    memory = [value / 1e9 for value in _column(timing, "peak_memory")]
     drawn = {
         "Loss": losses,
         "Perplexity": perplexities,
         "Translation": scores,
         "Learning rate": [curve("rate", values=_column(train, "lr"), form=".2e")],
         "Gradient norm": [curve("norm", values=_column(train, "grad_norm"))],
-        "Speed": [curve("tokens/s", values=speed, form=",.0f")],
+        "Speed": [curve("tokens/s", values=_column(timing, "tokens_per_second"), form=",.0f")],
+        "Memory": [curve("GB at the peak", values=memory, form=",.2f")] * any(map(math.isfinite, memory)),
     }
     return {
         title: plot_lines(lines, label=title, marks=marks, log=title == "Perplexity")

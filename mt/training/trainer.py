@@ -176,7 +176,8 @@ class Trainer:
         speed = (state.tokens_seen - self.pulse[1]) / max(state.elapsed_seconds - self.pulse[0], 1e-9)
         self.pulse = (state.elapsed_seconds, state.tokens_seen)
         if self.runtime.is_main:
-            timing = {"elapsed_seconds": state.elapsed_seconds, "tokens_per_second": speed}
+            timing: dict[str, float] = {"elapsed_seconds": state.elapsed_seconds, "tokens_per_second": speed}
+            timing["peak_memory"] = self.runtime.peak_memory()  # bytes
             self.metrics.append("train", state.step, values, timing)
             self.display.show(
                 state.step, loss=values["loss"], lr=self.rate, tokens_per_second=speed, seconds_left=self.seconds_left
