@@ -27,17 +27,16 @@ class PlainTransformer(nn.Module):
         self.pad_id = pad_id
         self.table = nn.Embedding(vocab_size, model.d_model)
         nn.init.normal_(self.table.weight, std=model.d_model**-0.5)
-        self.transformer = nn.Transformer(
-            model.d_model,
-            model.num_heads,
+        pre, size = model.norm == "pre", (model.d_model, model.num_heads)
+        options = {"activation": model.activation, "norm_first": pre, "batch_first": True}
+        encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(*size, model.d_ff, model.dropout, **options),
             model.num_encoder_layers,
-            model.num_decoder_layers,
-            model.d_ff,
-            model.dropout,
-            activation=model.activation,
-            norm_first=model.norm == "pre",
-            batch_first=True,
+            nn.LayerNorm(model.d_model) if pre else None,
+            enable_nested_tensor=False,  # it warns that it cannot
         )
+        depth = (model.num_encoder_layers, model.num_decoder_layers)
+        self.transformer = nn.Transformer(*size, *depth, model.d_ff, model.dropout, custom_encoder=encoder, **options)
         self.dropout = nn.Dropout(model.dropout)
         self.register_buffer("positions", sinusoids(0, config.data.max_length + 1, model.d_model, device="cpu"))
 

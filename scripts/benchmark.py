@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from baseline import PlainTrainer
+from tqdm import tqdm
 
 from mt.commands.files import configured_set, training_files
 from mt.commands.prepare import encode_training_set, encode_validation_set, load_tokenizers, make_tokenizers, open_epoch
@@ -207,7 +208,7 @@ def useful_flops(model: ModelConfig, batch: Batch, pad_id: int, vocab_size: int)
     return float((model.num_encoder_layers * encoder + model.num_decoder_layers * decoder + output).sum())
 
 
-def matmul_peak(runtime: Runtime, *, num_tries: int = 5) -> float:
+def matmul_peak(runtime: Runtime, *, num_tries: int = 3) -> float:
     """Floating point operations a second in a product of two square matrices, the quickest of some."""
     size = 8192 if runtime.device.type == "cuda" else 2048
     a, b = (torch.ones(size, size, dtype=runtime.dtype, device=runtime.device) for _ in range(2))
@@ -277,7 +278,8 @@ def main() -> None:
         encode_training_set(config, run, files, *load_tokenizers(config, run))
         children = {name: Child(name, config, run, options.threads) for name in SETTINGS}
         blocks: dict[str, list[Block]] = {name: [] for name in SETTINGS}
-        for start in range(0, options.warm_up + options.updates, options.block):
+        starts = range(0, options.warm_up + options.updates, options.block)
+        for start in tqdm(starts, unit="block", dynamic_ncols=True, disable=None):
             if start == options.warm_up:
                 print("nll before: ", {name: round(child("nll"), 3) for name, child in children.items()}, flush=True)
             for name, child in children.items():

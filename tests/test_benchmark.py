@@ -1,0 +1,87 @@
+"""The race is fair: both sides have like models, the same batches and the same loss; useful work is what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "scripts"))
+
+import benchmark  # noqa: E402
+from baseline import PlainTrainer  # noqa: E402
+from copy_task import write_copy_task  # noqa: E402
+
+from mt.config import ModelConfig, load_config  # noqa: E402
+from mt.data.batching import Batch  # noqa: E402
+from mt.model.transformer import Transformer  # noqa: E402
+from mt.training.loss import TrainingModel  # noqa: E402
+
+CONFIG = """\
+data: {src_lang: aa, tgt_lang: bb, train: [{prefix: AT/train}], valid: {name: valid, prefix: AT/valid}, max_length: 16}
+tokenizer: {vocab_size: 320}
+model: {d_model: 16, d_ff: 32, num_heads: 2, num_encoder_layers: 1, num_decoder_layers: 1, dropout: 0.1,
+        attention_dropout: 0.1, activation_dropout: 0.1}
+train: {max_tokens: 64, max_steps: 100, optimizer: adam, precision: fp32}
+search: {beam_size: 1, max_tokens: 64}
+"""
+
+
+def make_batch() -> Batch:
+    """Two pairs: 3 source tokens and 2 of the target; 1 and 4."""
+    src = torch.tensor([[5, 6, 3], [3, 0, 0]])
+    tgt_out = torch.tensor([[7, 3, 0, 0], [8, 9, 5, 3]])
+    tgt_in = torch.tensor([[2, 7, 0, 0], [2, 8, 9, 5]])
+    return Batch(src, tgt_in, tgt_out, 6)
+
+
+def test_useful_work_is_that_of_real_tokens_alone() -> None:
+    """By hand, for one layer each, d_model 2, d_ff 3, a vocabulary of 10."""
+    model = ModelConfig(d_model=2, d_ff=3, num_heads=1, num_encoder_layers=1, num_decoder_layers=1)
+    matrices = {"encoder": 4 * 4 + 12, "decoder": 6 * 4 + 12, "memory": 2 * 4, "output": 2 * 10}  # weights
+    products = 6 * ((matrices["encoder"] + matrices["memory"]) * 4 + (matrices["decoder"] + matrices["output"]) * 6)
+    attention = 12 * 2 * ((9 + 1) + (4 + 16) + (2 * 3 + 4 * 1))  # within the source, within the target, from it
+    assert benchmark.useful_flops(model, make_batch(), 0, 10) == products + attention
+
+
+def test_both_sides_have_models_of_the_same_size_and_the_same_loss_of_the_same_batch(tmp_path: Path) -> None:
+    config = load_config(write_copy_task(tmp_path, CONFIG))
+    plain = PlainTrainer(config, vocab_size=20, pad_id=0, device=torch.device("cpu"))
+    transformer = Transformer(config.model, src_vocab_size=20, tgt_vocab_size=20, pad_id=0)
+    ours = TrainingModel(transformer, label_smoothing=config.train.label_smoothing, dtype=torch.float32).eval()
+    num_ours, num_plain = (sum(weight.numel() for weight in side.parameters()) for side in (ours, plain.model))
+    assert num_ours == num_plain
+    # With each position's state the same, so is the loss.
+    states = torch.randn(2, 4, config.model.d_model)
+    transformer.forward = plain.model.forward = lambda *_: states  # type: ignore[method-assign]
+    plain.model.table.weight.data = transformer.output_table.data
+    sums, logits = ours(make_batch()), plain.logits(make_batch())
+    torch.testing.assert_close(plain.criterion(*logits), sums.loss / 6)
+    assert plain.mean_nll([make_batch()]) == pytest.approx(float(sums.nll) / 6)
+
+
+def test_the_plain_model_sees_neither_padding_nor_the_future(tmp_path: Path) -> None:
+    plain = PlainTrainer(
+        load_config(write_copy_task(tmp_path, CONFIG)), vocab_size=20, pad_id=0, device=torch.device("cpu")
+    )
+    model, batch = plain.model.eval(), make_batch()
+    states = model(batch.src, batch.tgt_in)
+    torch.testing.assert_close(model(batch.src[1:, :1], batch.tgt_in[1:, :3]), states[1:, :3])
+
+
+def test_a_short_race_prints_its_ratio_first(tmp_path: Path) -> None:
+    config = write_copy_task(tmp_path, CONFIG)
+    command = [sys.executable, "-W", "ignore", TOP / "scripts/benchmark.py", "--config", config, "--threads", "1"]
+    command += ["--warm-up", "2", "--updates", "4", "--block", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *_, ratio, _, ours, plain, parts = done.stdout.splitlines()
+    assert re.fullmatch(r"ratio: [\d.]+ \(half of the blocks [\d.]+ to [\d.]+\)", ratio)
+    assert [line.split()[0] for line in (ours, plain)] == ["ours", "baseline"]
+    assert parts.startswith("an update of ours: data ")
+    before, end = re.findall(r"^nll .*'ours': ([\d.]+), 'baseline': ([\d.]+)", done.stdout, re.MULTILINE)
+    assert all(float(b) < float(a) for a, b in zip(before, end, strict=True)), "both learn"
