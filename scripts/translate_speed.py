@@ -4,9 +4,10 @@
     .venv/bin/python scripts/translate_speed.py RUN_DIR --src FILE --ref FILE [--threads 2] [--limit N] [--repeats 5]
 
 Both are text in, text out, SentencePiece included, in float32: ours is `Translator.translate`, the other translates an
-export of the same checkpoint (`mt export`). Both get the same sentences, in batches cut by the same rule and by the
-config's search.max_tokens, and search with the same beam, length penalty and longest translation. (CTranslate2 is not
-told of the ids that ours never writes, such as that of a newline: it has no less to do for that.)
+export of the same checkpoint (`mt export`), and one of its int8 weights besides. All get the same sentences, in batches
+cut by the same rule and by the config's search.max_tokens, and search with the same beam, length penalty and longest
+translation. (CTranslate2 is not told of the ids that ours never writes, such as that of a newline: it has no less to do
+for that.)
 
 Each has a process of its own with so many threads, loads its model (not counted), translates all once to warm up, and
 then they take turns, a block each while the other waits, so that both meet the same weather of a shared machine. It
@@ -56,12 +57,12 @@ def load_ours(run_dir: str, threads: int) -> TranslateAll:
     return lambda texts, beam_size: translators[beam_size].translate(texts)
 
 
-def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float]) -> TranslateAll:
+def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float], numbers: str) -> TranslateAll:
     """In batches cut as `group_by_length` cuts them: sorted, and no more padded positions than the budget."""
     import ctranslate2
     import sentencepiece
 
-    model = ctranslate2.Translator(export_dir, compute_type="float32", inter_threads=1, intra_threads=threads)
+    model = ctranslate2.Translator(export_dir, compute_type=numbers, inter_threads=1, intra_threads=threads)
     joint = Path(export_dir, "tokenizer.model")
     paths = (
         [joint, joint] if joint.exists() else [Path(export_dir, f"tokenizer.{side}.model") for side in ("src", "tgt")]
@@ -96,7 +97,7 @@ def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float]) ->
 
 def serve(kind: str, directory: str, threads: int, search: dict[str, float]) -> None:
     """Answer each line of stdin, `{texts, beam_size}`, with `{seconds, texts, peak_bytes}`."""
-    translate = load_ours(directory, threads) if kind == "ours" else load_ctranslate2(directory, threads, search)
+    translate = load_ours(directory, threads) if kind == "ours" else load_ctranslate2(directory, threads, search, kind)
     for line in sys.stdin:
         request = json.loads(line)
         start = time.perf_counter()
@@ -129,7 +130,7 @@ def ask(process: subprocess.Popen[str], texts: list[str], beam_size: int) -> dic
 
 
 def race(run_dir: Path, texts: list[str], *, threads: int, repeats: int) -> dict[tuple[int, str], Side]:
-    """Both sides, greedy and with beam 5, by (beam size, "ours" or "CTranslate2")."""
+    """All sides, greedy and with beam 5, by (beam size, "ours" or CTranslate2's number format)."""
     from mt.commands.export import export
     from mt.config import load_config
     from mt.rundir import open_run_dir
@@ -137,12 +138,11 @@ def race(run_dir: Path, texts: list[str], *, threads: int, repeats: int) -> dict
     search = load_config(open_run_dir(run_dir).config).search.model_dump()
     sides = {}
     with tempfile.TemporaryDirectory() as directory:
-        exported = Path(directory, "exported")
-        export(run_dir, exported)
-        processes = {
-            "ours": start("ours", run_dir, threads, search),
-            "CTranslate2": start("ctranslate2", exported, threads, search),
-        }
+        processes = {"ours": start("ours", run_dir, threads, search)}
+        for numbers in ("float32", "int8"):
+            exported = Path(directory, numbers)
+            export(run_dir, exported, quantization=numbers)
+            processes[numbers] = start(numbers, exported, threads, search)
         try:
             for beam_size in (1, 5):
                 blocks: dict[str, list[dict[str, Any]]] = {name: [] for name in processes}
@@ -169,18 +169,19 @@ def main(run_dir: Path, src: Path, ref: Path, *, threads: int = 2, limit: int | 
     texts, refs = list(islice(found.src, limit)), list(islice(found.refs[0], limit))
     sides = race(run_dir, texts, threads=threads, repeats=repeats)
     for beam_size in (1, 5):
-        pairs = zip(sides[beam_size, "ours"].seconds, sides[beam_size, "CTranslate2"].seconds, strict=True)
+        pairs = zip(sides[beam_size, "ours"].seconds, sides[beam_size, "float32"].seconds, strict=True)
         ratios = [ours / theirs for ours, theirs in pairs]
         words = f"beam {beam_size}" if beam_size > 1 else "greedy"
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(f"{words}: ours takes {statistics.median(ratios):.2f} x the time of CTranslate2 ({spread})")
     print(f"{len(texts):,} sentences of {src.name}, {threads} threads, float32, {repeats} blocks each")
-    print(f"{'':<12} {'beam':>4} {'sentences/s':>12} {'BLEU':>6} {'equal':>6} {'peak MB':>8}")
+    print(f"{'':<20} {'beam':>4} {'sentences/s':>12} {'BLEU':>6} {'equal':>6} {'peak MB':>8}")
     for (beam_size, name), side in sides.items():
         (bleu,) = score_corpus(side.texts, [refs], metrics=("bleu",), tokenize=bleu_tokenizer(lang))
         equal = sum(a == b for a, b in zip(side.texts, sides[beam_size, "ours"].texts, strict=True))
         speed = len(texts) / statistics.median(side.seconds)
-        print(f"{name:<12} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} {equal:>6,} {side.peak_bytes / 1e6:>8.0f}")
+        words = name if name == "ours" else f"CTranslate2 {name}"
+        print(f"{words:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} {equal:>6,} {side.peak_bytes / 1e6:>8.0f}")
 
 
 def options() -> argparse.Namespace:

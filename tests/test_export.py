@@ -126,6 +126,24 @@ def test_an_export_scores_and_translates_as_the_model(kind: list[str], tokenizer
     assert len({str(parts) for parts in greedy}) > len(TEXTS) / 2, "a model that always says the same shows nothing"
 
 
+def test_of_a_thousand_sentences_nearly_all_are_scored_and_translated_alike(run_dir: Path, tmp_path: Path) -> None:
+    export(run_dir, tmp_path / "exported")
+    theirs, ours = open_export(tmp_path / "exported"), Translator.load(run_dir, device="cpu", beam_size=1)
+    texts = make_texts(1000, seed=5)
+    src, tgt = (ours.src_tokenizer.encode(side) for side in (texts, texts[::-1]))
+    scored = theirs.score_batch(pieces(ours.src_tokenizer, src), pieces(ours.tgt_tokenizer, tgt))
+    scores = forced_scores(ours, src, tgt)
+    assert [sum(each.log_probs) for each in scored] == pytest.approx(scores, rel=0, abs=1e-3)
+
+    never = [[ours.tgt_tokenizer.piece(i)] for i in ours.tgt_tokenizer.forbidden_ids]
+    limits = {"min_decoding_length": 0, "max_decoding_length": NUM_TOKENS}
+    found = theirs.translate_batch(pieces(ours.src_tokenizer, src), beam_size=1, suppress_sequences=never, **limits)
+    greedy = pieces(ours.tgt_tokenizer, [each[0].parts[0].tgt[:-1][:NUM_TOKENS] for each in ours.n_best(texts)])
+    num_equal = sum(each.hypotheses[0] == text for each, text in zip(found, greedy, strict=True))
+    assert num_equal >= 995
+    assert len({str(text) for text in greedy}) > 100, "a model that always says the same shows nothing"
+
+
 def test_an_export_needs_no_file_beside_it(run_dir: Path, tmp_path: Path) -> None:
     assert mt("export", run_dir, "--to", "ctranslate2", tmp_path / "exported").code == 0
     names = {path.name for path in (tmp_path / "exported").iterdir()}
