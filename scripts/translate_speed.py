@@ -115,7 +115,8 @@ def start(kind: str, directory: Path, threads: int, search: dict[str, float]) ->
     """A process that answers (see `serve`); with no torch in CTranslate2's, whoever imports this module."""
     command = [sys.executable, __file__, "--serve", json.dumps([kind, str(directory), threads, search])]
     # As `mt` has it: threads of GNU OpenMP, which both use, that spin for long lose their time beside another process.
-    environment = {"GOMP_SPINCOUNT": "1000", **os.environ, "OMP_NUM_THREADS": str(threads)}
+    settings = {"GOMP_SPINCOUNT": "1000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+    environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
