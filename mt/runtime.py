@@ -10,7 +10,7 @@ import platform
 import resource
 import sys
 import timeit
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self, TypeVar
@@ -101,6 +101,10 @@ class Runtime:
         """The most bytes that were ever in use: by tensors on a GPU, by the whole process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        with suppress(OSError), open("/proc/self/status", encoding="ascii") as lines:  # Linux
+            for line in lines:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def random_state(self) -> dict[str, str]:

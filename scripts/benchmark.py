@@ -4,9 +4,10 @@
     .venv/bin/python scripts/benchmark.py [--config configs/benchmark.yaml] [--set KEY=VALUE] [--warm-up 300]
         [--updates 300] [--block 10] [--threads N]
 
-Our loop races that of `scripts/baseline.py` (torch.nn.Transformer in float32): same data, batches and model, each in a
-process of its own that has all the threads. They take turns, a block of updates each while the other waits, so that
-both meet the same weather of a shared machine. The first updates do not count. It prints, the ratio first:
+Our loop, in the number format that `mt train` would choose, races that of `scripts/baseline.py`, torch.nn.Transformer
+in float32: same data, batches and model, each in a process of its own that has all the threads. They take turns, a
+block of updates each while the other waits, so that both meet the same weather of a shared machine. The first updates
+do not count. It prints, the ratio first:
 
 - target tokens a second without padding: medians over blocks, and the median ratio of two blocks side by side
 - the most memory that each process ever had (of a GPU: its tensors)
@@ -26,6 +27,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -184,6 +186,7 @@ def race(connection: Connection, name: str, config: Config, run: RunDir, threads
             assert isinstance(racer, Ours), name
             connection.send(racer.time_parts(epoch, num_updates))
         else:
+            assert num_updates <= epoch.plan.num_batches, "a block is longer than an epoch"
             if at + num_updates > epoch.plan.num_batches:  # the last few are left out
                 number, at = number + 1, 0
                 epoch = open_epoch(number, config, corpus, src, tgt, max_tokens=max_tokens)
@@ -251,11 +254,32 @@ class Child:
         return memory
 
 
+def require_equal_work(config: Config) -> None:
+    """Leave for a config that the plain loop cannot follow."""
+    model, training = config.model, config.train
+    followed = {
+        "tokenizer.joint": (config.tokenizer.joint, True),
+        "model.norm": (model.norm, "pre"),
+        "model.tie_embeddings": (model.tie_embeddings, "all"),
+        "model.self_attention": (model.self_attention, "dot_product"),
+        "model.cross_attention": (model.cross_attention, "dot_product"),
+        "model.attention_dropout": (model.attention_dropout, model.dropout),
+        "model.activation_dropout": (model.activation_dropout, model.dropout),
+        "model.embedding_dropout": (model.embedding_dropout or model.dropout, model.dropout),
+        "train.optimizer": (training.optimizer, "adam"),
+        "train.weight_decay": (training.weight_decay, 0.0),
+        "train.accumulate": (training.accumulate, 1),
+    }
+    for key, (found, wanted) in followed.items():
+        if found != wanted:
+            sys.exit(f"{key}: the plain loop has {wanted}, found {found}")
+
+
 def report(blocks: dict[str, list[Block]], memory: dict[str, int], peak: dict[str, float]) -> None:
     """The ratio, and what stands behind it."""
     ratios = [ours.speed / plain.speed for ours, plain in zip(*blocks.values(), strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    print(f"ratio: {statistics.median(ratios):.2f} (half of the blocks {low:.2f} to {high:.2f})")
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"ours over plain, target tokens a second: {middle:.2f} (half of the blocks {low:.2f} to {high:.2f})")
     print(f"{'':<10} {'tokens/s':>9} {'peak GB':>8} {'of matmul peak':>15} {'peak TFLOP/s':>13}")
     for name, each in blocks.items():
         speed, share = (statistics.median(getattr(block, key) for block in each) for key in ("speed", "share"))
@@ -272,6 +296,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     config = load_config(options.config, options.set)
+    require_equal_work(config)
+    if options.warm_up % options.block or options.updates % options.block or options.updates < 2 * options.block:
+        parser.error("--warm-up and --updates are counted in whole blocks, --updates in two at least")
     with tempfile.TemporaryDirectory() as directory:
         run, files = RunDir(Path(directory)), training_files(config.data)
         make_tokenizers(config, run, files)

@@ -197,7 +197,7 @@ def options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--serve":
+    if sys.argv[1:2] == ["--serve"]:
         serve(*json.loads(sys.argv[2]))
     else:
         main(**vars(options()))

@@ -74,13 +74,23 @@ def test_the_plain_model_sees_neither_padding_nor_the_future(tmp_path: Path) -> 
     torch.testing.assert_close(model(batch.src[1:, :1], batch.tgt_in[1:, :3]), states[1:, :3])
 
 
+def test_a_config_that_the_plain_loop_cannot_follow_is_refused(tmp_path: Path) -> None:
+    path = write_copy_task(tmp_path, CONFIG)
+    benchmark.require_equal_work(load_config(path))
+    for change in ("train.optimizer=adamw", "model.attention_dropout=0.2", "model.norm=post", "train.accumulate=2"):
+        with pytest.raises(SystemExit, match=change.split("=")[0]):
+            benchmark.require_equal_work(load_config(path, [change]))
+
+
 def test_a_short_race_prints_its_ratio_first(tmp_path: Path) -> None:
     config = write_copy_task(tmp_path, CONFIG)
     command = [sys.executable, "-W", "ignore", TOP / "scripts/benchmark.py", "--config", config, "--threads", "1"]
     command += ["--warm-up", "2", "--updates", "4", "--block", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     *_, ratio, _, ours, plain, parts = done.stdout.splitlines()
-    assert re.fullmatch(r"ratio: [\d.]+ \(half of the blocks [\d.]+ to [\d.]+\)", ratio)
+    assert re.fullmatch(
+        r"ours over plain, target tokens a second: [\d.]+ \(half of the blocks [\d.]+ to [\d.]+\)", ratio
+    )
     assert [line.split()[0] for line in (ours, plain)] == ["ours", "baseline"]
     assert parts.startswith("an update of ours: data ")
     before, end = re.findall(r"^nll .*'ours': ([\d.]+), 'baseline': ([\d.]+)", done.stdout, re.MULTILINE)

@@ -14,7 +14,7 @@ import torch
 from shell import mt
 
 from mt.checkpoint import CheckpointStore, Snapshot
-from mt.commands.export import MIN_POSITIONS, export
+from mt.commands.export import MARK, MIN_POSITIONS, export
 from mt.config import load_config
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 from mt.decoding.translator import Translator
@@ -147,7 +147,7 @@ def test_of_a_thousand_sentences_nearly_all_are_scored_and_translated_alike(run_
 def test_an_export_needs_no_file_beside_it(run_dir: Path, tmp_path: Path) -> None:
     assert mt("export", run_dir, "--to", "ctranslate2", tmp_path / "exported").code == 0
     names = {path.name for path in (tmp_path / "exported").iterdir()}
-    assert names == {"model.bin", "config.json", "shared_vocabulary.json", "tokenizer.model"}
+    assert names == {MARK, "model.bin", "config.json", "shared_vocabulary.json", "tokenizer.model"}
     assert (tmp_path / "exported/tokenizer.model").read_bytes() == (run_dir / "tokenizer.model").read_bytes()
     assert list(tmp_path.iterdir()) == [tmp_path / "exported"]
 
@@ -199,9 +199,16 @@ def test_an_older_export_is_replaced_and_nothing_else(run_dir: Path, tmp_path: P
     (place / "notes.txt").write_text("mine", encoding="utf-8")
     contents = {path: path.read_bytes() for path in place.iterdir()}
     for taken in (place, place / "notes.txt"):
-        with pytest.raises(DiskError, match="holds more than an earlier export"):
+        with pytest.raises(DiskError, match="is more than an earlier export"):
             export(run_dir, taken)
     assert {path: path.read_bytes() for path in place.iterdir()} == contents
+
+
+def test_files_that_only_have_the_names_of_an_export_are_left_alone(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_text("mine", encoding="utf-8")
+    with pytest.raises(DiskError, match="is more than an earlier export"):
+        export(run_dir, tmp_path)
+    assert (tmp_path / "tokenizer.model").read_text(encoding="utf-8") == "mine"
 
 
 def test_without_the_package_one_line_names_the_extra(

@@ -39,33 +39,40 @@ DECODER_LAYER = FEED_FORWARD | {
     "attention/linear_2": "cross_attention.output",
 }
 SPECIAL_PIECES = ["<pad>", "<unk>", "<s>", "</s>"]  # CTranslate2's names of ids 0 to 3, whatever the tokenizer's
+MARK = ".made_by_mt_export"  # an empty file, which says that what lies beside it may be replaced
+OURS = re.compile(r"\.made_by_mt_export|model\.bin|config\.json|\w+_vocabulary\.json|tokenizer(\.src|\.tgt)?\.model")
 MIN_POSITIONS = 2048  # where not told otherwise, CTranslate2 cuts a source at 1,024 tokens, a translation at 256
 
 
 def export(run_dir: Path, directory: Path, *, quantization: str = "float32", checkpoint: str = "best") -> None:
     """Write `directory`, whole or not at all: the model, its vocabularies and its tokenizers.
 
-    It takes the place of an earlier export and of nothing else (DiskError). ConfigError for an attention that
+    It takes the place of an empty directory or an earlier export, and of nothing else (DiskError). ConfigError for an attention that
     CTranslate2 does not have, DeviceError without its package.
     """
     run = open_run_dir(run_dir)
     config = load_config(run.config)
     if kinds := {config.model.self_attention, config.model.cross_attention} - {"dot_product"}:
         raise ConfigError(f"{run.config}: CTranslate2 has dot_product attention alone, found {', '.join(kinds)}")
-    if directory.exists() and not (directory.is_dir() and all(map(_is_ours, directory.iterdir()))):
-        raise DiskError(f"{directory}: is there, and holds more than an earlier export: wanted a new name")
+    if directory.exists() and not _is_ours(directory):
+        raise DiskError(f"{directory}: is there, and is more than an earlier export: wanted a new name")
     spec = _describe(Translator.load(run_dir, checkpoint=checkpoint, device="cpu"), config)
     spec.optimize(None if quantization == "float32" else quantization)
     with whole_directory(directory.resolve()) as partial:
         spec.save(str(partial))
         for tokenizer in {*run.tokenizers(config.tokenizer.joint)}:
             shutil.copy(tokenizer, partial)
+        (partial / MARK).touch()
     size = (directory / "model.bin").stat().st_size / 1e6
     say(f"{directory}: {size:.1f} MB, {quantization}, for ctranslate2.Translator")
 
 
-def _is_ours(path: Path) -> bool:
-    return bool(re.fullmatch(r"model\.bin|config\.json|\w+_vocabulary\.json|tokenizer(\.src|\.tgt)?\.model", path.name))
+def _is_ours(directory: Path) -> bool:
+    """Is it empty, or an earlier export with nothing added to it?"""
+    if not directory.is_dir():
+        return False
+    found = {path.name: path.is_file() and OURS.fullmatch(path.name) is not None for path in directory.iterdir()}
+    return not found or (MARK in found and all(found.values()))
 
 
 def _describe(translator: Translator, config: Config) -> Any:

@@ -87,8 +87,9 @@ def _course(config: Config, metrics: Sequence[MetricsLine], checkpoint: str) -> 
     facts.append(("validations", f"{len(valid):,}" + (f", best at update {best[-1]:,}" if best else "")))
     facts.append(("scored checkpoint", checkpoint or "none"))
     facts.append(("search", f"beam {search.beam_size}, length penalty {search.length_penalty:g}"))
-    begun_with = _start(metrics).get("environment", {})
-    facts.append(("begun with", ", ".join(f"{k} {v}" for k, v in begun_with.items()) or "not recorded"))
+    begun_with = _start(metrics).get("environment")
+    known = begun_with if isinstance(begun_with, dict) else {}
+    facts.append(("begun with", ", ".join(f"{k} {v}" for k, v in known.items()) or "not recorded"))
     return facts
 
 

@@ -102,6 +102,8 @@ def make_model(config: Config, src: Tokenizer, tgt: Tokenizer, runtime: Runtime)
     if config.train.compile:
         if runtime.device.type == "cpu":
             raise DeviceError("train.compile is slower on a CPU: wanted false, or a CUDA device")
-        transformer.compile(dynamic=True)  # once for all lengths; search, whose steps are short, is left as it is
+        transformer.compile(
+            dynamic=True
+        )  # a few times for all lengths; search, whose steps are short, is left as it is
     torch.manual_seed(config.train.seed + 1 + runtime.rank)
     return TrainingModel(transformer, label_smoothing=config.train.label_smoothing, dtype=runtime.dtype)

@@ -32,7 +32,17 @@ from mt.training.progress import MetricsFile, Sample, Validation, clock
 from mt.training.trainer import Trainer
 
 # What may differ when a run goes on: how long and how watched it is, and what it is tested on, not what it computes.
-_FREE = ("run_dir", "device", "max_epochs", "max_minutes", "patience", "keep_checkpoints", "num_samples", "max_skipped")
+_FREE = (
+    "run_dir",
+    "device",
+    "compile",
+    "max_epochs",
+    "max_minutes",
+    "patience",
+    "keep_checkpoints",
+    "num_samples",
+    "max_skipped",
+)
 FREE_KEYS = ("data.test", *(f"train.{key}" for key in _FREE))
 
 

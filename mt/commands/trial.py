@@ -128,7 +128,7 @@ def look_at_memory(trainer: Trainer, epoch: Epoch, *, before: int) -> Finding:
     after = trainer.runtime.peak_memory()
     plan, rows = epoch.plan, np.diff(epoch.plan.starts)
     sizes = [f"{rows[i]:,} pairs of {plan.src_lengths[i]:,} and {plan.tgt_lengths[i]:,}" for i in largest_batches(plan)]
-    text = f"{human_size(after)} at the process's peak, {human_size(after - before)} of it for the model and "
+    text = f"{human_size(after)} at the peak, at least {human_size(after - before)} of it for the model and "
     text += f"the largest batch ({' or '.join(sizes)} tokens)"
     return Finding("ok", "memory", "", text, {"peak_bytes": after, "growth_bytes": after - before})
 

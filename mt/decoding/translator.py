@@ -21,7 +21,7 @@ from mt.model.transformer import DecoderCache, Memory, Transformer
 from mt.rundir import open_run_dir
 from mt.runtime import find_device
 
-ENCODED_TOGETHER = 32  # sentences
+ENCODED_TOGETHER = 32  # sentences, on a CPU
 
 Alignment = list[tuple[int, int]]  # (source word, target word), from 0, in order
 
@@ -140,8 +140,8 @@ class Translator:
     def _encode(self, rows: Sequence[Sequence[int]]) -> Memory:
         """Encode a few rows at a time: neighbours are of like length, so there is less padding to compute."""
         longest = max(map(len, rows))
-        starts = range(0, len(rows), ENCODED_TOGETHER)
-        memories = [self.model.encode(self.pad(rows[start : start + ENCODED_TOGETHER])) for start in starts]
+        size = len(rows) if self.model.output_table.is_cuda else ENCODED_TOGETHER
+        memories = [self.model.encode(self.pad(rows[start : start + size])) for start in range(0, len(rows), size)]
         spare = [longest - memory.mask.size(3) for memory in memories]
         states = [F.pad(memory.states, (0, 0, 0, more)) for memory, more in zip(memories, spare, strict=True)]
         masks = [F.pad(memory.mask, (0, more)) for memory, more in zip(memories, spare, strict=True)]

@@ -10,7 +10,7 @@ class Dropout(nn.Module):
     """Zeroes each element with probability `p` in training and scales up the rest (Srivastava et al. 2014).
 
     PyTorch draws one float per element, on one CPU thread. Here a byte decides an element, so that the share left out
-    in one call is a multiple of 1/256: the one below or the one above `p`, by a draw whose mean is `p`.
+    in one call is a multiple of 1/256, 255 at most: the one below or the one above `p`, by a draw whose mean is `p`.
     """
 
     def __init__(self, p: float) -> None:
