@@ -47,8 +47,8 @@ MIN_POSITIONS = 2048  # where not told otherwise, CTranslate2 cuts a source at 1
 def export(run_dir: Path, directory: Path, *, quantization: str = "float32", checkpoint: str = "best") -> None:
     """Write `directory`, whole or not at all: the model, its vocabularies and its tokenizers.
 
-    It takes the place of an empty directory or an earlier export, and of nothing else (DiskError). ConfigError for an attention that
-    CTranslate2 does not have, DeviceError without its package.
+    It takes the place of an empty directory or an earlier export, and of nothing else (DiskError). ConfigError for an
+    attention that CTranslate2 does not have, DeviceError without its package.
     """
     run = open_run_dir(run_dir)
     config = load_config(run.config)
