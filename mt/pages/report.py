@@ -42,7 +42,7 @@ def training_plots(metrics: Sequence[MetricsLine]) -> dict[str, str]:
         "Learning rate": [curve("rate", values=_column(train, "lr"), form=".2e")],
         "Gradient norm": [curve("norm", values=_column(train, "grad_norm"))],
         "Speed": [curve("tokens/s", values=_column(timing, "tokens_per_second"), form=",.0f")],
-        "Memory": [curve("GB at the peak", values=memory, form=",.2f")] * any(map(math.isfinite, memory)),
+        "Memory": [curve("GB", values=memory, form=",.2f")] * any(map(math.isfinite, memory)),
     }
     return {
         title: plot_lines(lines, label=title, marks=marks, log=title == "Perplexity")
