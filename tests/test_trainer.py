@@ -301,6 +301,7 @@ def test_sigterm_saves_and_leaves_and_the_same_command_goes_on_exactly(
 def test_to_compile_for_a_cpu_is_refused_in_words(config_path: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"^train\.compile is slower on a CPU: wanted false, or a CUDA device$"):
         train(configure(config_path, tmp_path / "run", "train.device=auto", "train.compile=true"))
+    assert not list((tmp_path / "run").glob("[!.]*")), "it is known before anything is made"
 
 
 # One rank of a run, which a signal reaches in the middle of update SIGNAL_AT.

@@ -24,7 +24,7 @@ from mt.data.corpus import EncodedCorpus
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.disk import whole_file
-from mt.errors import ConfigError, RunDirError
+from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.rundir import RunDir
 from mt.runtime import Runtime, open_runtime
 from mt.training.loss import TrainingModel, mean_nll
@@ -81,7 +81,12 @@ def train(config: Config) -> Path:
 
 
 def settle(config: Config, before: Config | None, runtime: Runtime) -> tuple[Config, Runtime]:
-    """The config with what `auto` stands for, which is measured once, when the run begins; and the runtime for it."""
+    """The config with what `auto` stands for, which is measured once, when the run begins; and the runtime for it.
+
+    DeviceError for what the device that `auto` found cannot do.
+    """
+    if config.train.compile and runtime.device.type == "cpu":
+        raise DeviceError("train.compile is slower on a CPU: wanted false, or a CUDA device")
     precision = config.train.precision
     if precision == "auto" and before is not None:
         precision = before.train.precision
