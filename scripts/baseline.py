@@ -38,7 +38,7 @@ class PlainTransformer(nn.Module):
         depth = (model.num_encoder_layers, model.num_decoder_layers)
         self.transformer = nn.Transformer(*size, *depth, model.d_ff, model.dropout, custom_encoder=encoder, **options)
         self.dropout = nn.Dropout(model.dropout)
-        self.register_buffer("positions", sinusoids(0, 10 * config.data.max_length + 1, model.d_model, device="cpu"))
+        self.register_buffer("positions", sinusoids(torch.arange(10 * config.data.max_length + 1), model.d_model))
 
     def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
         """States (batch, tgt_length, d_model) of the decoder."""

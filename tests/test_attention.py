@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt.config import ModelConfig
-from mt.model.attention import KINDS, AdditiveAttention, DenseSynthesizerAttention, DotProductAttention, KeysValues
+from mt.model.attention import KINDS, AdditiveAttention, DenseSynthesizerAttention, DotProductAttention
 
 ROWS, QUERY_LENGTH, KEY_LENGTH, D_MODEL, HEADS = 3, 4, 5, 16, 4
 EVERYTHING = torch.ones(1, 1, dtype=torch.bool)
 CAUSAL = torch.ones(QUERY_LENGTH, KEY_LENGTH, dtype=torch.bool).tril(1)
+POSITIONS = torch.arange(KEY_LENGTH)
 PADDED = (torch.arange(KEY_LENGTH) < torch.tensor([[5], [3], [1]]))[:, None, None, :]  # a source's mask
 MASKS = [
     pytest.param(EVERYTHING, id="everything"),
@@ -74,9 +75,9 @@ def blank_module(kind: str) -> Any:
 
 def assert_worked_out(module: Any, x: Tensor, memory: Tensor, weights: list[list[float]], output: list[float]) -> None:
     with torch.no_grad():
-        kv = module.keys_values(memory, 0)
-        found = module.weights(x, kv, ALL_BUT_ONE, 0)[0, 0]
-        mixed = module(x, kv, ALL_BUT_ONE, 0)[0]
+        kv = module.keys_values(memory, POSITIONS[:3])
+        found = module.weights(x, kv, ALL_BUT_ONE, POSITIONS[:3])[0, 0]
+        mixed = module(x, kv, ALL_BUT_ONE, POSITIONS[:3])[0]
     torch.testing.assert_close(found, torch.tensor(weights))
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(3))
     torch.testing.assert_close(mixed[:, 3], torch.tensor(output))
@@ -164,7 +165,7 @@ def test_three_words_attend_by_a_synthesizer_as_worked_out_with_a_pencil() -> No
 def test_weights_sum_to_one_over_what_the_mask_lets_them_see(kind: str, mask: Tensor) -> None:
     module = make_module(kind)
     x, memory = queries_and_memory()
-    weights = module.weights(x, module.keys_values(memory, 0), mask, 0)
+    weights = module.weights(x, module.keys_values(memory, POSITIONS), mask, POSITIONS)
     assert weights.shape == (ROWS, HEADS, QUERY_LENGTH, KEY_LENGTH)
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(ROWS, HEADS, QUERY_LENGTH))
     may_attend = mask.expand(weights.shape)
@@ -177,10 +178,10 @@ def test_weights_sum_to_one_over_what_the_mask_lets_them_see(kind: str, mask: Te
 def test_the_output_is_the_projected_weighted_sum_of_the_values(kind: str, mask: Tensor) -> None:
     module = make_module(kind)
     x, memory = queries_and_memory()
-    kv = module.keys_values(memory, 0)
-    mixed = module.weights(x, kv, mask, 0) @ kv.values  # (rows, heads, query_length, head_dim)
+    kv = module.keys_values(memory, POSITIONS)
+    mixed = module.weights(x, kv, mask, POSITIONS) @ kv.values  # (rows, heads, query_length, head_dim)
     expected = module.output(torch.cat(mixed.unbind(dim=1), dim=-1))
-    torch.testing.assert_close(module(x, kv, mask, 0), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(module(x, kv, mask, POSITIONS), expected, atol=1e-5, rtol=1e-5)
 
 
 # Each kind once more, slowly: plain numbers in loops, one head and one pair of positions at a time.
@@ -256,10 +257,12 @@ def slow_attention(kind: str, module: Any, x: Vector, memory: list[Vector], quer
 def test_attention_is_what_slow_loops_over_its_formula_give(kind: str, mask: Tensor) -> None:
     module = make_module(kind)
     x, memory = queries_and_memory()
-    output = module(x, module.keys_values(memory, 0), mask, 0)
+    output = module(x, module.keys_values(memory, POSITIONS), mask, POSITIONS)
     seen = mask.expand(ROWS, 1, QUERY_LENGTH, KEY_LENGTH)[:, 0].tolist()
+    first = KEY_LENGTH - QUERY_LENGTH  # where the queries begin
     for row, query in product(range(ROWS), range(QUERY_LENGTH)):
-        expected = slow_attention(kind, module, x[row, query].tolist(), memory[row].tolist(), query, seen[row][query])
+        word, words = x[row, query].tolist(), memory[row].tolist()
+        expected = slow_attention(kind, module, word, words, first + query, seen[row][query])
         torch.testing.assert_close(output[row, query], torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
@@ -272,14 +275,16 @@ def test_dot_product_attention_is_that_of_pytorch(mask: Tensor) -> None:
         in_heads(module.query(x)), in_heads(keys), in_heads(values), mask.expand(ROWS, 1, QUERY_LENGTH, KEY_LENGTH)
     )
     expected = module.output(torch.cat(mixed.unbind(dim=1), dim=-1))
-    torch.testing.assert_close(module(x, module.keys_values(memory, 0), mask, 0), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        module(x, module.keys_values(memory, POSITIONS), mask, POSITIONS), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_each_head_attends_with_its_own_channels() -> None:
     module = make_module()
     x, memory = queries_and_memory()
     keys, _ = module.key_value(memory).split(D_MODEL, dim=-1)
-    weights = module.weights(x, module.keys_values(memory, 0), EVERYTHING, 0)
+    weights = module.weights(x, module.keys_values(memory, POSITIONS), EVERYTHING, POSITIONS)
     head_dim = D_MODEL // HEADS
     for head in range(HEADS):
         channels = slice(head * head_dim, (head + 1) * head_dim)
@@ -292,46 +297,9 @@ def test_true_means_may_attend_so_what_is_false_can_be_anything(kind: str) -> No
     module = make_module(kind)
     x, memory = queries_and_memory()
     other = torch.where(PADDED[:, 0, 0, :, None], memory, 100.0)
-    same = module(x, module.keys_values(other, 0), PADDED, 0)
-    torch.testing.assert_close(same, module(x, module.keys_values(memory, 0), PADDED, 0))
-    assert not torch.allclose(module(x, module.keys_values(other, 0), EVERYTHING, 0), same)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pieces", [[5], [1, 4], [2, 2, 1], [1, 1, 1, 1, 1]])
-def test_cached_keys_with_the_new_ones_appended_are_all_keys(kind: str, pieces: list[int]) -> None:
-    module = make_module(kind)
-    x, memory = queries_and_memory()
-    whole = module.keys_values(memory, 0)
-    kv, start = module.keys_values(memory[:, :0], 0), 0
-    for piece in memory.split(pieces, dim=1):
-        kv = kv.append(module.keys_values(piece, start))
-        start += piece.size(1)
-        assert kv.keys.size(2) == kv.values.size(2) == start
-    torch.testing.assert_close(kv.keys, whole.keys)
-    torch.testing.assert_close(kv.values, whole.values)
-    torch.testing.assert_close(module(x, kv, CAUSAL, 0), module(x, whole, CAUSAL, 0))
-
-
-def test_appending_and_selecting_leave_the_old_value_as_it_was() -> None:
-    kv = KeysValues(*torch.randn(2, ROWS, HEADS, KEY_LENGTH, 2).unbind())
-    before = [tensor.clone() for tensor in kv]
-    longer = kv.append(kv)
-    chosen = kv.select(torch.tensor([2, 0, 0, 2]))
-    for tensor in (*longer, *chosen):
-        tensor.zero_()
-    for tensor, copy in zip(kv, before, strict=True):
-        assert torch.equal(tensor, copy)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_selected_rows_attend_as_they_did(kind: str) -> None:
-    module = make_module(kind)
-    x, memory = queries_and_memory()
-    kv = module.keys_values(memory, 0)
-    rows = torch.tensor([2, 0, 0])
-    output = module(x[rows], kv.select(rows), PADDED[rows], 0)
-    torch.testing.assert_close(output, module(x, kv, PADDED, 0)[rows])
+    same = module(x, module.keys_values(other, POSITIONS), PADDED, POSITIONS)
+    torch.testing.assert_close(same, module(x, module.keys_values(memory, POSITIONS), PADDED, POSITIONS))
+    assert not torch.allclose(module(x, module.keys_values(other, POSITIONS), EVERYTHING, POSITIONS), same)
 
 
 def test_the_order_of_what_is_attended_to_does_not_matter_to_dot_products() -> None:
@@ -339,48 +307,57 @@ def test_the_order_of_what_is_attended_to_does_not_matter_to_dot_products() -> N
     x, memory = queries_and_memory()
     order = torch.tensor([3, 1, 4, 0, 2])
     mask = PADDED & CAUSAL
-    shuffled = module(x, module.keys_values(memory[:, order], 0), mask[..., order], 0)
-    torch.testing.assert_close(shuffled, module(x, module.keys_values(memory, 0), mask, 0))
+    shuffled = module(x, module.keys_values(memory[:, order], POSITIONS), mask[..., order], POSITIONS)
+    torch.testing.assert_close(shuffled, module(x, module.keys_values(memory, POSITIONS), mask, POSITIONS))
 
 
 def test_dropout_falls_on_the_weights_in_training_alone_and_never_on_those_shown() -> None:
     module = make_module(dropout=0.5)
     x, memory = queries_and_memory()
-    kv = module.keys_values(memory, 0)
-    calm, shown = module(x, kv, EVERYTHING, 0), module.weights(x, kv, EVERYTHING, 0)
-    assert torch.equal(calm, make_module(dropout=0.0)(x, kv, EVERYTHING, 0))
+    kv = module.keys_values(memory, POSITIONS)
+    calm, shown = module(x, kv, EVERYTHING, POSITIONS), module.weights(x, kv, EVERYTHING, POSITIONS)
+    assert torch.equal(calm, make_module(dropout=0.0)(x, kv, EVERYTHING, POSITIONS))
     module.train()
-    assert not torch.allclose(module(x, kv, EVERYTHING, 0), calm)
-    assert torch.equal(module.weights(x, kv, EVERYTHING, 0), shown)
+    assert not torch.allclose(module(x, kv, EVERYTHING, POSITIONS), calm)
+    assert torch.equal(module.weights(x, kv, EVERYTHING, POSITIONS), shown)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_queries_that_start_later_attend_as_later_queries(kind: str) -> None:
+def test_queries_are_the_last_of_the_keys(kind: str) -> None:
     module = make_module(kind)
     _, memory = queries_and_memory()
-    kv = module.keys_values(memory, 0)
-    whole = module(memory, kv, EVERYTHING, 0)
-    torch.testing.assert_close(module(memory[:, 2:], kv, EVERYTHING, 2), whole[:, 2:])
+    kv = module.keys_values(memory, POSITIONS)
+    whole = module(memory, kv, EVERYTHING, POSITIONS)
+    torch.testing.assert_close(module(memory[:, 2:], kv, EVERYTHING, POSITIONS), whole[:, 2:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_may_stand_in_any_order_if_their_positions_go_with_them(kind: str) -> None:
+    module = make_module(kind)
+    x, memory = queries_and_memory()
+    order = torch.tensor([2, 0, 3, 1, 4])  # the last stays the last, for it is the query
+    positions, mask = POSITIONS[order], PADDED.roll(1, 0)
+    kv, shuffled = module.keys_values(memory, POSITIONS), module.keys_values(memory[:, order], positions)
+    expected = module(x[:, -1:], kv, mask, POSITIONS)
+    torch.testing.assert_close(module(x[:, -1:], shuffled, mask[..., order], positions), expected)
 
 
 def test_a_synthesizer_looks_at_the_place_and_never_at_the_other_words_to_weigh_them() -> None:
     module = make_module("dense_synthesizer")
     x, memory = queries_and_memory()
-    kv, other = module.keys_values(memory, 0), module.keys_values(memory.flip(1), 0)
+    kv, other = module.keys_values(memory, POSITIONS), module.keys_values(memory.flip(1), POSITIONS)
     assert kv.keys.numel() == 0, "there is nothing to remember but values"
-    weights = module.weights(x, kv, EVERYTHING, 0)
-    assert torch.equal(module.weights(x, other, EVERYTHING, 0), weights)
-    assert not torch.allclose(module.weights(x, kv, EVERYTHING, 1), weights)
-    assert not torch.allclose(module.keys_values(memory[:, :4], 1).values, kv.values[:, :, :4])
+    weights = module.weights(x, kv, EVERYTHING, POSITIONS)
+    assert torch.equal(module.weights(x, other, EVERYTHING, POSITIONS), weights)
+    assert not torch.allclose(module.weights(x, kv, EVERYTHING, POSITIONS.flip(0)), weights)
+    assert not torch.allclose(module.keys_values(memory, POSITIONS.flip(0)).values, kv.values)
 
 
 def test_a_synthesizer_has_no_position_beyond_its_last() -> None:
     module = make_module("dense_synthesizer")
     x, memory = queries_and_memory()
-    with pytest.raises(AssertionError):
-        module.keys_values(memory, 1)
-    with pytest.raises(AssertionError):
-        module(x, module.keys_values(memory, 0), EVERYTHING, 2)
+    with pytest.raises(IndexError):
+        module(x, module.keys_values(memory, POSITIONS), EVERYTHING, POSITIONS + 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -391,9 +368,9 @@ def test_half_precision_comes_close_and_leaves_no_nan(kind: str, mask: Tensor) -
         torch.nn.init.normal_(parameter, std=0.2)
     x, memory = queries_and_memory()
     x.requires_grad_()
-    expected = module(x, module.keys_values(memory, 0), mask, 0)
+    expected = module(x, module.keys_values(memory, POSITIONS), mask, POSITIONS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = module(x, module.keys_values(memory, 0), mask, 0)
+        output = module(x, module.keys_values(memory, POSITIONS), mask, POSITIONS)
     assert output.dtype is torch.bfloat16
     torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.05)
     output.float().sum().backward()
@@ -413,7 +390,7 @@ def test_every_kind_that_a_config_may_name_exists(key: str) -> None:
 def test_a_gpu_gives_what_the_cpu_gives(kind: str, mask: Tensor) -> None:
     module = make_module(kind)
     x, memory = queries_and_memory()
-    expected = module(x, module.keys_values(memory, 0), mask, 0)
+    expected = module(x, module.keys_values(memory, POSITIONS), mask, POSITIONS)
     module.cuda()
-    output = module(x.cuda(), module.keys_values(memory.cuda(), 0), mask.cuda(), 0)
+    output = module(x.cuda(), module.keys_values(memory.cuda(), POSITIONS.cuda()), mask.cuda(), POSITIONS.cuda())
     torch.testing.assert_close(output.cpu(), expected, atol=1e-4, rtol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -56,9 +56,9 @@ class TableState:
         rows = zip(self.prefixes, beam_index.tolist(), strict=True)
         return TableState(tuple((s, tuple(beams[i] for i in index)) for (s, beams), index in rows), self.calls)
 
-    def keep(self, sentences: Tensor) -> TableState:
-        self.calls.append(("keep", tuple(sentences.shape)))
-        return TableState(tuple(self.prefixes[row] for row in sentences.tolist()), self.calls)
+    def keep(self, sentences: Sequence[int]) -> TableState:
+        self.calls.append(("keep", (len(sentences),)))
+        return TableState(tuple(self.prefixes[row] for row in sentences), self.calls)
 
 
 def step_of(table: Table) -> Callable[[Tensor, TableState], tuple[Tensor, TableState]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mt.config import ModelConfig, load_config
 from mt.errors import ConfigError, DataError
 from mt.model.attention import KINDS, DotProductAttention
+from mt.model.cache import Sight
 from mt.model.positions import sinusoids
 from mt.model.transformer import ACTIVATIONS, TABLES, DecoderCache, DecoderLayer, EncoderLayer, Transformer
 
@@ -217,7 +218,7 @@ def test_reorder_and_keep_mean_what_recomputation_from_scratch_means(settings: d
         beam_index = torch.randint(tokens.size(1), (len(src), beam), generator=generator)
         cache = cache.reorder(beam_index)
         prefixes = torch.stack([sentence[index] for sentence, index in zip(prefixes, beam_index, strict=True)])
-        cache = cache.keep(torch.tensor(kept))
+        cache = cache.keep(kept)
         prefixes, src = prefixes[kept], src[kept]
 
 
@@ -264,7 +265,7 @@ def test_an_encoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None
         copy_attention(ours.attention, theirs.self_attn)
         copy_layer(ours, theirs, [ours.attention_residual.norm, ours.feed_forward_residual.norm])
         expected = theirs(x, src_key_padding_mask=~real)
-        assert_same(ours(x, real[:, None, None, :])[real], expected[real])
+        assert_same(ours(x, real[:, None, None, :], torch.arange(5))[real], expected[real])
 
 
 @pytest.mark.parametrize(("norm", "activation"), LAYERS)
@@ -281,7 +282,8 @@ def test_a_decoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None:
         copy_attention(ours.cross_attention, theirs.multihead_attn)
         copy_layer(ours, theirs, [ours.self_residual.norm, ours.cross_residual.norm, ours.feed_forward_residual.norm])
         expected = theirs(x, memory, tgt_mask=~causal, memory_key_padding_mask=~real)
-        states, _ = ours(x, ours.start(memory), mask=causal, memory_mask=real[:, None, None, :], start=0)
+        sight = Sight(causal[None, None], torch.arange(4), real[:, None, None, :], torch.arange(5))
+        states, _ = ours(x, ours.start(memory, sight.memory_positions), sight)
     assert_same(states, expected)
 
 
@@ -291,7 +293,7 @@ def test_embeddings_meet_the_positions_at_their_scale(tie: str) -> None:
     model = Transformer(config, src_vocab_size=500, tgt_vocab_size=500, pad_id=PAD_ID).eval()
     ids = torch.arange(500)[:, None]  # each at position 0
     for role in ("src", "tgt"):
-        embedded = model._embed(ids, role, 0)[:, 0].detach() - sinusoids(0, 1, 128, device=torch.device("cpu"))
+        embedded = model._embed(ids, role, torch.zeros(1))[:, 0].detach() - sinusoids(torch.zeros(1), 128)
         assert float(embedded.var()) == pytest.approx(1.0, rel=0.05)
 
 
@@ -312,11 +314,11 @@ def test_a_tied_weight_is_one_parameter_with_one_name(tie: str, names: set[str])
 def test_changing_the_output_table_changes_what_is_tied_to_it(tie: str, moved: set[str]) -> None:
     model = make_model(tie_embeddings=tie)
     ids = random_ids(2, 3)
-    before = {role: model._embed(ids, role, 0) for role in ("src", "tgt")}
+    before = {role: model._embed(ids, role, torch.arange(3)) for role in ("src", "tgt")}
     before["output"] = model.logits(torch.ones(SHAPE["d_model"], dtype=torch.float64))
     with torch.no_grad():
         model.output_table.mul_(2.0)
-    after = {role: model._embed(ids, role, 0) for role in ("src", "tgt")}
+    after = {role: model._embed(ids, role, torch.arange(3)) for role in ("src", "tgt")}
     after["output"] = model.logits(torch.ones(SHAPE["d_model"], dtype=torch.float64))
     assert {role for role in before if not torch.equal(before[role], after[role])} == moved
 

@@ -95,7 +95,7 @@ def _describe(translator: Translator, config: Config) -> Any:
     spec.register_source_vocabulary(_pieces(translator.src_tokenizer))
     spec.register_target_vocabulary(_pieces(translator.tgt_tokenizer))
     longest = math.ceil(search.max_length_factor * config.data.max_length) + search.max_length_offset
-    positions = sinusoids(0, max(longest, MIN_POSITIONS), shape.d_model, device=torch.device("cpu"))
+    positions = sinusoids(torch.arange(max(longest, MIN_POSITIONS)), shape.d_model)
     embeddings = {"src": spec.encoder.embeddings[0], "tgt": spec.decoder.embeddings, "output": spec.decoder.projection}
     for role, target in embeddings.items():
         target.weight = model.tables[model.roles[role]].detach().clone()

@@ -25,8 +25,8 @@ class SearchState(Protocol):
         """Make beam i of each sentence what beam `beam_index[:, i]` was: (batch, new_beam), wider at the start."""
         ...
 
-    def keep(self, sentences: Tensor) -> Self:
-        """Keep the sentences of these batch indices (kept,), in this order."""
+    def keep(self, sentences: Sequence[int]) -> Self:
+        """Keep the sentences of these batch indices, in this order; the state that is left may be spoilt."""
         ...
 
 
@@ -113,13 +113,19 @@ def beam_search(
         if all(done):
             break
         if any(done):
-            rows = [row for row, is_done in enumerate(done) if not is_done]
+            rows = _close_gaps(done)
             sentences = [sentences[row] for row in rows]
             live = _upload(rows, device)
-            state, num_ended, beams = state.keep(live), num_ended[live], _Beams(*(column[live] for column in beams))
+            state, num_ended, beams = state.keep(rows), num_ended[live], _Beams(*(column[live] for column in beams))
         if options.beam_size > 1:
             state = state.reorder(beams.parents)
     return _read_hypotheses(trace, batch_size, options=options)
+
+
+def _close_gaps(done: Sequence[bool]) -> list[int]:
+    """The rows that are not done, with the last ones in the places of those that are: as few as can be move."""
+    last = (row for row in reversed(range(len(done))) if not done[row])
+    return [next(last) if is_done else row for row, is_done in enumerate(done[: done.count(False)])]
 
 
 def _advance(totals: Tensor, *, eos_id: int, beam_size: int) -> tuple[_Beams, _Beams]:

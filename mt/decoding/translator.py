@@ -17,7 +17,8 @@ from mt.config import SearchConfig, load_config
 from mt.data.batching import group_by_length
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
-from mt.model.transformer import DecoderCache, Memory, Transformer
+from mt.model.cache import DecoderCache
+from mt.model.transformer import Memory, Transformer
 from mt.rundir import open_run_dir
 from mt.runtime import find_device
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,42 +10,27 @@ from torch import Tensor, nn
 
 from mt.config import ModelConfig
 from mt.model.additive import additive_scores
+from mt.model.cache import KeysValues
 from mt.model.dropout import Dropout
 from mt.model.linear import Linear
 from mt.model.positions import sinusoids
-
-
-class KeysValues(NamedTuple):
-    """What may be attended to, projected once: all that an attention needs to remember of it."""
-
-    keys: Tensor  # (rows, num_heads, key_length, head_dim), or of width 0 where weights come from positions alone
-    values: Tensor  # (rows, num_heads, key_length, head_dim)
-
-    def append(self, new: "KeysValues") -> "KeysValues":
-        """These positions, then the `new` ones."""
-        if self.keys.size(2) == 0:
-            return new
-        return KeysValues(torch.cat((self.keys, new.keys), dim=2), torch.cat((self.values, new.values), dim=2))
-
-    def select(self, rows: Tensor) -> "KeysValues":
-        """The given rows (long, (rows_out,)), in their order."""
-        return KeysValues(self.keys.index_select(0, rows), self.values.index_select(0, rows))
 
 
 class Attention(Protocol):
     """Each query position takes a weighted sum of values, its weights summing to one over what `mask` lets it see.
 
     `x` is (rows, query_length, d_model), `mask` is bool and broadcasts to (rows, 1, query_length, key_length),
-    True = may attend; `start` is the absolute position of the first query or key given.
+    True = may attend. `positions` (key_length,) is long and says where each key stands; where weights depend on it, the
+    queries are the last of the keys.
     """
 
-    def keys_values(self, memory: Tensor, start: int) -> KeysValues:
+    def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
         """Project `memory` (rows, key_length, d_model) once, for any number of queries."""
 
-    def __call__(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+    def __call__(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         """(rows, query_length, d_model)"""
 
-    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         """(rows, num_heads, query_length, key_length), without dropout: to be looked at."""
 
 
@@ -60,21 +45,21 @@ class DotProductAttention(nn.Module):
         self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 
-    def keys_values(self, memory: Tensor, start: int) -> KeysValues:
+    def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
         keys, values = self.key_value(memory).chunk(2, dim=-1)
         return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
 
-    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         if x.is_cuda:
             queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
             dropout = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=dropout)
         else:  # written out: on a CPU the fused kernel takes twice the time in fp32 and seven times in bf16
-            mixed = self.dropout(self.weights(x, kv, mask, start)) @ kv.values
+            mixed = self.dropout(self.weights(x, kv, mask, positions)) @ kv.values
         output: Tensor = self.output(join_heads(mixed))
         return output
 
-    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
         return masked_softmax((queries / math.sqrt(queries.size(-1))) @ kv.keys.transpose(-2, -1), mask)
 
@@ -92,16 +77,16 @@ class AdditiveAttention(nn.Module):
         self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 
-    def keys_values(self, memory: Tensor, start: int) -> KeysValues:
+    def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
         keys, values = self.key_value(memory).chunk(2, dim=-1)
         return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
 
-    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
-        mixed = self.dropout(self.weights(x, kv, mask, start)) @ kv.values
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        mixed = self.dropout(self.weights(x, kv, mask, positions)) @ kv.values
         output: Tensor = self.output(join_heads(mixed))
         return output
 
-    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
         return masked_softmax(additive_scores(queries, kv.keys, self.score), mask)
 
@@ -125,28 +110,26 @@ class DenseSynthesizerAttention(nn.Module):
         self.output = Linear(d_model, d_model)
         self.dropout = Dropout(config.attention_dropout)
 
-    def keys_values(self, memory: Tensor, start: int) -> KeysValues:
-        values = split_heads(self.value(memory + self._positions(memory, start)), self.num_heads)
+    def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
+        values = split_heads(self.value(memory + self._sinusoids(memory, positions)), self.num_heads)
         return KeysValues(values[..., :0], values)
 
-    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
-        mixed = self.dropout(self.weights(x, kv, mask, start)) @ kv.values
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        mixed = self.dropout(self.weights(x, kv, mask, positions)) @ kv.values
         output: Tensor = self.output(join_heads(mixed))
         return output
 
-    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, start: int) -> Tensor:
-        hidden = F.relu(self.word(x) + self.position(self._positions(x, start)))
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        hidden = F.relu(self.word(x) + self.position(self._sinusoids(x, positions[-x.size(1) :])))
         # W_o has a row for each head and position: take those of the positions that there are.
-        num_heads, key_length = self.num_heads, kv.values.size(2)
-        weight = self.score.weight.view(num_heads, self.max_length, -1)[:, :key_length].flatten(0, 1)
-        bias = self.score.bias.view(num_heads, self.max_length)[:, :key_length].flatten()
+        weight = self.score.weight.view(self.num_heads, self.max_length, -1)[:, positions].flatten(0, 1)
+        bias = self.score.bias.view(self.num_heads, self.max_length)[:, positions].flatten()
         scores = F.linear(hidden, weight, bias)  # (rows, query_length, num_heads * key_length)
-        return masked_softmax(split_heads(scores, num_heads), mask)
+        return masked_softmax(split_heads(scores, self.num_heads), mask)
 
-    def _positions(self, x: Tensor, start: int) -> Tensor:
-        """The sinusoids (length, d_model) of the positions of `x` (rows, length, d_model), the first being `start`."""
-        assert start + x.size(1) <= self.max_length, (start, x.shape, self.max_length)
-        return sinusoids(start, x.size(1), x.size(2), device=x.device).to(x.dtype)
+    def _sinusoids(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Those (length, d_model) of the positions of `x` (rows, length, d_model)."""
+        return sinusoids(positions, x.size(2)).to(x.dtype)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

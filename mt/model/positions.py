@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 
-def sinusoids(start: int, length: int, d_model: int, *, device: torch.device) -> Tensor:
-    """Position encodings (length, d_model) for positions `start` and on (Vaswani et al. 2017, section 3.5).
+def sinusoids(positions: Tensor, d_model: int) -> Tensor:
+    """Encodings (length, d_model), float32, of `positions` (length,) (Vaswani et al. 2017, section 3.5).
 
     The sines stand in the first half of the channels and the cosines in the second.
     """
-    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
-    rates = torch.exp(torch.arange(d_model // 2, device=device) * (-math.log(10000.0) / (d_model // 2)))
-    angles = positions[:, None] * rates[None, :]  # (length, d_model / 2)
+    rates = torch.exp(torch.arange(d_model // 2, device=positions.device) * (-math.log(10000.0) / (d_model // 2)))
+    angles = positions[:, None].float() * rates[None, :]  # (length, d_model / 2)
     return torch.cat((angles.sin(), angles.cos()), dim=1)

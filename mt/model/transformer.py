@@ -1,8 +1,7 @@
-"""The encoder-decoder Transformer (Vaswani et al. 2017), with the decoder's memory as an explicit value."""
+"""The encoder-decoder Transformer (Vaswani et al. 2017), with what the decoder remembers as an explicit value."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from mt.config import ModelConfig
 from mt.errors import DataError
-from mt.model.attention import KINDS, KeysValues
+from mt.model.attention import KINDS
+from mt.model.cache import DecoderCache, KeysValues, LayerCache, Past, Sight
 from mt.model.dropout import Dropout
 from mt.model.linear import Linear, linear
 from mt.model.positions import sinusoids
@@ -30,45 +30,6 @@ class Memory(NamedTuple):
 
     states: Tensor  # (batch, src_length, d_model)
     mask: Tensor  # (batch, 1, 1, src_length) bool, True = a real token
-
-
-class LayerCache(NamedTuple):
-    """What one decoder layer remembers."""
-
-    past: KeysValues  # of the target so far; rows = batch * beam
-    memory: KeysValues  # of the source; rows = batch, shared by the beams of a sentence
-
-
-@dataclass(frozen=True)
-class DecoderCache:
-    """All that decoding one more position needs: a value, replaced and never changed."""
-
-    layers: tuple[LayerCache, ...]
-    mask: Tensor  # (batch, 1, 1, src_length) bool
-    length: int  # target positions decoded so far
-
-    def reorder(self, beam_index: Tensor) -> "DecoderCache":
-        """Beam j of sentence i goes on from beam `beam_index[i, j]` (long, (batch, new_beam)) of the same sentence."""
-        batch_size = self.mask.size(0)
-        beam = self.layers[0].past.keys.size(0) // batch_size
-        first = torch.arange(0, batch_size * beam, beam, device=beam_index.device)
-        rows = (first.unsqueeze(1) + beam_index).flatten()  # (batch * new_beam,)
-        return self._replace(rows, None)
-
-    def keep(self, sentences: Tensor) -> "DecoderCache":
-        """Only the given sentences (long, (kept,)), in their order."""
-        batch_size = self.mask.size(0)
-        beam = self.layers[0].past.keys.size(0) // batch_size
-        beams = torch.arange(beam, device=sentences.device)
-        rows = (sentences.unsqueeze(1) * beam + beams).flatten()  # (kept * beam,)
-        return self._replace(rows, sentences)
-
-    def _replace(self, rows: Tensor, sentences: Tensor | None) -> "DecoderCache":
-        layers = tuple(
-            LayerCache(past.select(rows), memory if sentences is None else memory.select(sentences))
-            for past, memory in self.layers
-        )
-        return DecoderCache(layers, self.mask if sentences is None else self.mask[sentences], self.length)
 
 
 class Residual(nn.Module):
@@ -110,9 +71,9 @@ class EncoderLayer(nn.Module):
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         def attend(h: Tensor) -> Tensor:
-            return self.attention(h, self.attention.keys_values(h, 0), mask, 0)
+            return self.attention(h, self.attention.keys_values(h, positions), mask, positions)
 
         x = self.attention_residual(x, attend)
         return self.feed_forward_residual(x, self.feed_forward)  # type: ignore[no-any-return]
@@ -130,27 +91,24 @@ class DecoderLayer(nn.Module):
         self.cross_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def start(self, memory: Tensor) -> LayerCache:
+    def start(self, memory: Tensor, positions: Tensor) -> LayerCache:
         """The cache before the first target position, for `memory` (batch, src_length, d_model)."""
-        return LayerCache(
-            self.self_attention.keys_values(memory[:, :0], 0), self.cross_attention.keys_values(memory, 0)
-        )
+        nothing = self.self_attention.keys_values(memory[:, :0], positions[:0])
+        keys, values = self.cross_attention.keys_values(memory, positions)
+        # Laid out once as they are read at every step.
+        return LayerCache(Past.of(nothing), KeysValues(keys.contiguous(), values.contiguous()))
 
-    def forward(
-        self, x: Tensor, cache: LayerCache, *, mask: Tensor, memory_mask: Tensor, start: int
-    ) -> tuple[Tensor, LayerCache]:
-        """`x` is (rows, length, d_model) at positions `start` and on; rows = batch * beam."""
+    def forward(self, x: Tensor, cache: LayerCache, sight: Sight) -> tuple[Tensor, LayerCache]:
+        """`x` is (batch, num_queries, d_model): the beams of a sentence are more queries to the same keys."""
         past = cache.past
 
         def attend_target(h: Tensor) -> Tensor:
             nonlocal past
-            past = past.append(self.self_attention.keys_values(h, start))
-            return self.self_attention(h, past, mask, start)
+            past = past.append(self.self_attention.keys_values(h, sight.past_positions[-h.size(1) :]))
+            return self.self_attention(h, past.seen, sight.past, sight.past_positions)
 
         def attend_source(h: Tensor) -> Tensor:
-            # The beams of a sentence are more queries to the same keys: (batch, beam * length, d_model).
-            folded = h.reshape(memory_mask.size(0), -1, h.size(-1))
-            return self.cross_attention(folded, cache.memory, memory_mask, start).view(h.shape)
+            return self.cross_attention(h, cache.memory, sight.memory, sight.memory_positions)
 
         x = self.self_residual(x, attend_target)
         x = self.cross_residual(x, attend_source)
@@ -182,31 +140,36 @@ class Transformer(nn.Module):
 
     def encode(self, src: Tensor) -> Memory:
         """`src` is long (batch, src_length), padded with pad_id."""
+        self._require_positions("source", src.size(1))
         mask = (src != self.pad_id)[:, None, None, :]  # (batch, 1, 1, src_length)
-        x = self._embed(src, "src", 0)
+        positions = torch.arange(src.size(1), device=src.device)
+        x = self._embed(src, "src", positions)
         for layer in self.encoder_layers:
-            x = layer(x, mask)
+            x = layer(x, mask, positions)
         return Memory(self.encoder_norm(x), mask)
 
     def start(self, memory: Memory) -> DecoderCache:
         """The cache before the first target position: the source projected once for every layer."""
-        layers = tuple(layer.start(memory.states) for layer in self._decoder())
-        return DecoderCache(layers, memory.mask, 0)
+        positions = torch.arange(memory.states.size(1), device=memory.states.device)
+        return DecoderCache.start(
+            tuple(layer.start(memory.states, positions) for layer in self._decoder()), memory.mask
+        )
 
     def decode(self, tgt: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
-        """States (rows, length, d_model) of `tgt` (rows, length), which goes on where `cache` ends.
+        """States (batch * beam, length, d_model) of `tgt` (batch * beam, length), which goes on where `cache` ends.
 
-        rows = batch * beam.
         Padding may stand at the end of a row only, where no real position looks at it.
         """
-        start, end = cache.length, cache.length + tgt.size(1)
-        mask = torch.ones(tgt.size(1), end, dtype=torch.bool, device=tgt.device).tril(start)  # (length, end)
-        x = self._embed(tgt, "tgt", start)
+        self._require_positions("target", cache.length + tgt.size(1))
+        sight = cache.sight(tgt.size(1))
+        # The beams of a sentence are more queries to the same keys: (batch, beam * length, d_model).
+        x = self._embed(tgt.view(len(cache.own), -1), "tgt", sight.past_positions[len(cache.positions) :])
         layers = []
         for layer, layer_cache in zip(self._decoder(), cache.layers, strict=True):
-            x, layer_cache = layer(x, layer_cache, mask=mask, memory_mask=cache.mask, start=start)
+            x, layer_cache = layer(x, layer_cache, sight)
             layers.append(layer_cache)
-        return self.decoder_norm(x), DecoderCache(tuple(layers), cache.mask, end)
+        states = self.decoder_norm(x).view(*tgt.shape, -1)
+        return states, cache.after(sight, tuple(layers))
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., d_model) -> (..., tgt_vocab_size)"""
@@ -226,19 +189,20 @@ class Transformer(nn.Module):
     def _decoder(self) -> list[DecoderLayer]:
         return list(self.decoder_layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
 
-    def _embed(self, ids: Tensor, role: str, start: int) -> Tensor:
-        """(rows, length) -> (rows, length, d_model). Raises DataError for positions that the model does not have."""
-        if self.max_length is not None and start + ids.size(1) > self.max_length:
-            side = {"src": "source", "tgt": "target"}[role]
-            raise DataError(
-                f"a {side} sentence has {start + ids.size(1)} tokens, but the model's dense_synthesizer has weights "
-                f"for {self.max_length} positions (model.max_length)"
-            )
+    def _embed(self, ids: Tensor, role: str, positions: Tensor) -> Tensor:
+        """(rows, length) at `positions` (length,) -> (rows, length, d_model)."""
         table = self.tables[self.roles[role]]
-        d_model = table.size(1)
-        x = F.embedding(ids, table) * math.sqrt(d_model)
-        embedded: Tensor = self.dropout(x + sinusoids(start, ids.size(1), d_model, device=ids.device))
+        x = F.embedding(ids, table) * math.sqrt(table.size(1))
+        embedded: Tensor = self.dropout(x + sinusoids(positions, table.size(1)))
         return embedded
+
+    def _require_positions(self, side: str, length: int) -> None:
+        """Raises DataError for a sentence of more tokens than the model has weights for."""
+        if self.max_length is not None and length > self.max_length:
+            raise DataError(
+                f"a {side} sentence has {length} tokens, but the model's dense_synthesizer has weights for "
+                f"{self.max_length} positions (model.max_length)"
+            )
 
     def _initialise(self) -> None:
         """Glorot and Bengio (2010) for weights, zero for biases; embeddings of unit variance once scaled up."""

@@ -1,0 +1,136 @@
+"""What decoding remembers: a value for whoever holds it, and little to pay for going on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mt.model.cache import DecoderCache, KeysValues, LayerCache, Past, Rows
+
+ROWS, HEADS, WIDTH = 4, 2, 3
+
+
+def keys_values(length: int, *, seed: int = 0) -> KeysValues:
+    generator = torch.Generator().manual_seed(seed)
+    return KeysValues(*torch.randn(2, ROWS, HEADS, length, WIDTH, generator=generator).unbind())
+
+
+def grown(*lengths: int) -> Past:
+    past = Past.of(keys_values(0))
+    for seed, length in enumerate(lengths):
+        past = past.append(keys_values(length, seed=seed))
+    return past
+
+
+def assert_equal(found: KeysValues, expected: KeysValues) -> None:
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def joined(*parts: KeysValues) -> KeysValues:
+    return KeysValues(*(torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True)))
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 4], [2, 0, 2, 1], [1] * 20])
+def test_what_is_appended_is_what_is_seen(lengths: list[int]) -> None:
+    expected = joined(*(keys_values(length, seed=seed) for seed, length in enumerate(lengths)))
+    assert grown(*lengths).seen.length == sum(lengths)
+    assert_equal(grown(*lengths).seen, expected)
+
+
+def test_a_past_can_be_gone_on_from_twice() -> None:
+    """The branches are told apart however they are interleaved."""
+    trunk = grown(3, 1)  # with room for more
+    branches = [trunk, trunk, trunk]
+    for seed in (10, 20):
+        branches = [each.append(keys_values(1, seed=seed + number)) for number, each in enumerate(branches)]
+    for number, branch in enumerate(branches):
+        tail = [keys_values(1, seed=seed + number) for seed in (10, 20)]
+        assert_equal(branch.seen, joined(keys_values(3), keys_values(1, seed=1), *tail))
+    assert_equal(trunk.seen, joined(keys_values(3), keys_values(1, seed=1)))
+
+
+def test_going_on_moves_what_is_remembered_now_and_then_only() -> None:
+    past, num_moves = grown(4), 0
+    for seed in range(100):
+        longer = past.append(keys_values(1, seed=seed))
+        num_moves += longer.seen.keys.data_ptr() != past.seen.keys.data_ptr()
+        past = longer
+    assert num_moves <= 9  # it has half as much room again each time: 1.5 ** 9 * 4 > 104
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 1], [0, 2], [2, 0, 1], [1], []])
+def test_the_rows_that_are_kept_go_on(rows: list[int]) -> None:
+    past = grown(3, 1).keep(Rows.of(rows, torch.device("cpu")))
+    assert_equal(past.seen, KeysValues(*(part[rows] for part in grown(3, 1).seen)))
+    new = KeysValues(*(part[: len(rows)] for part in keys_values(2, seed=7)))
+    assert_equal(past.append(new).seen, joined(KeysValues(*(part[rows] for part in grown(3, 1).seen)), new))
+
+
+def test_what_was_left_for_a_few_of_its_rows_refuses_to_go_on() -> None:
+    past = grown(3, 1)
+    past.keep(Rows.of([3, 1], torch.device("cpu")))
+    with pytest.raises(AssertionError, match="another cache"):
+        past.append(keys_values(1))
+
+
+def test_only_rows_that_change_places_are_moved() -> None:
+    rows = Rows.of([0, 3, 2], torch.device("cpu"))
+    assert (rows.number, rows.sources.tolist(), rows.places.tolist()) == (3, [3], [1])
+    tensor = torch.arange(4.0)
+    kept = rows.keep(tensor)
+    assert kept.tolist() == [0, 3, 2]
+    assert kept.data_ptr() == tensor.data_ptr()
+
+
+def cache_of(own: Tensor, positions: list[int], *, length: int) -> DecoderCache:
+    past, memory = Past.of(keys_values(own.size(2))), keys_values(2)
+    mask = torch.ones(len(own), 1, 1, 2, dtype=torch.bool)
+    return DecoderCache((LayerCache(past, memory),), mask, own, torch.tensor(positions), length)
+
+
+def test_hypotheses_are_reordered_by_their_mask_alone() -> None:
+    own = torch.rand(ROWS, 3, 5) > 0.5
+    cache = cache_of(own, [0, 1, 1, 1, 2], length=3)
+    beam_index = torch.tensor([[2, 0], [1, 1], [0, 2], [2, 2]])
+    found = cache.reorder(beam_index)
+    assert found.layers is cache.layers
+    assert torch.equal(found.own, torch.stack([rows[index] for rows, index in zip(own, beam_index, strict=True)]))
+
+
+def test_a_beam_sees_its_own_past_and_of_the_new_positions_its_own_up_to_itself() -> None:
+    """Two beams that began as one, after a first position; two positions more of each."""
+    own = torch.tensor([[[True, True, False], [True, False, True]]])
+    sight = cache_of(own, [0, 1, 1], length=2).sight(2)
+    assert sight.past_positions.tolist() == [0, 1, 1, 2, 3, 2, 3]
+    assert sight.past[0, 0].int().tolist() == [
+        [1, 1, 0, 1, 0, 0, 0],
+        [1, 1, 0, 1, 1, 0, 0],
+        [1, 0, 1, 0, 0, 1, 0],
+        [1, 0, 1, 0, 0, 1, 1],
+    ]
+
+
+def test_the_past_of_a_beam_is_then_what_its_last_position_saw() -> None:
+    own = torch.tensor([[[True, True, False], [True, False, True]]])
+    cache = cache_of(own, [0, 1, 1], length=2)
+    sight = cache.sight(2)
+    after = cache.after(sight, cache.layers)
+    assert after.length == 4
+    assert torch.equal(after.own[0], sight.past[0, 0, [1, 3]])
+    assert torch.equal(after.positions, sight.past_positions)
+
+
+def test_one_beam_from_the_start_sees_as_a_triangle() -> None:
+    cache = DecoderCache.start((), torch.ones(ROWS, 1, 1, 2, dtype=torch.bool))
+    sight = cache.sight(3)
+    assert torch.equal(sight.past, torch.ones(3, 3, dtype=torch.bool).tril()[None, None])
+    assert cache.after(sight, ()).own.shape == (ROWS, 1, 3)
+
+
+def test_a_sentence_may_leave_at_the_first_position() -> None:
+    cache = DecoderCache.start((LayerCache(Past.of(keys_values(0)), keys_values(2)),), torch.ones(ROWS, 1, 1, 2).bool())
+    layers = (LayerCache(cache.layers[0].past.append(keys_values(1)), cache.layers[0].memory),)
+    after = cache.after(cache.sight(1), layers).keep([3, 1])
+    assert after.own.tolist() == [[[True]], [[True]]]
+    assert_equal(after.layers[0].past.seen, KeysValues(*(part[[3, 1]] for part in keys_values(1))))
