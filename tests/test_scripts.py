@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -326,3 +327,31 @@ def test_runs_that_are_killed_again_and_again_end_as_the_one_that_was_left_alone
     assert done.stdout.count("#") >= 16, "each of the 8 kills is in two histograms"
     (counts,) = re.findall(r"(\d+) of (\d+) runs ended as the uninterrupted one", done.stdout)
     assert counts[0] == counts[1]
+
+
+# ---- scripts/plot_speed.py
+
+
+def test_a_run_is_drawn_and_told_in_sixths(tmp_path: Path) -> None:
+    """An hour at a pace that doubles in its second half, and memory that grows once."""
+    lines = [
+        {"kind": "train", "timing": {"elapsed_seconds": 60 * minute, "tokens_per_second": speed, "peak_memory": memory}}
+        for minute in range(1, 61)
+        for speed, memory in [(1000 if minute <= 30 else 2000, 1.5e9 if minute <= 10 else 2.25e9)]
+    ]
+    lines.insert(30, {"kind": "valid", "timing": {"elapsed_seconds": 1800}})
+    run_dir, picture = tmp_path / "run", tmp_path / "speed.png"
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    command = [sys.executable, TOP / "scripts/plot_speed.py", run_dir, "-o", picture, "--names", "mine"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "mine",
+        "  to minute  10.0:    1,000 tokens/s, 1.50 GB",
+        "  to minute  20.0:    1,000 tokens/s, 2.25 GB",
+        "  to minute  30.0:    1,000 tokens/s, 2.25 GB",
+        "  to minute  40.0:    2,000 tokens/s, 2.25 GB",
+        "  to minute  50.0:    2,000 tokens/s, 2.25 GB",
+        "  to minute  60.0:    2,000 tokens/s, 2.25 GB",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,9 +1,9 @@
 """What decoding remembers: a value that is replaced and never changed, and yet costs little to go on from.
 
-The hypotheses of a sentence are branches of one tree. All that they have ever read lies side by side, as keys of that
-sentence: written once, at the end of memory that has room for more, and not moved when hypotheses change places. A mask
-tells which keys are a hypothesis' own past, so to reorder hypotheses is to reorder the rows of that mask. When sentences
-are done, the last ones move into the gaps that they leave.
+The hypotheses of a sentence are branches of one tree. All that they have ever read lies side by side as keys of that
+sentence: written once, into memory with room for more, and not moved when hypotheses change places. A mask tells which
+keys are a hypothesis' own past, so to reorder hypotheses is to reorder the rows of that mask. When sentences are done,
+the last ones move into the gaps that they leave.
 """
 
 from collections.abc import Sequence
