@@ -2,7 +2,7 @@
 """How fast does `mt` train? Measured beside a plain loop, on the same machine, in the same minutes, at the same work.
 
     .venv/bin/python scripts/benchmark.py [--config configs/benchmark.yaml] [--set KEY=VALUE] [--warm-up 300]
-        [--updates 300] [--block 10] [--threads N]
+        [--updates 300] [--block 10] [--go-on 0] [--threads N]
 
 Our loop, in the number format that `mt train` would choose, races that of `scripts/baseline.py`, torch.nn.Transformer
 in float32: same data, batches and model, each in a process of its own that has all the threads. They take turns, a
@@ -15,7 +15,8 @@ do not count. It prints, the ratio first:
   matrices, each block with the quickest of some products right after it. Useful are, for every real token, 6 for each
   weight that it meets in a matrix product (2 forward, 4 backward), and 12 * d_model * length in each attention (scores
   and mixing, forward and backward; also what a causal mask hides); nothing for padding.
-- the validation nll of both, after the warm-up and at the end: speed is no merit if less is learned
+- the validation nll of both, after the warm-up and at the end: speed is no merit if less is learned; and once more when
+  both have gone on, side by side and untimed, for as many updates as `--go-on` says
 - what an update of ours is made of: the gradient of the loss with respect to the logits counts as loss
 
 `scripts/translate_speed.py` does the same for translating.
@@ -166,7 +167,7 @@ def synchronize(runtime: Runtime) -> None:
 
 
 def race(connection: Connection, name: str, config: Config, run: RunDir, threads: int | None) -> None:
-    """The life of a child: answers ("update", n), ("nll", 0) and ("parts", n); on None its peak memory, and the end."""
+    """The life of a child: answers ("update", n), ("nll", 0), ("parts", n) and ("memory", 0); None is the end."""
     if threads is not None:
         torch.set_num_threads(threads)
     runtime = open_runtime(config.train.device, config.train.precision if name == "ours" else "fp32")
@@ -185,6 +186,8 @@ def race(connection: Connection, name: str, config: Config, run: RunDir, threads
         elif word == "parts":
             assert isinstance(racer, Ours), name
             connection.send(racer.time_parts(epoch, num_updates))
+        elif word == "memory":
+            connection.send(runtime.peak_memory())
         else:
             assert num_updates <= epoch.plan.num_batches, "a block is longer than an epoch"
             if at + num_updates > epoch.plan.num_batches:  # the last few are left out
@@ -198,7 +201,6 @@ def race(connection: Connection, name: str, config: Config, run: RunDir, threads
             flops = sum(useful_flops(config.model, each, src.pad_id, tgt.vocab_size) for each in batches)
             connection.send(Block(sum(each.num_tokens for each in batches), flops, seconds, matmul_peak(runtime)))
             at = indices.stop
-    connection.send(runtime.peak_memory())
 
 
 def useful_flops(model: ModelConfig, batch: Batch, pad_id: int, vocab_size: int) -> float:
@@ -243,15 +245,16 @@ class Child:
 
     def __call__(self, word: str, number: int = 0) -> Any:
         """Order, and wait for the answer."""
-        self.connection.send((word, number))
+        self.order(word, number)
         return self.connection.recv()
 
-    def end(self) -> int:
-        """Its peak memory, in bytes."""
+    def order(self, word: str, number: int) -> None:
+        """The answer is still to be received."""
+        self.connection.send((word, number))
+
+    def end(self) -> None:
         self.connection.send(None)
-        memory: int = self.connection.recv()
         self.process.join()
-        return memory
 
 
 def require_equal_work(config: Config) -> None:
@@ -283,7 +286,15 @@ def report(blocks: dict[str, list[Block]], memory: dict[str, int], peak: dict[st
     print(f"{'':<10} {'tokens/s':>9} {'peak GB':>8} {'of matmul peak':>15} {'peak TFLOP/s':>13}")
     for name, each in blocks.items():
         speed, share = (statistics.median(getattr(block, key) for block in each) for key in ("speed", "share"))
-        print(f"{name:<10} {speed:>9,.0f} {memory[name] / 1e9:>8.2f} {share:>15.1%} {peak[name] / 1e12:>13.2f}")
+        print(
+            f"{name:<10} {speed:>9,.0f} {memory[name] / 1e9:>8.2f} {share:>15.1%} {peak[name] / 1e12:>13.2f}",
+            flush=True,
+        )
+
+
+def show_nll(when: str, children: dict[str, Child]) -> None:
+    """Of the validation set, in nats per target token."""
+    print(f"nll {when}:", {name: round(child("nll"), 3) for name, child in children.items()}, flush=True)
 
 
 def main() -> None:
@@ -293,12 +304,14 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=300)
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--block", type=int, default=10)
+    parser.add_argument("--go-on", type=int, default=0)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     config = load_config(options.config, options.set)
     require_equal_work(config)
-    if options.warm_up % options.block or options.updates % options.block or options.updates < 2 * options.block:
-        parser.error("--warm-up and --updates are counted in whole blocks, --updates in two at least")
+    counts = (options.warm_up, options.updates, options.go_on)
+    if any(count % options.block for count in counts) or options.updates < 2 * options.block:
+        parser.error("--warm-up, --updates and --go-on are counted in whole blocks, --updates in two at least")
     with tempfile.TemporaryDirectory() as directory:
         run, files = RunDir(Path(directory)), training_files(config.data)
         make_tokenizers(config, run, files)
@@ -308,15 +321,24 @@ def main() -> None:
         starts = range(0, options.warm_up + options.updates, options.block)
         for start in tqdm(starts, unit="block", dynamic_ncols=True, disable=None):
             if start == options.warm_up:
-                print("nll before: ", {name: round(child("nll"), 3) for name, child in children.items()}, flush=True)
+                show_nll("after the warm-up", children)
             for name, child in children.items():
                 block = child("update", options.block)
                 if start >= options.warm_up:
                     blocks[name].append(block)
-        print("nll at the end: ", {name: round(child("nll"), 3) for name, child in children.items()}, flush=True)
+        show_nll("at the end", children)
+        memory = {name: child("memory") for name, child in children.items()}
+        report(blocks, memory, {name: max(block.peak for block in each) for name, each in blocks.items()})
+        for _ in range(0, options.go_on, options.block):
+            for child in children.values():
+                child.order("update", options.block)
+            for child in children.values():
+                child.connection.recv()
+        if options.go_on:
+            show_nll(f"{options.go_on} updates later", children)
         parts = children["ours"]("parts", options.block)
-        memory = {name: child.end() for name, child in children.items()}
-    report(blocks, memory, {name: max(block.peak for block in each) for name, each in blocks.items()})
+        for child in children.values():
+            child.end()
     total = sum(parts.values())
     listed = ", ".join(f"{part} {1000 * parts[part]:.0f} ms ({parts[part] / total:.0%})" for part in PARTS)
     print(f"an update of ours: {listed}")
