@@ -41,6 +41,7 @@ def read_course(run: RunDir) -> Course:
 
 def describe(name: str, course: Course, *, parts: int = 6) -> str:
     """A line for each sixth of the run: median speed, and the memory at its end."""
+    parts = min(parts, len(course.minutes))
     edges = [round(part * len(course.minutes) / parts) for part in range(parts + 1)]
     rows = [
         f"  to minute {course.minutes[end - 1]:5.1f}: {statistics.median(course.speeds[start:end]):8,.0f} tokens/s, "
@@ -50,10 +51,10 @@ def describe(name: str, course: Course, *, parts: int = 6) -> str:
     return "\n".join([name, *rows])
 
 
-def draw(courses: dict[str, Course], path: Path) -> None:
+def draw(courses: list[tuple[str, Course]], path: Path) -> None:
     figure = Figure(figsize=(8, 2.8), layout="constrained", dpi=110)
     speed, memory = figure.subplots(1, 2)
-    for name, course in courses.items():
+    for name, course in courses:
         speed.plot(course.minutes, course.speeds, linewidth=1.0, label=name)
         memory.plot(course.minutes, course.gigabytes, linewidth=1.6, label=name)
     for axes, title in ((speed, "target tokens a second"), (memory, "most memory so far, GB")):
@@ -72,9 +73,13 @@ def main() -> None:
     parser.add_argument("--names", nargs="*", help="of the runs  [default: those of their directories]")
     options = parser.parse_args()
     names = options.names or [path.name for path in options.run_dirs]
-    courses = {name: read_course(RunDir(path)) for name, path in zip(names, options.run_dirs, strict=True)}
+    if len(names) != len(options.run_dirs):
+        parser.error(f"--names: wanted one for each run, {len(options.run_dirs)}; found {len(names)}")
+    courses = [(name, read_course(RunDir(path))) for name, path in zip(names, options.run_dirs, strict=True)]
+    if empty := [name for name, course in courses if not course.minutes]:
+        parser.error(f"nothing has been logged yet of {', '.join(empty)}")
     draw(courses, options.output)
-    print("\n".join(describe(name, course) for name, course in courses.items()))
+    print("\n".join(describe(*each) for each in courses))
 
 
 if __name__ == "__main__":

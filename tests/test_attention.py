@@ -17,7 +17,7 @@ from mt.model.attention import KINDS, AdditiveAttention, DenseSynthesizerAttenti
 ROWS, QUERY_LENGTH, KEY_LENGTH, D_MODEL, HEADS = 3, 4, 5, 16, 4
 EVERYTHING = torch.ones(1, 1, dtype=torch.bool)
 CAUSAL = torch.ones(QUERY_LENGTH, KEY_LENGTH, dtype=torch.bool).tril(1)
-POSITIONS = torch.arange(KEY_LENGTH)
+POSITIONS = torch.arange(KEY_LENGTH)[None]
 PADDED = (torch.arange(KEY_LENGTH) < torch.tensor([[5], [3], [1]]))[:, None, None, :]  # a source's mask
 MASKS = [
     pytest.param(EVERYTHING, id="everything"),
@@ -75,9 +75,9 @@ def blank_module(kind: str) -> Any:
 
 def assert_worked_out(module: Any, x: Tensor, memory: Tensor, weights: list[list[float]], output: list[float]) -> None:
     with torch.no_grad():
-        kv = module.keys_values(memory, POSITIONS[:3])
-        found = module.weights(x, kv, ALL_BUT_ONE, POSITIONS[:3])[0, 0]
-        mixed = module(x, kv, ALL_BUT_ONE, POSITIONS[:3])[0]
+        kv = module.keys_values(memory, POSITIONS[:, :3])
+        found = module.weights(x, kv, ALL_BUT_ONE, POSITIONS[:, :3])[0, 0]
+        mixed = module(x, kv, ALL_BUT_ONE, POSITIONS[:, :3])[0]
     torch.testing.assert_close(found, torch.tensor(weights))
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(3))
     torch.testing.assert_close(mixed[:, 3], torch.tensor(output))
@@ -335,11 +335,12 @@ def test_queries_are_the_last_of_the_keys(kind: str) -> None:
 def test_keys_may_stand_in_any_order_if_their_positions_go_with_them(kind: str) -> None:
     module = make_module(kind)
     x, memory = queries_and_memory()
-    order = torch.tensor([2, 0, 3, 1, 4])  # the last stays the last, for it is the query
-    positions, mask = POSITIONS[order], PADDED.roll(1, 0)
-    kv, shuffled = module.keys_values(memory, POSITIONS), module.keys_values(memory[:, order], positions)
-    expected = module(x[:, -1:], kv, mask, POSITIONS)
-    torch.testing.assert_close(module(x[:, -1:], shuffled, mask[..., order], positions), expected)
+    orders = torch.tensor([[2, 0, 3, 1, 4], [0, 1, 2, 3, 4], [3, 2, 1, 0, 4]])  # the last is the query
+    rows = torch.arange(ROWS)[:, None]
+    kv, shuffled = module.keys_values(memory, POSITIONS), module.keys_values(memory[rows, orders], orders)
+    expected = module(x[:, -1:], kv, PADDED, POSITIONS)
+    mask = PADDED[:, 0, 0][rows, orders][:, None, None]
+    torch.testing.assert_close(module(x[:, -1:], shuffled, mask, orders), expected)
 
 
 def test_a_synthesizer_looks_at_the_place_and_never_at_the_other_words_to_weigh_them() -> None:
@@ -349,14 +350,14 @@ def test_a_synthesizer_looks_at_the_place_and_never_at_the_other_words_to_weigh_
     assert kv.keys.numel() == 0, "there is nothing to remember but values"
     weights = module.weights(x, kv, EVERYTHING, POSITIONS)
     assert torch.equal(module.weights(x, other, EVERYTHING, POSITIONS), weights)
-    assert not torch.allclose(module.weights(x, kv, EVERYTHING, POSITIONS.flip(0)), weights)
-    assert not torch.allclose(module.keys_values(memory, POSITIONS.flip(0)).values, kv.values)
+    assert not torch.allclose(module.weights(x, kv, EVERYTHING, POSITIONS.flip(1)), weights)
+    assert not torch.allclose(module.keys_values(memory, POSITIONS.flip(1)).values, kv.values)
 
 
-def test_a_synthesizer_has_no_position_beyond_its_last() -> None:
+def test_a_synthesizer_has_no_weight_for_a_key_beyond_its_last_position() -> None:
     module = make_module("dense_synthesizer")
     x, memory = queries_and_memory()
-    with pytest.raises(IndexError):
+    with pytest.raises(RuntimeError, match="out of bounds"):
         module(x, module.keys_values(memory, POSITIONS), EVERYTHING, POSITIONS + 1)
 
 

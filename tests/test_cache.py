@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt.model.cache import DecoderCache, KeysValues, LayerCache, Past, Rows
+from mt.model.cache import DecoderCache, KeysValues, LayerCache, Lease, Past, Rows
 
 ROWS, HEADS, WIDTH = 4, 2, 3
 
@@ -61,49 +61,55 @@ def test_going_on_moves_what_is_remembered_now_and_then_only() -> None:
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 1], [0, 2], [2, 0, 1], [1], []])
 def test_the_rows_that_are_kept_go_on(rows: list[int]) -> None:
-    past = grown(3, 1).keep(Rows.of(rows, torch.device("cpu")))
+    past = grown(3, 1).keep_in_place(Rows.of(rows, torch.device("cpu")))
     assert_equal(past.seen, KeysValues(*(part[rows] for part in grown(3, 1).seen)))
     new = KeysValues(*(part[: len(rows)] for part in keys_values(2, seed=7)))
     assert_equal(past.append(new).seen, joined(KeysValues(*(part[rows] for part in grown(3, 1).seen)), new))
 
 
-def test_what_was_left_for_a_few_of_its_rows_refuses_to_go_on() -> None:
-    past = grown(3, 1)
-    past.keep(Rows.of([3, 1], torch.device("cpu")))
-    with pytest.raises(AssertionError, match="another cache"):
-        past.append(keys_values(1))
-
-
 def test_only_rows_that_change_places_are_moved() -> None:
     rows = Rows.of([0, 3, 2], torch.device("cpu"))
-    assert (rows.number, rows.sources.tolist(), rows.places.tolist()) == (3, [3], [1])
+    assert [column.tolist() for column in rows] == [[0, 3, 2], [3], [1]]
     tensor = torch.arange(4.0)
-    kept = rows.keep(tensor)
+    kept = rows.keep_in(tensor)
     assert kept.tolist() == [0, 3, 2]
     assert kept.data_ptr() == tensor.data_ptr()
 
 
-def cache_of(own: Tensor, positions: list[int], *, length: int) -> DecoderCache:
-    past, memory = Past.of(keys_values(own.size(2))), keys_values(2)
-    mask = torch.ones(len(own), 1, 1, 2, dtype=torch.bool)
-    return DecoderCache((LayerCache(past, memory),), mask, own, torch.tensor(positions), length)
+def cache_of(is_own: Tensor, positions: list[int], *, length: int, many_keys: int = 1000) -> DecoderCache:
+    past, source = Past.of(keys_values(is_own.size(2))), keys_values(2)
+    mask = torch.ones(len(is_own), 1, 1, 2, dtype=torch.bool)
+    layers = (LayerCache(past, source),)
+    return DecoderCache(layers, mask, is_own, torch.tensor([positions]), length, many_keys, Lease())
 
 
 def test_hypotheses_are_reordered_by_their_mask_alone() -> None:
-    own = torch.rand(ROWS, 3, 5) > 0.5
-    cache = cache_of(own, [0, 1, 1, 1, 2], length=3)
+    is_own = torch.rand(ROWS, 3, 5) > 0.5
+    cache = cache_of(is_own, [0, 1, 1, 1, 2], length=3)
     beam_index = torch.tensor([[2, 0], [1, 1], [0, 2], [2, 2]])
     found = cache.reorder(beam_index)
     assert found.layers is cache.layers
-    assert torch.equal(found.own, torch.stack([rows[index] for rows, index in zip(own, beam_index, strict=True)]))
+    assert torch.equal(found.is_own, torch.stack([rows[index] for rows, index in zip(is_own, beam_index, strict=True)]))
+
+
+def test_keys_that_are_nobodys_are_dropped_when_there_are_many() -> None:
+    """Sentence 0 needs keys 0 and 2, the others 1, 2 and 3: three is the least that serves all."""
+    is_own = torch.tensor([[[1, 0, 1, 0, 0]], *[[[0, 1, 1, 1, 0]]] * 3]).bool()
+    cache = cache_of(is_own, [0, 1, 1, 1, 2], length=3, many_keys=5)
+    found = cache.reorder(torch.zeros(ROWS, 1, dtype=torch.long))
+    assert found.is_own.int().tolist() == [[[1, 1, 0]], *[[[1, 1, 1]]] * 3]
+    assert found.positions.tolist() == [[0, 1, 1], *[[1, 1, 1]] * 3]
+    for seen, whole in zip(found.layers[0].past.seen, cache.layers[0].past.seen, strict=True):
+        assert torch.equal(seen[0, :, :2], whole[0][:, [0, 2]])
+        assert torch.equal(seen[1:], whole[1:, :, 1:4])
 
 
 def test_a_beam_sees_its_own_past_and_of_the_new_positions_its_own_up_to_itself() -> None:
     """Two beams that began as one, after a first position; two positions more of each."""
-    own = torch.tensor([[[True, True, False], [True, False, True]]])
-    sight = cache_of(own, [0, 1, 1], length=2).sight(2)
-    assert sight.past_positions.tolist() == [0, 1, 1, 2, 3, 2, 3]
-    assert sight.past[0, 0].int().tolist() == [
+    is_own = torch.tensor([[[True, True, False], [True, False, True]]])
+    sight = cache_of(is_own, [0, 1, 1], length=2).sight(2)
+    assert sight.target_positions.tolist() == [[0, 1, 1, 2, 3, 2, 3]]
+    assert sight.target[0, 0].int().tolist() == [
         [1, 1, 0, 1, 0, 0, 0],
         [1, 1, 0, 1, 1, 0, 0],
         [1, 0, 1, 0, 0, 1, 0],
@@ -112,25 +118,26 @@ def test_a_beam_sees_its_own_past_and_of_the_new_positions_its_own_up_to_itself(
 
 
 def test_the_past_of_a_beam_is_then_what_its_last_position_saw() -> None:
-    own = torch.tensor([[[True, True, False], [True, False, True]]])
-    cache = cache_of(own, [0, 1, 1], length=2)
+    is_own = torch.tensor([[[True, True, False], [True, False, True]]])
+    cache = cache_of(is_own, [0, 1, 1], length=2)
     sight = cache.sight(2)
     after = cache.after(sight, cache.layers)
     assert after.length == 4
-    assert torch.equal(after.own[0], sight.past[0, 0, [1, 3]])
-    assert torch.equal(after.positions, sight.past_positions)
+    assert torch.equal(after.is_own[0], sight.target[0, 0, [1, 3]])
+    assert torch.equal(after.positions, sight.target_positions)
 
 
 def test_one_beam_from_the_start_sees_as_a_triangle() -> None:
     cache = DecoderCache.start((), torch.ones(ROWS, 1, 1, 2, dtype=torch.bool))
     sight = cache.sight(3)
-    assert torch.equal(sight.past, torch.ones(3, 3, dtype=torch.bool).tril()[None, None])
-    assert cache.after(sight, ()).own.shape == (ROWS, 1, 3)
+    assert torch.equal(sight.target, torch.ones(3, 3, dtype=torch.bool).tril()[None, None])
+    assert cache.after(sight, ()).is_own.shape == (ROWS, 1, 3)
 
 
 def test_a_sentence_may_leave_at_the_first_position() -> None:
-    cache = DecoderCache.start((LayerCache(Past.of(keys_values(0)), keys_values(2)),), torch.ones(ROWS, 1, 1, 2).bool())
-    layers = (LayerCache(cache.layers[0].past.append(keys_values(1)), cache.layers[0].memory),)
+    source_mask = torch.ones(ROWS, 1, 1, 2, dtype=torch.bool)
+    cache = DecoderCache.start((LayerCache(Past.of(keys_values(0)), keys_values(2)),), source_mask)
+    layers = (LayerCache(cache.layers[0].past.append(keys_values(1)), cache.layers[0].source),)
     after = cache.after(cache.sight(1), layers).keep([3, 1])
-    assert after.own.tolist() == [[[True]], [[True]]]
+    assert after.is_own.tolist() == [[[True]], [[True]]]
     assert_equal(after.layers[0].past.seen, KeysValues(*(part[[3, 1]] for part in keys_values(1))))

@@ -98,16 +98,44 @@ def test_full_decoding_is_incremental_decoding(settings: dict[str, Any], pieces:
 
 
 @pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
-def test_a_cache_is_a_value_that_decoding_does_not_change(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("before", [1, 3])  # positions one by one: from the second on there is room to write into
+def test_a_cache_is_a_value_that_decoding_does_not_change(settings: dict[str, Any], before: int) -> None:
     model = make_model(**settings)
-    src, tgt = random_ids(2, 5), random_ids(2, 4, seed=2)
+    src, tgt = random_ids(2, 5), random_ids(2, 7, seed=2)
     with torch.no_grad():
-        _, cache = model.decode(tgt[:, :2], model.start(model.encode(src)))
-        first, _ = model.decode(tgt[:, 2:3], cache)
-        model.decode(tgt[:, 3:4], cache)
+        cache = model.start(model.encode(src))
+        for position in range(before):
+            _, cache = model.decode(tgt[:, position : position + 1], cache)
+        first, one = model.decode(tgt[:, 3:4], cache)
+        _, other = model.decode(tgt[:, 4:5], cache)
         cache.reorder(torch.zeros(2, 3, dtype=torch.long))
-        again, _ = model.decode(tgt[:, 2:3], cache)
+        for branch, token in ((one, 3), (other, 4)):  # each goes on as if the other had never been
+            states, _ = model.decode(tgt[:, 5:6], branch)
+            alone = torch.cat((tgt[:, :before], tgt[:, [token]], tgt[:, 5:6]), dim=1)
+            assert_same(states, states_of(model, src, alone)[:, -1:])
+        again, _ = model.decode(tgt[:, 3:4], cache)
     assert torch.equal(again, first)
+
+
+@pytest.mark.parametrize("use", ["itself", "older", "sibling"])
+def test_what_shares_memory_with_a_cache_of_which_some_sentences_were_kept_refuses_to_go_on(use: str) -> None:
+    model = make_model()
+    src, tgt = random_ids(3, 5), random_ids(3, 3, seed=2)
+    with torch.no_grad():
+        older = model.start(model.encode(src))
+        _, cache = model.decode(tgt[:, :1], older)
+        _, sibling = model.decode(tgt[:, 1:2], older)
+        cache.keep([2])
+        spoilt = {"itself": cache, "older": older, "sibling": sibling}[use]
+        with pytest.raises(AssertionError, match="keep"):
+            model.decode(tgt[:, 2:3], spoilt)
+
+
+def test_a_wrong_number_of_rows_is_not_decoded() -> None:
+    model = make_model()
+    cache = model.start(model.encode(random_ids(3, 5))).reorder(torch.zeros(3, 2, dtype=torch.long))
+    with pytest.raises(RuntimeError):
+        model.decode(random_ids(3, 1), cache)
 
 
 @pytest.mark.parametrize("settings", EVERY_VARIANT + EVERY_KIND)
@@ -188,7 +216,7 @@ def test_beams_share_a_source_and_each_goes_on_as_if_alone(settings: dict[str, A
     states = torch.cat(steps, dim=1)
     assert_same(states, states_of(model, src.repeat_interleave(beam, dim=0), tgt))
     for layer in cache.layers:
-        assert layer.memory.keys.size(0) == 3, "the source is kept once for all beams"
+        assert layer.source.keys.size(0) == 3, "the source is kept once for all beams"
 
 
 def decode_tokens(model: Transformer, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
@@ -199,8 +227,12 @@ def decode_tokens(model: Transformer, tokens: Tensor, cache: DecoderCache) -> tu
 
 
 @pytest.mark.parametrize("settings", EVERY_NORM + EVERY_KIND)
-def test_reorder_and_keep_mean_what_recomputation_from_scratch_means(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("many_keys", [1, 1000])  # dropped whenever they are nobody's, or never
+def test_reorder_and_keep_mean_what_recomputation_from_scratch_means(
+    settings: dict[str, Any], many_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A search's calls in random order, beside a record of what each beam's source and prefix have become."""
+    monkeypatch.setattr("mt.model.cache.MANY_KEYS", many_keys)
     model = make_model(**settings)
     generator = torch.Generator().manual_seed(5)
     src = random_ids(5, 6)
@@ -265,7 +297,7 @@ def test_an_encoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None
         copy_attention(ours.attention, theirs.self_attn)
         copy_layer(ours, theirs, [ours.attention_residual.norm, ours.feed_forward_residual.norm])
         expected = theirs(x, src_key_padding_mask=~real)
-        assert_same(ours(x, real[:, None, None, :], torch.arange(5))[real], expected[real])
+        assert_same(ours(x, real[:, None, None, :], torch.arange(5)[None])[real], expected[real])
 
 
 @pytest.mark.parametrize(("norm", "activation"), LAYERS)
@@ -282,8 +314,8 @@ def test_a_decoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None:
         copy_attention(ours.cross_attention, theirs.multihead_attn)
         copy_layer(ours, theirs, [ours.self_residual.norm, ours.cross_residual.norm, ours.feed_forward_residual.norm])
         expected = theirs(x, memory, tgt_mask=~causal, memory_key_padding_mask=~real)
-        sight = Sight(causal[None, None], torch.arange(4), real[:, None, None, :], torch.arange(5))
-        states, _ = ours(x, ours.start(memory, sight.memory_positions), sight)
+        sight = Sight(causal[None, None], torch.arange(4)[None], real[:, None, None, :], torch.arange(5)[None])
+        states, _ = ours(x, ours.start(memory, sight.source_positions), sight)
     assert_same(states, expected)
 
 
@@ -293,7 +325,7 @@ def test_embeddings_meet_the_positions_at_their_scale(tie: str) -> None:
     model = Transformer(config, src_vocab_size=500, tgt_vocab_size=500, pad_id=PAD_ID).eval()
     ids = torch.arange(500)[:, None]  # each at position 0
     for role in ("src", "tgt"):
-        embedded = model._embed(ids, role, torch.zeros(1))[:, 0].detach() - sinusoids(torch.zeros(1), 128)
+        embedded = model._embed(ids, role, torch.tensor([[0]]))[:, 0].detach() - sinusoids(torch.tensor([0]), 128)
         assert float(embedded.var()) == pytest.approx(1.0, rel=0.05)
 
 
@@ -314,11 +346,11 @@ def test_a_tied_weight_is_one_parameter_with_one_name(tie: str, names: set[str])
 def test_changing_the_output_table_changes_what_is_tied_to_it(tie: str, moved: set[str]) -> None:
     model = make_model(tie_embeddings=tie)
     ids = random_ids(2, 3)
-    before = {role: model._embed(ids, role, torch.arange(3)) for role in ("src", "tgt")}
+    before = {role: model._embed(ids, role, torch.arange(3)[None]) for role in ("src", "tgt")}
     before["output"] = model.logits(torch.ones(SHAPE["d_model"], dtype=torch.float64))
     with torch.no_grad():
         model.output_table.mul_(2.0)
-    after = {role: model._embed(ids, role, torch.arange(3)) for role in ("src", "tgt")}
+    after = {role: model._embed(ids, role, torch.arange(3)[None]) for role in ("src", "tgt")}
     after["output"] = model.logits(torch.ones(SHAPE["d_model"], dtype=torch.float64))
     assert {role for role in before if not torch.equal(before[role], after[role])} == moved
 

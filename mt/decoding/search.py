@@ -19,14 +19,14 @@ from torch import Tensor
 
 
 class SearchState(Protocol):
-    """What a step remembers of the beams so far: an immutable value with batch and beam dimensions."""
+    """What a step remembers of the beams so far: a value with batch and beam dimensions, until `keep` uses it up."""
 
     def reorder(self, beam_index: Tensor) -> Self:
         """Make beam i of each sentence what beam `beam_index[:, i]` was: (batch, new_beam), wider at the start."""
         ...
 
     def keep(self, sentences: Sequence[int]) -> Self:
-        """Keep the sentences of these batch indices, in this order; the state that is left may be spoilt."""
+        """Keep the sentences of these batch indices, in this order. No older state is used after that."""
         ...
 
 

@@ -20,8 +20,8 @@ class Attention(Protocol):
     """Each query position takes a weighted sum of values, its weights summing to one over what `mask` lets it see.
 
     `x` is (rows, query_length, d_model), `mask` is bool and broadcasts to (rows, 1, query_length, key_length),
-    True = may attend. `positions` (key_length,) is long and says where each key stands; where weights depend on it, the
-    queries are the last of the keys.
+    True = may attend. `positions` (rows or 1, key_length) is long and tells where each key stands; an attention that
+    makes use of it takes the queries for the last of the keys.
     """
 
     def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
@@ -96,7 +96,8 @@ class DenseSynthesizerAttention(nn.Module):
 
     With e a word and PE the sinusoids of its position: h = ReLU(W_e e + W_p PE), weights = softmax(W_o h) over the
     positions that may be seen, values = W_c (e + PE). It is the Dense Synthesizer of Tay et al. (2021), section 3, with
-    positions read in every layer. W_o has rows for `max_length` positions, and there are no others.
+    positions read in every layer. W_o has rows for `max_length` positions; whoever calls sees to it that there are no
+    others.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -111,7 +112,7 @@ class DenseSynthesizerAttention(nn.Module):
         self.dropout = Dropout(config.attention_dropout)
 
     def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
-        values = split_heads(self.value(memory + self._sinusoids(memory, positions)), self.num_heads)
+        values = split_heads(self.value(memory + self._encoded(positions, memory)), self.num_heads)
         return KeysValues(values[..., :0], values)
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
@@ -120,15 +121,17 @@ class DenseSynthesizerAttention(nn.Module):
         return output
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        hidden = F.relu(self.word(x) + self.position(self._sinusoids(x, positions[-x.size(1) :])))
-        # W_o has a row for each head and position: take those of the positions that there are.
-        weight = self.score.weight.view(self.num_heads, self.max_length, -1)[:, positions].flatten(0, 1)
-        bias = self.score.bias.view(self.num_heads, self.max_length)[:, positions].flatten()
-        scores = F.linear(hidden, weight, bias)  # (rows, query_length, num_heads * key_length)
-        return masked_softmax(split_heads(scores, self.num_heads), mask)
+        hidden = F.relu(self.word(x) + self.position(self._encoded(positions[:, -x.size(1) :], x)))
+        # W_o has a row for each head and position; that of a key is not beyond the number of keys.
+        num_heads, length = self.num_heads, min(kv.length, self.max_length)
+        weight = self.score.weight.view(num_heads, self.max_length, -1)[:, :length].flatten(0, 1)
+        bias = self.score.bias.view(num_heads, self.max_length)[:, :length].flatten()
+        scores = split_heads(F.linear(hidden, weight, bias), num_heads)  # (rows, num_heads, query_length, length)
+        index = positions[:, None, None].expand(*scores.shape[:3], -1)
+        return masked_softmax(scores.gather(3, index), mask)
 
-    def _sinusoids(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Those (length, d_model) of the positions of `x` (rows, length, d_model)."""
+    def _encoded(self, positions: Tensor, x: Tensor) -> Tensor:
+        """`positions` (rows or 1, length) as sinusoids (rows or 1, length, d_model), in the format of `x`."""
         return sinusoids(positions, x.size(2)).to(x.dtype)
 
 

@@ -1,9 +1,9 @@
-"""What decoding remembers: a value that is replaced and never changed, and yet costs little to go on from.
+"""What decoding remembers, at little cost to go on from.
 
-The hypotheses of a sentence are branches of one tree. All that they have ever read lies side by side as keys of that
+The hypotheses of a sentence are branches of one tree. All that they have read lies side by side as keys of that
 sentence: written once, into memory with room for more, and not moved when hypotheses change places. A mask tells which
-keys are a hypothesis' own past, so to reorder hypotheses is to reorder the rows of that mask. When sentences are done,
-the last ones move into the gaps that they leave.
+keys are a hypothesis' own past, so to reorder hypotheses is to reorder the rows of that mask. Now and then the keys of
+branches that have died are dropped. When sentences are done, the last ones move into the gaps that they leave.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MANY_KEYS = 64
+SPOILT = "`keep` has used up the memory of this cache"
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+
+class Rows(NamedTuple):
     """Which rows of a tensor to keep, in which order; few move where the last ones fill the gaps."""
 
-    number: int
-    sources: Tensor  # long (num_moved,)
+    chosen: Tensor  # long (num_rows,)
+    sources: Tensor  # long (num_moved,): those that change places
     places: Tensor  # long (num_moved,): where each goes
 
     @classmethod
     def of(cls, rows: Sequence[int], device: torch.device) -> "Rows":
-        moved = [(source, place) for place, source in enumerate(rows) if source != place]
-        sources, places = torch.tensor(moved, dtype=torch.long).view(-1, 2).to(device, non_blocking=True).unbind(1)
-        return cls(len(rows), sources, places)
+        places = [place for place, row in enumerate(rows) if row != place]
+        columns = (rows, [rows[place] for place in places], places)
+        return cls(*(torch.tensor(column, dtype=torch.long).to(device, non_blocking=True) for column in columns))
 
-    def keep(self, tensor: Tensor) -> Tensor:
+    def keep_in(self, tensor: Tensor) -> Tensor:
         """The rows in their order, in the memory of `tensor`."""
         tensor.index_copy_(0, self.places, tensor.index_select(0, self.sources))
-        return tensor[: self.number]
+        return tensor[: len(self.chosen)]
 
 
 class KeysValues(NamedTuple):
@@ -48,9 +50,9 @@ class KeysValues(NamedTuple):
         """Without the keys from `length` on: the same memory, not a copy."""
         return KeysValues(self.keys[:, :, :length], self.values[:, :, :length])
 
-    def keep(self, rows: Rows) -> "KeysValues":
+    def keep_in_place(self, rows: Rows) -> "KeysValues":
         """Only these rows; writes over the others."""
-        return KeysValues(rows.keep(self.keys), rows.keep(self.values))
+        return KeysValues(rows.keep_in(self.keys), rows.keep_in(self.values))
 
 
 @dataclass(eq=False)
@@ -77,9 +79,8 @@ class Past:
         return cls(seen, Room(seen, seen.length))
 
     def append(self, new: KeysValues) -> "Past":
-        """These keys, then the `new` ones; has no gradient, but where these are none."""
+        """These keys, then the `new` ones. Only the first can be differentiated through: later ones write in place."""
         start, end, room = self.seen.length, self.seen.length + new.length, self.room
-        assert room.used >= start, "another cache keeps what it needs of this one"
         if start == 0:
             return Past.of(new)
         if room.used > start or room.kv.length < end:
@@ -89,10 +90,15 @@ class Past:
         room.used = end
         return Past(room.kv.first(end), room)
 
-    def keep(self, rows: Rows) -> "Past":
-        """Only these rows; writes over the others, so that nobody can go on from here."""
-        room = Room(self.room.kv.keep(rows), self.seen.length)
-        self.room.used = -1
+    def take(self, keys: Tensor) -> "Past":
+        """The given keys of each row (long, (rows, keys_out)), in their order: a copy."""
+        index = keys[:, None, :, None]
+        parts = (part.gather(2, index.expand(-1, part.size(1), -1, part.size(3))) for part in self.seen)
+        return Past.of(KeysValues(*parts))
+
+    def keep_in_place(self, rows: Rows) -> "Past":
+        """Only these rows; writes over the others."""
+        room = Room(self.room.kv.keep_in_place(rows), self.seen.length)
         return Past(room.kv.first(room.used), room)
 
 
@@ -100,68 +106,101 @@ class LayerCache(NamedTuple):
     """What one decoder layer remembers; rows = batch, shared by the beams of a sentence."""
 
     past: Past  # of the target so far
-    memory: KeysValues  # of the source
+    source: KeysValues
 
 
 class Sight(NamedTuple):
     """What the queries of one call may look at; masks are bool, True = may attend."""
 
-    past: Tensor  # (batch or 1, 1, beam * length, num_keys)
-    past_positions: Tensor  # (num_keys,) long: where in the target the keys stand, those of the queries last
-    memory: Tensor  # (batch, 1, 1, src_length)
-    memory_positions: Tensor  # (src_length,) long
+    target: (
+        Tensor  # (batch or 1, 1, beam * length, num_keys): of the past and of the queries themselves, which are last
+    )
+    target_positions: Tensor  # (batch or 1, num_keys) long: where those keys stand
+    source: Tensor  # (batch, 1, 1, src_length)
+    source_positions: Tensor  # (1, src_length) long
+
+
+@dataclass(eq=False)
+class Lease:
+    """The right to use some memory, of all caches that have come of one another since the last `keep`."""
+
+    is_over: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class DecoderCache:
-    """All that decoding one more position needs: a value, but for `keep`, which uses it up."""
+    """All that decoding one more position needs: a value, until `keep` uses it up and what it shares memory with."""
 
     layers: tuple[LayerCache, ...]
-    memory_mask: Tensor  # (batch, 1, 1, src_length) bool
-    own: Tensor  # (batch, beam, num_keys) bool: which keys of its sentence are a beam's own past
-    positions: Tensor  # (num_keys,) long: where in the target they stand
+    source_mask: Tensor  # (batch, 1, 1, src_length) bool
+    is_own: Tensor  # (batch, beam, num_keys) bool: which keys of its sentence are a beam's own past
+    positions: Tensor  # (batch or 1, num_keys) long: where in the target they stand
     length: int  # target positions decoded so far
+    many_keys: int  # from so many on it is worth while to look for those that are nobody's
+    lease: Lease
 
     @classmethod
-    def start(cls, layers: tuple[LayerCache, ...], memory_mask: Tensor) -> "DecoderCache":
+    def start(cls, layers: tuple[LayerCache, ...], source_mask: Tensor) -> "DecoderCache":
         """Before the first position, with one beam."""
-        device = memory_mask.device
-        own = torch.ones(len(memory_mask), 1, 0, dtype=torch.bool, device=device)
-        return cls(layers, memory_mask, own, torch.arange(0, device=device), 0)
+        device = source_mask.device
+        is_own = torch.ones(len(source_mask), 1, 0, dtype=torch.bool, device=device)
+        return cls(layers, source_mask, is_own, torch.arange(0, device=device)[None], 0, MANY_KEYS, Lease())
 
     def reorder(self, beam_index: Tensor) -> "DecoderCache":
         """Beam j of sentence i goes on from beam `beam_index[i, j]` (long, (batch, new_beam)) of the same sentence."""
+        assert not self.lease.is_over, SPOILT
         sentences = torch.arange(len(beam_index), device=beam_index.device)
-        return replace(self, own=self.own[sentences[:, None], beam_index])
+        cache = replace(self, is_own=self.is_own[sentences[:, None], beam_index])
+        return cache.pruned() if self.is_own.size(2) >= self.many_keys else cache
+
+    def pruned(self) -> "DecoderCache":
+        """Without keys that are nobody's, as far as sentences with fewer of the others than the fullest one allow."""
+        is_needed = self.is_own.any(1)  # (batch, num_keys)
+        num_needed = int(is_needed.sum(1).max())
+        keys = is_needed.byte().argsort(dim=1, descending=True, stable=True)[:, :num_needed]
+        return replace(
+            self,
+            layers=tuple(LayerCache(past.take(keys), source) for past, source in self.layers),
+            is_own=self.is_own.gather(2, keys[:, None].expand(-1, self.is_own.size(1), -1)),
+            positions=self.positions.expand(len(keys), -1).gather(1, keys),
+            many_keys=max(MANY_KEYS, 2 * num_needed),
+        )
 
     def keep(self, sentences: Sequence[int]) -> "DecoderCache":
-        """Only the given sentences, in their order. Their memory is that of this cache, which can no longer be used."""
-        rows = Rows.of(sentences, self.own.device)
-        layers = tuple(LayerCache(past.keep(rows), memory.keep(rows)) for past, memory in self.layers)
-        chosen = torch.tensor(sentences, dtype=torch.long).to(self.own.device, non_blocking=True)
-        return replace(self, layers=layers, memory_mask=self.memory_mask[chosen], own=self.own[chosen])
+        """Only the given sentences, in their order; their memory is that of this cache, which is used up."""
+        assert not self.lease.is_over, SPOILT
+        self.lease.is_over = True
+        rows = Rows.of(sentences, self.is_own.device)
+        return replace(
+            self,
+            layers=tuple(LayerCache(past.keep_in_place(rows), src.keep_in_place(rows)) for past, src in self.layers),
+            source_mask=self.source_mask[rows.chosen],
+            is_own=self.is_own[rows.chosen],
+            positions=self.positions if len(self.positions) == 1 else self.positions[rows.chosen],
+            lease=Lease(),
+        )
 
     def sight(self, length: int) -> Sight:
         """Of `length` more positions of each beam: its own past, and of the new ones those up to each."""
-        device, (batch, beam, num_keys) = self.own.device, self.own.shape
+        assert not self.lease.is_over, SPOILT
+        device, (batch, beam, num_keys) = self.is_own.device, self.is_own.shape
         new = torch.arange(self.length, self.length + length, device=device).repeat(beam)  # (beam * length,)
         same_beam = torch.eye(beam, dtype=torch.bool, device=device).repeat_interleave(length, 0)
         mask = same_beam.repeat_interleave(length, 1) & (new <= new[:, None])  # (beam * length, beam * length)
         if num_keys:
-            past = self.own.repeat_interleave(length, dim=1)  # (batch, beam * length, num_keys)
+            past = self.is_own.repeat_interleave(length, dim=1)  # (batch, beam * length, num_keys)
             mask = torch.cat((past, mask.expand(batch, -1, -1)), dim=2)
-        positions = torch.cat((self.positions, new))
-        memory_positions = torch.arange(self.memory_mask.size(3), device=device)
-        return Sight(mask.view(-1, 1, *mask.shape[-2:]), positions, self.memory_mask, memory_positions)
+        positions = torch.cat((self.positions, new.expand(len(self.positions), -1)), dim=1)
+        source_positions = torch.arange(self.source_mask.size(3), device=device)[None]
+        return Sight(mask.view(-1, 1, *mask.shape[-2:]), positions, self.source_mask, source_positions)
 
     def after(self, sight: Sight, layers: tuple[LayerCache, ...]) -> "DecoderCache":
         """When what had that sight has been decoded."""
-        batch, beam, _ = self.own.shape
-        rows = sight.past.expand(batch, -1, -1, -1)
-        own = rows.view(batch, beam, -1, rows.size(3))[:, :, -1]  # a beam's own past is what its last position sees
-        return replace(
-            self, layers=layers, own=own, positions=sight.past_positions, length=self.length + rows.size(2) // beam
-        )
+        batch, beam, _ = self.is_own.shape
+        rows = sight.target.expand(batch, -1, -1, -1)
+        is_own = rows.view(batch, beam, -1, rows.size(3))[:, :, -1]  # a beam's own past is what its last position sees
+        length = self.length + rows.size(2) // beam
+        return replace(self, layers=layers, is_own=is_own, positions=sight.target_positions, length=length)
 
 
 def _with_room(tensor: Tensor, length: int) -> Tensor:

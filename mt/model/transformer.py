@@ -93,7 +93,7 @@ class DecoderLayer(nn.Module):
 
     def start(self, memory: Tensor, positions: Tensor) -> LayerCache:
         """The cache before the first target position, for `memory` (batch, src_length, d_model)."""
-        nothing = self.self_attention.keys_values(memory[:, :0], positions[:0])
+        nothing = self.self_attention.keys_values(memory[:, :0], positions[:, :0])
         keys, values = self.cross_attention.keys_values(memory, positions)
         # Laid out once as they are read at every step.
         return LayerCache(Past.of(nothing), KeysValues(keys.contiguous(), values.contiguous()))
@@ -104,16 +104,16 @@ class DecoderLayer(nn.Module):
 
         def attend_target(h: Tensor) -> Tensor:
             nonlocal past
-            past = past.append(self.self_attention.keys_values(h, sight.past_positions[-h.size(1) :]))
-            return self.self_attention(h, past.seen, sight.past, sight.past_positions)
+            past = past.append(self.self_attention.keys_values(h, sight.target_positions[:, -h.size(1) :]))
+            return self.self_attention(h, past.seen, sight.target, sight.target_positions)
 
         def attend_source(h: Tensor) -> Tensor:
-            return self.cross_attention(h, cache.memory, sight.memory, sight.memory_positions)
+            return self.cross_attention(h, cache.source, sight.source, sight.source_positions)
 
         x = self.self_residual(x, attend_target)
         x = self.cross_residual(x, attend_source)
         x = self.feed_forward_residual(x, self.feed_forward)
-        return x, LayerCache(past, cache.memory)
+        return x, LayerCache(past, cache.source)
 
 
 class Transformer(nn.Module):
@@ -142,7 +142,7 @@ class Transformer(nn.Module):
         """`src` is long (batch, src_length), padded with pad_id."""
         self._require_positions("source", src.size(1))
         mask = (src != self.pad_id)[:, None, None, :]  # (batch, 1, 1, src_length)
-        positions = torch.arange(src.size(1), device=src.device)
+        positions = torch.arange(src.size(1), device=src.device)[None]
         x = self._embed(src, "src", positions)
         for layer in self.encoder_layers:
             x = layer(x, mask, positions)
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
 
     def start(self, memory: Memory) -> DecoderCache:
         """The cache before the first target position: the source projected once for every layer."""
-        positions = torch.arange(memory.states.size(1), device=memory.states.device)
+        positions = torch.arange(memory.states.size(1), device=memory.states.device)[None]
         return DecoderCache.start(
             tuple(layer.start(memory.states, positions) for layer in self._decoder()), memory.mask
         )
@@ -163,7 +163,8 @@ class Transformer(nn.Module):
         self._require_positions("target", cache.length + tgt.size(1))
         sight = cache.sight(tgt.size(1))
         # The beams of a sentence are more queries to the same keys: (batch, beam * length, d_model).
-        x = self._embed(tgt.view(len(cache.own), -1), "tgt", sight.past_positions[len(cache.positions) :])
+        queries = tgt.reshape(sight.source.size(0), sight.target.size(2))
+        x = self._embed(queries, "tgt", sight.target_positions[:, -queries.size(1) :])
         layers = []
         for layer, layer_cache in zip(self._decoder(), cache.layers, strict=True):
             x, layer_cache = layer(x, layer_cache, sight)
@@ -190,7 +191,7 @@ class Transformer(nn.Module):
         return list(self.decoder_layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
 
     def _embed(self, ids: Tensor, role: str, positions: Tensor) -> Tensor:
-        """(rows, length) at `positions` (length,) -> (rows, length, d_model)."""
+        """(rows, length) at `positions` (rows or 1, length) -> (rows, length, d_model)."""
         table = self.tables[self.roles[role]]
         x = F.embedding(ids, table) * math.sqrt(table.size(1))
         embedded: Tensor = self.dropout(x + sinusoids(positions, table.size(1)))
