@@ -96,8 +96,7 @@ class DenseSynthesizerAttention(nn.Module):
 
     With e a word and PE the sinusoids of its position: h = ReLU(W_e e + W_p PE), weights = softmax(W_o h) over the
     positions that may be seen, values = W_c (e + PE). It is the Dense Synthesizer of Tay et al. (2021), section 3, with
-    positions read in every layer. W_o has rows for `max_length` positions; whoever calls sees to it that there are no
-    others.
+    positions read in every layer. W_o has rows for `max_length` positions, and there are no others.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -132,6 +131,9 @@ class DenseSynthesizerAttention(nn.Module):
 
     def _encoded(self, positions: Tensor, x: Tensor) -> Tensor:
         """`positions` (rows or 1, length) as sinusoids (rows or 1, length, d_model), in the format of `x`."""
+        # A GPU would have to be waited for, and says itself which index it lacks.
+        unseen = positions.is_cuda or torch.compiler.is_compiling()
+        assert unseen or bool((positions < self.max_length).all()), (positions, self.max_length)
         return sinusoids(positions, x.size(2)).to(x.dtype)
 
 

@@ -149,8 +149,7 @@ class DecoderCache:
     def reorder(self, beam_index: Tensor) -> "DecoderCache":
         """Beam j of sentence i goes on from beam `beam_index[i, j]` (long, (batch, new_beam)) of the same sentence."""
         assert not self.lease.is_over, SPOILT
-        sentences = torch.arange(len(beam_index), device=beam_index.device)
-        cache = replace(self, is_own=self.is_own[sentences[:, None], beam_index])
+        cache = replace(self, is_own=self.is_own.take_along_dim(beam_index[:, :, None], dim=1))
         return cache.pruned() if self.is_own.size(2) >= self.many_keys else cache
 
     def pruned(self) -> "DecoderCache":
@@ -191,8 +190,8 @@ class DecoderCache:
             past = self.is_own.repeat_interleave(length, dim=1)  # (batch, beam * length, num_keys)
             mask = torch.cat((past, mask.expand(batch, -1, -1)), dim=2)
         positions = torch.cat((self.positions, new.expand(len(self.positions), -1)), dim=1)
-        source_positions = torch.arange(self.source_mask.size(3), device=device)[None]
-        return Sight(mask.view(-1, 1, *mask.shape[-2:]), positions, self.source_mask, source_positions)
+        source = self.source_mask, torch.arange(self.source_mask.size(3), device=device)[None]
+        return Sight(mask.view(-1, 1, *mask.shape[-2:]), positions, *source)
 
     def after(self, sight: Sight, layers: tuple[LayerCache, ...]) -> "DecoderCache":
         """When what had that sight has been decoded."""

@@ -151,9 +151,8 @@ class Transformer(nn.Module):
     def start(self, memory: Memory) -> DecoderCache:
         """The cache before the first target position: the source projected once for every layer."""
         positions = torch.arange(memory.states.size(1), device=memory.states.device)[None]
-        return DecoderCache.start(
-            tuple(layer.start(memory.states, positions) for layer in self._decoder()), memory.mask
-        )
+        layers = tuple(layer.start(memory.states, positions) for layer in self._decoder())
+        return DecoderCache.start(layers, memory.mask)
 
     def decode(self, tgt: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
         """States (batch * beam, length, d_model) of `tgt` (batch * beam, length), which goes on where `cache` ends.
