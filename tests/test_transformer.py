@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from mt.config import ModelConfig, load_config
 from mt.errors import ConfigError, DataError
 from mt.model.attention import KINDS, DotProductAttention
-from mt.model.cache import Sight
+from mt.model.cache import DecoderCache, Sight
 from mt.model.positions import sinusoids
-from mt.model.transformer import ACTIVATIONS, TABLES, DecoderCache, DecoderLayer, EncoderLayer, Transformer
+from mt.model.transformer import ACTIVATIONS, TABLES, DecoderLayer, EncoderLayer, Transformer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAD_ID = 0
