@@ -5,6 +5,7 @@ Models are float64 here, so that what should be equal is equal to ten digits and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -317,6 +318,33 @@ def test_a_decoder_layer_is_that_of_pytorch(norm: str, activation: str) -> None:
         sight = Sight(causal[None, None], torch.arange(4)[None], real[:, None, None, :], torch.arange(5)[None])
         states, _ = ours(x, ours.start(memory, sight.source_positions), sight)
     assert_same(states, expected)
+
+
+def test_weights_start_as_those_of_pytorch() -> None:
+    """Within Glorot's bound, for queries, keys and values that of one matrix (3 * d_model, d_model); biases zero."""
+    torch.manual_seed(1)
+    config = ModelConfig(d_model=64, d_ff=128, num_heads=2, num_encoder_layers=1, num_decoder_layers=1)
+    model = Transformer(config, src_vocab_size=9, tgt_vocab_size=9, pad_id=PAD_ID)
+    theirs = nn.Transformer(64, 2, 1, 1, 128, batch_first=True)
+    for layer, module in ((model.encoder_layers[0], theirs.encoder), (model.decoder_layers[0], theirs.decoder)):
+        for bound, weights in bounds_and_weights(layer, module.layers[0]):
+            for weight in weights:
+                assert float(weight.data.abs().max()) == pytest.approx(float(bound.data.abs().max()), rel=0.02)
+    biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
+    assert len(biases) == 20
+    assert not any(bias.any() for bias in biases)
+
+
+def bounds_and_weights(ours: Any, theirs: Any) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """A weight of PyTorch's layer, and those of ours that start within the same bound."""
+    pairs = {"attention": "self_attn", "self_attention": "self_attn", "cross_attention": "multihead_attn"}
+    for name, other in pairs.items():
+        if attention := getattr(ours, name, None):
+            pytorchs = getattr(theirs, other)
+            yield pytorchs.in_proj_weight, [attention.query.weight, *attention.key_value.weight.chunk(2)]
+            yield pytorchs.out_proj.weight, [attention.output.weight]
+    yield theirs.linear1.weight, [ours.feed_forward.inner.weight]
+    yield theirs.linear2.weight, [ours.feed_forward.outer.weight]
 
 
 @pytest.mark.parametrize("tie", TIES)

@@ -50,7 +50,7 @@ def make_translator(
     tokenizer: Tokenizer, *, max_length: int = MAX_LENGTH, shape: ModelConfig = SHAPE, **search: float
 ) -> Translator:
     """Random weights in float64, so that two sums of the same numbers do not round to different translations."""
-    torch.manual_seed(7)
+    torch.manual_seed(1)
     sizes = {"src_vocab_size": tokenizer.vocab_size, "tgt_vocab_size": tokenizer.vocab_size}
     model = Transformer(shape, **sizes, pad_id=tokenizer.pad_id).double().eval()
     settings = SearchConfig.model_validate({"beam_size": 3, "max_length_offset": 2, "max_length_factor": 1.0, **search})

@@ -42,6 +42,7 @@ class DotProductAttention(nn.Module):
         self.num_heads = config.num_heads
         self.query = Linear(config.d_model, config.d_model)
         self.key_value = Linear(config.d_model, 2 * config.d_model)
+        self.query.gain, self.key_value.gain = math.sqrt(1 / 2), math.sqrt(3 / 4)  # as rows of one matrix of all three
         self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 

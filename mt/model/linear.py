@@ -11,6 +11,8 @@ HAS_ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mk
 class Linear(nn.Linear):
     """nn.Linear, computed by `linear`."""
 
+    gain = 1.0  # how much larger its first weights are than Glorot and Bengio (2010) have them
+
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 

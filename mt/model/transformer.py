@@ -209,7 +209,7 @@ class Transformer(nn.Module):
         for table in self.tables.values():
             nn.init.normal_(table, std=table.size(1) ** -0.5)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+            if isinstance(module, Linear):
+                nn.init.xavier_uniform_(module.weight, gain=module.gain)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
