@@ -2,7 +2,8 @@
 """How fast does `mt` train? Measured beside a plain loop, on the same machine, in the same minutes, at the same work.
 
     .venv/bin/python scripts/benchmark.py [--config configs/benchmark.yaml] [--set KEY=VALUE] [--warm-up 300]
-        [--updates 300] [--block 10] [--go-on 0] [--threads N]
+        [--updates 300] [--block 10] [--threads N]
+    .venv/bin/python scripts/benchmark.py --course 300 600 1000 [--config ...] [--set ...] [--block 10] [--threads 1]
 
 Our loop, in the number format that `mt train` would choose, races that of `scripts/baseline.py`, torch.nn.Transformer
 in float32: same data, batches and model, each in a process of its own that has all the threads. They take turns, a
@@ -15,9 +16,10 @@ do not count. It prints, the ratio first:
   matrices, each block with the quickest of some products right after it. Useful are, for every real token, 6 for each
   weight that it meets in a matrix product (2 forward, 4 backward), and 12 * d_model * length in each attention (scores
   and mixing, forward and backward; also what a causal mask hides); nothing for padding.
-- the validation nll of both, after the warm-up and at the end: speed is no merit if less is learned; and once more when
-  both have gone on, side by side and untimed, for as many updates as `--go-on` says
+- the validation nll of both, after the warm-up and at the end: speed is no merit if less is learned
 - what an update of ours is made of: the gradient of the loss with respect to the logits counts as loss
+
+With `--course` nobody is timed: both learn side by side, and their validation nll is printed after so many updates.
 
 `scripts/translate_speed.py` does the same for translating.
 """
@@ -292,9 +294,40 @@ def report(blocks: dict[str, list[Block]], memory: dict[str, int], peak: dict[st
         )
 
 
-def show_nll(when: str, children: dict[str, Child]) -> None:
+def show_nll(num_updates: int, children: dict[str, Child]) -> None:
     """Of the validation set, in nats per target token."""
-    print(f"nll {when}:", {name: round(child("nll"), 3) for name, child in children.items()}, flush=True)
+    found = {name: round(child("nll"), 3) for name, child in children.items()}
+    print(f"nll after {num_updates:,} updates: {found}", flush=True)
+
+
+def run_race(children: dict[str, Child], *, warm_up: int, updates: int, block_size: int) -> None:
+    """In turn, a block each; then what came of it."""
+    blocks: dict[str, list[Block]] = {name: [] for name in children}
+    for start in tqdm(range(0, warm_up + updates, block_size), unit="block", dynamic_ncols=True, disable=None):
+        if start == warm_up:
+            show_nll(start, children)
+        for name, child in children.items():
+            block = child("update", block_size)
+            if start >= warm_up:
+                blocks[name].append(block)
+    show_nll(warm_up + updates, children)
+    memory = {name: child("memory") for name, child in children.items()}
+    report(blocks, memory, {name: max(block.peak for block in each) for name, each in blocks.items()})
+    parts = children["ours"]("parts", block_size)
+    total = sum(parts.values())
+    listed = ", ".join(f"{part} {1000 * parts[part]:.0f} ms ({parts[part] / total:.0%})" for part in PARTS)
+    print(f"an update of ours: {listed}")
+
+
+def run_course(children: dict[str, Child], *, marks: list[int], block_size: int) -> None:
+    """Side by side, untimed."""
+    for start in tqdm(range(0, marks[-1], block_size), unit="block", dynamic_ncols=True, disable=None):
+        for child in children.values():
+            child.order("update", block_size)
+        for child in children.values():
+            child.connection.recv()
+        if start + block_size in marks:
+            show_nll(start + block_size, children)
 
 
 def main() -> None:
@@ -304,44 +337,26 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=300)
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--block", type=int, default=10)
-    parser.add_argument("--go-on", type=int, default=0)
+    parser.add_argument("--course", type=int, nargs="+", default=[], metavar="N")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     config = load_config(options.config, options.set)
     require_equal_work(config)
-    counts = (options.warm_up, options.updates, options.go_on)
-    if any(count % options.block for count in counts) or options.updates < 2 * options.block:
-        parser.error("--warm-up, --updates and --go-on are counted in whole blocks, --updates in two at least")
+    if any(count % options.block for count in (options.warm_up, options.updates, *options.course)):
+        parser.error("--warm-up, --updates and --course are counted in whole blocks")
+    if options.updates < 2 * options.block:
+        parser.error("--updates: wanted two blocks at least")
     with tempfile.TemporaryDirectory() as directory:
         run, files = RunDir(Path(directory)), training_files(config.data)
         make_tokenizers(config, run, files)
         encode_training_set(config, run, files, *load_tokenizers(config, run))
         children = {name: Child(name, config, run, options.threads) for name in SETTINGS}
-        blocks: dict[str, list[Block]] = {name: [] for name in SETTINGS}
-        starts = range(0, options.warm_up + options.updates, options.block)
-        for start in tqdm(starts, unit="block", dynamic_ncols=True, disable=None):
-            if start == options.warm_up:
-                show_nll("after the warm-up", children)
-            for name, child in children.items():
-                block = child("update", options.block)
-                if start >= options.warm_up:
-                    blocks[name].append(block)
-        show_nll("at the end", children)
-        memory = {name: child("memory") for name, child in children.items()}
-        report(blocks, memory, {name: max(block.peak for block in each) for name, each in blocks.items()})
-        for _ in range(0, options.go_on, options.block):
-            for child in children.values():
-                child.order("update", options.block)
-            for child in children.values():
-                child.connection.recv()
-        if options.go_on:
-            show_nll(f"{options.go_on} updates later", children)
-        parts = children["ours"]("parts", options.block)
+        if options.course:
+            run_course(children, marks=sorted(options.course), block_size=options.block)
+        else:
+            run_race(children, warm_up=options.warm_up, updates=options.updates, block_size=options.block)
         for child in children.values():
             child.end()
-    total = sum(parts.values())
-    listed = ", ".join(f"{part} {1000 * parts[part]:.0f} ms ({parts[part] / total:.0%})" for part in PARTS)
-    print(f"an update of ours: {listed}")
 
 
 if __name__ == "__main__":

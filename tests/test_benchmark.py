@@ -82,16 +82,24 @@ def test_a_config_that_the_plain_loop_cannot_follow_is_refused(tmp_path: Path) -
             benchmark.require_equal_work(load_config(path, [change]))
 
 
-def test_a_short_race_prints_its_ratio_first(tmp_path: Path) -> None:
+def run_benchmark(tmp_path: Path, *options: str) -> list[str]:
+    """The lines that it prints."""
     config = write_copy_task(tmp_path, CONFIG)
     command = [sys.executable, "-W", "ignore", TOP / "scripts/benchmark.py", "--config", config, "--threads", "1"]
-    command += ["--warm-up", "2", "--updates", "4", "--block", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    *_, ratio, _, ours, plain, parts = done.stdout.splitlines()
+    done = subprocess.run([*command, "--block", "2", *options], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_a_short_race_prints_its_ratio_first_and_learns_what_an_untimed_course_does(tmp_path: Path) -> None:
+    *_, before, end, ratio, _, ours, plain, parts = run_benchmark(tmp_path, "--warm-up", "2", "--updates", "4")
     assert re.fullmatch(
         r"ours over plain, target tokens a second: [\d.]+ \(half of the blocks [\d.]+ to [\d.]+\)", ratio
     )
     assert [line.split()[0] for line in (ours, plain)] == ["ours", "baseline"]
     assert parts.startswith("an update of ours: data ")
-    before, end = re.findall(r"^nll .*'ours': ([\d.]+), 'baseline': ([\d.]+)", done.stdout, re.MULTILINE)
-    assert all(float(b) < float(a) for a, b in zip(before, end, strict=True)), "both learn"
+    pattern = r"nll after [26] updates: \{'ours': ([\d.]+), 'baseline': ([\d.]+)\}"
+    first, last = (re.fullmatch(pattern, line) for line in (before, end))
+    assert first is not None
+    assert last is not None
+    assert all(float(b) < float(a) for a, b in zip(first.groups(), last.groups(), strict=True)), "both learn"
+    assert run_benchmark(tmp_path, "--course", "6", "2")[-2:] == [before, end]
