@@ -1,7 +1,4 @@
-"""One thread for PyTorch: quickest for small tensors, and the bits of a subprocess with one. GPU tests need a GPU.
-
-No example of Hypothesis is too slow: on a busy machine any may be.
-"""
+"""One thread for PyTorch: quickest for small tensors, and the bits of a subprocess with one. GPU tests need a GPU."""
 
 from __future__ import annotations
 
@@ -9,15 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
-    hypothesis.settings.register_profile("patient", deadline=None)
-    hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt.config import Config, dump_config, load_config
@@ -204,6 +204,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("any")
 
 
+@settings(deadline=None)
 @given(content=st.binary() | st.text().map(str.encode))
 def test_any_file_is_a_config_or_an_error(directory: Path, content: bytes) -> None:
     path = directory / "any.yaml"
@@ -218,6 +219,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=json_values, seed=st.integers(0, 10**6))
 def test_any_value_of_any_key_is_taken_or_refused(directory: Path, value: object, seed: int) -> None:
     config, path = copied(good_config()), directory / "value.yaml"
@@ -233,6 +235,7 @@ def test_any_value_of_any_key_is_taken_or_refused(directory: Path, value: object
 keys = st.sampled_from([key.replace(".N.", ".0.") for key, _ in walk_keys(Config)])
 
 
+@settings(deadline=None)
 @given(override=st.text() | st.tuples(keys, st.text() | json_values.map(str)).map("=".join))
 def test_any_override_is_taken_or_refused(directory: Path, override: str) -> None:
     path = directory / "good.yaml"
@@ -240,6 +243,7 @@ def test_any_override_is_taken_or_refused(directory: Path, override: str) -> Non
     attempt(lambda: load_config(path, [override]), ConfigError)
 
 
+@settings(deadline=None)
 @given(content=st.binary() | st.integers(0, 10**6))
 def test_any_file_is_a_tokenizer_or_an_error(directory: Path, good: Good, content: bytes | int) -> None:
     path, texts = directory / "any.model", ["The old dog", "\0\u2581 中"]
@@ -249,6 +253,7 @@ def test_any_file_is_a_tokenizer_or_an_error(directory: Path, good: Good, conten
         assert tokenizer.decode(tokenizer.encode(texts)) == texts
 
 
+@settings(deadline=None)
 @given(src=st.binary(), tgt=st.binary(), end=st.sampled_from(["", ".gz"]))
 def test_any_two_files_are_pairs_or_an_error(directory: Path, src: bytes, tgt: bytes, end: str) -> None:
     paths = [directory / f"any.{side}{end}" for side in "ab"]
@@ -275,6 +280,7 @@ def test_any_cache_is_the_corpus_or_an_error(directory: Path, good: Good) -> Non
     assert len(paths) == 5, "a cache was made anew"
     contents = {path: path.read_bytes() for path in paths}
 
+    @settings(deadline=None)
     @given(seed=st.integers(0, 10**6))
     def check(seed: int) -> None:
         draw = Random(seed)

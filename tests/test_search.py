@@ -149,7 +149,7 @@ searches = {
 
 
 @pytest.mark.parametrize("new_table", [random_table, coarse_table])
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(**searches, forbidden=st.sets(st.sampled_from([PAD, BOS, 3])))
 def test_search_is_the_plain_beam_search_ties_and_all(
     new_table: Callable[[int, int], Table],
@@ -180,7 +180,7 @@ def test_search_is_the_plain_beam_search_ties_and_all(
         assert [h.score for h in hypotheses] == pytest.approx([h.score for h in expected], rel=1e-5)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(**searches)
 def test_hypotheses_are_sorted_distinct_within_bounds_and_scored_as_the_table_says(
     seed: int, vocab_size: int, beam_size: int, max_lengths: list[int], length_penalty: float
@@ -198,7 +198,7 @@ def test_hypotheses_are_sorted_distinct_within_bounds_and_scored_as_the_table_sa
             assert hypothesis == hypothesis_of(table, sentence, hypothesis.ids, length_penalty=length_penalty)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(**searches)
 def test_a_batch_is_each_sentence_alone(
     seed: int, vocab_size: int, beam_size: int, max_lengths: list[int], length_penalty: float

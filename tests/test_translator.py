@@ -99,7 +99,7 @@ def test_the_size_of_the_batches_does_not_matter(
 STRINGS = st.lists(st.sampled_from([*WORDS, *"xyz Ü😀\t\0\r\u2028"]), max_size=14).map(" ".join)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(STRINGS, min_size=1, max_size=9), st.randoms(use_true_random=False), st.integers(1, 400))
 def test_any_texts_in_any_order_and_any_batches_are_translated_as_each_by_itself(
     tokenizer: Tokenizer, texts: list[str], draw: random.Random, max_tokens: int
@@ -112,7 +112,7 @@ def test_any_texts_in_any_order_and_any_batches_are_translated_as_each_by_itself
         assert [each.score for each in together] == pytest.approx([each.score for each in alone[i]], abs=1e-6)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(STRINGS.filter(str.strip), min_size=2, max_size=9))
 def test_in_float32_company_may_turn_a_near_tie_and_no_more(tokenizer: Tokenizer, texts: list[str]) -> None:
     """Where greedy search goes two ways, alone and in company, both are as likely to four digits."""
@@ -131,7 +131,7 @@ def test_in_float32_company_may_turn_a_near_tie_and_no_more(tokenizer: Tokenizer
         assert logits[ways[0][parting]].item() == pytest.approx(logits[ways[1][parting]].item(), abs=1e-4)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(STRINGS, min_size=1, max_size=9), st.randoms(use_true_random=False))
 def test_an_exact_search_gives_the_same_bits_in_any_company(
     tokenizer: Tokenizer, texts: list[str], draw: random.Random
