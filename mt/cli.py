@@ -1,6 +1,5 @@
 """The command line: options in, words out; everything is computed elsewhere, and imported only when needed."""
 
-import atexit
 import math
 import os
 import re
@@ -25,6 +24,9 @@ app.add_typer(tokenizer_app, name="tokenizer")
 
 
 Device = Literal["auto", "cpu", "cuda"]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as train.learning_rate=3e-4")
+]
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")]
 DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
 CheckpointOption = Annotated[str, typer.Option(metavar="best|last|PATH", help="which checkpoint to use")]
@@ -36,35 +38,8 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="file 
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .model file")]
 
 
-def run() -> None:
-    """`main` in a process of its own, which then ends at once.
-
-    Taking PyTorch down piece by piece lasts half a second, and a process was seen to crash at it, its work done.
-    """
-    code: object = None
-
-    def vanish() -> None:
-        if isinstance(code, int):
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                stream.flush()
-            os._exit(code)
-
-    atexit.register(vanish)  # first come, last served: what others want done at the end is done before
-    try:
-        main()
-    except SystemExit as leaving:
-        code = leaving.code or 0
-        raise
-
-
 def main() -> None:
     """Run the command; a mistake of the user's, or the disk's, is one line on stderr and exit code 1."""
-    # PyTorch's threads should spin very shortly for the next piece of work, then sleep: to spin long costs most of the
-    # speed beside another busy process, to sleep at once a fifth of it when alone (see RECORDS.md).
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # oneDNN keeps the kernels of the last 1,024 shapes, most of a MB each, and batches have ever new ones. These are
-    # enough for those that one batch uses several times: as fast, and the process soon stops growing.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     _fill_closed_streams()
     try:
         app()
@@ -92,9 +67,7 @@ def _fill_closed_streams() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="YAML file that says what to train")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as train.learning_rate=3e-4")
-    ] = None,
+    overrides: SetOption = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="where to keep the run  [default: the config's, or runs/<its name>]")
     ] = None,
@@ -109,9 +82,7 @@ def train(
 @app.command()
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that says what to train")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as train.learning_rate=3e-4")
-    ] = None,
+    overrides: SetOption = None,
     device: Annotated[Device | None, typer.Option(help="where to compute  [default: the config's]")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="also kill a short training, and see that it goes on to the same bits")

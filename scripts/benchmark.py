@@ -47,16 +47,14 @@ from mt.commands.prepare import encode_training_set, encode_validation_set, load
 from mt.commands.train import make_trainer
 from mt.config import Config, ModelConfig, load_config
 from mt.data.batching import Batch, Epoch
+from mt.process import SETTINGS
 from mt.rundir import RunDir
 from mt.runtime import Runtime, open_runtime
 from mt.training.loss import mean_nll
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
-SETTINGS = {  # of a process's environment, before PyTorch is imported: what the command `mt` arranges for its users
-    "ours": {"GOMP_SPINCOUNT": "1000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"},
-    "baseline": {},
-}
+ENVIRONMENTS: dict[str, dict[str, str]] = {"ours": SETTINGS, "baseline": {}}
 
 
 class Block(NamedTuple):
@@ -238,7 +236,7 @@ class Child:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=race, args=(theirs, name, config, run, threads), daemon=True)
         before = dict(os.environ)
-        os.environ.update(SETTINGS[name])
+        os.environ.update(ENVIRONMENTS[name])
         self.process.start()
         os.environ.clear()
         os.environ.update(before)
@@ -350,7 +348,7 @@ def main() -> None:
         run, files = RunDir(Path(directory)), training_files(config.data)
         make_tokenizers(config, run, files)
         encode_training_set(config, run, files, *load_tokenizers(config, run))
-        children = {name: Child(name, config, run, options.threads) for name in SETTINGS}
+        children = {name: Child(name, config, run, options.threads) for name in ENVIRONMENTS}
         if options.course:
             run_course(children, marks=sorted(options.course), block_size=options.block)
         else:

@@ -32,6 +32,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mt.process import SETTINGS
+
 REST = 0.3  # seconds between two blocks, for the threads of the one before to fall asleep
 TranslateAll = Callable[[Sequence[str], int], list[str]]  # (texts, beam size) -> translations
 
@@ -114,8 +116,8 @@ def serve(kind: str, directory: str, threads: int, search: dict[str, float]) -> 
 def start(kind: str, directory: Path, threads: int, search: dict[str, float]) -> subprocess.Popen[str]:
     """A process that answers (see `serve`); with no torch in CTranslate2's, whoever imports this module."""
     command = [sys.executable, __file__, "--serve", json.dumps([kind, str(directory), threads, search])]
-    # As `mt` has it: threads of GNU OpenMP, which both use, that spin for long lose their time beside another process.
-    settings = {"GOMP_SPINCOUNT": "1000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+    # Threads of GNU OpenMP, which both use, that spin for long lose their time beside another process.
+    settings = SETTINGS if kind == "ours" else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
     environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 

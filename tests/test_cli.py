@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import resource
 import shutil
@@ -17,6 +18,7 @@ import torch
 from shell import in_process, mt
 
 from mt.config import dump_config, load_config
+from mt.process import SETTINGS
 
 CONFIG = """\
 data:
@@ -267,7 +269,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(run_dir: Path, num_lines: 
 def test_a_process_ends_at_once_after_what_others_want_done_at_its_end(arguments: list[str], code: int) -> None:
     program = f"""
 import atexit, sys
-from mt import cli
+from mt import cli, process
 class Slow:
     def __del__(self):
         print("taken down")
@@ -277,13 +279,48 @@ def main(main=cli.main):
     main()
 cli.main = main
 sys.argv = ["mt", *{arguments}]
-cli.run()
+process.run()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == code
     assert done.stdout.endswith("the last wish\n")
     assert "taken down" not in done.stdout
     assert "Traceback" not in done.stderr
+
+
+# What a command's process is started with: it prints what `main` would see.
+SETTINGS_SEEN = """
+import ctypes, json, os, sys
+from mt import cli, process
+
+def neighbours_merge():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    held = [libc.malloc(1000) for _ in range(1000)]  # what lies free elsewhere is used up
+    first, small, second, _ = (libc.malloc(size) for size in (50_000, 1000, 50_000, 1000))
+    assert first < small < second, "they do not lie in a row"
+    for block in (first, second, small):
+        libc.free(block)
+    return libc.malloc(100_000) == first
+
+def main():
+    print(json.dumps([{name: os.environ[name] for name in process.SETTINGS}, sys.argv[1:], sys.flags.utf8_mode]))
+    print(neighbours_merge())
+
+cli.main = main
+process.run()
+"""
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}], ids=str)
+def test_a_process_has_our_settings_where_the_user_has_none(own: dict[str, str]) -> None:
+    others = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    command = [sys.executable, "-X", "utf8", "-c", SETTINGS_SEEN, "--beam", "two words", ""]
+    done = subprocess.run(command, env={**others, **own}, check=True, capture_output=True, text=True)
+    seen, merges = done.stdout.splitlines()
+    assert json.loads(seen) == [{**SETTINGS, **own}, ["--beam", "two words", ""], 1], "it starts anew as it was started"
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        assert merges == str("GLIBC_TUNABLES" not in own), "a small freed block is no wall between two large ones"
 
 
 # Help

@@ -307,7 +307,7 @@ def test_to_compile_for_a_cpu_is_refused_in_words(config_path: Path, tmp_path: P
 # One rank of a run, which a signal reaches in the middle of update SIGNAL_AT.
 RANK = """
 import os, signal
-from mt.cli import run
+from mt.process import run
 from mt.training.trainer import Trainer
 
 update = Trainer.update

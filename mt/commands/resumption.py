@@ -47,16 +47,13 @@ def prove_resume(config: Config, runtime: Runtime, trial: RunDir, *, directory: 
     yield Finding("ok", "resume", "", text)
     at_once, with_kill = digests(whole), digests(killed)
     for name, one, other in zip(("weights", "optimizer", "metrics"), at_once, with_kill, strict=True):
-        if one == other:
-            yield Finding("ok", "resume", "", f"{name}: equal, SHA-256 {one}")
-        else:
-            yield Finding("error", "resume", "", f"{name}: {one} at once, {other} with a kill")
+        text = f"equal, SHA-256 {one}" if one == other else f"{one} at once, {other} with a kill"
+        yield Finding("ok" if one == other else "error", "resume", "", f"{name}: {text}")
     if at_once != with_kill and runtime.device.type == "cuda":
         again = RunDir(directory / "whole-again")
         run_to_end(path, again, trial)
         if digests(again) != at_once:
-            text = "nor are two runs without a kill equal: this GPU does not repeat itself"
-            yield Finding("note", "resume", "", text)
+            yield Finding("note", "resume", "", "nor are two unkilled runs equal: this GPU does not repeat itself")
 
 
 def make_probe(config: Config, runtime: Runtime, trial: RunDir, directory: Path) -> Config:

@@ -162,12 +162,11 @@ def estimate_time(train: TrainConfig, update: float, validation: float, *, per_e
         ends.append(max(1, int(train.max_minutes * 60 / (update + validation / train.validate_every))))
     num_updates = min(ends)
     num_validations = math.ceil(num_updates / train.validate_every)
-    seconds = num_updates * update + num_validations * validation
-    text = f"about {clock(seconds)} for {num_updates:,} updates ({num_updates / per_epoch:.1f} epochs), "
+    total = num_updates * update + num_validations * validation
+    text = f"about {clock(total)} for {num_updates:,} updates ({num_updates / per_epoch:.1f} epochs), "
     text += f"{clock(num_validations * validation)} of it for {num_validations:,} validations with translating"
     text += "; patience may end it sooner" * (train.patience is not None)
-    numbers = {"seconds": seconds, "updates": num_updates, "validation_seconds": validation}
-    return Finding("ok", "time", "", text, numbers)
+    return Finding("ok", "time", "", text, {"seconds": total, "updates": num_updates, "validation_seconds": validation})
 
 
 def look_at_disk(trainer: Trainer, trial: RunDir, real: RunDir) -> Finding:

@@ -84,7 +84,7 @@ class Trainer:
     def _run_epoch(self) -> None:
         """Go on in the current epoch to its end, or to the verdict."""
         state, config = self.state, self.config
-        epoch = self.open_epoch(state.epoch, config.max_tokens)
+        number, epoch = state.epoch, self.open_epoch(state.epoch, config.max_tokens)
         self.epoch_length = epoch.plan.num_batches
         if state.batch_index >= self.epoch_length:
             raise CheckpointError(f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them")
@@ -94,16 +94,13 @@ class Trainer:
             self.is_rehearsed = True
         stride = config.accumulate * self.runtime.world_size
         self.wrapped.train()
-        while self.verdict() is None:
+        while state.epoch == number and self.verdict() is None:
             end = min(state.batch_index + stride, epoch.plan.num_batches)
             self.update(epoch, range(state.batch_index, end))
             state.batch_index = end
-            at_end = end == epoch.plan.num_batches
-            if at_end:
+            if end == epoch.plan.num_batches:
                 state.epoch, state.batch_index = state.epoch + 1, 0
             self._after_update()
-            if at_end:
-                return
 
     def _after_update(self) -> None:
         """Log, validate and save, each when it is due."""
