@@ -3,8 +3,9 @@
 import atexit
 import os
 import sys
+from contextlib import suppress
 
-SETTINGS = {  # of the environment: read before the first line of Python, or when PyTorch is loaded
+SETTINGS = {  # of the environment, where the user has none of his own
     # PyTorch's threads should spin very shortly for the next piece of work, then sleep: to spin long costs most of the
     # speed beside another busy process, to sleep at once a fifth of it when alone (see RECORDS.md).
     "GOMP_SPINCOUNT": "1000",
@@ -19,12 +20,17 @@ SETTINGS = {  # of the environment: read before the first line of Python, or whe
 
 
 def run() -> None:
-    """`mt.cli.main` in a process of its own, which has our settings, where the user has none, and ends at once.
+    """`mt.cli.main` in a process that has our settings and ends at once.
 
-    Taking PyTorch down piece by piece lasts half a second, and a process was seen to crash at it, its work done.
+    glibc reads its own before Python begins, so the program starts anew, once: all that stands before this call is done
+    twice. Where GLIBC_TUNABLES is set, as one may for a debugger, it goes on as it is. As for the end: to take PyTorch
+    down piece by piece lasts half a second, and a process was seen to crash at it, its work done.
     """
-    if not SETTINGS.keys() <= os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], SETTINGS | os.environ)
+    lacking = {name: SETTINGS[name] for name in SETTINGS.keys() - os.environ.keys()}
+    os.environ.update(lacking)
+    if sys.platform == "linux" and "GLIBC_TUNABLES" in lacking and "mt" not in sys._xoptions:
+        with suppress(OSError, ValueError):  # the other settings hold without it
+            os.execv(sys.executable, [sys.executable, "-X", "mt", *sys.orig_argv[1:]])
     from mt import cli
 
     code: object = None

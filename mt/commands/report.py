@@ -115,12 +115,8 @@ def write_report(run_dir: Path, output: Path, *, checkpoint: str = "best", devic
 
 def report_page(report: Report) -> str:
     """The page as HTML: one file that needs nothing beside it."""
-    values: dict[str, object] = {
-        "report": report,
-        "headline": _headline(report),
-        "plots": training_plots(report.metrics),
-    }
-    values |= {"fewest": FEWEST, "length_ratio": analysis.LENGTH_RATIO}
+    values: dict[str, object] = {"report": report, "fewest": FEWEST, "length_ratio": analysis.LENGTH_RATIO}
+    values |= {"headline": _headline(report), "plots": training_plots(report.metrics)}
     functions = {"length_plot": _length_plot, "of_kind": of_kind, "visible": visible, "word_diff": analysis.word_diff}
     return render("report.html", {**values, **functions})
 
