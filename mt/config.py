@@ -185,10 +185,8 @@ class ModelConfig(Section):
         if self.d_model % self.num_heads:
             yield "num_heads", f"wanted a divisor of model.d_model ({self.d_model}), found {self.num_heads}"
         if self.cross_attention == "dense_synthesizer":
-            yield (
-                "cross_attention",
-                "dense_synthesizer makes its weights without a look at the source: wanted dot_product or additive",
-            )
+            why = "makes its weights without a look at the source"
+            yield "cross_attention", f"dense_synthesizer {why}: wanted dot_product or additive"
         if self.max_length is not None and self.self_attention != "dense_synthesizer":
             found = f"self_attention: {self.self_attention}, found {self.max_length}"
             yield "max_length", f"counts the positions of dense_synthesizer: wanted null with {found}"
@@ -267,17 +265,12 @@ class Config(Section):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
             yield "model.tie_embeddings", "all shares one matrix, but tokenizer.joint is false: wanted decoder or none"
+        wanted = f"wanted data.max_length ({self.data.max_length}) or more"
         if self.model.self_attention == "dense_synthesizer" and (self.model.max_length or 0) < self.data.max_length:
             found = "null" if self.model.max_length is None else self.model.max_length
-            yield (
-                "model.max_length",
-                f"wanted data.max_length ({self.data.max_length}) or more for dense_synthesizer, found {found}",
-            )
+            yield "model.max_length", f"{wanted} for dense_synthesizer, found {found}"
         if self.train.max_tokens < self.data.max_length:
-            yield (
-                "train.max_tokens",
-                f"wanted data.max_length ({self.data.max_length}) or more, found {self.train.max_tokens}",
-            )
+            yield "train.max_tokens", f"{wanted}, found {self.train.max_tokens}"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

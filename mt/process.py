@@ -14,7 +14,8 @@ SETTINGS = {  # of the environment, where the user has none of his own
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
     # glibc's malloc keeps small freed blocks for each thread to use again. They lie between the tensors, keep the gaps
-    # beside them from becoming one, and so a process grows for as long as it trains (see docs/LOG.md).
+    # beside them from becoming one, and so a process grows for as long as it trains (see docs/LOG.md). What may be set
+    # later, and so for a program of one's own as well, is in mt/runtime.py.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 

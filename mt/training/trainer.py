@@ -207,8 +207,7 @@ class Trainer:
         self.wrapped.train()
         assert found is not None, "rank 0 broadcast no validation"
         state = self.state
-        score = found.merit(self.config.metric)
-        best_before = state.best_score
+        score, best_before = found.merit(self.config.metric), state.best_score
         is_best = score > (-math.inf if best_before is None else best_before)  # never when it is NaN
         if is_best:
             state.best_score = score
