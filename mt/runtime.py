@@ -87,7 +87,7 @@ class Runtime:
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -136,11 +136,16 @@ def open_runtime(device: str, precision: str = "fp32") -> Runtime:
     _keep_freed_memory()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     where = find_device(device)
+    if where.type == "cuda":  # cuDNN's attention makes a plan for each new shape, and sums in an order that varies
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if world_size > 1:
         if where.type == "cuda":
             where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            if where.index >= (count := torch.cuda.device_count()):
+                raise DeviceError(f"device cuda: rank {where.index} has no GPU to itself: this machine has {count}")
             torch.cuda.set_device(where)
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(days=1))
+        # What ranks tell each other in Python's objects goes by gloo: no GPU is waited for.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=timedelta(days=1))
     return Runtime(where, torch.float32, int(os.environ.get("RANK", "0")), world_size).at(precision)
 
 

@@ -15,7 +15,7 @@ from mt.config import ModelConfig
 from mt.model.attention import KINDS, AdditiveAttention, DenseSynthesizerAttention, DotProductAttention
 
 ROWS, QUERY_LENGTH, KEY_LENGTH, D_MODEL, HEADS = 3, 4, 5, 16, 4
-EVERYTHING = torch.ones(1, 1, dtype=torch.bool)
+EVERYTHING = torch.ones(1, KEY_LENGTH, dtype=torch.bool)
 CAUSAL = torch.ones(QUERY_LENGTH, KEY_LENGTH, dtype=torch.bool).tril(1)
 POSITIONS = torch.arange(KEY_LENGTH)[None]
 PADDED = (torch.arange(KEY_LENGTH) < torch.tensor([[5], [3], [1]]))[:, None, None, :]  # a source's mask

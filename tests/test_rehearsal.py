@@ -83,6 +83,16 @@ def test_a_rehearsal_leaves_weights_gradients_and_random_numbers_as_they_were() 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("num_moments", [0, 2])
+def test_room_is_made_for_the_moments_that_the_optimizer_lacks(
+    num_moments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sizes = make_model(), []
+    monkeypatch.setattr(torch, "zeros_like", lambda weight: sizes.append(weight.numel()))
+    assert has_room(model, [], RUNTIME, moments=num_moments)
+    assert sum(sizes) == num_moments * sum(weight.numel() for weight in model.parameters())
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -126,8 +136,9 @@ def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
 def test_a_gpu_that_is_too_small_is_told_so_and_stays_usable() -> None:
     model = make_model().cuda()
     runtime = Runtime(torch.device("cuda", 0))
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    hog = torch.empty(int(free * 0.98), dtype=torch.uint8, device="cuda")
+    hog = torch.empty(free - 2**28, dtype=torch.uint8, device="cuda")
     assert not has_room(model, [make_batch(4000, 200)], runtime)
     del hog
     torch.cuda.empty_cache()

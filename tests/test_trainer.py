@@ -29,7 +29,7 @@ from mt.config import Config, ModelConfig, TrainConfig, load_config
 from mt.data.batching import Batch, BatchPlan
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
 from mt.model.transformer import Transformer
-from mt.runtime import Runtime
+from mt.runtime import Runtime, open_runtime
 from mt.training.loss import TrainingModel
 from mt.training.progress import MetricsFile, Validation
 from mt.training.trainer import Epoch, Trainer
@@ -399,6 +399,7 @@ def test_a_run_does_not_go_on_with_other_text(config_path: Path, tmp_path: Path)
 
 
 SIZES = {"src_vocab_size": 20, "tgt_vocab_size": 20, "pad_id": 0}
+CPU = Runtime(torch.device("cpu"))
 
 
 def test_a_validation_pair_that_the_model_cannot_take_is_named_before_training_begins(
@@ -435,7 +436,13 @@ def as_epoch(batches: Sequence[Batch]) -> Epoch:
 
 
 def make_trainer(
-    tmp_path: Path, batches: Sequence[Batch] = (), *, losses: Sequence[float] = (), dropout: float = 0.0, **limits: Any
+    tmp_path: Path,
+    batches: Sequence[Batch] = (),
+    *,
+    losses: Sequence[float] = (),
+    dropout: float = 0.0,
+    runtime: Runtime = CPU,
+    **limits: Any,
 ) -> Trainer:
     """A trainer whose validations find the given losses, and then nothing but worse."""
     shape = {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
@@ -445,9 +452,9 @@ def make_trainer(
     settings: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 0, "metric": "loss", "epsilon": 1e-3, **limits}
     tmp_path.mkdir(exist_ok=True)
     return Trainer(
-        TrainingModel(transformer, label_smoothing=0.1, dtype=torch.float32),
+        TrainingModel(transformer.to(runtime.device), label_smoothing=0.1, dtype=runtime.dtype),
         config=TrainConfig(**settings),
-        runtime=Runtime(torch.device("cpu")),
+        runtime=runtime,
         open_epoch=lambda number, max_tokens: as_epoch(batches or [random_batch(seed) for seed in range(4)]),
         validate=lambda: Validation(loss=found.pop(0), scores={}, signatures={}, samples=()),
         store=CheckpointStore(tmp_path / "checkpoints", keep=settings.get("keep_checkpoints", 2)),
@@ -488,10 +495,15 @@ def test_the_last_update_of_an_epoch_takes_the_batches_that_are_left(tmp_path: P
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "fp32"), *(pytest.param("cuda", name, marks=pytest.mark.gpu) for name in ("fp32", "bf16", "fp16"))],
+)
 def test_an_update_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
-    tmp_path: Path, value: float, clip_norm: float
+    tmp_path: Path, device: str, precision: str, value: float, clip_norm: float
 ) -> None:
-    trainer = make_trainer(tmp_path, max_steps=9, clip_norm=clip_norm)
+    runtime = open_runtime(device, precision)
+    trainer = make_trainer(tmp_path, runtime=runtime, max_steps=9, clip_norm=clip_norm)
     epoch = trainer.open_epoch(0, 64)
     trainer.update(epoch, range(0, 1))
     before, moments = weights_of(trainer), trainer.optimizer.state_dict()["state"]
@@ -511,6 +523,35 @@ def test_an_update_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
     assert all(math.isfinite(number) for name, number in line.items() if name != "kind")
     assert incident == {"kind": "incident", "step": 3, "text": "1 update skipped: gradients were not finite"}
     assert any((item != before[name]).any() for name, item in weights_of(trainer).items()), "the next one counts again"
+
+
+def test_a_run_that_goes_on_is_not_asked_to_make_room_for_moments_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("mt.training.trainer.check_memory", lambda *_, moments, **__: asked.append(moments))
+    make_trainer(tmp_path, max_epochs=1).run()
+    other = make_trainer(tmp_path, max_epochs=2)
+    other.restore(other.store.load_newest()[0])
+    other.run()
+    assert asked == [2, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # PyTorch calls it a prototype
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_an_update_on_a_gpu_never_waits_for_it(tmp_path: Path, precision: str, accumulate: int) -> None:
+    batches = [random_batch(seed, num_pairs=800) for seed in range(2 * accumulate)]  # thousands of tokens
+    runtime = open_runtime("cuda", precision)
+    trainer = make_trainer(tmp_path, batches, runtime=runtime, dropout=0.1, accumulate=accumulate, max_steps=9)
+    epoch = trainer.open_epoch(0, 64)
+    trainer.update(epoch, range(accumulate))  # makes room for the optimizer's state
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.update(epoch, range(accumulate, 2 * accumulate))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_training_stops_when_patience_is_at_its_end_and_best_is_the_best_by_the_metric(tmp_path: Path) -> None:

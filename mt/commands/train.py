@@ -31,19 +31,11 @@ from mt.training.loss import TrainingModel, mean_nll
 from mt.training.progress import MetricsFile, Sample, Validation, clock
 from mt.training.trainer import Trainer
 
-# What may differ when a run goes on: how long and how watched it is, and what it is tested on, not what it computes.
-_FREE = (
-    "run_dir",
-    "device",
-    "compile",
-    "max_epochs",
-    "max_minutes",
-    "patience",
-    "keep_checkpoints",
-    "num_samples",
-    "max_skipped",
-)
-FREE_KEYS = ("data.test", *(f"train.{key}" for key in _FREE))
+# What may differ when a run goes on: not what it computes, and not what it learns from.
+_WHERE = ("run_dir", "device", "compile")
+_HOW_LONG = ("max_epochs", "max_minutes", "patience")
+_HOW_WATCHED = ("keep_checkpoints", "num_samples", "max_skipped")
+FREE_KEYS = ("data.test", *(f"train.{key}" for key in (*_WHERE, *_HOW_LONG, *_HOW_WATCHED)))
 
 
 def read_config(path: Path, overrides: Sequence[str] = (), *, run_dir: Path | None, device: str | None) -> Config:

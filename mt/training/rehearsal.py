@@ -11,7 +11,7 @@ from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
 
 # How PyTorch says it: CUDA by a class of its own, a CPU's allocator in words.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def largest_batches(plan: BatchPlan) -> list[int]:
@@ -21,14 +21,21 @@ def largest_batches(plan: BatchPlan) -> list[int]:
 
 
 def check_memory(
-    model: TrainingModel, epoch: Epoch, runtime: Runtime, *, reopen: Callable[[int], Epoch], max_tokens: int
+    model: TrainingModel,
+    epoch: Epoch,
+    runtime: Runtime,
+    *,
+    reopen: Callable[[int], Epoch],
+    max_tokens: int,
+    moments: int = 2,
 ) -> None:
     """Try the largest batches of an epoch; `reopen` gives it with batches of another `max_tokens`.
 
-    DeviceError when memory is too small, with a size that would do.
+    `moments` is how many numbers the optimizer has yet to make room for, for each weight: Adam's first update does
+    so. DeviceError when memory is too small, with a size that would do.
     """
     for parts in (2**power for power in range(8)):
-        if has_room(model, map(epoch.make, largest_batches(epoch.plan)), runtime):
+        if has_room(model, map(epoch.make, largest_batches(epoch.plan)), runtime, moments=moments):
             break
         epoch = reopen(max_tokens // (2 * parts))
     else:
@@ -45,18 +52,17 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime) -> bool:
+def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime, *, moments: int = 2) -> bool:
     """Is there memory for an update on each of `batches`? Gradients and random states are afterwards as before."""
     before = runtime.random_state()
     model.train()
     try:
-        # Adam remembers two numbers for each weight, from the first update on.
-        moments = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(2)]
+        held = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(moments)]
         for batch in batches:
             with runtime.autocast():
                 loss = model(batch.to(runtime.device)).loss
             loss.backward()
-        del moments
+        del held
         return True
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):

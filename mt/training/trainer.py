@@ -90,7 +90,8 @@ class Trainer:
             raise CheckpointError(f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them")
         if not self.is_rehearsed:
             reopen = partial(self.open_epoch, state.epoch)
-            check_memory(self.model, epoch, self.runtime, reopen=reopen, max_tokens=config.max_tokens)
+            moments = 0 if self.optimizer.state else 2  # a run that goes on has them already
+            check_memory(self.model, epoch, self.runtime, reopen=reopen, max_tokens=config.max_tokens, moments=moments)
             self.is_rehearsed = True
         stride = config.accumulate * self.runtime.world_size
         self.wrapped.train()
