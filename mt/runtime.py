@@ -107,6 +107,10 @@ class Runtime:
                     return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
+    def release_memory(self) -> None:
+        """Give back what PyTorch keeps of a GPU's memory for tensors to come."""
+        torch.cuda.empty_cache()  # does nothing where no GPU is in use
+
     def random_state(self) -> dict[str, str]:
         """The states of the generators that dropout draws from, as text."""
         states = {"cpu": torch.get_rng_state()}

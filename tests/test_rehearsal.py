@@ -83,13 +83,13 @@ def test_a_rehearsal_leaves_weights_gradients_and_random_numbers_as_they_were() 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("num_moments", [0, 2])
+@pytest.mark.parametrize(("begun", "num_moments"), [(False, 2), (True, 0)])
 def test_room_is_made_for_the_moments_that_the_optimizer_lacks(
-    num_moments: int, monkeypatch: pytest.MonkeyPatch
+    begun: bool, num_moments: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, sizes = make_model(), []
     monkeypatch.setattr(torch, "zeros_like", lambda weight: sizes.append(weight.numel()))
-    assert has_room(model, [], RUNTIME, moments=num_moments)
+    assert has_room(model, [], RUNTIME, begun=begun)
     assert sum(sizes) == num_moments * sum(weight.numel() for weight in model.parameters())
 
 

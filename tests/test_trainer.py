@@ -528,13 +528,13 @@ def test_an_update_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
 def test_a_run_that_goes_on_is_not_asked_to_make_room_for_moments_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr("mt.training.trainer.check_memory", lambda *_, moments, **__: asked.append(moments))
+    asked: list[bool] = []
+    monkeypatch.setattr("mt.training.trainer.check_memory", lambda *_, begun, **__: asked.append(begun))
     make_trainer(tmp_path, max_epochs=1).run()
     other = make_trainer(tmp_path, max_epochs=2)
     other.restore(other.store.load_newest()[0])
     other.run()
-    assert asked == [2, 0]
+    assert asked == [False, True]
 
 
 @pytest.mark.gpu

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mt.checkpoint import MODEL, OPTIMIZER, find_checkpoint
 from mt.commands.files import say
 from mt.commands.trial import cut_validation
@@ -31,7 +29,7 @@ def prove_resume(config: Config, runtime: Runtime, trial: RunDir, *, directory: 
 
     `trial` lends its tokenizers and its cache.
     """
-    torch.cuda.empty_cache()  # what this process keeps of a GPU, those to come would lack
+    runtime.release_memory()  # the processes to come need it
     path = directory / "probe.yaml"
     path.write_text(dump_config(make_probe(config, runtime, trial, directory)), encoding="utf-8")
     whole = RunDir(directory / "whole")

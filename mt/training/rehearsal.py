@@ -27,15 +27,15 @@ def check_memory(
     *,
     reopen: Callable[[int], Epoch],
     max_tokens: int,
-    moments: int = 2,
+    begun: bool = False,
 ) -> None:
     """Try the largest batches of an epoch; `reopen` gives it with batches of another `max_tokens`.
 
-    `moments` is how many numbers the optimizer has yet to make room for, for each weight: Adam's first update does
-    so. DeviceError when memory is too small, with a size that would do.
+    `begun` says that the optimizer remembers something already, and will need no more memory than it has. DeviceError
+    when memory is too small, with a size that would do.
     """
     for parts in (2**power for power in range(8)):
-        if has_room(model, map(epoch.make, largest_batches(epoch.plan)), runtime, moments=moments):
+        if has_room(model, map(epoch.make, largest_batches(epoch.plan)), runtime, begun=begun):
             break
         epoch = reopen(max_tokens // (2 * parts))
     else:
@@ -52,17 +52,18 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime, *, moments: int = 2) -> bool:
+def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime, *, begun: bool = False) -> bool:
     """Is there memory for an update on each of `batches`? Gradients and random states are afterwards as before."""
     before = runtime.random_state()
     model.train()
     try:
-        held = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(moments)]
+        # Adam remembers two numbers for each weight, from the first update on.
+        moments = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(0 if begun else 2)]
         for batch in batches:
             with runtime.autocast():
                 loss = model(batch.to(runtime.device)).loss
             loss.backward()
-        del held
+        del moments
         return True
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):

@@ -89,9 +89,8 @@ class Trainer:
         if state.batch_index >= self.epoch_length:
             raise CheckpointError(f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them")
         if not self.is_rehearsed:
-            reopen = partial(self.open_epoch, state.epoch)
-            moments = 0 if self.optimizer.state else 2  # a run that goes on has them already
-            check_memory(self.model, epoch, self.runtime, reopen=reopen, max_tokens=config.max_tokens, moments=moments)
+            reopen, begun = partial(self.open_epoch, state.epoch), bool(self.optimizer.state)
+            check_memory(self.model, epoch, self.runtime, reopen=reopen, max_tokens=config.max_tokens, begun=begun)
             self.is_rehearsed = True
         stride = config.accumulate * self.runtime.world_size
         self.wrapped.train()
