@@ -149,6 +149,26 @@ def test_in_bf16_loss_and_gradients_stay_close_and_float32(
         assert float((coarse - exact).norm() / exact.norm()) < 0.02
 
 
+def test_autocast_around_it_changes_no_bit() -> None:
+    """Sums stay float32 there: only the products with the table are in the narrow format."""
+    results = []
+    for enabled in (False, True):
+        states, table, targets = random_problem()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, nll = smoothed_cross_entropy(states, table, targets, smoothing=0.1, dtype=torch.bfloat16)
+        results.append([loss.detach(), nll, *torch.autograd.grad(loss, (states, table))])
+    for plain, around in zip(*results, strict=True):
+        torch.testing.assert_close(around, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_very_unlikely_word_costs_what_it_should(dtype: torch.dtype) -> None:
+    """e^-80, which fp16 cannot tell from zero."""
+    states, table = torch.full((1, 1), 8.0), torch.tensor([[10.0], [0.0]])
+    _, nll = smoothed_cross_entropy(states, table, torch.tensor([1]), smoothing=0.1, dtype=dtype)
+    assert nll.item() == pytest.approx(80, abs=0.01)
+
+
 # The Transformer with its loss
 
 
