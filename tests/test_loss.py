@@ -162,11 +162,26 @@ def test_autocast_around_it_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_very_unlikely_word_costs_what_it_should(dtype: torch.dtype) -> None:
-    """e^-80, which fp16 cannot tell from zero."""
-    states, table = torch.full((1, 1), 8.0), torch.tensor([[10.0], [0.0]])
+@pytest.mark.parametrize("gap", [80, 200])
+def test_a_very_unlikely_word_costs_what_it_should(gap: int, dtype: torch.dtype) -> None:
+    """e^-80, which fp16 cannot tell from zero, and e^-200, which nothing can."""
+    states, table = torch.full((1, 1), 8.0), torch.tensor([[gap / 8], [0.0]])
     _, nll = smoothed_cross_entropy(states, table, torch.tensor([1]), smoothing=0.1, dtype=dtype)
-    assert nll.item() == pytest.approx(80, abs=0.01)
+    assert nll.item() == pytest.approx(gap, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_that_is_sure_still_learns(dtype: torch.dtype) -> None:
+    """Of a probability of 0.9997, bf16 knows no more than that it is one: softmax has to be float32."""
+    results = []
+    for number_format in (torch.float32, dtype):
+        states = torch.full((1, 1), 8.0, requires_grad=True)
+        loss, nll = smoothed_cross_entropy(
+            states, torch.tensor([[1.0], [0.0]]), torch.tensor([0]), smoothing=0.0, dtype=number_format
+        )
+        results.append([nll, *torch.autograd.grad(loss, states)])
+    for exact, narrow in zip(*results, strict=True):
+        torch.testing.assert_close(narrow, exact, rtol=0.01, atol=0)
 
 
 # The Transformer with its loss

@@ -13,9 +13,6 @@ from mt.runtime import Runtime
 
 # Logits in flight at a time. On a CPU they should stay in its cache, on a GPU they should keep it busy.
 CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
-# A probability may be as rough as its logit, whose rounding weighs more; but fp16 knows none below 6e-8.
-SOFTMAX_DTYPES = {torch.float16: torch.float32}
-SMALLEST = torch.finfo(torch.float32).tiny  # of a probability: one of zero counts as this
 
 
 class LossSums(NamedTuple):
@@ -58,8 +55,7 @@ def smoothed_cross_entropy(
     `states` is (num_tokens, d_model), `table` (vocab_size, d_model), `targets` long (num_tokens,); matrix products run
     in `dtype`. The target distribution is (1 - smoothing) * one-hot + smoothing / vocab_size (Szegedy et al. 2016,
     section 7). Only `loss` has a gradient. The logits never exist all at once: each chunk of tokens is projected,
-    scored and differentiated while it is in the cache. The smoothing's part is linear in the logits, and needs none of
-    them but the target's: their mean is that of `table` times the states.
+    scored and differentiated while it is in the cache.
     """
     return _ChunkedCrossEntropy.apply(states, table, targets, smoothing, dtype)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -72,25 +68,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, states: Tensor, table: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         need_grad = any(ctx.needs_input_grad)
-        weight, total = table.to(dtype), states.sum(0)
-        mean = weight.float().mean(0)  # (d_model,)
+        vocab_size = table.size(0)
+        weight = table.to(dtype)
         grad_states = torch.empty_like(states)
-        grad_table = torch.zeros_like(table) - smoothing / table.size(0) * total
-        nll, excess = states.new_zeros(()), -(total * mean).sum()  # of the targets' logits over the mean logits
-        rows = max(1, CHUNK_ELEMENTS[states.device.type] // table.size(0))
-        pieces = zip(*(torch.split(tensor, rows) for tensor in (states, targets[:, None], grad_states)), strict=True)
+        grad_table = torch.zeros_like(table)
+        loss, nll = states.new_zeros(()), states.new_zeros(())
+        rows = max(1, CHUNK_ELEMENTS[states.device.type] // vocab_size)
+        pieces = zip(*(torch.split(tensor, rows) for tensor in (states, targets, grad_states)), strict=True)
         for chunk, target, grad_chunk in pieces:
             hidden = chunk.to(dtype)  # (rows, d_model)
-            logits = F.linear(hidden, weight)  # (rows, vocab_size)
-            probs = logits.softmax(dim=-1, dtype=SOFTMAX_DTYPES.get(dtype, dtype))
-            nll -= probs.gather(1, target).float().clamp_min(SMALLEST).log().sum()
-            excess += logits.gather(1, target).float().sum()
-            if need_grad:  # d loss / d logits = softmax - target distribution, whose uniform part is summed up already
-                probs.scatter_add_(1, target, probs.new_full(target.shape, smoothing - 1.0))
-                grad = probs.to(dtype)
-                torch.sub(grad @ weight, smoothing * mean, out=grad_chunk)
+            logits = F.linear(hidden, weight).float()  # (rows, vocab_size)
+            log_probs = logits.log_softmax(dim=-1)
+            picked = -log_probs.gather(1, target[:, None]).sum()
+            nll += picked
+            loss += (1.0 - smoothing) * picked - smoothing / vocab_size * log_probs.sum()
+            if need_grad:  # d loss / d logits = softmax - target distribution
+                grad = log_probs.exp_().sub_(smoothing / vocab_size)
+                grad.scatter_add_(1, target[:, None], grad.new_full((len(target), 1), smoothing - 1.0))
+                grad = grad.to(dtype)
+                grad_chunk.copy_(grad @ weight)
                 grad_table += grad.t() @ hidden
-        loss = nll + smoothing * excess
         ctx.save_for_backward(grad_states, grad_table)
         ctx.mark_non_differentiable(nll)
         return loss, nll
