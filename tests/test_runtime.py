@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import timeit
 from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 import torch
+from torch import Tensor
 
 from mt.config import ModelConfig, TrainConfig
 from mt.data.batching import Batch
@@ -64,6 +67,25 @@ def test_the_cpu_is_used_where_it_is_asked_for() -> None:
 
 def test_auto_precision_on_a_cpu_is_fp32_or_bf16() -> None:
     assert open_runtime("cpu", "auto").precision in {"fp32", "bf16"}
+
+
+@pytest.mark.parametrize("changes_at", [0, 16, 32])
+@pytest.mark.parametrize("factor", [1 / 3, 3])
+def test_auto_is_not_misled_by_a_machine_that_changes_its_pace(
+    changes_at: int, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halfway through 32 tries, 16 for each format, it is three times as slow, or as quick."""
+    pace = {torch.float32: 1.0, torch.bfloat16: 1.0}
+    tries = itertools.count()
+
+    def timed(statement: str, *, globals: dict[str, Tensor], number: int) -> float:
+        return pace[globals["a"].dtype] * (factor if next(tries) >= changes_at else 1)
+
+    monkeypatch.setattr(timeit, "timeit", timed)
+    assert find_dtype("auto", CPU) is torch.float32
+    pace[torch.bfloat16], tries = 0.5, itertools.count()
+    assert find_dtype("auto", CPU) is torch.bfloat16
+    assert next(tries) == 32
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
