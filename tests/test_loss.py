@@ -19,8 +19,9 @@ NUM_TOKENS, D_MODEL, VOCAB_SIZE = 21, 16, 50
 PAD_ID, BOS_ID = 0, 2
 CPU = Runtime(torch.device("cpu"))
 EVERY_SMOOTHING = pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-# less than a token; one; five and a rest; seven without a rest; all at once
-EVERY_CHUNK = pytest.mark.parametrize("chunk_elements", [1, 50, 5 * 50 + 3, 7 * 50, 2**20])
+# Tokens of a chunk and of its pieces: less than one; one; five and a rest; seven in two pieces; all at once.
+CHUNKS = [(1, 1), (50, 2**20), (5 * 50 + 3, 2 * 50), (7 * 50, 4 * 50 + 1), (2**20, 1), (2**20, 2**20)]
+EVERY_CHUNK = pytest.mark.parametrize("chunk_elements", CHUNKS)
 
 
 def random_problem() -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +56,7 @@ def make_batch(lengths: list[tuple[int, int]], *, extra_padding: int = 0) -> Bat
 @EVERY_SMOOTHING
 @EVERY_CHUNK
 def test_the_chunked_loss_and_its_gradients_are_those_of_pytorch(
-    smoothing: float, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, chunk_elements: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", chunk_elements)
     states, table, targets = random_problem()
@@ -103,7 +104,7 @@ def test_what_the_sum_is_multiplied_with_multiplies_the_gradients(factor: float)
 
 
 def test_states_may_be_a_view_of_a_larger_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 4 * VOCAB_SIZE)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", (4 * VOCAB_SIZE, 3 * VOCAB_SIZE))
     states, table, targets = random_problem()
     larger = torch.cat((torch.zeros(3, D_MODEL), states.detach())).requires_grad_()
     for whole in (states, larger):
@@ -133,7 +134,7 @@ def test_no_tokens_cost_nothing() -> None:
 
 @EVERY_CHUNK
 def test_in_bf16_loss_and_gradients_stay_close_and_float32(
-    chunk_elements: int, monkeypatch: pytest.MonkeyPatch
+    chunk_elements: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", chunk_elements)
     results = []

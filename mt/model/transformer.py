@@ -13,7 +13,8 @@ from mt.errors import DataError
 from mt.model.attention import KINDS
 from mt.model.cache import DecoderCache, KeysValues, LayerCache, Past, Sight
 from mt.model.dropout import Dropout
-from mt.model.linear import Linear, linear
+from mt.model.feed_forward import feed_forward
+from mt.model.linear import Linear, linear, trains_on_cpu
 from mt.model.positions import sinusoids
 
 # Which table each role reads from: a tied weight is one parameter with one name.
@@ -57,6 +58,8 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.activation is F.relu and trains_on_cpu(x):
+            return feed_forward(x, self.inner, self.outer, dropout=self.dropout.rate)
         output: Tensor = self.outer(self.dropout(self.activation(self.inner(x))))
         return output
 

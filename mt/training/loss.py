@@ -11,8 +11,9 @@ from mt.data.batching import Batch
 from mt.model.transformer import Transformer
 from mt.runtime import Runtime
 
-# Logits in flight at a time. On a CPU they should stay in its cache, on a GPU they should keep it busy.
-CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
+# Logits in flight at a time: in matrix products, which are quicker in large pieces, and in the softmax, which on a CPU
+# should find them in its cache. A GPU should be kept busy.
+CHUNK_ELEMENTS = {"cpu": (2**23, 2**20), "cuda": (2**27, 2**27)}
 
 
 class LossSums(NamedTuple):
@@ -54,8 +55,8 @@ def smoothed_cross_entropy(
 
     `states` is (num_tokens, d_model), `table` (vocab_size, d_model), `targets` long (num_tokens,); matrix products run
     in `dtype`. The target distribution is (1 - smoothing) * one-hot + smoothing / vocab_size (Szegedy et al. 2016,
-    section 7). Only `loss` has a gradient. The logits never exist all at once: each chunk of tokens is projected,
-    scored and differentiated while it is in the cache.
+    section 7). Only `loss` has a gradient. The logits never exist all at once: a chunk of tokens is projected, and
+    piece by piece scored and turned into its gradient.
     """
     return _ChunkedCrossEntropy.apply(states, table, targets, smoothing, dtype)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -70,24 +71,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         need_grad = any(ctx.needs_input_grad)
         vocab_size = table.size(0)
         weight = table.to(dtype)
-        grad_states = torch.empty_like(states)
-        grad_table = torch.zeros_like(table)
+        grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
         loss, nll = states.new_zeros(()), states.new_zeros(())
-        rows = max(1, CHUNK_ELEMENTS[states.device.type] // vocab_size)
-        pieces = zip(*(torch.split(tensor, rows) for tensor in (states, targets, grad_states)), strict=True)
-        for chunk, target, grad_chunk in pieces:
-            hidden = chunk.to(dtype)  # (rows, d_model)
-            logits = F.linear(hidden, weight).float()  # (rows, vocab_size)
-            log_probs = logits.log_softmax(dim=-1)
-            picked = -log_probs.gather(1, target[:, None]).sum()
-            nll += picked
-            loss += (1.0 - smoothing) * picked - smoothing / vocab_size * log_probs.sum()
-            if need_grad:  # d loss / d logits = softmax - target distribution
-                grad = log_probs.exp_().sub_(smoothing / vocab_size)
-                grad.scatter_add_(1, target[:, None], grad.new_full((len(target), 1), smoothing - 1.0))
-                grad = grad.to(dtype)
-                grad_chunk.copy_(grad @ weight)
-                grad_table += grad.t() @ hidden
+        many, few = (max(1, size // vocab_size) for size in CHUNK_ELEMENTS[states.device.type])
+        chunks = zip(*(torch.split(tensor, many) for tensor in (states, targets[:, None], grad_states)), strict=True)
+        for chunk, target, grad_chunk in chunks:
+            hidden = chunk.to(dtype)  # (tokens, d_model)
+            logits = F.linear(hidden, weight)  # (tokens, vocab_size)
+            for piece, words in zip(torch.split(logits, few), torch.split(target, few), strict=True):
+                right, most, total = piece.gather(1, words), piece.amax(1), piece.sum(1, dtype=torch.float32)
+                probs = piece.softmax(1, dtype=torch.float32)
+                log_z = most - probs.amax(1).log()  # of the sum of exp(logit), for each token
+                picked = (log_z - right.squeeze(1)).sum()
+                nll += picked
+                loss += (1.0 - smoothing) * picked + smoothing * (log_z - total / vocab_size).sum()
+                if need_grad:  # d loss / d logits = softmax - target distribution, in the memory of the logits
+                    grad = probs.sub_(smoothing / vocab_size)
+                    piece.copy_(grad.scatter_add_(1, words, grad.new_full(words.shape, smoothing - 1.0)))
+            if need_grad:
+                grad_chunk.copy_(logits @ weight)
+                grad_table += logits.t() @ hidden
         ctx.save_for_backward(grad_states, grad_table)
         ctx.mark_non_differentiable(nll)
         return loss, nll
