@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 
 SETTINGS = {  # of the environment, where the user has none of his own
-    # PyTorch's threads should spin very shortly for the next piece of work, then sleep: to spin long costs most of the
+    # PyTorch's threads should spin shortly for the next piece of work, then sleep: to spin long costs most of the
     # speed beside another busy process, to sleep at once a fifth of it when alone (see RECORDS.md).
     "GOMP_SPINCOUNT": "2000",
     # oneDNN, and PyTorch's bridge to it, keep the kernels of the last 1,024 shapes, a quarter of a GB, and batches have

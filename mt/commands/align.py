@@ -7,41 +7,28 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mt.commands.files import standard_output
+from mt.commands.files import write_lines
 from mt.commands.translate import CHUNK_SIZE, keep_apart
 from mt.data.text import read_parallel
 from mt.decoding.alignment import Step, align, pharaoh
 from mt.decoding.translator import Part, Translator
-from mt.disk import whole_file
 from mt.errors import DataError
 
 
 def align_files(
-    run_dir: Path,
-    src: Path,
-    tgt: Path,
-    output: Path | None,
-    *,
-    layer: int | None = None,
-    step: Step = "output",
-    checkpoint: str = "best",
-    device: str = "auto",
+    translator: Translator, src: Path, tgt: Path, output: Path | None, *, layer: int | None, step: Step
 ) -> None:
     """Align two files to a file, which appears when the last pair is done, or to stdout. Raises MtError.
 
     Layers are counted from 1, as people do.
     """
-    if output is not None:
-        keep_apart(src, output, by="alignments")
-        keep_apart(tgt, output, by="alignments")
-    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
+    keep_apart(src, output, by="alignments")
+    keep_apart(tgt, output, by="alignments")
     num_layers = len(translator.model.decoder_layers)
     if layer is not None and layer > num_layers:
-        raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
+        raise DataError(f"--layer {layer}: the decoder has {num_layers} layers")
     answers = align_lines(translator, read_parallel(src, tgt), layer=layer and layer - 1, step=step)
-    with standard_output() if output is None else whole_file(output) as file:
-        for answer in tqdm(answers, unit="line", dynamic_ncols=True, disable=output is None or not sys.stderr.isatty()):
-            file.write(f"{answer}\n".encode())
+    write_lines(answers, output, with_bar=output is not None and sys.stderr.isatty())
 
 
 def align_lines(

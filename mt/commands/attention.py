@@ -18,13 +18,7 @@ FORMS = {".html": attention_page, ".json": attention_json}
 
 
 def write_attention(
-    run_dir: Path,
-    sentence: str,
-    *,
-    output: Path,
-    target: str | None = None,
-    checkpoint: str = "best",
-    device: str = "auto",
+    run_dir: Path, sentence: str, *, output: Path, target: str | None, checkpoint: str = "best", device: str = "auto"
 ) -> None:
     """Write the attention weights for a sentence and `target`, or the model's own translation. Raises MtError."""
     if output.suffix not in FORMS:

@@ -9,12 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from mt.commands.files import say, standard_output
+from mt.commands.files import find_files, say, standard_output
 from mt.commands.resumption import prove_resume
 from mt.commands.train import forbidden_changes, read_config, settle
 from mt.commands.trial import try_training
 from mt.config import Config, CorpusConfig, DataConfig, EvalSetConfig, load_config
-from mt.data.text import find_pair
 from mt.errors import ConfigError, DataError, DeviceError, MtError
 from mt.inspection import checks
 from mt.inspection.checks import Finding
@@ -99,16 +98,6 @@ def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
         if pairs is surveys.valid and pairs:
             odds = learn_odds(pairs[0].src.trigrams, pairs[0].tgt.trigrams)
     return surveys, missing
-
-
-def find_files(section: EvalSetConfig | CorpusConfig, data: DataConfig) -> tuple[Path, list[Path]]:
-    """A source file, and the target file or files that answer it. Raises DataError."""
-    if section.prefix is None:
-        tgts = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
-        return Path(section.src or ""), [Path(tgt or "") for tgt in tgts]  # never "": checked when the config was read
-    src_lang = section.src_lang if isinstance(section, CorpusConfig) else None
-    src, tgt = find_pair(section.prefix, src_lang=src_lang or data.src_lang, tgt_lang=data.tgt_lang)
-    return src, [tgt]
 
 
 def find_mix_ups(surveys: Surveys) -> Iterator[Finding]:

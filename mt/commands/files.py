@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from mt.config import DataConfig, EvalSetConfig
+from tqdm import tqdm
+
+from mt.config import CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.corpus import ParallelFiles
 from mt.data.text import Errors, decode_lines, find_pair, raw_lines, read_lines
+from mt.disk import whole_file
 from mt.errors import DataError, DiskError
 
 
@@ -24,21 +27,23 @@ class EvalSet(NamedTuple):
 
 def training_files(data: DataConfig) -> list[ParallelFiles]:
     """The two files of each training corpus."""
-    files = []
-    for corpus in data.train:
-        pair = Path(corpus.src or ""), Path(corpus.tgt or "")  # never "": checked when the config was read
-        if corpus.prefix is not None:
-            pair = find_pair(corpus.prefix, src_lang=corpus.src_lang or data.src_lang, tgt_lang=data.tgt_lang)
-        files.append(ParallelFiles(*pair, corpus.weight))
-    return files
+    found = ((find_files(corpus, data), corpus.weight) for corpus in data.train)
+    return [ParallelFiles(src, tgt, weight) for (src, (tgt,)), weight in found]
+
+
+def find_files(section: EvalSetConfig | CorpusConfig, data: DataConfig) -> tuple[Path, list[Path]]:
+    """A source file, and the target file or files that answer it. Raises DataError."""
+    if section.prefix is None:
+        tgts = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
+        return Path(section.src or ""), [Path(tgt or "") for tgt in tgts]  # never "": checked when the config was read
+    src_lang = section.src_lang if isinstance(section, CorpusConfig) else None
+    src, tgt = find_pair(section.prefix, src_lang=src_lang or data.src_lang, tgt_lang=data.tgt_lang)
+    return src, [tgt]
 
 
 def configured_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     """Read one of the config's validation and test sets."""
-    src, refs = Path(section.src or ""), [Path(ref) for ref in section.refs]
-    if section.prefix is not None:
-        src, *refs = find_pair(section.prefix, src_lang=data.src_lang, tgt_lang=data.tgt_lang)
-    return read_set(section.name, src, refs)
+    return read_set(section.name, *find_files(section, data))
 
 
 def read_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
@@ -46,9 +51,8 @@ def read_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
     found = EvalSet(name, list(read_lines(src)), [list(read_lines(ref)) for ref in refs])
     for path, lines in zip(refs, found.refs, strict=True):
         if len(lines) != len(found.src):
-            raise DataError(
-                f"{path}: {len(lines):,} lines, but {src} has {len(found.src):,}; line i must answer line i"
-            )
+            counts = f"{len(lines):,} lines, but {src} has {len(found.src):,}"
+            raise DataError(f"{path}: {counts}; line i must answer line i")
     return found
 
 
@@ -83,11 +87,18 @@ def standard_output() -> Iterator[BinaryIO]:
         raise DiskError(f"stdout: cannot write: {error.strerror}") from error
 
 
-def write_lines(lines: Iterable[str]) -> None:
-    """Results, to stdout, in UTF-8 whatever the terminal's habits."""
-    with standard_output() as file:
-        for line in lines:
+def write_lines(
+    lines: Iterable[str], output: Path | None = None, *, with_bar: bool = False, at_once: bool = False
+) -> None:
+    """Results, in UTF-8 whatever the terminal's habits, to stdout or to a file that appears when the last is there.
+
+    `at_once` keeps none back until there are more.
+    """
+    with standard_output() if output is None else whole_file(output) as file:
+        for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
             file.write(f"{line}\n".encode())
+            if at_once:
+                file.flush()
 
 
 def say(line: str) -> None:

@@ -231,10 +231,9 @@ def follow_samples(metrics: Sequence[MetricsLine]) -> dict[tuple[str, str], list
 
 def pair_counts(run: RunDir) -> PairCounts | None:
     """How many pairs were trained on; None when the run's cache, which knows it, is gone."""
-    try:
+    digest = "*"
+    with suppress(CheckpointError, KeyError):
         digest = load_meta(find_checkpoint(run.checkpoints, "last"))["data_digest"]
-    except (CheckpointError, KeyError):
-        digest = "*"
     found = sorted(run.cache.glob(f"{digest}/meta.json"))
     if len(found) != 1:
         return None

@@ -9,16 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mt.checkpoint import CheckpointStore
+from mt.commands import prepare
 from mt.commands.evaluate import score_set
 from mt.commands.files import EvalSet, configured_set, say, training_files
-from mt.commands.prepare import (
-    encode_training_set,
-    encode_validation_set,
-    load_tokenizers,
-    make_model,
-    make_tokenizers,
-    open_epoch,
-)
 from mt.config import Config, diff_configs, dump_config, load_config
 from mt.data.corpus import EncodedCorpus
 from mt.data.tokenizer import Tokenizer
@@ -107,24 +100,24 @@ def make_trainer(config: Config, run: RunDir, runtime: Runtime, *, has_begun: bo
     files = training_files(config.data)
     valid = configured_set(config.data.valid, config.data)
     if runtime.is_main and not has_begun:
-        make_tokenizers(config, run, files)
+        prepare.make_tokenizers(config, run, files)
     runtime.broadcast(None)  # the others wait for the files
-    src, tgt = load_tokenizers(config, run)
+    src, tgt = prepare.load_tokenizers(config, run)
     if not runtime.is_main:
         runtime.broadcast(None)  # until rank 0 has filled the cache
-    corpus = encode_training_set(config, run, files, src, tgt)
+    corpus = prepare.encode_training_set(config, run, files, src, tgt)
     if runtime.is_main:
         say(f"train: {corpus.counts}")
         runtime.broadcast(None)
-    model = make_model(config, src, tgt, runtime)
+    model = prepare.make_model(config, src, tgt, runtime)
     plain_src, plain_tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
     translator = Translator(model.transformer, plain_src, plain_tgt, config.search, config.data.max_length)
-    pairs = encode_validation_set(valid, plain_src, plain_tgt, config=config)
+    pairs = prepare.encode_validation_set(valid, plain_src, plain_tgt, config=config)
     return Trainer(
         model=model,
         config=config.train,
         runtime=runtime,
-        open_epoch=lambda number, max_tokens: open_epoch(number, config, corpus, src, tgt, max_tokens=max_tokens),
+        open_epoch=lambda number, size: prepare.open_epoch(number, config, corpus, src, tgt, max_tokens=size),
         validate=lambda: validate(config, model, valid, pairs, translator, runtime),
         store=CheckpointStore(run.checkpoints, keep=config.train.keep_checkpoints),
         metrics=MetricsFile(run.metrics),
@@ -137,7 +130,7 @@ def validate(
 ) -> Validation:
     """Score the model on the validation set (`pairs` is the same as ids), the translations as `mt evaluate` would."""
     src, tgt, num_samples = translator.src_tokenizer, translator.tgt_tokenizer, config.train.num_samples
-    epoch = open_epoch(0, config, pairs, src, tgt, max_tokens=config.train.max_tokens)
+    epoch = prepare.open_epoch(0, config, pairs, src, tgt, max_tokens=config.train.max_tokens)
     hypotheses = translator.translate(valid.src)
     scores = score_set(valid, hypotheses, tgt_lang=config.data.tgt_lang, metrics=("bleu", "chrf")).scores
     shown = range(0, len(valid.src), max(1, len(valid.src) // max(1, num_samples)))[:num_samples]

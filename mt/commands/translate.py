@@ -15,11 +15,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mt.commands.files import read_input, standard_output
+from mt.commands.files import read_input, write_lines
 from mt.data.text import Errors, in_chunks
 from mt.decoding.alignment import align_translations, pharaoh
 from mt.decoding.translator import Translation, Translator
-from mt.disk import whole_file
 from mt.errors import DiskError
 
 CHUNK_SIZE = 512  # lines sorted by length together
@@ -53,41 +52,28 @@ def json_line(number: int, src: str, translations: list[Translation]) -> str:
 
 
 def translate(
-    run_dir: Path,
+    translator: Translator,
     source: Path | None,
     output: Path | None,
     *,
     form: Format,
-    n_best: int = 1,
-    alignments: bool = False,
-    errors: Errors = "strict",
-    checkpoint: str = "best",
-    device: str = "auto",
-    beam_size: int | None = None,
-    length_penalty: float | None = None,
-    exact: bool = False,
+    n_best: int,
+    alignments: bool,
+    errors: Errors,
 ) -> None:
     """Translate a file or stdin to a file or stdout; typed lines are answered one by one.
 
     An output file appears, or takes an old one's place, when the last line is translated.
     """
-    if output is not None:
-        keep_apart(source, output)
-    translator = Translator.load(
-        run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty, exact=exact
-    )
+    keep_apart(source, output)
     if n_best > translator.search.beam_size:
         translator = replace(translator, search=translator.search.model_copy(update={"beam_size": n_best}))
     typed = source is None and sys.stdin is not None and sys.stdin.isatty()
     lines = read_input(source, errors=errors)
     size = 1 if typed else CHUNK_SIZE
     answers = translate_lines(translator, lines, form=form, n_best=n_best, alignments=alignments, chunk_size=size)
-    with standard_output() if output is None else whole_file(output) as file:
-        hidden = typed or not sys.stderr.isatty() or (output is None and sys.stdout.isatty())
-        for answer in tqdm(answers, unit="line", dynamic_ncols=True, disable=hidden):
-            file.write(f"{answer}\n".encode())
-            if typed:
-                file.flush()
+    is_shown = output is None and sys.stdout.isatty()  # where a bar would stand between the lines
+    write_lines(answers, output, with_bar=sys.stderr.isatty() and not typed and not is_shown, at_once=typed)
 
 
 def translate_lines(
@@ -102,10 +88,8 @@ def translate_lines(
         for line, translations in zip(chunk, answers, strict=True):
             number, num_parts = next(numbers), translations[0].num_parts
             if num_parts > 1:
-                tqdm.write(
-                    f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts",
-                    file=sys.stderr,
-                )
+                said = f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts"
+                tqdm.write(said, file=sys.stderr)
             yield form(number, line, translations)
 
 
@@ -113,9 +97,9 @@ def _last_field(found: Translation) -> str:
     return "" if found.alignment is None else f" ||| {pharaoh(found.alignment)}"
 
 
-def keep_apart(source: Path | None, output: Path, *, by: str = "its translation") -> None:
-    """Raise DiskError when the output would take the input's place."""
-    if not output.is_file() or (source is not None and not source.exists()):
+def keep_apart(source: Path | None, output: Path | None, *, by: str = "its translation") -> None:
+    """Raise DiskError when the output, if it is a file, would take the input's place."""
+    if output is None or not output.is_file() or (source is not None and not source.exists()):
         return
     if os.path.samestat(os.stat(source or 0), output.stat()):
         raise DiskError(f"{output}: is the input too, and would be replaced by {by}")

@@ -116,7 +116,7 @@ def encode_corpus(
     }
     directory = cache_dir / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if not directory.exists():
-        chunks = _encode_chunks(corpora, src_tokenizer, tgt_tokenizer, max_length, max_length_ratio)
+        chunks = _encode_chunks(corpora, (src_tokenizer, tgt_tokenizer), (max_length, max_length_ratio))
         with whole_directory(directory) as partial:
             counts = _write(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
@@ -161,17 +161,14 @@ def _resample_side(side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_le
 
 
 def _encode_chunks(
-    corpora: Sequence[ParallelFiles],
-    src_tokenizer: Tokenizer,
-    tgt_tokenizer: Tokenizer,
-    max_length: int,
-    max_length_ratio: float,
+    corpora: Sequence[ParallelFiles], tokenizers: tuple[Tokenizer, Tokenizer], limits: tuple[int, float]
 ) -> Iterator[_Chunk]:
+    max_length, max_length_ratio = limits
     for corpus_index, files in enumerate(corpora):
         pairs = read_parallel(files.src, files.tgt)
         for chunk in in_chunks(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
-            src_texts, tgt_texts = zip(*chunk, strict=True)
-            src, tgt = src_tokenizer.encode(src_texts), tgt_tokenizer.encode(tgt_texts)
+            texts = zip(*chunk, strict=True)
+            src, tgt = (tokenizer.encode(side) for tokenizer, side in zip(tokenizers, texts, strict=True))
             lengths = np.array([[len(a), len(b)] for a, b in zip(src, tgt, strict=True)])
             longer, shorter = lengths.max(axis=1), lengths.min(axis=1)
             blank = np.array([not (a.strip() and b.strip()) for a, b in chunk])

@@ -199,10 +199,8 @@ def _explain(message: str, vocab_size: int) -> str:
         return f"vocab_size {vocab_size} is more than this text can fill; it can be {largest[1]} at most"
     if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         num_fixed = 4 + NUM_TAGS + 256
-        return (
-            f"vocab_size {vocab_size} is too small for this text; it must be {smallest[1]} at least: "
-            f"{num_fixed} fixed pieces and {int(smallest[1]) - num_fixed} different characters"
-        )
+        parts = f"{num_fixed} fixed pieces and {int(smallest[1]) - num_fixed} different characters"
+        return f"vocab_size {vocab_size} is too small for this text; it must be {smallest[1]} at least: {parts}"
     if "!sentences_.empty()" in message:
         return "there is no text to train on"
     return f"SentencePiece could not train: {' '.join(message.split())}"

@@ -129,12 +129,8 @@ class Translator:
         lengths = [math.ceil(search.max_length_factor * len(row)) + search.max_length_offset for row in rows]
         if model.max_length is not None:
             lengths = [min(length, model.max_length) for length in lengths]
-        options = SearchOptions(
-            beam_size=search.beam_size,
-            length_penalty=search.length_penalty,
-            max_lengths=torch.tensor(lengths, device=model.output_table.device),
-            forbidden_ids=tokenizer.forbidden_ids,
-        )
+        max_lengths = torch.tensor(lengths, device=model.output_table.device)
+        options = SearchOptions(search.beam_size, search.length_penalty, max_lengths, tokenizer.forbidden_ids)
         cache = model.start(self._encode(rows))
         return beam_search(step, cache, len(rows), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, options=options)
 
@@ -150,10 +146,8 @@ class Translator:
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Rows of ids as one tensor (batch, length) where the model is, padded."""
-        tensors = [torch.tensor(row) for row in rows]
-        return pad_sequence(tensors, batch_first=True, padding_value=self.model.pad_id).to(
-            self.model.output_table.device
-        )
+        tensors, model = [torch.tensor(row) for row in rows], self.model
+        return pad_sequence(tensors, batch_first=True, padding_value=model.pad_id).to(model.output_table.device)
 
     def split(self, text: str) -> list[list[int]]:
         """The source ids of `text` in as few parts as halving takes to fit each into `max_length`; none if it is blank.

@@ -144,11 +144,8 @@ def find_mix_ups(pair: Pair, reference: Pair) -> list[Finding]:
 
 def describe_lengths(pair: Pair) -> Finding:
     """How long the sentences are."""
-    sides = (pair.src, pair.tgt)
-    words, chars, longest = (
-        " / ".join(f"{f(getattr(side, name)):,.0f}" for side in sides)
-        for f, name in ((np.median, "num_words"), (np.median, "num_chars"), (np.max, "num_chars"))
-    )
+    sides, asked = (pair.src, pair.tgt), ((np.median, "num_words"), (np.median, "num_chars"), (np.max, "num_chars"))
+    words, chars, longest = (" / ".join(f"{f(getattr(side, name)):,.0f}" for side in sides) for f, name in asked)
     text = f"{pair.name}: median line {words} words, {chars} characters, longest {longest} (source / target)"
     return Finding("ok", "lengths", "", text)
 

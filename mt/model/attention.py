@@ -35,48 +35,14 @@ class Attention(Protocol):
         """(rows, num_heads, query_length, key_length), without dropout: to be looked at."""
 
 
-class DotProductAttention(nn.Module):
-    """Softmax of scaled query-key similarity, in several heads at once (Vaswani et al. 2017, section 3.2)."""
+class QueryKeyAttention(nn.Module):
+    """What those kinds have in common that compare queries with keys; each has `weights` of its own."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.query = Linear(config.d_model, config.d_model)
         self.key_value = Linear(config.d_model, 2 * config.d_model)
-        self.query.gain, self.key_value.gain = math.sqrt(1 / 2), math.sqrt(3 / 4)  # as rows of one matrix of all three
-        self.output = Linear(config.d_model, config.d_model)
-        self.dropout = Dropout(config.attention_dropout)
-
-    def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
-        keys, values = self.key_value(memory).chunk(2, dim=-1)
-        return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
-
-    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        if x.is_cuda:
-            queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
-            mixed = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=self.dropout.rate)
-        elif trains_on_cpu(x):  # where the fused kernel takes twice the time in fp32 and seven times in bf16
-            mixed = attend(split_heads(self.query(x), self.num_heads), *kv, mask, dropout=self.dropout.rate)
-        else:
-            mixed = self.dropout(self.weights(x, kv, mask, positions)) @ kv.values
-        output: Tensor = self.output(join_heads(mixed))
-        return output
-
-    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
-        return masked_softmax((queries / math.sqrt(queries.size(-1))) @ kv.keys.transpose(-2, -1), mask)
-
-
-class AdditiveAttention(nn.Module):
-    """A layer of tanh scores each query with each key (Bahdanau et al. 2015, appendix A.1.2), here in several heads."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        head_dim = config.d_model // config.num_heads
-        self.query = Linear(config.d_model, config.d_model)
-        self.key_value = Linear(config.d_model, 2 * config.d_model)
-        self.score = nn.Parameter(torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5))  # the paper's v
         self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 
@@ -86,8 +52,41 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         mixed = self.dropout(self.weights(x, kv, mask, positions)) @ kv.values
-        output: Tensor = self.output(join_heads(mixed))
-        return output
+        return self.output(join_heads(mixed))  # type: ignore[no-any-return]
+
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class DotProductAttention(QueryKeyAttention):
+    """Softmax of scaled query-key similarity, in several heads at once (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.query.gain, self.key_value.gain = math.sqrt(1 / 2), math.sqrt(3 / 4)  # as rows of one matrix of all three
+
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        if x.is_cuda:
+            queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
+            mixed = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=self.dropout.rate)
+        elif trains_on_cpu(x):  # where the fused kernel takes twice the time in fp32 and seven times in bf16
+            mixed = attend(split_heads(self.query(x), self.num_heads), *kv, mask, dropout=self.dropout.rate)
+        else:
+            return super().forward(x, kv, mask, positions)
+        return self.output(join_heads(mixed))  # type: ignore[no-any-return]
+
+    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
+        return masked_softmax((queries / math.sqrt(queries.size(-1))) @ kv.keys.transpose(-2, -1), mask)
+
+
+class AdditiveAttention(QueryKeyAttention):
+    """A layer of tanh scores each query with each key (Bahdanau et al. 2015, appendix A.1.2), here in several heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        head_dim = config.d_model // config.num_heads
+        self.score = nn.Parameter(torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5))  # the paper's v
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
@@ -119,8 +118,7 @@ class DenseSynthesizerAttention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         mixed = self.dropout(self.weights(x, kv, mask, positions)) @ kv.values
-        output: Tensor = self.output(join_heads(mixed))
-        return output
+        return self.output(join_heads(mixed))  # type: ignore[no-any-return]
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         hidden = F.relu(self.word(x) + self.position(self._encoded(positions[:, -x.size(1) :], x)))

@@ -60,8 +60,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.activation is F.relu and trains_on_cpu(x):
             return feed_forward(x, self.inner, self.outer, dropout=self.dropout.rate)
-        output: Tensor = self.outer(self.dropout(self.activation(self.inner(x))))
-        return output
+        return self.outer(self.dropout(self.activation(self.inner(x))))  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):
@@ -202,10 +201,8 @@ class Transformer(nn.Module):
     def _require_positions(self, side: str, length: int) -> None:
         """Raises DataError for a sentence of more tokens than the model has weights for."""
         if self.max_length is not None and length > self.max_length:
-            raise DataError(
-                f"a {side} sentence has {length} tokens, but the model's dense_synthesizer has weights for "
-                f"{self.max_length} positions (model.max_length)"
-            )
+            known = f"the model's dense_synthesizer has weights for {self.max_length} positions (model.max_length)"
+            raise DataError(f"a {side} sentence has {length} tokens, but {known}")
 
     def _initialise(self) -> None:
         """Glorot and Bengio (2010) for weights, zero for biases; embeddings of unit variance once scaled up."""

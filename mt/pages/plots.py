@@ -69,8 +69,7 @@ def plot_lines(lines: Sequence[Line], *, label: str, log: bool = False, marks: S
         for line in lines:
             _draw_line(axes, line, log=log)
         for step, text in marks:
-            name = _name("mark", f"update {step:,.0f}\n{text}")
-            axes.axvline(step, color=PALETTE["alarm"], dashes=(3, 2), gid=name)
+            axes.axvline(step, color=PALETTE["alarm"], dashes=(3, 2), gid=_name("mark", f"update {step:,.0f}\n{text}"))
         if log and math.isfinite(axes.dataLim.minposy):  # else there is nothing to draw
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))

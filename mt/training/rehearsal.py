@@ -41,10 +41,8 @@ def check_memory(
     else:
         raise DeviceError(f"too little memory for this model, even with train.max_tokens {max_tokens // parts}")
     if parts > 1:
-        raise DeviceError(
-            f"too little memory for train.max_tokens {max_tokens}; {max_tokens // parts} fits, "
-            f"and with {parts} times train.accumulate the updates stay as large"
-        )
+        way_out = f"{max_tokens // parts} fits, and with {parts} times train.accumulate the updates stay as large"
+        raise DeviceError(f"too little memory for train.max_tokens {max_tokens}; {way_out}")
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -173,8 +173,8 @@ class Trainer:
         speed = (state.tokens_seen - self.pulse[1]) / max(state.elapsed_seconds - self.pulse[0], 1e-9)
         self.pulse = (state.elapsed_seconds, state.tokens_seen)
         if self.runtime.is_main:
-            timing: dict[str, float] = {"elapsed_seconds": state.elapsed_seconds, "tokens_per_second": speed}
-            timing["peak_memory"] = self.runtime.peak_memory()  # bytes
+            seconds, memory = state.elapsed_seconds, self.runtime.peak_memory()  # bytes
+            timing = {"elapsed_seconds": seconds, "tokens_per_second": speed, "peak_memory": memory}
             self.metrics.append("train", state.step, values, timing)
             self.display.show(
                 state.step, loss=values["loss"], lr=self.rate, tokens_per_second=speed, seconds_left=self.seconds_left
@@ -195,10 +195,8 @@ class Trainer:
     def _give_up(self, why: str) -> NoReturn:
         last = self.store.path / f"step_{self.saved_step:08d}"
         kept = f"the last good checkpoint is {last}" if self.saved_step else "there is no good checkpoint yet"
-        raise TrainingError(
-            f"stopped at update {self.state.step:,}: {why}; {kept}; what may help: a lower train.learning_rate, a "
-            "longer train.warmup_steps, a train.clip_norm, or train.precision fp32"
-        )
+        ways = "a lower train.learning_rate, a longer train.warmup_steps, a train.clip_norm, or train.precision fp32"
+        raise TrainingError(f"stopped at update {self.state.step:,}: {why}; {kept}; what may help: {ways}")
 
     def _check(self) -> None:
         """Validate on rank 0, tell the others, and save."""
