@@ -1,6 +1,5 @@
 """Checkpoints on disk: complete or absent, verified when read, and never unpickled."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mt.disk import remove, whole_directory, whole_file
+from mt.disk import remove, sha256, whole_directory, whole_file
 from mt.errors import CheckpointError
 
 FORMAT_VERSION = 2
@@ -48,7 +47,7 @@ class CheckpointStore:
             _save_tensors(snapshot.optimizer, directory / OPTIMIZER)
             meta = {**snapshot.meta, "format_version": FORMAT_VERSION}
             (directory / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            sums = [f"{_sha256(directory / name)}  {name}\n" for name in (MODEL, OPTIMIZER, META)]
+            sums = [f"{sha256(directory / name)}  {name}\n" for name in (MODEL, OPTIMIZER, META)]
             (directory / CHECKSUMS).write_text("".join(sums), encoding="ascii")
         for pointer in POINTERS if is_best else POINTERS[1:]:
             with whole_file(self.path / pointer) as file:
@@ -89,8 +88,7 @@ def find_checkpoint(checkpoints: Path, which: str) -> Path:
     if which in POINTERS:
         if not candidates[0].is_file():
             raise CheckpointError(f"{checkpoints}: no {which} checkpoint yet (mt train makes one)")
-        name = _read_pointer(candidates[0])
-        if name is None:
+        if (name := _read_pointer(candidates[0])) is None:
             raise CheckpointError(f"{candidates[0]}: damaged: wanted the name of a step directory")
         candidates = [checkpoints / name]
     found = next((path for path in candidates if (path / META).is_file()), None)
@@ -165,12 +163,7 @@ def _verify(path: Path) -> None:
     """Compare a file with its line in SHA256SUMS; CheckpointError when it differs or is not there."""
     sums = path.with_name(CHECKSUMS)
     try:
-        if f"{_sha256(path)}  {path.name}" not in sums.read_text(encoding="ascii", errors="replace").splitlines():
+        if f"{sha256(path)}  {path.name}" not in sums.read_text(encoding="ascii", errors="replace").splitlines():
             raise CheckpointError(f"{path}: damaged: its checksum is not the one in {CHECKSUMS}")
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot read: {error.strerror}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,6 +48,7 @@ Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
 
+PREFIX_MEANS = "files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
 MAX_PARAMETERS = 2 * 10**10  # no GPU of today trains as many with Adam
 
 
@@ -75,9 +76,7 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """One parallel training corpus: two files, named by a common prefix or one by one."""
 
-    prefix: FilePath | None = default(
-        None, "files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
-    )
+    prefix: FilePath | None = default(None, PREFIX_MEANS)
     src: FilePath | None = default(None, "source file, in place of prefix")
     tgt: FilePath | None = default(None, "target file, in place of prefix")
     weight: Weight = default(1.0, "times each pair is seen in an epoch; of a fraction, pairs are drawn")
@@ -95,9 +94,7 @@ class EvalSetConfig(Section):
     """A named set that is translated and scored, never trained on."""
 
     name: Name = Field(description="its name in logs, metrics.jsonl and `mt evaluate`")
-    prefix: FilePath | None = default(
-        None, "files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
-    )
+    prefix: FilePath | None = default(None, PREFIX_MEANS)
     src: FilePath | None = default(None, "source file, in place of prefix")
     refs: tuple[FilePath, ...] = default((), "reference files, one or more, in place of prefix")
 
@@ -267,8 +264,7 @@ class Config(Section):
             yield "model.tie_embeddings", "all shares one matrix, but tokenizer.joint is false: wanted decoder or none"
         wanted = f"wanted data.max_length ({self.data.max_length}) or more"
         if self.model.self_attention == "dense_synthesizer" and (self.model.max_length or 0) < self.data.max_length:
-            found = "null" if self.model.max_length is None else self.model.max_length
-            yield "model.max_length", f"{wanted} for dense_synthesizer, found {found}"
+            yield "model.max_length", f"{wanted} for dense_synthesizer, found {self.model.max_length or 'null'}"
         if self.train.max_tokens < self.data.max_length:
             yield "train.max_tokens", f"{wanted}, found {self.train.max_tokens}"
 

@@ -64,10 +64,9 @@ class ConfigFile:
         if not equals or "" in path or len(path) > MAX_DEPTH:
             raise ConfigError(f"{place}: wanted KEY=VALUE, such as train.learning_rate=3e-4")
         values = _replaced(self.values, path, value=_parse(value, lambda line: place).values, place=place)
-        places = {known: where for known, where in self.places.items() if known[: len(path)] != path}
-        for depth in range(1, len(path) + 1):
-            places.setdefault(path[:depth], place)
-        return ConfigFile(values, places)
+        made = {path[:depth]: place for depth in range(1, len(path) + 1)}
+        kept = {known: where for known, where in self.places.items() if known[: len(path)] != path}
+        return ConfigFile(values, made | kept)
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -194,17 +193,15 @@ def _replaced(tree: Any, path: KeyPath, *, value: Any, place: str) -> Any:
     """Copy a tree with the value at `path` replaced; sections on the way are made if need be."""
     if not path:
         return value
-    key, rest = path[0], path[1:]
+    key, rest, shown = path[0], path[1:], _on_one_line(path[0], 80)
     if isinstance(tree, tuple):
         if not key.isdecimal() or len(key) > 9 or int(key) >= len(tree):
-            shown = _on_one_line(key, 80)
             raise ConfigError(f"{place}: wanted the number of an item, below {len(tree)}, found {shown}")
         index = int(key)
         return (*tree[:index], _replaced(tree[index], rest, value=value, place=place), *tree[index + 1 :])
     if isinstance(tree, dict) or tree is None:
         section = tree or {}
         return {**section, key: _replaced(section.get(key), rest, value=value, place=place)}
-    shown = _on_one_line(key, 80)
     raise ConfigError(f"{place}: {shown}: unknown key (it would stand inside the value {show(tree)})")
 
 

@@ -29,8 +29,7 @@ _WANTED = {
 def walk_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key, dotted, and its field in the order of the file; `N` stands for the number of a list's item."""
     for name, field in section.model_fields.items():
-        inner = _section_in(field.annotation)
-        if inner:
+        if inner := _section_in(field.annotation):
             item = "N." if get_args(field.annotation) else ""
             yield from walk_keys(inner, f"{prefix}{name}.{item}")
         else:

@@ -1,5 +1,6 @@
 """Writing so that a file, or a directory of files, is there whole or not at all."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     with one output apart. DiskError when the disk refuses.
     """
     if path.exists() and not path.is_file():  # a device or a pipe is written to, and never replaced
-        with _naming(path), path.open("wb") as file:
+        with writing(path), path.open("wb") as file:
             yield file
         return
     path = path.resolve()  # a link stays a link
@@ -44,7 +45,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 def _arriving(path: Path, partial: Path) -> Iterator[Path]:
     """`partial`, a name beside `path` to write under: renamed to it in the end, or removed."""
     try:
-        with _naming(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(partial)  # left by a process that was killed
             yield partial
@@ -55,7 +56,7 @@ def _arriving(path: Path, partial: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """What the disk refuses is a DiskError that names `path`; that a pipe's reader has left stays what it is."""
     try:
         yield
@@ -71,6 +72,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     elif path.exists():
         path.unlink()
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mt.disk import remove
-from mt.errors import DiskError, RunDirError
+from mt.disk import remove, writing
+from mt.errors import RunDirError
 
 
 class RunDir:
@@ -27,20 +27,17 @@ class RunDir:
         What a killed one left half-written is cleared away. RunDirError when another process has the lock, DiskError
         when the directory cannot be written to.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise RunDirError(f"{self.path}: another process is training here (--run-dir chooses another)") from None
-        except OSError as error:
-            raise DiskError(f"{self.path}: cannot write: {error.strerror or error}") from error
-        try:
+            try:
+                lock = FileLock(self.path / ".lock", timeout=0).acquire()
+            except Timeout:
+                message = f"{self.path}: another process is training here (--run-dir chooses another)"
+                raise RunDirError(message) from None
+        with lock:
             for partial in self.path.rglob(".*.partial"):
                 remove(partial)
             yield
-        finally:
-            lock.release()
 
     def tokenizers(self, joint: bool) -> tuple[Path, Path]:
         """The source's and the target's tokenizer model: one file when joint."""

@@ -17,6 +17,7 @@ from mt.data.corpus import EncodedCorpus, TokenArray
 
 Lengths = NDArray[np.int64]
 Indices = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,7 @@ class Epoch(NamedTuple):
 
 
 def plan_batches(
-    src_lengths: Lengths,
-    tgt_lengths: Lengths,
-    *,
-    max_tokens: int,
-    seed: int,
-    epoch: int,
-    weights: NDArray[np.float32] | None = None,
+    src_lengths: Lengths, tgt_lengths: Lengths, *, max_tokens: int, seed: int, epoch: int, weights: Floats | None = None
 ) -> BatchPlan:
     """Plan an epoch, as a pure function of the arguments.
 
@@ -104,7 +99,7 @@ def make_batch(corpus: EncodedCorpus, indices: Indices, *, pad_id: int, bos_id: 
     return Batch(torch.from_numpy(src), torch.from_numpy(tgt_in), torch.from_numpy(tgt_out), int(is_token.sum()))
 
 
-def _draw(order: Indices, weights: NDArray[np.float32], generator: np.random.Generator) -> Indices:
+def _draw(order: Indices, weights: Floats, generator: np.random.Generator) -> Indices:
     """Each index of a shuffled order as often as its weight says, in all the sum of the weights to within one."""
     reached = np.floor(np.cumsum(weights, dtype=np.float64) + generator.random()).astype(np.int64)
     drawn = np.repeat(order, np.diff(reached, prepend=0))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mt.data.text import in_chunks, read_parallel
 from mt.data.tokenizer import Tokenizer
-from mt.disk import whole_directory
+from mt.disk import sha256, whole_directory
 from mt.errors import DataError
 
 FORMAT_VERSION = 3
@@ -241,7 +241,6 @@ def _offsets(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror}") from error

@@ -21,6 +21,8 @@ from mt.data.sampling import Pieces, sample_segments
 from mt.disk import whole_file
 from mt.errors import TokenizerError
 
+Kind = Literal["bpe", "unigram"]
+
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 NUM_DRAWS = 16  # samples of one word in one call; making them is what costs time
 MAX_VOCAB_SIZE = 500_000
@@ -79,8 +81,7 @@ class Tokenizer:
             raise TokenizerError(f"{path}: cannot read the tokenizer: {error.strerror}") from error
         except (RuntimeError, ValueError) as error:
             raise TokenizerError(f"{path}: not a SentencePiece model") from error
-        fault = tokenizer._fault()
-        if fault:
+        if fault := tokenizer._fault():
             raise TokenizerError(f"{path}: not a model as `mt tokenizer train` makes them: {fault}")
         return tokenizer
 
@@ -94,8 +95,7 @@ class Tokenizer:
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids; pad, bos, eos and tags are passed over."""
-        texts: list[str] = self._processor.decode([list(row) for row in rows])
-        return [_unescape(text) for text in texts]
+        return [_unescape(text) for text in self._processor.decode([list(row) for row in rows])]
 
     def piece(self, token_id: int) -> str:
         """How a token is written, for people to read; a space is U+2581."""
@@ -140,12 +140,7 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    sentences: Iterable[str],
-    path: Path,
-    *,
-    kind: Literal["bpe", "unigram"],
-    vocab_size: int,
-    character_coverage: float = 1.0,
+    sentences: Iterable[str], path: Path, *, kind: Kind, vocab_size: int, character_coverage: float = 1.0
 ) -> None:
     """Train on all the sentences and write the model to `path`, which appears whole or not at all.
 

@@ -32,13 +32,12 @@ def align(
     translator: Translator, pairs: Sequence[Part], *, layer: int | None = None, step: Step = "output"
 ) -> list[Alignment]:
     """The links of each pair, in one pass of the decoder over the target that it is given (teacher forcing)."""
-    bos_id = translator.tgt_tokenizer.bos_id
     layer = default_layer(len(translator.model.decoder_layers)) if layer is None else layer
     found: list[Alignment] = [[] for _ in pairs]
     lengths = np.array([max(map(len, pair)) for pair in pairs])
     for group in group_by_length(lengths, max_tokens=translator.search.max_tokens):
         src = translator.pad([pairs[i].src for i in group])
-        tgt_in = translator.pad([[bos_id, *pairs[i].tgt[:-1]] for i in group])
+        tgt_in = translator.pad([[translator.tgt_tokenizer.bos_id, *pairs[i].tgt[:-1]] for i in group])
         weights = cross_attention(translator.model, src, tgt_in, layer=layer).mean(dim=1).numpy()
         for index, row in zip(group, weights, strict=True):
             src_words = word_of_each(translator.src_tokenizer, pairs[index].src)

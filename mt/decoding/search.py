@@ -179,8 +179,7 @@ def _read_hypotheses(trace: Sequence[_Position], batch_size: int, *, options: Se
     found: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
     prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch_size)]
     for length, (sentences, ended, beams) in enumerate(trace, start=1):
-        columns = (*ended, *beams)
-        rows = zip(sentences, *(column.tolist() for column in columns), strict=True)
+        rows = zip(sentences, *(column.tolist() for column in (*ended, *beams)), strict=True)
         for sentence, end_parents, _, end_log_probs, parents, tokens, _ in rows:
             before = prefixes[sentence]
             found[sentence] += [

@@ -167,8 +167,6 @@ class Translator:
 
 def _join(parts: list[list[Translation]]) -> list[Translation]:
     """The translations of a text from those of its parts, rank by rank; a blank text has no parts."""
-    if len(parts) == 1:
-        return parts[0]
     joined = [
         Translation(
             text=" ".join(each.text for each in rank),

@@ -48,10 +48,10 @@ SCHEDULES: dict[str, Callable[[int, TrainConfig], float]] = {
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """Scale all gradients down to a joint L2 norm of at most `max_norm` (0: leave them); the norm before, a scalar."""
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     if max_norm > 0.0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm, foreach=True)
     return norm
 
 

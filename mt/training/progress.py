@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from mt.disk import flush
+from mt.disk import flush, writing
 from mt.errors import DiskError
 
 
@@ -43,9 +43,8 @@ class Validation(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """For metrics.jsonl."""
-        samples = [sample._asdict() for sample in self.samples]
         numbers = {"loss": self.loss, "perplexity": self.perplexity, **self.scores}
-        return {**numbers, "signatures": self.signatures, "samples": samples}
+        return {**numbers, "signatures": self.signatures, "samples": [sample._asdict() for sample in self.samples]}
 
 
 class MetricsFile:
@@ -75,20 +74,16 @@ class MetricsFile:
     def _write(self) -> None:
         """Write what waits, all of it or nothing."""
         size = self._size
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                if file.write(self._waiting) != len(self._waiting):
-                    file.truncate(size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise DiskError(f"{self.path}: cannot write: {error.strerror or error}") from error
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            if file.write(self._waiting) != len(self._waiting):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._waiting = b""
 
     def truncate(self, size: int) -> None:
         """Forget all that came after the first `size` bytes: updates that a resumed run will do again."""
         if self._size > size:
-            with self.path.open("r+b") as file:
-                file.truncate(size)
+            os.truncate(self.path, size)
 
     def incidents(self) -> list[str]:
         """What went wrong since the run began, in words."""

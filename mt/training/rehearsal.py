@@ -10,6 +10,8 @@ from mt.errors import DeviceError
 from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
 
+Reopen = Callable[[int], Epoch]  # max_tokens -> the same epoch, with batches of that size
+
 # How PyTorch says it: CUDA by a class of its own, a CPU's allocator in words.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -21,13 +23,7 @@ def largest_batches(plan: BatchPlan) -> list[int]:
 
 
 def check_memory(
-    model: TrainingModel,
-    epoch: Epoch,
-    runtime: Runtime,
-    *,
-    reopen: Callable[[int], Epoch],
-    max_tokens: int,
-    begun: bool = False,
+    model: TrainingModel, epoch: Epoch, runtime: Runtime, *, reopen: Reopen, max_tokens: int, begun: bool = False
 ) -> None:
     """Try the largest batches of an epoch; `reopen` gives it with batches of another `max_tokens`.
 

@@ -265,15 +265,13 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be where the run was when `snapshot` was saved. Raises CheckpointError for one that does not fit it."""
-        meta, runtime = snapshot.meta, self.runtime
+        meta, runtime, path = snapshot.meta, self.runtime, self.store.path
         try:
             if (begun := len(meta["ranks"])) != (now := runtime.world_size):
-                raise CheckpointError(
-                    f"{self.store.path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
-                )
+                raise CheckpointError(f"{path}: begun on {begun} ranks, and goes on with as many only, not with {now}")
             if meta["data_digest"] != self.data_digest:
                 raise CheckpointError(
-                    f"{self.store.path}: the training text has changed since the run began; choose another --run-dir"
+                    f"{path}: the training text has changed since the run began; choose another --run-dir"
                 )
             rank = meta["ranks"][runtime.rank]
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
@@ -286,7 +284,7 @@ class Trainer:
                 self.metrics.truncate(int(meta["metrics_size"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # torch lists tensors on lines of their own
-            raise CheckpointError(f"{self.store.path}: this checkpoint is not one of this run ({reason})") from error
+            raise CheckpointError(f"{path}: this checkpoint is not one of this run ({reason})") from error
         self.saved_step = self.state.step
         self._compare_environments(meta.get("environment"))
 
