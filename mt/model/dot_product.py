@@ -1,4 +1,4 @@
-"""Dot-product attention on a CPU, forward and backward written out: a third less time than step by step."""
+"""Dot-product attention on a CPU, forward and backward written out: a quarter less time than step by step."""
 
 import math
 from typing import Any
