@@ -137,20 +137,21 @@ def translate(
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
     if n_best is not None and n_best > (beam_size or n_best):
         raise typer.BadParameter(f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best")
-    from mt import Translator
     from mt.commands import translate as command
 
-    translator = Translator.load(
-        run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty, exact=exact
-    )
     command.translate(
-        translator,
+        run_dir,
         source,
         output,
         form=command.json_line if jsonl else command.moses_lines if n_best is not None else command.best_line,
         n_best=n_best or 1,
         alignments=alignments,
         errors=errors,
+        exact=exact,
+        checkpoint=checkpoint,
+        device=device,
+        beam_size=beam_size,
+        length_penalty=length_penalty,
     )
 
 
@@ -207,11 +208,9 @@ def align(
     Line i of the output has the links of pair i, source-target, as in 0-0 1-2. Words are what white space parts,
     counted from 0. The line is empty where one of the pair is blank, or longer than the model was trained for.
     """
-    from mt import Translator
     from mt.commands.align import align_files
 
-    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
-    align_files(translator, src, tgt, output, layer=layer, step=step)
+    align_files(run_dir, src, tgt, output, layer=layer, step=step, checkpoint=checkpoint, device=device)
 
 
 @app.command()

@@ -108,7 +108,7 @@ def test_layers_and_steps_can_be_chosen(run_dir: Path, tmp_path: Path) -> None:
     assert mt("align", run_dir, *files, "--layer", "2", "--step", "output") == plain
     others = [("--layer", "1"), ("--step", "input"), ("--layer", "1", "--step", "input")]
     assert len({plain.out, *(mt("align", run_dir, *files, *other).out for other in others)}) == 4
-    said = "mt: --layer 3: the decoder has 2 layers\n"
+    said = f"mt: --layer 3: the decoder of {run_dir} has 2 layers\n"
     assert mt("align", run_dir, *files, "--layer", "3") == (1, "", said)
 
 

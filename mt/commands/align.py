@@ -16,7 +16,15 @@ from mt.errors import DataError
 
 
 def align_files(
-    translator: Translator, src: Path, tgt: Path, output: Path | None, *, layer: int | None, step: Step
+    run_dir: Path,
+    src: Path,
+    tgt: Path,
+    output: Path | None,
+    *,
+    layer: int | None,
+    step: Step,
+    checkpoint: str,
+    device: str,
 ) -> None:
     """Align two files to a file, which appears when the last pair is done, or to stdout. Raises MtError.
 
@@ -24,9 +32,10 @@ def align_files(
     """
     keep_apart(src, output, by="alignments")
     keep_apart(tgt, output, by="alignments")
+    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
     num_layers = len(translator.model.decoder_layers)
     if layer is not None and layer > num_layers:
-        raise DataError(f"--layer {layer}: the decoder has {num_layers} layers")
+        raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
     answers = align_lines(translator, read_parallel(src, tgt), layer=layer and layer - 1, step=step)
     write_lines(answers, output, with_bar=output is not None and sys.stderr.isatty())
 

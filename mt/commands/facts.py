@@ -54,7 +54,8 @@ def _data(config: Config, counts: PairCounts | None) -> list[Fact]:
         kept = f"{counts.kept[index]:,} pairs kept" if counts else "number of pairs not known: the run's cache is gone"
         weight = f", weight {corpus.weight:g}" if corpus.weight != 1.0 else ""
         facts.append((_files(corpus, corpus.src_lang or data.src_lang, data.tgt_lang), kept + weight))
-    facts += [("all training pairs", str(counts.all))] if counts else []
+    if counts:
+        facts.append(("all training pairs", str(counts.all)))
     limits = f"a side is blank, over {data.max_length} tokens, or over {data.max_length_ratio:g} times the other"
     facts.append(("left out when", limits))
     facts.append((f"validation: {data.valid.name}", _files(data.valid, data.src_lang, data.tgt_lang)))

@@ -73,8 +73,14 @@ def open_epoch(
 ) -> Epoch:
     """The batches of epoch `number`: a function of (seed, number, max_tokens) and the corpus."""
     sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
-    lengths, seed = (sampled.src.lengths, sampled.tgt.lengths), config.train.seed
-    plan = plan_batches(*lengths, max_tokens=max_tokens, seed=seed, epoch=number, weights=sampled.weights)
+    plan = plan_batches(
+        sampled.src.lengths,
+        sampled.tgt.lengths,
+        max_tokens=max_tokens,
+        seed=config.train.seed,
+        epoch=number,
+        weights=sampled.weights,
+    )
     return Epoch(plan, lambda index: make_batch(sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id))
 
 
@@ -90,8 +96,9 @@ def make_model(config: Config, src: Tokenizer, tgt: Tokenizer, runtime: Runtime)
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        wanted = "wanted a smaller model.d_model or d_ff"
-        raise DeviceError(f"too little memory for this model's weights: {wanted}") from None
+        raise DeviceError(
+            "too little memory for this model's weights: wanted a smaller model.d_model or d_ff"
+        ) from None
     if config.train.compile:  # a few times for all lengths; search, whose steps are short, is left as it is
         transformer.compile(dynamic=True)
     torch.manual_seed(config.train.seed + 1 + runtime.rank)

@@ -52,7 +52,7 @@ def json_line(number: int, src: str, translations: list[Translation]) -> str:
 
 
 def translate(
-    translator: Translator,
+    run_dir: Path,
     source: Path | None,
     output: Path | None,
     *,
@@ -60,12 +60,20 @@ def translate(
     n_best: int,
     alignments: bool,
     errors: Errors,
+    checkpoint: str,
+    device: str,
+    beam_size: int | None,
+    length_penalty: float | None,
+    exact: bool,
 ) -> None:
     """Translate a file or stdin to a file or stdout; typed lines are answered one by one.
 
     An output file appears, or takes an old one's place, when the last line is translated.
     """
     keep_apart(source, output)
+    translator = Translator.load(
+        run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size, length_penalty=length_penalty, exact=exact
+    )
     if n_best > translator.search.beam_size:
         translator = replace(translator, search=translator.search.model_copy(update={"beam_size": n_best}))
     typed = source is None and sys.stdin is not None and sys.stdin.isatty()
