@@ -312,6 +312,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(run_dir: Path, line: str) 
     [
         (f"{ENCODE} <&-", "mt: stdin: it is closed (--input names a file to read)\n"),
         (f"echo balo | {ENCODE} >&-", "mt: stdout: cannot write: it is closed\n"),
+        ("echo balo | mt translate . >&-", "mt: stdout: cannot write: it is closed\n"),
         (f"echo balo | {ENCODE} >/dev/full", "mt: stdout: cannot write: No space left on device\n"),
         (f"yes balo | head -n 9999 | {ENCODE} >/dev/full", "mt: stdout: cannot write: No space left on device\n"),
         (f"echo balo | {ENCODE} -i none 2>&-", ""),

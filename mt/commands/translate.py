@@ -80,7 +80,7 @@ def translate(
     lines = read_input(source, errors=errors)
     size = 1 if typed else CHUNK_SIZE
     answers = translate_lines(translator, lines, form=form, n_best=n_best, alignments=alignments, chunk_size=size)
-    is_shown = output is None and sys.stdout.isatty()  # where a bar would stand between the lines
+    is_shown = output is None and sys.stdout is not None and sys.stdout.isatty()  # a bar would stand between the lines
     write_lines(answers, output, with_bar=sys.stderr.isatty() and not typed and not is_shown, at_once=typed)
 
 
