@@ -73,14 +73,8 @@ def open_epoch(
 ) -> Epoch:
     """The batches of epoch `number`: a function of (seed, number, max_tokens) and the corpus."""
     sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
-    plan = plan_batches(
-        sampled.src.lengths,
-        sampled.tgt.lengths,
-        max_tokens=max_tokens,
-        seed=config.train.seed,
-        epoch=number,
-        weights=sampled.weights,
-    )
+    lengths, seed = (sampled.src.lengths, sampled.tgt.lengths), config.train.seed
+    plan = plan_batches(*lengths, max_tokens=max_tokens, seed=seed, epoch=number, weights=sampled.weights)
     return Epoch(plan, lambda index: make_batch(sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id))
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -34,8 +36,14 @@ def draw_kept(shape: torch.Size, p: float) -> tuple[Tensor, float]:
     in one call is a multiple of 1/256, 255 at most: the one below or the one above `p`, by a draw whose mean is `p`.
     The ones are int8, as bool takes ten times as long to convert.
     """
-    num_dropped = min(int(p * 256 + torch.rand(())), 255)  # of the 256 values of a byte
-    # Quicker by far than PyTorch's generator, whose state it depends on, so that no other needs to be kept.
-    words = np.random.SFC64(int(torch.randint(2**63 - 1, ()))).random_raw((shape.numel() + 7) // 8)
+    words = np.random.SFC64(_Seed()).random_raw(shape.numel() // 8 + 2)  # type: ignore[arg-type]
+    num_dropped = min(int(p * 256 + words[-1] * 2.0**-64), 255)  # of the 256 values of a byte
     kept = torch.from_numpy(words.view(np.int8))[: shape.numel()].view(shape).ge_(num_dropped - 128)
     return kept, 256 / (256 - num_dropped)
+
+
+class _Seed(ISeedSequence):
+    """Seeds from PyTorch's generator, so that no state but its own needs to be kept."""
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> NDArray[np.uint64]:
+        return torch.randint(2**63 - 1, (n_words,)).numpy().view(np.uint64)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mt.model.dropout import draw_kept
-from mt.model.linear import Linear, linear
+from mt.model.linear import Linear, linear, linear_backward, lowered
 
 
 def feed_forward(x: Tensor, inner: Linear, outer: Linear, *, dropout: float) -> Tensor:
@@ -15,16 +15,15 @@ def feed_forward(x: Tensor, inner: Linear, outer: Linear, *, dropout: float) -> 
     What ReLU cuts off and what dropout leaves out is zero alike, and these zeros are where no gradient goes: no mask is
     kept. What dropout leaves is scaled up in the weights that it meets next, which are fewer.
     """
-    parameters = inner.weight, inner.bias, outer.weight, outer.bias
-    y: Tensor = _FeedForward.apply(x, *parameters, dropout)  # type: ignore[no-untyped-call]
+    factors = x, inner.weight, inner.bias, outer.weight, outer.bias
+    y: Tensor = _FeedForward.apply(*map(lowered, factors), dropout)  # type: ignore[no-untyped-call]
     return y
 
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]  # if autocast is on
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dropout: float) -> Tensor:
-        hidden = linear(x, w1, b1).relu_()  # (rows, length, d_ff)
+        hidden = linear(x, w1, b1, activation="relu")  # (rows, length, d_ff)
         ctx.scale = 1.0
         if dropout > 0.0:
             kept, ctx.scale = draw_kept(hidden.shape, dropout)
@@ -34,12 +33,10 @@ class _FeedForward(torch.autograd.Function):
         return linear(hidden, w2, b2)
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, hidden, w2 = ctx.saved_tensors
         grad, flat_x, hidden = (tensor.flatten(0, -2) for tensor in (grads[0], x, hidden))
-        grad_hidden = grad @ w2
+        grad_hidden, grad_w2, grad_b2 = linear_backward(grad, hidden, w2)
         torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
-        grad_x = (grad_hidden @ w1).view(x.shape)
-        grad_w2 = (grad.t() @ hidden) * ctx.scale
-        return grad_x, grad_hidden.t() @ flat_x, grad_hidden.sum(0), grad_w2, grad.sum(0), None
+        grad_x, grad_w1, grad_b1 = linear_backward(grad_hidden, flat_x, w1)
+        return grad_x.view(x.shape), grad_w1, grad_b1, grad_w2 * ctx.scale, grad_b2, None

@@ -1,5 +1,7 @@
 """A linear layer that a CPU computes as fast as it can."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,26 +11,52 @@ HAS_ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mk
 
 
 class Linear(nn.Linear):
-    """nn.Linear, computed by `linear`."""
+    """nn.Linear, computed by `linear`, in training too."""
 
     gain = 1.0  # how much larger its first weights are than Glorot and Bengio (2010) have them
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        if not trains_on_cpu(x):
+            return linear(x, self.weight, self.bias)
+        bias = None if self.bias is None else lowered(self.bias)
+        return _Linear.apply(lowered(x), lowered(self.weight), bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: x @ weight.T + bias.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str = "none") -> Tensor:
+    """`F.linear`: x @ weight.T + bias, and then perhaps a "relu".
 
     On a CPU in float32 PyTorch leaves it to MKL, which on AMD's processors makes no use of AVX-512. oneDNN does, and
     takes half the time; in bfloat16 it adds the bias on the way. PyTorch has it for this product without a gradient,
     which is enough to translate, and where the gradient is written out.
     """
-    quick = HAS_ONEDNN and x.is_cpu and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
-    if not quick or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return F.linear(x, weight, bias)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product
+    known = x.dtype is torch.bfloat16 or (x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu"))
+    if not (HAS_ONEDNN and x.is_cpu and known and x.dtype == weight.dtype) or torch.is_grad_enabled():
+        product = F.linear(x, weight, bias)
+        return product.relu_() if activation == "relu" else product
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")  # type: ignore[no-any-return]
+
+
+def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `x` (rows, d_in), `weight` (d_out, d_in) and a bias, from that of the result (rows, d_out)."""
+    return grad @ weight, grad.t() @ x, grad.sum(0)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x, grad_weight, grad_bias = linear_backward(grads[0].flatten(0, -2), x.flatten(0, -2), weight)
+        return grad_x.view(x.shape), grad_weight, grad_bias if ctx.needs_input_grad[2] else None
+
+
+def lowered(x: Tensor) -> Tensor:
+    """`x` in the precision in which autocast on a CPU, where it is on, would have it multiplied."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
 def trains_on_cpu(x: Tensor) -> bool:

@@ -68,6 +68,5 @@ def _recorded(model: Transformer, modules: Sequence[nn.Module], src: Tensor, tgt
     assert not model.training, "dropout would change what the later layers look at"
     with Recording(modules) as calls:
         model(src, tgt_in)
-    return [
-        cast(Attention, module).weights(*call).float().cpu() for module, (call,) in zip(modules, calls, strict=True)
-    ]
+    called = zip(modules, calls, strict=True)
+    return [cast(Attention, module).weights(*call).float().cpu() for module, (call,) in called]

@@ -14,7 +14,7 @@ from mt.model.attention import KINDS
 from mt.model.cache import DecoderCache, KeysValues, LayerCache, Past, Sight
 from mt.model.dropout import Dropout
 from mt.model.feed_forward import feed_forward
-from mt.model.linear import Linear, linear, trains_on_cpu
+from mt.model.linear import Linear, linear, lowered, trains_on_cpu
 from mt.model.positions import sinusoids
 
 # Which table each role reads from: a tied weight is one parameter with one name.
@@ -43,7 +43,9 @@ class Residual(nn.Module):
         self.norm_first = config.norm == "pre"
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        summed: Tensor = x + self.dropout(sublayer(self.norm(x) if self.norm_first else x))
+        change: Tensor = self.dropout(sublayer(lowered(self.norm(x) if self.norm_first else x)))
+        # A mixed sum would have a copy made of the change, then another tensor of the sum.
+        summed = x + change if change.dtype == x.dtype else change.to(x.dtype).add_(x)
         return summed if self.norm_first else self.norm(summed)
 
 
@@ -148,7 +150,7 @@ class Transformer(nn.Module):
         x = self._embed(src, "src", positions)
         for layer in self.encoder_layers:
             x = layer(x, mask, positions)
-        return Memory(self.encoder_norm(x), mask)
+        return Memory(lowered(self.encoder_norm(x)), mask)
 
     def start(self, memory: Memory) -> DecoderCache:
         """The cache before the first target position: the source projected once for every layer."""

@@ -13,7 +13,7 @@ from mt.runtime import Runtime
 
 # Logits in flight at a time: in matrix products, which are quicker in large pieces, and in the softmax, which on a CPU
 # should find them in its cache. A GPU should be kept busy.
-CHUNK_ELEMENTS = {"cpu": (2**23, 2**20), "cuda": (2**27, 2**27)}
+CHUNK_ELEMENTS = {"cpu": (2**23, 2**20), "cuda": (2**27, 2**25)}
 
 
 class LossSums(NamedTuple):
@@ -78,16 +78,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for chunk, target, grad_chunk in chunks:
             hidden = chunk.to(dtype)  # (tokens, d_model)
             logits = F.linear(hidden, weight)  # (tokens, vocab_size)
-            for piece, words in zip(torch.split(logits, few), torch.split(target, few), strict=True):
-                right, most, total = piece.gather(1, words), piece.amax(1), piece.sum(1, dtype=torch.float32)
-                probs = piece.softmax(1, dtype=torch.float32)
-                log_z = most - probs.amax(1).log()  # of the sum of exp(logit), for each token
-                picked = (log_z - right.squeeze(1)).sum()
-                nll += picked
-                loss += (1.0 - smoothing) * picked + smoothing * (log_z - total / vocab_size).sum()
+            right, log_z, mean = logits.gather(1, target).squeeze(1), [], []
+            less = torch.full(target.shape, smoothing - 1.0, device=target.device)
+            for piece, words, minus in zip(*(torch.split(part, few) for part in (logits, target, less)), strict=True):
+                scores = piece.float()
+                probs = scores.softmax(1)
+                log_z.append(scores.amax(1) - probs.amax(1).log())  # of the sum of exp(logit), for each token
+                mean.append(scores.mean(1))
                 if need_grad:  # d loss / d logits = softmax - target distribution, in the memory of the logits
-                    grad = probs.sub_(smoothing / vocab_size)
-                    piece.copy_(grad.scatter_add_(1, words, grad.new_full(words.shape, smoothing - 1.0)))
+                    piece.copy_(probs.sub_(smoothing / vocab_size).scatter_add_(1, words, minus))
+            normaliser = torch.cat(log_z)  # (tokens,)
+            picked = (normaliser - right).sum()
+            nll += picked
+            loss += (1.0 - smoothing) * picked + smoothing * (normaliser - torch.cat(mean)).sum()
             if need_grad:
                 grad_chunk.copy_(logits @ weight)
                 grad_table += logits.t() @ hidden
