@@ -44,8 +44,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         change: Tensor = self.dropout(sublayer(lowered(self.norm(x) if self.norm_first else x)))
-        # A mixed sum would have a copy made of the change, then another tensor of the sum.
-        summed = x + change if change.dtype == x.dtype else change.to(x.dtype).add_(x)
+        # A CPU would make a mixed sum from a copy of the change, and so two new tensors.
+        summed = change.to(x.dtype).add_(x) if x.is_cpu and change.dtype != x.dtype else x + change
         return summed if self.norm_first else self.norm(summed)
 
 

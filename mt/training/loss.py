@@ -13,7 +13,7 @@ from mt.runtime import Runtime
 
 # Logits in flight at a time: in matrix products, which are quicker in large pieces, and in the softmax, which on a CPU
 # should find them in its cache. A GPU should be kept busy.
-CHUNK_ELEMENTS = {"cpu": (2**23, 2**20), "cuda": (2**27, 2**25)}
+CHUNK_ELEMENTS = {"cpu": (2**23, 2**20), "cuda": (2**27, 2**27)}
 
 
 class LossSums(NamedTuple):
@@ -81,10 +81,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             right, log_z, mean = logits.gather(1, target).squeeze(1), [], []
             less = torch.full(target.shape, smoothing - 1.0, device=target.device)
             for piece, words, minus in zip(*(torch.split(part, few) for part in (logits, target, less)), strict=True):
-                scores = piece.float()
-                probs = scores.softmax(1)
+                scores = piece.float() if piece.is_cpu else piece  # which a GPU turns into float32 as it reads
+                probs = scores.softmax(1, dtype=torch.float32)
                 log_z.append(scores.amax(1) - probs.amax(1).log())  # of the sum of exp(logit), for each token
-                mean.append(scores.mean(1))
+                mean.append(scores.mean(1, dtype=torch.float32))
                 if need_grad:  # d loss / d logits = softmax - target distribution, in the memory of the logits
                     piece.copy_(probs.sub_(smoothing / vocab_size).scatter_add_(1, words, minus))
             normaliser = torch.cat(log_z)  # (tokens,)
