@@ -11,12 +11,12 @@ HAS_ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mk
 
 
 class Linear(nn.Linear):
-    """nn.Linear, computed by `linear`, in training too."""
+    """nn.Linear, computed by `linear`, in bfloat16 in training too."""
 
     gain = 1.0  # how much larger its first weights are than Glorot and Bengio (2010) have them
 
     def forward(self, x: Tensor) -> Tensor:
-        if not trains_on_cpu(x):
+        if not (trains_on_cpu(x) and torch.is_autocast_enabled("cpu")):  # it pays in bfloat16
             return linear(x, self.weight, self.bias)
         bias = None if self.bias is None else lowered(self.bias)
         return _Linear.apply(lowered(x), lowered(self.weight), bias)  # type: ignore[no-any-return,no-untyped-call]
