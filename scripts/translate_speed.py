@@ -1,7 +1,4 @@
-#!/usr/bin/env python3
 """How fast does `mt` translate on a CPU? Measured beside CTranslate2, with the same weights, at the same work.
-
-    .venv/bin/python scripts/translate_speed.py RUN_DIR --src FILE --ref FILE [--threads 2] [--limit N] [--repeats 5]
 
 Both are text in, text out, SentencePiece included, in float32: ours is `Translator.translate`, the other translates an
 export of the same checkpoint (`mt export`), and one of its int8 weights besides. All get the same sentences, in batches
@@ -115,7 +112,7 @@ def serve(kind: str, directory: str, threads: int, search: dict[str, float]) -> 
 
 def start(kind: str, directory: Path, threads: int, search: dict[str, float]) -> subprocess.Popen[str]:
     """A process that answers (see `serve`); with no torch in CTranslate2's, whoever imports this module."""
-    command = [sys.executable, __file__, "--serve", json.dumps([kind, str(directory), threads, search])]
+    command = [sys.executable, __file__, json.dumps([kind, str(directory), threads, search])]
     # Threads of GNU OpenMP, which both use, that spin for long lose their time beside another process.
     settings = SETTINGS if kind == "ours" else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
     environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -161,23 +158,34 @@ def race(run_dir: Path, texts: list[str], *, threads: int, repeats: int) -> dict
     return sides
 
 
-def main(run_dir: Path, src: Path, ref: Path, *, threads: int = 2, limit: int | None = None, repeats: int = 5) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What may be asked on the command line; `main` answers it."""
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--src", type=Path, required=True)
+    parser.add_argument("--ref", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2, help="[default: 2]")
+    parser.add_argument("--limit", type=int, help="sentences to take from the start of the file  [default: all]")
+    parser.add_argument("--repeats", type=int, default=5, help="blocks of each side that count  [default: 5]")
+
+
+def main(options: argparse.Namespace) -> None:
     """Race, and print what came of it."""
     from mt.commands.files import read_set
     from mt.config import load_config
     from mt.evaluation.metrics import bleu_tokenizer, score_corpus
 
-    lang = load_config(run_dir / "config.yaml").data.tgt_lang
-    found = read_set(src.name, src, [ref])
-    texts, refs = list(islice(found.src, limit)), list(islice(found.refs[0], limit))
-    sides = race(run_dir, texts, threads=threads, repeats=repeats)
+    lang = load_config(options.run_dir / "config.yaml").data.tgt_lang
+    found = read_set(options.src.name, options.src, [options.ref])
+    texts, refs = list(islice(found.src, options.limit)), list(islice(found.refs[0], options.limit))
+    sides = race(options.run_dir, texts, threads=options.threads, repeats=options.repeats)
     for beam_size in (1, 5):
         pairs = zip(sides[beam_size, "ours"].seconds, sides[beam_size, "float32"].seconds, strict=True)
         ratios = [ours / theirs for ours, theirs in pairs]
         words = f"beam {beam_size}" if beam_size > 1 else "greedy"
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(f"{words}: ours takes {statistics.median(ratios):.2f} x the time of CTranslate2 ({spread})")
-    print(f"{len(texts):,} sentences of {src.name}, {threads} threads, float32, {repeats} blocks each")
+    blocks = f"{options.threads} threads, float32, {options.repeats} blocks each"
+    print(f"{len(texts):,} sentences of {options.src.name}, {blocks}")
     print(f"{'':<20} {'beam':>4} {'sentences/s':>12} {'BLEU':>6} {'equal':>6} {'peak MB':>8}")
     for (beam_size, name), side in sides.items():
         (bleu,) = score_corpus(side.texts, [refs], metrics=("bleu",), tokenize=bleu_tokenizer(lang))
@@ -187,19 +195,5 @@ def main(run_dir: Path, src: Path, ref: Path, *, threads: int = 2, limit: int | 
         print(f"{words:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} {equal:>6,} {side.peak_bytes / 1e6:>8.0f}")
 
 
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--src", type=Path, required=True)
-    parser.add_argument("--ref", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="sentences to take from the start of the file  [default: all]")
-    parser.add_argument("--repeats", type=int, default=5, help="blocks of each that count")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        serve(*json.loads(sys.argv[2]))
-    else:
-        main(**vars(options()))
+if __name__ == "__main__":  # as a child of `start`
+    serve(*json.loads(sys.argv[1]))

@@ -13,9 +13,10 @@ import torch
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "scripts"))
 
-import benchmark  # noqa: E402
 from baseline import PlainTrainer  # noqa: E402
 from copy_task import write_copy_task  # noqa: E402
+from shell import mt  # noqa: E402
+from train_speed import require_equal_work, useful_flops  # noqa: E402
 
 from mt.config import ModelConfig, load_config  # noqa: E402
 from mt.data.batching import Batch  # noqa: E402
@@ -46,7 +47,7 @@ def test_useful_work_is_that_of_real_tokens_alone() -> None:
     matrices = {"encoder": 4 * 4 + 12, "decoder": 6 * 4 + 12, "memory": 2 * 4, "output": 2 * 10}  # weights
     products = 6 * ((matrices["encoder"] + matrices["memory"]) * 4 + (matrices["decoder"] + matrices["output"]) * 6)
     attention = 12 * 2 * ((9 + 1) + (4 + 16) + (2 * 3 + 4 * 1))  # within the source, within the target, from it
-    assert benchmark.useful_flops(model, make_batch(), 0, 10) == products + attention
+    assert useful_flops(model, make_batch(), 0, 10) == products + attention
 
 
 def test_both_sides_have_models_of_the_same_size_and_the_same_loss_of_the_same_batch(tmp_path: Path) -> None:
@@ -76,22 +77,21 @@ def test_the_plain_model_sees_neither_padding_nor_the_future(tmp_path: Path) -> 
 
 def test_a_config_that_the_plain_loop_cannot_follow_is_refused(tmp_path: Path) -> None:
     path = write_copy_task(tmp_path, CONFIG)
-    benchmark.require_equal_work(load_config(path))
+    require_equal_work(load_config(path))
     for change in ("train.optimizer=adamw", "model.attention_dropout=0.2", "model.norm=post", "train.accumulate=2"):
         with pytest.raises(SystemExit, match=change.split("=")[0]):
-            benchmark.require_equal_work(load_config(path, [change]))
+            require_equal_work(load_config(path, [change]))
 
 
-def run_benchmark(tmp_path: Path, *options: str) -> list[str]:
-    """The lines that it prints."""
-    config = write_copy_task(tmp_path, CONFIG)
-    command = [sys.executable, "-W", "ignore", TOP / "scripts/benchmark.py", "--config", config, "--threads", "1"]
-    done = subprocess.run([*command, "--block", "2", *options], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+def run_benchmark(*arguments: str | Path) -> list[str]:
+    """The lines that it prints, on one thread."""
+    command = [sys.executable, "-W", "ignore", TOP / "scripts/benchmark.py", *arguments, "--threads", "1"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_a_short_race_prints_its_ratio_first_and_learns_what_an_untimed_course_does(tmp_path: Path) -> None:
-    *_, before, end, ratio, _, ours, plain, parts = run_benchmark(tmp_path, "--warm-up", "2", "--updates", "4")
+    train = ["train", "--config", write_copy_task(tmp_path, CONFIG), "--block", "2"]
+    *_, before, end, ratio, _, ours, plain, parts = run_benchmark(*train, "--warm-up", "2", "--updates", "4")
     assert re.fullmatch(
         r"ours over plain, target tokens a second: [\d.]+ \(half of the blocks [\d.]+ to [\d.]+\)", ratio
     )
@@ -102,4 +102,21 @@ def test_a_short_race_prints_its_ratio_first_and_learns_what_an_untimed_course_d
     assert first is not None
     assert last is not None
     assert all(float(b) < float(a) for a, b in zip(first.groups(), last.groups(), strict=True)), "both learn"
-    assert run_benchmark(tmp_path, "--course", "6", "2")[-2:] == [before, end]
+    assert run_benchmark(*train, "--course", "6", "2")[-2:] == [before, end]
+
+
+def test_a_short_race_of_translators_prints_its_ratios_first_and_both_say_much_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    learned = ("model.d_model=64", "train.learning_rate=5e-3", "train.warmup_steps=20", "train.max_tokens=512")
+    changes = [word for change in learned for word in ("--set", change)]
+    config = write_copy_task(tmp_path, CONFIG)
+    assert mt("train", "--config", config, "--run-dir", tmp_path / "run", *changes).code == 0
+    options = ["--src", tmp_path / "train.aa", "--ref", tmp_path / "train.bb", "--limit", "30", "--repeats", "2"]
+    greedy, beam, what, _, *sides = run_benchmark("translate", tmp_path / "run", *options)
+    for words, line in (("greedy", greedy), ("beam 5", beam)):
+        ratio = r"ours takes [\d.]+ x the time of CTranslate2 \([\d.]+ to [\d.]+\)"
+        assert re.fullmatch(f"{words}: {ratio}", line), line
+    assert what == "30 sentences of train.aa, 1 threads, float32, 2 blocks each"
+    equal = {" ".join(side.split()[:-4]): int(side.split()[-2]) for side in sides}  # "ours 5": translations
+    assert equal["ours 1"] == equal["ours 5"] == 30
+    assert min(equal["CTranslate2 float32 1"], equal["CTranslate2 float32 5"]) >= 25  # nobody taught it to end each
