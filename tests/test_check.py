@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -259,6 +263,38 @@ def test_resuming_is_proved_with_real_processes_and_a_run_that_has_begun_is_left
         finding.level == "error" and "another config" in finding.text and "train.learning_rate" in finding.text
         for finding in changed
     )
+
+
+def test_beside_a_run_of_another_config_all_is_tried_with_this_one(text: Lines) -> None:
+    path, limits = write(text), ("train.max_steps=31", "train.validate_every=31")
+    train(read_config(path, limits, run_dir=None, device=None))
+    others = ("tokenizer.joint=false", "tokenizer.vocab_size=350", "model.tie_embeddings=decoder")
+    findings = look(path, *limits, *others)
+    assert troubles(findings) == [("error", "config")]
+    assert any(finding.what == "disk" for finding in findings), "the last to be looked at"
+
+
+def test_what_the_disk_refuses_meanwhile_is_a_finding(text: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trial, "cut_validation", refuse)
+    findings = look(write(text))
+    assert troubles(findings) == [("error", "training")]
+    assert "No space left on device" in findings[-1].text
+
+
+def test_no_training_outlives_a_check_that_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    def end(_: float) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(resumption, "start", lambda *_: process)
+    monkeypatch.setattr(time, "sleep", end)
+    with pytest.raises(SystemExit):
+        resumption.run_and_kill(tmp_path / "probe.yaml", RunDir(tmp_path), RunDir(tmp_path))
+    assert process.wait() < 0
 
 
 @pytest.mark.parametrize(("name", "index"), [("weights", 0), ("optimizer", 1), ("metrics", 2)])

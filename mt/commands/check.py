@@ -50,7 +50,7 @@ def check(path: Path, overrides: Sequence[str] = (), *, device: str | None, resu
             yield from rehearse_run(config, runtime, resume=resume)
         else:
             yield Finding("note", "training", "", "not tried: what is wrong above comes first")
-    except MtError as error:
+    except (MtError, OSError) as error:
         yield Finding("error", "config" if isinstance(error, ConfigError) else "training", "", str(error))
 
 
@@ -132,6 +132,7 @@ def rehearse_run(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[
         told = f"of another config: {changed}" if changed else "already: mt train would go on with it"
         text = f"{real.path} holds a run {told} (--run-dir chooses another)"
         yield Finding("error" if changed else "note", "config", "", text)
+        before = None if changed else before  # whose tokenizers may be of other kinds
     with TemporaryDirectory(prefix="mt-check-") as directory:
         trial = RunDir(Path(directory) / "trial")
         yield from try_training(config, runtime, trial, real=real, has_begun=before is not None)

@@ -86,9 +86,11 @@ def run_to_end(config: Path, run: RunDir, trial: RunDir) -> None:
 def run_and_kill(config: Path, run: RunDir, trial: RunDir) -> str | None:
     """Kill the training once it has a checkpoint to go on from; its name, or None when the training was quicker."""
     process, last = start(config, run, trial), run.checkpoints / "last"
-    while process.poll() is None and not last.is_file():
-        time.sleep(0.002)
-    process.kill()
+    try:
+        while process.poll() is None and not last.is_file():
+            time.sleep(0.002)
+    finally:
+        process.kill()
     return last.read_text(encoding="utf-8").strip() if process.wait() < 0 else None
 
 
