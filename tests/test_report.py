@@ -276,6 +276,16 @@ def test_the_number_of_pairs_is_that_of_the_runs_own_data(run_dir: Path) -> None
     assert pair_counts(RunDir(run_dir)) is None, "which of the two?"
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"num_pairs": [79]}', '{"num_pairs": [79], "counts": {"kept": 1, "x": 2}}']
+)
+def test_a_damaged_cache_costs_the_page_its_number_of_pairs_alone(run_dir: Path, content: str) -> None:
+    (meta,) = (run_dir / "cache").glob("*/meta.json")
+    meta.write_text(content, encoding="utf-8")
+    page, _ = write(run_dir)
+    assert "number of pairs not known" in Text(page).shown
+
+
 def test_lines_that_are_none_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"kind": "train", "step": 1}\n\xff\n[]\n{"kind": "valid"}\n{"kind": "valid", "step": 2}\n{"ki')
@@ -286,6 +296,7 @@ def test_lines_that_are_none_are_counted(tmp_path: Path) -> None:
 
 def test_a_heat_map_has_the_words_of_the_source_and_rows_that_add_up_to_one(trained: Path) -> None:
     sources = [" ".join(WORDS[k : k + 7]) for k in range(3)] + ["balo", " ".join(WORDS * 5)]
+    sources.insert(1, f"{'q' * 40} " + " ".join(WORDS[:6]))  # few words, but more tokens than the model has learned
     found = draw_heat_maps(sources, Translator.load(trained))
     assert [list(each.keys) for each in found] == [[*WORDS[k : k + 7], "<eos>"] for k in range(3)]
     for each in found:

@@ -177,7 +177,7 @@ def examine(each: EvalSet, translator: Translator, *, tgt_lang: str) -> ScoredSe
 
 def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
     """Cross-attention of a few short sentences from all over the set: the mean of the heads of the upper layers."""
-    short = [text for text in sources if len(analysis.words(text)) in HEAT_MAP_WORDS]
+    short = [src for src in sources if len(analysis.words(src)) in HEAT_MAP_WORDS and len(translator.split(src)) == 1]
     heat_maps = []
     for place in np.linspace(0, len(short) - 1, min(NUM_HEAT_MAPS, len(short))).round().astype(int):
         maps = attention_maps(translator, short[place], target=None, name="")
@@ -234,8 +234,8 @@ def pair_counts(run: RunDir) -> PairCounts | None:
     digest = "*"
     with suppress(CheckpointError, KeyError):
         digest = load_meta(find_checkpoint(run.checkpoints, "last"))["data_digest"]
-    found = sorted(run.cache.glob(f"{digest}/meta.json"))
-    if len(found) != 1:
-        return None
-    meta = json.loads(found[0].read_text(encoding="utf-8"))
-    return PairCounts(meta["num_pairs"], FilterCounts(**meta["counts"]))
+    with suppress(OSError, ValueError, KeyError, TypeError):  # what is damaged there is made anew by `mt train`
+        (path,) = run.cache.glob(f"{digest}/meta.json")
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        return PairCounts(meta["num_pairs"], FilterCounts(**meta["counts"]))
+    return None
