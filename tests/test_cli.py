@@ -594,8 +594,9 @@ def test_references_that_do_not_match_are_named(beginner: Path, run_dir: Path) -
 
 def test_what_is_no_id_is_named(beginner: Path, run_dir: Path) -> None:
     model = run_dir / "tokenizer.model"
-    said = mistake("tokenizer", "decode", "-m", model, stdin="x 5\n")
-    assert said == "line 1: wanted ids from 0 to 349, found 'x'"
+    for word in ("x", "-1", "350", "1" * 5000, "٣"):
+        said = mistake("tokenizer", "decode", "-m", model, stdin=f"5 {word} 6\n")
+        assert said == f"line 1: wanted ids from 0 to 349, found {word!r}"
 
 
 def test_when_a_mistake_is_put_right_the_same_command_trains(beginner: Path) -> None:

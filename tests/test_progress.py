@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -130,6 +131,19 @@ def test_a_number_that_is_not_finite_is_null_for_json_knows_no_other(tmp_path: P
     metrics.append("valid", 1, {"loss": math.nan, "perplexity": math.inf, "BLEU": 1.5}, {})
     line = json.loads(metrics.path.read_text(), parse_constant=pytest.fail)
     assert (line["loss"], line["perplexity"], line["BLEU"]) == (None, None, 1.5)
+
+
+def test_what_the_disk_refuses_only_in_the_end_is_a_disk_error_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.append("train", 1, {}, {})
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DiskError, match=r"metrics\.jsonl: cannot write: Disk quota exceeded$"):
+        metrics.sync()
 
 
 def test_lines_that_do_not_fit_wait_and_the_file_never_has_half_of_one(full_disk: Path) -> None:

@@ -33,9 +33,9 @@ def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -
 def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
     """The text of each line of ids in a file or stdin. Raises TokenizerError for what is no id."""
     tokenizer = Tokenizer.load(model)
+    known = {str(token_id) for token_id in range(tokenizer.vocab_size)}
     for number, line in enumerate(read_input(source), start=1):
-        words = line.split()
-        wrong = next((w for w in words if not (w.isascii() and w.isdigit() and int(w) < tokenizer.vocab_size)), None)
+        wrong = next((word for word in line.split() if word not in known), None)
         if wrong is not None:
             raise TokenizerError(f"line {number}: wanted ids from 0 to {tokenizer.vocab_size - 1}, found {wrong!r}")
-        yield tokenizer.decode([[int(word) for word in words]])[0]
+        yield tokenizer.decode([[int(word) for word in line.split()]])[0]

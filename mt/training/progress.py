@@ -68,7 +68,8 @@ class MetricsFile:
     def sync(self) -> int:
         """Wait until all lines are on the disk; the size in bytes. Raises DiskError, and keeps what did not fit."""
         self._write()
-        flush(self.path)
+        with writing(self.path):
+            flush(self.path)
         return self._size
 
     def _write(self) -> None:
