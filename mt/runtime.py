@@ -1,6 +1,6 @@
-"""Where the numbers are crunched: device, precision and the company of other processes.
+"""Where the numbers are crunched: device, memory, precision and the company of other processes.
 
-The only module that knows `autocast`, `torch.distributed` and DistributedDataParallel.
+The only module that knows `torch.distributed` and DistributedDataParallel, and that turns `autocast` on.
 """
 
 import base64
@@ -10,7 +10,8 @@ import platform
 import resource
 import sys
 import timeit
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self, TypeVar
@@ -25,6 +26,8 @@ from mt.errors import DeviceError
 T = TypeVar("T")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# How PyTorch says that there is no more: CUDA by a class of its own, a CPU's allocator in words.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,17 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("device cuda: this machine has no CUDA device that PyTorch can use; try --device cpu")
     return torch.device(name)
+
+
+@contextmanager
+def enough_memory(purpose: str) -> Iterator[None]:
+    """A lack of memory within it is a DeviceError, "too little memory " + `purpose`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
+            raise
+        raise DeviceError(f"too little memory {purpose}") from None
 
 
 def find_dtype(precision: str, device: torch.device) -> torch.dtype:

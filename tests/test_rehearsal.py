@@ -14,7 +14,7 @@ from mt.errors import DeviceError
 from mt.model.transformer import Transformer
 from mt.runtime import Runtime
 from mt.training.loss import TrainingModel
-from mt.training.rehearsal import check_memory, has_room, largest_batches
+from mt.training.rehearsal import check_memory, largest_batches, rehearse
 
 RUNTIME = Runtime(torch.device("cpu"))
 SHAPE = {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
@@ -75,7 +75,7 @@ def test_a_rehearsal_leaves_weights_gradients_and_random_numbers_as_they_were() 
     model = make_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(9)
-    assert has_room(model, [make_batch(3, 7)], RUNTIME)
+    rehearse(model, [make_batch(3, 7)], RUNTIME)
     drawn = torch.rand(5)
     torch.manual_seed(9)
     assert torch.equal(drawn, torch.rand(5))
@@ -89,7 +89,7 @@ def test_room_is_made_for_the_moments_that_the_optimizer_lacks(
 ) -> None:
     model, sizes = make_model(), []
     monkeypatch.setattr(torch, "zeros_like", lambda weight: sizes.append(weight.numel()))
-    assert has_room(model, [], RUNTIME, begun=begun)
+    rehearse(model, [], RUNTIME, begun=begun)
     assert sum(sizes) == num_moments * sum(weight.numel() for weight in model.parameters())
 
 
@@ -129,7 +129,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     model = make_model()
     fail_above(model, 0, RuntimeError("size mismatch"))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        has_room(model, [make_batch(2, 2)], RUNTIME)
+        rehearse(model, [make_batch(2, 2)], RUNTIME)
 
 
 @pytest.mark.gpu
@@ -139,7 +139,8 @@ def test_a_gpu_that_is_too_small_is_told_so_and_stays_usable() -> None:
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     hog = torch.empty(free - 2**28, dtype=torch.uint8, device="cuda")
-    assert not has_room(model, [make_batch(4000, 200)], runtime)
+    with pytest.raises(DeviceError, match="too little memory"):
+        rehearse(model, [make_batch(4000, 200)], runtime)
     del hog
     torch.cuda.empty_cache()
-    assert has_room(model, [make_batch(4, 20)], runtime)
+    rehearse(model, [make_batch(4, 20)], runtime)

@@ -16,7 +16,7 @@ from mt.config import ModelConfig, TrainConfig
 from mt.data.batching import Batch
 from mt.errors import DeviceError
 from mt.model.transformer import Transformer
-from mt.runtime import DTYPES, Runtime, find_device, find_dtype, open_runtime
+from mt.runtime import DTYPES, Runtime, enough_memory, find_device, find_dtype, open_runtime
 from mt.training.loss import TrainingModel, mean_nll
 from mt.training.optim import make_optimizer
 
@@ -46,6 +46,28 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     with pytest.raises(DeviceError, match=r"^device cuda: rank 1 has no GPU to itself: this machine has 1$"):
         open_runtime("auto")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "python"],
+)
+def test_a_lack_of_memory_is_an_error_that_says_for_what(error: Exception) -> None:
+    with (
+        pytest.raises(DeviceError, match=r"^too little memory to think: wanted less$"),
+        enough_memory("to think: wanted less"),
+    ):
+        raise error
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), enough_memory("to think"):
+        raise RuntimeError("size mismatch")
 
 
 @pytest.mark.usefixtures("no_cuda")

@@ -23,7 +23,7 @@ from mt.checkpoint import load_weights
 from mt.config import ModelConfig, SearchConfig, dump_config
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 from mt.decoding.translator import Translator
-from mt.errors import CheckpointError, RunDirError
+from mt.errors import CheckpointError, DeviceError, RunDirError
 from mt.model.transformer import Transformer
 
 WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu", "ruke", "sifa"]
@@ -87,6 +87,19 @@ def test_a_model_with_few_positions_writes_no_more_tokens_than_it_has_places_for
         (hypotheses,) = translator._search_batch(tokenizer.encode(["balo"]))
         lengths[shape.self_attention] = max(len(hypothesis.ids) + 1 for hypothesis in hypotheses)  # with eos
     assert lengths["dense_synthesizer"] == MAX_LENGTH < lengths["dot_product"]
+
+
+def test_a_search_that_memory_is_too_small_for_is_an_error_that_says_what_to_do(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Transformer, "decode", fail)
+    with pytest.raises(
+        DeviceError, match=r"too little memory to translate: wanted a smaller search\.beam_size or search"
+    ):
+        translator.translate(["balo"])
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 100_000])

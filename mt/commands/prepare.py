@@ -12,12 +12,11 @@ from mt.data.batching import Epoch, make_batch, plan_batches
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
 from mt.data.tokenizer import Tokenizer
 from mt.disk import whole_file
-from mt.errors import DataError, DeviceError
+from mt.errors import DataError
 from mt.model.transformer import Transformer
 from mt.rundir import RunDir
-from mt.runtime import Runtime
+from mt.runtime import Runtime, enough_memory
 from mt.training.loss import TrainingModel
-from mt.training.rehearsal import lacks_memory
 
 
 def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
@@ -85,14 +84,8 @@ def make_model(config: Config, src: Tokenizer, tgt: Tokenizer, runtime: Runtime)
     """
     torch.manual_seed(config.train.seed)
     sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
-    try:
+    with enough_memory("for this model's weights: wanted a smaller model.d_model or d_ff"):
         transformer = Transformer(config.model, **sizes, pad_id=src.pad_id).to(runtime.device)
-    except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
-        raise DeviceError(
-            "too little memory for this model's weights: wanted a smaller model.d_model or d_ff"
-        ) from None
     if config.train.compile:  # a few times for all lengths; search, whose steps are short, is left as it is
         transformer.compile(dynamic=True)
     torch.manual_seed(config.train.seed + 1 + runtime.rank)

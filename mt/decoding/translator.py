@@ -20,7 +20,7 @@ from mt.decoding.search import Hypothesis, SearchOptions, beam_search
 from mt.model.cache import DecoderCache
 from mt.model.transformer import Memory, Transformer
 from mt.rundir import open_run_dir
-from mt.runtime import find_device
+from mt.runtime import enough_memory, find_device
 
 ENCODED_TOGETHER = 32  # sentences, on a CPU
 
@@ -118,6 +118,7 @@ class Translator:
                     found[index].append(Translation(text.replace("\r", " "), score, log_prob, (part,)))
         return found
 
+    @enough_memory("to translate: wanted a smaller search.beam_size or search.max_tokens")
     def _search_batch(self, rows: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
         model, tokenizer, search = self.model, self.tgt_tokenizer, self.search
 

@@ -1,19 +1,17 @@
 """The largest batches first: what memory is too small for should show in the first seconds, not after a day."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import numpy as np
 import torch
 
 from mt.data.batching import Batch, BatchPlan, Epoch
 from mt.errors import DeviceError
-from mt.runtime import Runtime
+from mt.runtime import Runtime, enough_memory
 from mt.training.loss import TrainingModel
 
 Reopen = Callable[[int], Epoch]  # max_tokens -> the same epoch, with batches of that size
-
-# How PyTorch says it: CUDA by a class of its own, a CPU's allocator in words.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def largest_batches(plan: BatchPlan) -> list[int]:
@@ -31,7 +29,8 @@ def check_memory(
     when memory is too small, with a size that would do.
     """
     for parts in (2**power for power in range(8)):
-        if has_room(model, map(epoch.make, largest_batches(epoch.plan)), runtime, begun=begun):
+        with suppress(DeviceError):
+            rehearse(model, map(epoch.make, largest_batches(epoch.plan)), runtime, begun=begun)
             break
         epoch = reopen(max_tokens // (2 * parts))
     else:
@@ -41,28 +40,18 @@ def check_memory(
         raise DeviceError(f"too little memory for train.max_tokens {max_tokens}; {way_out}")
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Does an error of PyTorch's or Python's say that memory is too small?"""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def has_room(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime, *, begun: bool = False) -> bool:
-    """Is there memory for an update on each of `batches`? Gradients and random states are afterwards as before."""
+@enough_memory("for an update")
+def rehearse(model: TrainingModel, batches: Iterable[Batch], runtime: Runtime, *, begun: bool = False) -> None:
+    """All of an update on each of `batches` but the step; gradients and random states are afterwards as before."""
     before = runtime.random_state()
     model.train()
     try:
         # Adam remembers two numbers for each weight, from the first update on.
-        moments = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(0 if begun else 2)]
+        _moments = [torch.zeros_like(weight) for weight in model.parameters() for _ in range(0 if begun else 2)]
         for batch in batches:
             with runtime.autocast():
                 loss = model(batch.to(runtime.device)).loss
             loss.backward()
-        del moments
-        return True
-    except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
-        return False
     finally:
         model.zero_grad()
         runtime.set_random_state(before)
