@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mt.config import ModelConfig
 from mt.data.batching import Batch
@@ -121,6 +122,17 @@ def test_a_table_learns_from_states_that_do_not() -> None:
     expected = F.cross_entropy(states.detach() @ table.t(), targets, label_smoothing=0.1, reduction="sum")
     (gradient,), (wanted,) = torch.autograd.grad(loss, table), torch.autograd.grad(expected, table)
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_that_nobody_learns_from_costs_one_product() -> None:
+    """Of the three that the gradients take as well."""
+    states, table, targets = random_problem()
+    counts = []
+    for context in (torch.enable_grad(), torch.inference_mode()):
+        with context, FlopCounterMode(display=False) as counter:
+            smoothed_cross_entropy(states, table, targets, smoothing=0.1, dtype=torch.float32)
+        counts.append(counter.get_total_flops())
+    assert counts == [3 * counts[1], 2 * NUM_TOKENS * D_MODEL * VOCAB_SIZE]
 
 
 def test_no_tokens_cost_nothing() -> None:

@@ -68,7 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, table: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        need_grad = any(ctx.needs_input_grad)
+        need_grad = any(ctx.needs_input_grad) and not torch.is_inference_mode_enabled()  # a parameter always needs one
         vocab_size = table.size(0)
         weight = table.to(dtype)
         grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
@@ -81,7 +81,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             right, log_z, mean = logits.gather(1, target).squeeze(1), [], []
             less = torch.full(target.shape, smoothing - 1.0, device=target.device)
             for piece, words, minus in zip(*(torch.split(part, few) for part in (logits, target, less)), strict=True):
-                scores = piece.float() if piece.is_cpu else piece  # which a GPU turns into float32 as it reads
+                scores = piece.float() if piece.is_cpu else piece  # from which a GPU makes float32 where it needs it
                 probs = scores.softmax(1, dtype=torch.float32)
                 log_z.append(scores.amax(1) - probs.amax(1).log())  # of the sum of exp(logit), for each token
                 mean.append(scores.mean(1, dtype=torch.float32))
