@@ -223,7 +223,7 @@ class TrainConfig(Section):
     save_every: Count | None = default(None, "updates between checkpoints beside those of validations; null: no others")
     keep_checkpoints: Count = default(2, "newest checkpoints to keep, besides the best")
     metric: Literal["bleu", "chrf", "loss"] = default("bleu", "score on data.valid that chooses the best checkpoint")
-    max_skipped: Count = default(50, "stop after so many updates in a row whose gradients are not finite")
+    max_skipped: Count = default(50, "stop at a log line after so many updates in a row without finite gradients")
     patience: Count | None = default(None, "stop after so many validations without a gain; null: never")
     num_samples: CountOrZero = default(3, "translations shown at each validation")
 

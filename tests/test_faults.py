@@ -207,6 +207,23 @@ def test_updates_that_stay_not_finite_end_the_run_and_the_last_good_checkpoint_i
     ] * num_incidents
 
 
+def test_updates_that_were_skipped_since_the_last_line_of_the_log_are_told_at_the_end(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = trainer.Trainer.update
+
+    def poisoned(self: trainer.Trainer, epoch: Any, indices: range) -> None:
+        bad = next(self.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        update(self, epoch, indices)
+        bad.remove()
+
+    monkeypatch.setattr(trainer.Trainer, "update", poisoned)
+    ended = train(config, tmp_path, max_steps=5, log_every=3)
+    assert ended.code == 0
+    assert "update 3: 3 updates skipped" in ended.err
+    assert "max_steps 5 reached after 5 updates, 5 of them skipped, and " in ended.err
+
+
 def test_weights_that_are_not_finite_are_never_saved(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,8 @@ def test_a_state_comes_back_from_json_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"step": -1}, {"epoch": "x"}, {"lr_factor": math.nan}, {"best_score": math.inf}, {"batch_index": 1.5}]
+    "change",
+    [{"step": -1}, {"epoch": "x"}, {"elapsed_seconds": math.nan}, {"best_score": math.inf}, {"batch_index": 1.5}],
 )
 def test_a_state_that_no_run_can_be_in_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

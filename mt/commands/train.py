@@ -22,6 +22,7 @@ from mt.rundir import RunDir
 from mt.runtime import Runtime, open_runtime
 from mt.training.loss import TrainingModel, mean_nll
 from mt.training.progress import MetricsFile, Sample, Validation, clock
+from mt.training.state import WindowSums
 from mt.training.trainer import Trainer
 
 # What may differ when a run goes on, besides what it is tested on; not what it computes.
@@ -166,7 +167,9 @@ def say_goodbye(run: RunDir, trainer: Trainer, reason: str) -> None:
     if incidents := trainer.metrics.incidents():
         say("\n  ".join(["what went wrong:", *incidents]))
     state = trainer.state
-    say(f"{reason} after {state.step:,} updates and {clock(state.elapsed_seconds)}; the model is in {run.path}")
+    num_skipped = state.num_skipped + WindowSums(*trainer.window.save()).num_skipped
+    updates = f"{state.step:,} updates" + (f", {num_skipped:,.0f} of them skipped," if num_skipped else "")
+    say(f"{reason} after {updates} and {clock(state.elapsed_seconds)}; the model is in {run.path}")
     if trainer.signals.name is not None:
         say("the same command again goes on from here")
     elif (run.checkpoints / "best").is_file():

@@ -19,7 +19,6 @@ class TrainState:
     batch_index: NonNegativeInt = 0  # batches of this epoch's plan used, over all ranks
     tokens_seen: NonNegativeInt = 0  # target tokens
     elapsed_seconds: FiniteFloat = 0.0
-    lr_factor: FiniteFloat = 1.0
     best_score: FiniteFloat | None = None  # higher is better
     checks_without_gain: NonNegativeInt = 0
     num_skipped: NonNegativeInt = 0  # updates left out, their gradients not being finite

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from pydantic import TypeAdapter
@@ -74,7 +74,7 @@ class Trainer:
     def verdict(self) -> str | None:
         """Why to stop now, or None; the same on every rank, at a boundary between updates."""
         state, config = self.state, self.config
-        reasons = [f"{name} {top:g} reached" for name, (at, top) in self.limits.items() if at >= top]
+        reasons = [f"{name} {top:.10g} reached" for name, (at, top) in self.limits.items() if at >= top]
         if config.patience is not None and state.checks_without_gain >= config.patience:
             reasons.append(f"no gain in {state.checks_without_gain} validations")
         if self.signals.name is not None:
@@ -153,7 +153,7 @@ class Trainer:
     @property
     def rate(self) -> float:
         """The learning rate of the update that `state.step` counts as the latest."""
-        return learning_rate(self.state.step, self.config) * self.state.lr_factor
+        return learning_rate(self.state.step, self.config)
 
     # What is written down
 
@@ -172,25 +172,25 @@ class Trainer:
         }
         speed = (state.tokens_seen - self.pulse[1]) / max(state.elapsed_seconds - self.pulse[0], 1e-9)
         self.pulse = (state.elapsed_seconds, state.tokens_seen)
-        if self.runtime.is_main:
-            seconds, memory = state.elapsed_seconds, self.runtime.peak_memory()  # bytes
-            timing = {"elapsed_seconds": seconds, "tokens_per_second": speed, "peak_memory": memory}
-            self.metrics.append("train", state.step, values, timing)
-            self.display.show(
-                state.step, loss=values["loss"], lr=self.rate, tokens_per_second=speed, seconds_left=self.seconds_left
-            )
-        if sums.num_skipped:
-            plural = "s" if sums.num_skipped > 1 else ""
+        self._write("train", values, tokens_per_second=speed, peak_memory=self.runtime.peak_memory())
+        self.display.show(
+            state.step, loss=values["loss"], lr=self.rate, tokens_per_second=speed, seconds_left=self.seconds_left
+        )
+        if sums.num_skipped and not self.scaler.is_enabled():  # which skips a few to find its scale
+            plural = "s" * (sums.num_skipped > 1)
             self.report(f"{sums.num_skipped:,.0f} update{plural} skipped: gradients were not finite")
         if sums.skipped_in_a_row >= self.config.max_skipped:
             self._give_up(f"{sums.skipped_in_a_row:,.0f} updates in a row had gradients that were not finite")
 
     def report(self, text: str) -> None:
         """An incident: a line for the user, one in metrics.jsonl, and so one in the summary at the end."""
+        self._write("incident", {"text": text})
+        self.display.say(f"warning: {text}")
+
+    def _write(self, kind: str, values: dict[str, Any], **timed: float) -> None:
+        """A line of metrics.jsonl, from rank 0; `timed` is what no two runs have in common."""
         if self.runtime.is_main:
-            timing = {"elapsed_seconds": self.state.elapsed_seconds}
-            self.metrics.append("incident", self.state.step, {"text": text}, timing)
-            self.display.say(f"warning: {text}")
+            self.metrics.append(kind, self.state.step, values, {"elapsed_seconds": self.state.elapsed_seconds, **timed})
 
     def _give_up(self, why: str) -> NoReturn:
         last = self.store.path / f"step_{self.saved_step:08d}"
@@ -213,10 +213,8 @@ class Trainer:
         state.checked_step = state.step
         state.elapsed_seconds = time.monotonic() - self.began
         self.pulse = (state.elapsed_seconds, state.tokens_seen)  # validating is not slow training
-        if self.runtime.is_main:
-            values = {"epoch": state.epoch, **found.as_json(), "is_best": is_best}
-            self.metrics.append("valid", state.step, values, {"elapsed_seconds": state.elapsed_seconds})
-            self.display.say(describe_validation(state.step, found, is_best=is_best))
+        self._write("valid", {"epoch": state.epoch, **found.as_json(), "is_best": is_best})
+        self.display.say(describe_validation(state.step, found, is_best=is_best))
         if self._save(is_best=is_best) is not None:
             state.best_score = best_before  # what is best is what can be had
 
