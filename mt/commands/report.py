@@ -230,12 +230,9 @@ def follow_samples(metrics: Sequence[MetricsLine]) -> dict[tuple[str, str], list
 
 
 def pair_counts(run: RunDir) -> PairCounts | None:
-    """How many pairs were trained on; None when the run's cache, which knows it, is gone."""
-    digest = "*"
-    with suppress(CheckpointError, KeyError):
+    """How many pairs were trained on; None when the run's cache, which knows it, is gone or damaged."""
+    with suppress(CheckpointError, OSError, ValueError, KeyError, TypeError):
         digest = load_meta(find_checkpoint(run.checkpoints, "last"))["data_digest"]
-    with suppress(OSError, ValueError, KeyError, TypeError):  # what is damaged there is made anew by `mt train`
-        (path,) = run.cache.glob(f"{digest}/meta.json")
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads((run.cache / digest / "meta.json").read_text(encoding="utf-8"))
         return PairCounts(meta["num_pairs"], FilterCounts(**meta["counts"]))
     return None
