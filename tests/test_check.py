@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mt.runtime
 from mt.commands import resumption, trial
 from mt.commands.check import as_text, check, report, verdict
 from mt.commands.train import read_config, train
@@ -265,13 +266,22 @@ def test_resuming_is_proved_with_real_processes_and_a_run_that_has_begun_is_left
     )
 
 
-def test_beside_a_run_of_another_config_all_is_tried_with_this_one(text: Lines) -> None:
+def test_beside_a_run_of_another_config_all_is_tried_with_this_one(
+    text: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, limits = write(text), ("train.max_steps=31", "train.validate_every=31")
     train(read_config(path, limits, run_dir=None, device=None))
-    others = ("tokenizer.joint=false", "tokenizer.vocab_size=350", "model.tie_embeddings=decoder")
+    others = (
+        "tokenizer.joint=false",
+        "tokenizer.vocab_size=350",
+        "model.tie_embeddings=decoder",
+        "train.precision=auto",
+    )
+    monkeypatch.setattr(mt.runtime, "_bf16_is_quick", lambda: True)  # while the run has begun in fp32
     findings = look(path, *limits, *others)
     assert troubles(findings) == [("error", "config")]
-    assert any(finding.what == "disk" for finding in findings), "the last to be looked at"
+    assert next(finding.text for finding in findings if finding.what == "model").endswith("in bf16")
+    assert findings[-1].what == "disk", "the last to be looked at"
 
 
 def test_what_the_disk_refuses_meanwhile_is_a_finding(text: Lines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,14 +125,15 @@ def rehearse_run(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[
     """Findings about the training itself, all of it done in a temporary directory."""
     assert config.train.run_dir is not None, "read_config gives every run a directory"
     real = RunDir(Path(config.train.run_dir))
-    before = load_config(real.config) if (real.checkpoints / "last").is_file() else None
+    asked, before = config, load_config(real.config) if (real.checkpoints / "last").is_file() else None
     config, runtime = settle(config, before, runtime)
     if before is not None:
         changed = "; ".join(forbidden_changes(before, config))
         told = f"of another config: {changed}" if changed else "already: mt train would go on with it"
         text = f"{real.path} holds a run {told} (--run-dir chooses another)"
         yield Finding("error" if changed else "note", "config", "", text)
-        before = None if changed else before  # whose tokenizers may be of other kinds
+        if changed:  # it would be another run, with tokenizers and a precision of its own
+            before, (config, runtime) = None, settle(asked, None, runtime)
     with TemporaryDirectory(prefix="mt-check-") as directory:
         trial = RunDir(Path(directory) / "trial")
         yield from try_training(config, runtime, trial, real=real, has_begun=before is not None)
