@@ -96,10 +96,17 @@ def test_a_search_that_memory_is_too_small_for_is_an_error_that_says_what_to_do(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(Transformer, "decode", fail)
-    with pytest.raises(
-        DeviceError, match=r"too little memory to translate: wanted a smaller search\.beam_size or search"
-    ):
+    with pytest.raises(DeviceError, match=r"too little memory to translate: wanted a smaller beam"):
         translator.translate(["balo"])
+
+
+def test_a_model_that_memory_is_too_small_for_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(translator_module, "open_run_dir", fail)
+    with pytest.raises(DeviceError, match=r"^too little memory to load this model$"):
+        Translator.load(tmp_path)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 100_000])

@@ -25,11 +25,11 @@ from mt.training.progress import MetricsFile, Sample, Validation, clock
 from mt.training.state import WindowSums
 from mt.training.trainer import Trainer
 
-# What may differ when a run goes on, besides what it is tested on; not what it computes.
+# What may differ when a run goes on, besides what it is tested on and how much at a time; not what it computes.
 _BY_WHAT = ("run_dir", "device", "compile")
 _HOW_LONG = ("max_epochs", "max_minutes", "patience")
 _HOW_WATCHED = ("keep_checkpoints", "num_samples", "max_skipped")
-FREE_KEYS = ("data.test", *(f"train.{key}" for key in (*_BY_WHAT, *_HOW_LONG, *_HOW_WATCHED)))
+FREE_KEYS = ("data.test", "search.max_tokens", *(f"train.{key}" for key in (*_BY_WHAT, *_HOW_LONG, *_HOW_WATCHED)))
 
 
 def read_config(path: Path, overrides: Sequence[str] = (), *, run_dir: Path | None, device: str | None) -> Config:

@@ -65,6 +65,7 @@ class Translator:
     max_length: int  # source tokens, eos included, that the model has been trained on
 
     @classmethod
+    @enough_memory("to load this model")
     def load(
         cls,
         run_dir: str | Path,
@@ -118,7 +119,7 @@ class Translator:
                     found[index].append(Translation(text.replace("\r", " "), score, log_prob, (part,)))
         return found
 
-    @enough_memory("to translate: wanted a smaller search.beam_size or search.max_tokens")
+    @enough_memory("to translate: wanted a smaller beam, or search.max_tokens in the config")
     def _search_batch(self, rows: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
         model, tokenizer, search = self.model, self.tgt_tokenizer, self.search
 
