@@ -66,6 +66,11 @@ def test_a_state_comes_back_from_json_as_it_was() -> None:
     assert TypeAdapter(TrainState).validate_python(json.loads(json.dumps(asdict(state)))) == state
 
 
+def test_a_state_of_older_code_with_more_in_it_is_taken() -> None:
+    older = {**asdict(TrainState(step=7)), "lr_factor": 1.0}
+    assert TypeAdapter(TrainState).validate_python(older) == TrainState(step=7)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"step": -1}, {"epoch": "x"}, {"elapsed_seconds": math.nan}, {"best_score": math.inf}, {"batch_index": 1.5}],
