@@ -35,7 +35,8 @@ def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
     tokenizer = Tokenizer.load(model)
     known = {str(token_id) for token_id in range(tokenizer.vocab_size)}
     for number, line in enumerate(read_input(source), start=1):
-        wrong = next((word for word in line.split() if word not in known), None)
+        words = line.split()
+        wrong = next((word for word in words if word not in known), None)
         if wrong is not None:
             raise TokenizerError(f"line {number}: wanted ids from 0 to {tokenizer.vocab_size - 1}, found {wrong!r}")
-        yield tokenizer.decode([[int(word) for word in line.split()]])[0]
+        yield tokenizer.decode([[int(word) for word in words]])[0]
