@@ -1,27 +1,38 @@
-"""mt turns two files of parallel text into a translator.
+"""Machine translation: two files of parallel text in, a translator out.
 
     from mt import Translator
     Translator.load("runs/toy").translate(["The old woman sees a small dog."])
 
-The names below are imported when first used, so that `import mt` and `mt --help` need not wait for torch.
+The public names are imported on first use, so that `import mt` and `mt --help` do not wait for torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mt.commands.evaluate import evaluate
-    from mt.commands.train import train
-    from mt.config import load_config
+    from mt.config.load import load_config
     from mt.decoding.translator import Translator
+    from mt.errors import MtError
+    from mt.evaluation.evaluate import evaluate
+    from mt.training.run import train
 
-__all__ = ["Translator", "evaluate", "load_config", "train"]
+__version__ = "0.2.0.dev0"
+__all__ = ["MtError", "Translator", "__version__", "evaluate", "load_config", "train"]
 
-_HOMES = {"Translator": "decoding.translator", "evaluate": "commands.evaluate"}
-_HOMES |= {"load_config": "config", "train": "commands.train"}
+_MODULES = {
+    "MtError": "mt.errors",
+    "Translator": "mt.decoding.translator",
+    "evaluate": "mt.evaluation.evaluate",
+    "load_config": "mt.config.load",
+    "train": "mt.training.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'mt' has no attribute {name!r}")
-    return getattr(import_module(f"mt.{_HOMES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

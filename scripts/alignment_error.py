@@ -90,7 +90,11 @@ def grow_diagonally(forward: Links, backward: Links) -> Links:
         before = len(chosen)
         for i, j in rest:
             is_new = all(i != a for a, _ in chosen) or all(j != b for _, b in chosen)
-            if (i, j) not in chosen and is_new and any(abs(i - a) <= 1 and abs(j - b) <= 1 for a, b in chosen):
+            if (
+                (i, j) not in chosen
+                and is_new
+                and any(abs(i - a) <= 1 and abs(j - b) <= 1 for a, b in chosen)
+            ):
                 chosen.add((i, j))
         if len(chosen) == before:
             return chosen
@@ -114,7 +118,9 @@ def both_ways(name: str, forward: list[Links], backward: list[Links]) -> Answers
         yield f"{name} {symmetry}", list(map(join, forward, backward))
 
 
-def layers_and_steps(run_dir: Path, src: Sequence[str], tgt: Sequence[str]) -> Iterator[tuple[str, list[Links]]]:
+def layers_and_steps(
+    run_dir: Path, src: Sequence[str], tgt: Sequence[str]
+) -> Iterator[tuple[str, list[Links]]]:
     """The links by each layer of a run's decoder at each step."""
     translator = Translator.load(run_dir)
     sides = translator.src_tokenizer.encode(src), translator.tgt_tokenizer.encode(tgt)
@@ -135,7 +141,9 @@ def all_answers(options: argparse.Namespace, src: list[str], tgt: list[str]) -> 
     train = [_read(path) if path else [] for path in (options.train_src, options.train_tgt)]
     forward = ibm1([*src, *train[0]], [*tgt, *train[1]])[: len(src)]
     yield "IBM 1", forward
-    yield from both_ways("IBM 1", forward, list(map(turned, ibm1([*tgt, *train[1]], [*src, *train[0]])[: len(src)])))
+    yield from both_ways(
+        "IBM 1", forward, list(map(turned, ibm1([*tgt, *train[1]], [*src, *train[0]])[: len(src)]))
+    )
     runs = [(options.run_dir, src, tgt), (options.reverse_run_dir, tgt, src)]
     found = [dict(layers_and_steps(*run)) if run[0] else {} for run in runs]
     for name, links in found[0].items():
@@ -149,20 +157,32 @@ def _read(path: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("gold", type=Path)
     parser.add_argument("files", type=Path, nargs="*")
     for name in ("src", "tgt", "train-src", "train-tgt", "run-dir", "reverse-run-dir"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--lines", default=":", help="the first line that counts, and the first that does not, from 0")
+    parser.add_argument(
+        "--lines",
+        default=":",
+        help="the first line that counts, and the first that does not, from 0",
+    )
     options = parser.parse_args()
 
     gold = [read_gold(line) for line in _read(options.gold)]
     counted = slice(*(int(number) if number else None for number in options.lines.split(":")))
     answers: list[tuple[str, list[Links]]] = []
     print(f"{len(gold[counted]):,} sentences\n{'':28}    AER  precision  recall   links")
-    answers = ((str(path), [set(read_gold(line).possible) for line in _read(path)]) for path in options.files)
-    for source in (answers, all_answers(options, _read(options.src), _read(options.tgt)) if options.src else ()):
+    answers = (
+        (str(path), [set(read_gold(line).possible) for line in _read(path)])
+        for path in options.files
+    )
+    for source in (
+        answers,
+        all_answers(options, _read(options.src), _read(options.tgt)) if options.src else (),
+    ):
         for name, links in source:
             error = alignment_error(links[counted], gold[counted])
             print(

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mt.config import Config
-from mt.configkeys import walk_keys
+from mt.config.keys import walk_keys
+from mt.config.schema import Config
 
 CANARY = "EXECUTED"  # the file that hostile input tries to make
 MAX_STEPS = 2  # updates of the good run
@@ -62,8 +62,14 @@ SENTENCES = [
 
 def good_texts() -> dict[str, bytes]:
     """Texts to train on for a second: what is to be translated is to be repeated."""
-    train, valid = ("".join(f"{line}\n" for line in lines) for lines in (SENTENCES, SENTENCES[::25]))
-    return {f"{name}.{lang}": text.encode() for name, text in (("train", train), ("valid", valid)) for lang in "ab"}
+    train, valid = (
+        "".join(f"{line}\n" for line in lines) for lines in (SENTENCES, SENTENCES[::25])
+    )
+    return {
+        f"{name}.{lang}": text.encode()
+        for name, text in (("train", train), ("valid", valid))
+        for lang in "ab"
+    }
 
 
 def good_config() -> dict[str, Any]:
@@ -72,8 +78,20 @@ def good_config() -> dict[str, Any]:
     return {
         "data": {"src_lang": "a", "tgt_lang": "b", "max_length": 24, **corpora},
         "tokenizer": {"vocab_size": 340},
-        "model": {"d_model": 16, "d_ff": 16, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1},
-        "train": {"run_dir": "run", "precision": "fp32", "max_tokens": 256, "max_steps": MAX_STEPS, "device": "cpu"},
+        "model": {
+            "d_model": 16,
+            "d_ff": 16,
+            "num_heads": 2,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+        },
+        "train": {
+            "run_dir": "run",
+            "precision": "fp32",
+            "batch_tokens": 256,
+            "max_steps": MAX_STEPS,
+            "device": "cpu",
+        },
         "search": {"beam_size": 2, "max_length_factor": 1.0, "max_length_offset": 3},
     }
 
@@ -109,15 +127,27 @@ def spoil_bytes(draw: Random, content: bytes) -> bytes:
         start = draw.randrange(len(content) + 1)
         end = min(len(content), start + draw.choice((1, 2, 8, 64, 1000)))
         before, part, after = content[:start], content[start:end], content[end:]
-        kind = draw.choice(("flip", "flip", "random", "cut", "insert", "double", "delete", "move", "zero"))
+        kind = draw.choice(
+            ("flip", "flip", "random", "cut", "insert", "double", "delete", "move", "zero")
+        )
         if kind == "flip":
-            content = before + bytes([byte ^ 1 << draw.randrange(8) for byte in part[:1]]) + part[1:] + after
+            content = (
+                before
+                + bytes([byte ^ 1 << draw.randrange(8) for byte in part[:1]])
+                + part[1:]
+                + after
+            )
         elif kind == "random":
             content = before + draw.randbytes(len(part)) + after
         elif kind == "cut":
             content = before
         elif kind == "insert":
-            content = before + draw.choice((*LANDMARKS, draw.randbytes(draw.randrange(1, 9)))) + part + after
+            content = (
+                before
+                + draw.choice((*LANDMARKS, draw.randbytes(draw.randrange(1, 9))))
+                + part
+                + after
+            )
         elif kind == "double":
             content = before + part * draw.choice((2, 2, 50)) + after
         elif kind == "delete":
@@ -168,7 +198,11 @@ def place_in(draw: Random, config: dict[str, Any]) -> tuple[dict[str, Any], str]
     section: Any = config
     try:
         for name, after in zip(path, [*path[1:], key], strict=True):
-            section = section[0] if name == "N" else section.setdefault(name, [{}] if after == "N" else {})
+            section = (
+                section[0]
+                if name == "N"
+                else section.setdefault(name, [{}] if after == "N" else {})
+            )
     except (AttributeError, LookupError, TypeError):  # what was set there before holds no keys
         return config, path[0]
     return (section, key) if isinstance(section, dict) else (config, path[0])

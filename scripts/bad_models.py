@@ -26,7 +26,9 @@ from bad_text import ODD_LINES
 
 # ---- protobuf
 
-Field = tuple[int, int, Any]  # number, wire type, value: an int for wire type 0, bytes for the others
+Field = tuple[
+    int, int, Any
+]  # number, wire type, value: an int for wire type 0, bytes for the others
 
 
 def read_message(content: bytes) -> list[Field]:
@@ -96,13 +98,24 @@ def tokenizer_case(draw: Random, good: Good) -> Case:
     shorter = [line for line in ODD_LINES if len(line) < 10_000]
     stdin = "".join(f"{draw.choice((*SENTENCES, *shorter))}\n" for _ in range(5)).encode()
     if name == "decode":
-        stdin = "".join(f"{' '.join(str(draw.randrange(-1, 342)) for _ in range(5))}\n" for _ in range(3)).encode()
-    training = ["train", "--config", "good.yaml", "--set", "train.max_steps=1", "--run-dir", "new", "--set"]
+        stdin = "".join(
+            f"{' '.join(str(draw.randrange(-1, 342)) for _ in range(5))}\n" for _ in range(3)
+        ).encode()
+    training = [
+        "train",
+        "--config",
+        "good.yaml",
+        "--set",
+        "train.max_steps=1",
+        "--run-dir",
+        "new",
+        "--set",
+    ]
     commands = {
         "encode": ["tokenizer", "encode", "--model", "bad.model", *draw.choice(([], ["--pieces"]))],
         "decode": ["tokenizer", "decode", "--model", "bad.model"],
         "train": [*training, "tokenizer={model: bad.model}"],
-        "sample": [*training, "tokenizer={model: bad.model, sampling: 0.5}"],
+        "sample": [*training, "tokenizer={model: bad.model, bpe_dropout: 0.5}"],
         "translate": ["translate", "run"],
     }
     files = {**good.files, "run/tokenizer.model" if name == "translate" else "bad.model": model}
@@ -118,20 +131,28 @@ def _spoil_model(draw: Random, content: bytes) -> tuple[bytes, str]:
         return draw.choice((b"", b"\n", b"text", draw.randbytes(2000), *hostile)), "whole file"
     model, hows = read_message(content), []
     for _ in range(draw.choice((1, 1, 1, 3))):
-        spoil = draw.choice((_spoil_pieces, _spoil_piece, _spoil_piece, _spoil_trainer, _spoil_rules, _spoil_fields))
+        spoil = draw.choice(
+            (_spoil_pieces, _spoil_piece, _spoil_piece, _spoil_trainer, _spoil_rules, _spoil_fields)
+        )
         hows.append(spoil(draw, model))
     return write_message(model), ", ".join(hows)
 
 
 def _piece(text: bytes, score: float, kind: int) -> Field:
-    return (PIECE, 2, write_message([(TEXT, 2, text), (SCORE, 5, struct.pack("<f", score)), (TYPE, 0, kind)]))
+    return (
+        PIECE,
+        2,
+        write_message([(TEXT, 2, text), (SCORE, 5, struct.pack("<f", score)), (TYPE, 0, kind)]),
+    )
 
 
 def _spoil_pieces(draw: Random, model: list[Field]) -> str:
     """Another order or number of pieces."""
     indices = [index for index, field in enumerate(model) if field[0] == PIECE] or [0]
     one, two = draw.choice(indices), draw.choice(indices)
-    how = draw.choice(("swapped", "swapped", "dropped", "doubled", "added", "added", "none", "many"))
+    how = draw.choice(
+        ("swapped", "swapped", "dropped", "doubled", "added", "added", "none", "many")
+    )
     if how == "swapped":
         model[one], model[two] = model[two], model[one]
     elif how == "dropped":
@@ -139,7 +160,11 @@ def _spoil_pieces(draw: Random, model: list[Field]) -> str:
     elif how == "doubled":
         model.insert(two, model[one])
     elif how == "added":
-        model.append(_piece(draw.choice(PIECES), draw.choice(SCORES), draw.choice((1, 1, 1, 2, 3, 4, 5, 6, 9))))
+        model.append(
+            _piece(
+                draw.choice(PIECES), draw.choice(SCORES), draw.choice((1, 1, 1, 2, 3, 4, 5, 6, 9))
+            )
+        )
     elif how == "none":
         model[:] = [field for field in model if field[0] != PIECE]
     else:
@@ -166,16 +191,27 @@ def _spoil_trainer(draw: Random, model: list[Field]) -> str:
     """Another value in how the model was trained."""
     number = draw.choice(TRAINER_FIELDS)
     is_text = number in TRAINER_TEXTS and draw.random() < 0.9
-    _put_inside(model, TRAINER, (number, 2, draw.choice(PIECES)) if is_text else (number, 0, draw.choice(INTS)))
+    _put_inside(
+        model,
+        TRAINER,
+        (number, 2, draw.choice(PIECES)) if is_text else (number, 0, draw.choice(INTS)),
+    )
     return f"trainer {number}"
 
 
 def _spoil_rules(draw: Random, model: list[Field]) -> str:
     """Other rules of how a text is changed before it is encoded, or after it is decoded."""
-    where, number = draw.choice((NORMALIZER, NORMALIZER, DENORMALIZER)), draw.choice((1, TABLE, TABLE, 3, 4, 5, 6))
+    where, number = (
+        draw.choice((NORMALIZER, NORMALIZER, DENORMALIZER)),
+        draw.choice((1, TABLE, TABLE, 3, 4, 5, 6)),
+    )
     size = struct.pack("<I", draw.choice((0, 4, 8, 1024, 4096, 10**6, 2**31, 2**32 - 1)))
     table = size + draw.randbytes(draw.choice((0, 3, 8, 1024, 1028, 4096)))
-    texts = {1: (b"nmt_nfkc", b"identity", b"\xff"), TABLE: (table, table, b""), 6: (b"61\t62\n", b"x", b"\xff\t")}
+    texts = {
+        1: (b"nmt_nfkc", b"identity", b"\xff"),
+        TABLE: (table, table, b""),
+        6: (b"61\t62\n", b"x", b"\xff\t"),
+    }
     value = draw.choice(texts.get(number, INTS[:4]))
     _put_inside(model, where, (number, 2 if number in texts else 0, value))
     return f"{'normalizer' if where == NORMALIZER else 'denormalizer'} {number}"
@@ -189,20 +225,28 @@ def _spoil_fields(draw: Random, model: list[Field]) -> str:
     elif how == "other kind":
         model.append((draw.choice((PIECE, TRAINER, 9)), 0, draw.choice(INTS)))
     elif how == "self test":
-        sample = write_message([(1, 2, b"a b"), (2, 2, draw.choice((b"x", b"\xff", "\u2581a \u2581b".encode())))])
+        sample = write_message(
+            [(1, 2, b"a b"), (2, 2, draw.choice((b"x", b"\xff", "\u2581a \u2581b".encode())))]
+        )
         model.append((SELF_TEST, 2, write_message([(1, 2, sample)])))
     elif how == "dropped":
         gone = draw.choice((TRAINER, NORMALIZER, DENORMALIZER))
         model[:] = [field for field in model if field[0] != gone]
     else:
-        model.append((7, 2, write_message([(1, 3, b"")]) * 3000))  # groups that are opened and never closed
+        model.append(
+            (7, 2, write_message([(1, 3, b"")]) * 3000)
+        )  # groups that are opened and never closed
     return f"field {how}"
 
 
 def _put_inside(model: list[Field], where: int, change: Field) -> None:
     """Give a message in a model one field with this value."""
     index = next((index for index, field in enumerate(model) if field[0] == where), None)
-    fields = [] if index is None else [field for field in read_message(model[index][2]) if field[0] != change[0]]
+    fields = (
+        []
+        if index is None
+        else [field for field in read_message(model[index][2]) if field[0] != change[0]]
+    )
     model[len(model) if index is None else index : len(model) if index is None else index + 1] = [
         (where, 2, write_message([*fields, change]))
     ]
@@ -236,9 +280,19 @@ def checkpoint_case(draw: Random, good: Good) -> Case:
     """A run directory with something spoilt in it, translated with, scored, or gone on with."""
     files = good.files
     step = f"run/checkpoints/{good.run['run/checkpoints/last'].decode().strip()}"
-    makers = (_spoil_file, _spoil_json, _spoil_json, _spoil_tensors, _spoil_tensors, _spoil_names, _spoil_run_config)
+    makers = (
+        _spoil_file,
+        _spoil_json,
+        _spoil_json,
+        _spoil_tensors,
+        _spoil_tensors,
+        _spoil_names,
+        _spoil_run_config,
+    )
     how = draw.choice(makers)(draw, files, step)
-    if draw.random() < 0.8 and f"{step}/SHA256SUMS" in files:  # who can change a file can change its checksum
+    if (
+        draw.random() < 0.8 and f"{step}/SHA256SUMS" in files
+    ):  # who can change a file can change its checksum
         seal(files, step)
         how += ", sealed"
     commands = {
@@ -252,14 +306,24 @@ def checkpoint_case(draw: Random, good: Good) -> Case:
 
 def seal(files: dict[str, bytes], step: str) -> None:
     """Write the checksums of what is in a step directory."""
-    sums = {name: hashlib.sha256(files[f"{step}/{name}"]) for name in SEALED if f"{step}/{name}" in files}
-    files[f"{step}/SHA256SUMS"] = "".join(f"{sum.hexdigest()}  {name}\n" for name, sum in sums.items()).encode()
+    sums = {
+        name: hashlib.sha256(files[f"{step}/{name}"])
+        for name in SEALED
+        if f"{step}/{name}" in files
+    }
+    files[f"{step}/SHA256SUMS"] = "".join(
+        f"{sum.hexdigest()}  {name}\n" for name, sum in sums.items()
+    ).encode()
 
 
 def _spoil_file(draw: Random, files: dict[str, bytes], step: str) -> str:
     """Any file of the run: spoilt, emptied, gone, a directory, a pickle, or another file."""
-    name = draw.choice([name for name in files if name.startswith("run/") and not name.endswith("tokenizer.model")])
-    how = draw.choice(("spoilt", "spoilt", "spoilt", "empty", "gone", "directory", "pickle", "other"))
+    name = draw.choice(
+        [name for name in files if name.startswith("run/") and not name.endswith("tokenizer.model")]
+    )
+    how = draw.choice(
+        ("spoilt", "spoilt", "spoilt", "empty", "gone", "directory", "pickle", "other")
+    )
     before = files.pop(name)
     if how == "directory":
         files[f"{name}/x"] = b""
@@ -271,7 +335,9 @@ def _spoil_file(draw: Random, files: dict[str, bytes], step: str) -> str:
 
 def _spoil_json(draw: Random, files: dict[str, bytes], step: str) -> str:
     """meta.json, or the cache's, with another value or none somewhere in it."""
-    caches = [name for name in files if name.startswith("run/cache/") and name.endswith("meta.json")]
+    caches = [
+        name for name in files if name.startswith("run/cache/") and name.endswith("meta.json")
+    ]
     file = draw.choice((*[f"{step}/meta.json"] * 4, *caches))
     if draw.random() < 0.15:
         files[file] = draw.choice(WHOLE_JSON).encode()
@@ -288,9 +354,15 @@ def _spoil_json(draw: Random, files: dict[str, bytes], step: str) -> str:
     elif how == "added" and isinstance(parent, dict):
         parent[draw.choice(("extra", "", "é" * 50))] = draw.choice(ABSURD)
     elif how == "like" and isinstance(node, int | float):  # of the right type at least
-        parent[key] = draw.choice((0, 1, 2, 5, -1, 10**9, 2**31, 2**63, 10**30, 0.5, -0.5, 1e38, 1e308))
+        parent[key] = draw.choice(
+            (0, 1, 2, 5, -1, 10**9, 2**31, 2**63, 10**30, 0.5, -0.5, 1e38, 1e308)
+        )
     else:
-        parent[key] = draw.choice((*ABSURD, [0] * 3, ["x"] * 3, [0.5] * 7, [[0]] * 2)) if how != "digits" else "DIGITS"
+        parent[key] = (
+            draw.choice((*ABSURD, [0] * 3, ["x"] * 3, [0.5] * 7, [[0]] * 2))
+            if how != "digits"
+            else "DIGITS"
+        )
     files[file] = json.dumps(meta).replace('"DIGITS"', "9" * 5000).encode()
     return f"{file.split('/')[1]} meta.json {'.'.join(map(str, path))[:40]} {how}"
 
@@ -311,7 +383,9 @@ def _spoil_tensors(draw: Random, files: dict[str, bytes], step: str) -> str:
     """A safetensors file whose header says something else, or whose numbers are others."""
     file = f"{step}/{draw.choice(('model', 'model', 'optimizer'))}.safetensors"
     header, numbers = read_tensors(files[file])
-    name, other = (draw.choice([name for name in header if name != "__metadata__"]) for _ in range(2))
+    name, other = (
+        draw.choice([name for name in header if name != "__metadata__"]) for _ in range(2)
+    )
     entry, size, text = header[name], None, None
     start, end = entry["data_offsets"]
     how = draw.choice(
@@ -344,10 +418,16 @@ def _spoil_tensors(draw: Random, files: dict[str, bytes], step: str) -> str:
     elif how == "gone":
         header, numbers = without(header, numbers, name)
     elif how == "added":
-        header["extra"] = {"dtype": "F32", "shape": [4], "data_offsets": [len(numbers), len(numbers) + 16]}
+        header["extra"] = {
+            "dtype": "F32",
+            "shape": [4],
+            "data_offsets": [len(numbers), len(numbers) + 16],
+        }
         numbers += bytes(16)
     elif how == "renamed":
-        header[draw.choice(("", "x", f"{name}.x", "é", "\0", "x" * 10_000, "__metadata__"))] = header.pop(name)
+        header[draw.choice(("", "x", f"{name}.x", "é", "\0", "x" * 10_000, "__metadata__"))] = (
+            header.pop(name)
+        )
     elif how == "header":
         text = draw.choice(HEADERS)
     elif how == "size":
@@ -355,7 +435,10 @@ def _spoil_tensors(draw: Random, files: dict[str, bytes], step: str) -> str:
     elif how == "floats":
         word = struct.pack("<f", draw.choice(FLOATS))
         numbers = draw.choice(
-            (numbers[:start] + word * ((end - start) // 4) + numbers[end:], word * (len(numbers) // 4))
+            (
+                numbers[:start] + word * ((end - start) // 4) + numbers[end:],
+                word * (len(numbers) // 4),
+            )
         )
     elif how == "meta":
         header["__metadata__"] = draw.choice(METADATA)
@@ -395,7 +478,9 @@ def _spoil_run_config(draw: Random, files: dict[str, bytes], step: str) -> str:
     """The run's config.yaml with another value, such as an absurd size."""
     config = yaml.safe_load(files["run/config.yaml"])
     sizes = ("d_model", "d_ff", "num_heads", "num_encoder_layers", "num_decoder_layers")
-    section, key = (config["model"], draw.choice(sizes)) if draw.random() < 0.5 else place_in(draw, config)
+    section, key = (
+        (config["model"], draw.choice(sizes)) if draw.random() < 0.5 else place_in(draw, config)
+    )
     section[key] = draw.choice((*ABSURD, *RUNNABLE, *(256, 4096, 65_536) * 5, *CHOICES))
     files["run/config.yaml"] = as_yaml(config).encode()
     return f"config.yaml {key} {str(section[key])[:20]}"

@@ -8,10 +8,22 @@ import zlib
 from functools import cache
 from random import Random
 
-from bad_input import ABSURD, CANARY, CHOICES, RUNNABLE, SENTENCES, Case, Good, as_yaml, copied, place_in, spoil_bytes
+from bad_input import (
+    ABSURD,
+    CANARY,
+    CHOICES,
+    RUNNABLE,
+    SENTENCES,
+    Case,
+    Good,
+    as_yaml,
+    copied,
+    place_in,
+    spoil_bytes,
+)
 
-from mt.config import Config
-from mt.configkeys import walk_keys
+from mt.config.keys import walk_keys
+from mt.config.schema import Config
 
 # ---- configs
 
@@ -59,14 +71,23 @@ def config_case(draw: Random, good: Good) -> Case:
         how = f"read: {how}"
     else:
         how, overrides = f"train: {how}", [*overrides, *SHORT]
-    arguments = ["train", "--config", "bad.yaml", *(word for change in overrides for word in ("--set", change))]
+    arguments = [
+        "train",
+        "--config",
+        "bad.yaml",
+        *(word for change in overrides for word in ("--set", change)),
+    ]
     return Case(how, {**good.texts, "bad.yaml": text}, arguments, is_dry=is_dry)
 
 
 def _config_bytes(draw: Random, good: Good) -> tuple[bytes, list[str], str]:
     text = as_yaml(good.config)
     if draw.random() < 0.1:
-        return draw.choice((draw.randbytes(300), text.encode("utf-16"), b"\xff" * 20)), [], "other bytes"
+        return (
+            draw.choice((draw.randbytes(300), text.encode("utf-16"), b"\xff" * 20)),
+            [],
+            "other bytes",
+        )
     return spoil_bytes(draw, text.encode()), [], "spoilt bytes"
 
 
@@ -75,13 +96,21 @@ def _config_values(draw: Random, good: Good) -> tuple[bytes, list[str], str]:
     config, hows = copied(good.config), []
     for _ in range(draw.choice((1, 1, 2))):
         section, key = place_in(draw, config)
-        kind = draw.choice(("absurd", "absurd", "absurd", "runnable", "runnable", "choice", "gone", "renamed"))
+        kind = draw.choice(
+            ("absurd", "absurd", "absurd", "runnable", "runnable", "choice", "gone", "renamed")
+        )
         if kind in ("gone", "renamed"):
             value = section.pop(key, None)
             if kind == "renamed":
-                section[draw.choice((key[:-1], f"{key}s", key.upper(), "é" * 50, "a\nb", "k" * 9000, "", "0"))] = value
+                section[
+                    draw.choice(
+                        (key[:-1], f"{key}s", key.upper(), "é" * 50, "a\nb", "k" * 9000, "", "0")
+                    )
+                ] = value
         else:
-            section[key] = draw.choice({"absurd": ABSURD, "runnable": RUNNABLE, "choice": CHOICES}[kind])
+            section[key] = draw.choice(
+                {"absurd": ABSURD, "runnable": RUNNABLE, "choice": CHOICES}[kind]
+            )
         hows.append(f"{key} {kind}")
     return as_yaml(config).encode(), [], ", ".join(hows)
 
@@ -99,7 +128,10 @@ def _config_trick(draw: Random, good: Good) -> tuple[bytes, list[str], str]:
 
 def _config_overrides(draw: Random, good: Good) -> tuple[bytes, list[str], str]:
     """A good file, and --set with something else."""
-    values = [*map(json.dumps, (*ABSURD, *RUNNABLE, *CHOICES)), *(trick for trick in TRICKS if len(trick) < 10_000)]
+    values = [
+        *map(json.dumps, (*ABSURD, *RUNNABLE, *CHOICES)),
+        *(trick for trick in TRICKS if len(trick) < 10_000),
+    ]
     keys = [key.replace(".N.", ".0.") for key, _ in walk_keys(Config)]
     overrides = []
     for _ in range(draw.choice((1, 1, 2))):
@@ -140,8 +172,25 @@ def corpus_case(draw: Random, good: Good) -> Case:
             files[names[side]] = content
     src, tgt = names.values()
     commands = {
-        "train": ["train", "--config", "good.yaml", "--set", "train.max_steps=1", "--run-dir", "new"],
-        "tokenizer": ["tokenizer", "train", src, tgt, "--model", "new.model", "--vocab-size", "330"],
+        "train": [
+            "train",
+            "--config",
+            "good.yaml",
+            "--set",
+            "train.max_steps=1",
+            "--run-dir",
+            "new",
+        ],
+        "tokenizer": [
+            "tokenizer",
+            "train",
+            src,
+            tgt,
+            "--model",
+            "new.model",
+            "--vocab-size",
+            "330",
+        ],
         "evaluate": ["evaluate", "run", "--src", src, "--ref", tgt],
         "score": ["evaluate", "--hyp", src, "--ref", tgt],
     }
@@ -163,9 +212,25 @@ def _spoil_text(draw: Random, content: bytes) -> tuple[bytes, str, str]:
     if chance < 0.5:
         return draw.choice(WHOLE_TEXTS), "", "whole file"
     lines = content.split(b"\n")[:-1]
-    place, odd = draw.randrange(len(lines)), [draw.choice(ODD_LINES).encode() for _ in range(draw.choice((1, 1, 5)))]
+    place, odd = (
+        draw.randrange(len(lines)),
+        [draw.choice(ODD_LINES).encode() for _ in range(draw.choice((1, 1, 5)))],
+    )
     how = draw.choice(
-        ("odd", "odd", "odd", "more", "not UTF-8", "crlf", "cr", "few", "same", "order", "no end", "no file")
+        (
+            "odd",
+            "odd",
+            "odd",
+            "more",
+            "not UTF-8",
+            "crlf",
+            "cr",
+            "few",
+            "same",
+            "order",
+            "no end",
+            "no file",
+        )
     )
     if how == "odd":
         lines[place : place + len(odd)] = odd[: len(lines) - place]
@@ -189,7 +254,9 @@ def _spoil_text(draw: Random, content: bytes) -> tuple[bytes, str, str]:
 def spoil_gzip(draw: Random, content: bytes) -> tuple[bytes, str]:
     """A compressed text, whole or not, and how it was spoilt."""
     packed = gzip.compress(content, mtime=0)
-    how = draw.choice(("good", "cut", "bytes", "checksum", "plain", "tail", "two", "bomb", "bomb of lines"))
+    how = draw.choice(
+        ("good", "cut", "bytes", "checksum", "plain", "tail", "two", "bomb", "bomb of lines")
+    )
     if how == "cut":
         packed = packed[: draw.randrange(len(packed))]
     elif how == "bytes":
@@ -266,4 +333,6 @@ def _any_text(draw: Random, good: Good) -> tuple[bytes, str]:
     lines = [draw.choice((*SENTENCES, *ODD_LINES)).encode() for _ in range(draw.choice((1, 3, 10)))]
     if chance < 0.5:
         lines.append(draw.choice(NOT_UTF8))
-    return draw.choice((b"\n", b"\r\n", b"\n\n")).join(lines) + draw.choice((b"", b"\n")), "odd lines"
+    return draw.choice((b"\n", b"\r\n", b"\n\n")).join(lines) + draw.choice(
+        (b"", b"\n")
+    ), "odd lines"

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt.config import Config
+from mt.config.schema import Config
 from mt.data.batching import Batch
 from mt.model.positions import sinusoids
-from mt.training.optim import learning_rate
+from mt.training.optimizer import learning_rate
 
 
 class PlainTransformer(nn.Module):
@@ -36,14 +36,20 @@ class PlainTransformer(nn.Module):
             enable_nested_tensor=False,  # it warns that it cannot
         )
         depth = (model.num_encoder_layers, model.num_decoder_layers)
-        self.transformer = nn.Transformer(*size, *depth, model.d_ff, model.dropout, custom_encoder=encoder, **options)
+        self.transformer = nn.Transformer(
+            *size, *depth, model.d_ff, model.dropout, custom_encoder=encoder, **options
+        )
         self.dropout = nn.Dropout(model.dropout)
-        self.register_buffer("positions", sinusoids(torch.arange(10 * config.data.max_length + 1), model.d_model))
+        self.register_buffer(
+            "positions", sinusoids(torch.arange(10 * config.data.max_length + 1), model.d_model)
+        )
 
     def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
         """States (batch, tgt_length, d_model) of the decoder."""
         src_padding = src == self.pad_id
-        causal = nn.Transformer.generate_square_subsequent_mask(tgt_in.size(1), device=tgt_in.device, dtype=torch.bool)
+        causal = nn.Transformer.generate_square_subsequent_mask(
+            tgt_in.size(1), device=tgt_in.device, dtype=torch.bool
+        )
         states: Tensor = self.transformer(
             self.embed(src),
             self.embed(tgt_in),
@@ -65,7 +71,9 @@ class PlainTransformer(nn.Module):
 class PlainTrainer:
     """Owns a PlainTransformer and its optimizer."""
 
-    def __init__(self, config: Config, *, vocab_size: int, pad_id: int, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, *, vocab_size: int, pad_id: int, device: torch.device
+    ) -> None:
         torch.manual_seed(config.train.seed)
         self.config, self.device, self.step = config, device, 0
         self.model = PlainTransformer(config, vocab_size=vocab_size, pad_id=pad_id).to(device)
@@ -98,5 +106,8 @@ class PlainTrainer:
     def mean_nll(self, batches: list[Batch]) -> float:
         """Unsmoothed negative log-likelihood in nats per target token."""
         self.model.eval()
-        sums = [F.cross_entropy(*self.logits(batch.to(self.device)), reduction="sum") for batch in batches]
+        sums = [
+            F.cross_entropy(*self.logits(batch.to(self.device)), reduction="sum")
+            for batch in batches
+        ]
         return float(sum(sums)) / sum(batch.num_tokens for batch in batches)

@@ -19,10 +19,14 @@ HALVES = {"train": train_speed, "translate": translate_speed}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     halves = parser.add_subparsers(required=True, metavar="train | translate")
     for name, half in HALVES.items():
-        command = halves.add_parser(name, description=half.__doc__, formatter_class=parser.formatter_class)
+        command = halves.add_parser(
+            name, description=half.__doc__, formatter_class=parser.formatter_class
+        )
         half.add_options(command)
         command.set_defaults(main=half.main)
     options = parser.parse_args()

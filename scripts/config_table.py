@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from mt.config import Config
-from mt.configfile import show
-from mt.configkeys import walk_keys
+from mt.config.keys import walk_keys
+from mt.config.schema import Config
+from mt.config.yaml_file import show
 
 WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
 

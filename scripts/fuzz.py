@@ -32,7 +32,7 @@ from bad_input import CANARY, Case, Good, as_yaml, good_config, good_texts, read
 from bad_models import checkpoint_case, tokenizer_case
 from bad_text import config_case, corpus_case, translate_case
 
-KINDS: dict[str, Callable[[Random, Good], Case]] = {
+ATTENTION_KINDS: dict[str, Callable[[Random, Good], Case]] = {
     "config": config_case,
     "corpus": corpus_case,
     "tokenizer": tokenizer_case,
@@ -55,7 +55,11 @@ CLASSES = {
         "TokenizerError": "tokenizer rules",
         "DeviceError": "device",
     },
-    **{"CheckpointError": "checkpoint rules", "RunDirError": "run rules", "TrainingError": "training"},
+    **{
+        "CheckpointError": "checkpoint rules",
+        "RunDirError": "run rules",
+        "TrainingError": "training",
+    },
 }
 # What is said before the last line while all is well.
 PROGRESS = re.compile(
@@ -96,19 +100,25 @@ class Outcome(NamedTuple):
 def make_cases(kind: str, good: Good, *, seed: int, start: int, count: int) -> Iterator[Case]:
     """Cases `start` and on: each is a function of the kind, the seed and its number alone."""
     for number in range(start, start + count):
-        yield KINDS[kind](Random(f"{kind} {seed} {number}"), good)
+        yield ATTENTION_KINDS[kind](Random(f"{kind} {seed} {number}"), good)
 
 
 def make_good(directory: Path) -> Good:
     """Train the smallest run in `directory`, in a process of its own."""
-    case = Case("", {**good_texts(), "good.yaml": as_yaml(good_config()).encode()}, ["train", "--config", "good.yaml"])
+    case = Case(
+        "",
+        {**good_texts(), "good.yaml": as_yaml(good_config()).encode()},
+        ["train", "--config", "good.yaml"],
+    )
     _, status = os.waitpid(start_case(case, directory), 0)
     if status != 0:
         raise SystemExit(f"fuzz: the good run fails: {(directory / 'err').read_text()}")
     return read_good(directory / "here")
 
 
-def try_all(cases: Iterable[Case], *, jobs: int = 1, limits: Limits = Limits()) -> Iterator[tuple[Case, Outcome]]:  # noqa: B008
+def try_all(
+    cases: Iterable[Case], *, jobs: int = 1, limits: Limits = Limits()
+) -> Iterator[tuple[Case, Outcome]]:
     """Run the cases, `jobs` at a time; each with its outcome, in their order."""
     running: deque[tuple[int, Case, Path]] = deque()
     with tempfile.TemporaryDirectory(prefix="mt-fuzz-") as directory:
@@ -133,10 +143,10 @@ def start_case(case: Case, place: Path, *, limits: Limits = Limits()) -> int:  #
     # All that a child would wait for. The first is slow, and comes with torch's optimizers.
     import torch._dynamo  # noqa: F401
 
-    from mt.commands import evaluate, tokenizer, train, translate  # noqa: F401
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python dislikes to fork beside threads; none of ours holds a lock
+        warnings.simplefilter(
+            "ignore"
+        )  # Python dislikes to fork beside threads; none of ours holds a lock
         child = os.fork()
     if child == 0:
         code = 70
@@ -159,7 +169,10 @@ def _child(case: Case, place: Path, limits: Limits) -> int:
     warnings.simplefilter("default")  # a warning would be a line too many
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(limits.wall_seconds)
-    size, in_ram = (int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text().split()[:2])
+    size, in_ram = (
+        int(pages) * resource.getpagesize()
+        for pages in Path("/proc/self/statm").read_text().split()[:2]
+    )
     (place / "memory").write_text(str(in_ram))
     memory = size + limits.memory
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -176,8 +189,8 @@ def _call(case: Case, place: Path) -> int:
     """Call `mt`'s main, and end as Python would."""
     import torch
 
-    from mt import cli
-    from mt.commands import train
+    from mt.cli import app as cli
+    from mt.training import run as train
 
     torch.set_num_threads(1)
     if case.is_dry:
@@ -208,13 +221,20 @@ def _finish(child: int, case: Case, place: Path) -> tuple[Case, Outcome]:
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     names = {str(path.relative_to(place / "here")) for path in (place / "here").rglob("*")}
-    leftovers = sorted(name for name in names if name.endswith((".partial", CANARY)) or (name == case.output and code))
+    leftovers = sorted(
+        name
+        for name in names
+        if name.endswith((".partial", CANARY)) or (name == case.output and code)
+    )
     out, err, error = (
-        (path.read_bytes() if path.exists() else b"") for path in map(place.joinpath, ("out", "err", "error"))
+        (path.read_bytes() if path.exists() else b"")
+        for path in map(place.joinpath, ("out", "err", "error"))
     )
     memory = usage.ru_maxrss * 1024 - int((place / "memory").read_text())
     seconds = usage.ru_utime + usage.ru_stime
-    ended = Ended(code, out, err.decode(errors="replace"), error.decode(), leftovers, seconds, memory)
+    ended = Ended(
+        code, out, err.decode(errors="replace"), error.decode(), leftovers, seconds, memory
+    )
     shutil.rmtree(place)
     failure = _failure(case, ended)
     line = ended.err.removesuffix("\n").split("\n")[-1]
@@ -223,7 +243,9 @@ def _finish(child: int, case: Case, place: Path) -> tuple[Case, Outcome]:
 
 def _failure(case: Case, ended: Ended) -> str:
     """What is wrong with how a case ended; nothing, if nothing is."""
-    text = re.sub(r"(?:\n  [\w.]+: .* -> .*)+\n$", "\n", ended.err)  # which keys have changed: the one list there is
+    text = re.sub(
+        r"(?:\n  [\w.]+: .* -> .*)+\n$", "\n", ended.err
+    )  # which keys have changed: the one list there is
     *before, last = text.removesuffix("\n").split("\n")
     said = ended.err if len(ended.err) < 1500 else f"{ended.err[:300]} [...] {ended.err[-1200:]}"
     if any(name.endswith(CANARY) for name in ended.leftovers):
@@ -258,7 +280,10 @@ def _layer(ended: Ended, line: str) -> str:
         return "success"
     if ended.code == 2:
         return "command line"
-    return next((layer for layer, words in LINES.items() if re.search(words, line)), CLASSES.get(ended.error, "files"))
+    return next(
+        (layer for layer, words in LINES.items() if re.search(words, line)),
+        CLASSES.get(ended.error, "files"),
+    )
 
 
 def share_read(outcomes: list[Outcome]) -> float:
@@ -270,16 +295,27 @@ def print_table(kind: str, outcomes: list[Outcome]) -> None:
     """Who answered how often, and what it cost at most."""
     counts = Counter(outcome.layer for outcome in outcomes)
     num_failures, share = counts["FAILURE"], share_read(outcomes)
-    seconds, memory = (max(getattr(outcome.ended, cost) for outcome in outcomes) for cost in ("cpu_seconds", "memory"))
-    print(f"{kind}: {len(outcomes):,} bad inputs, {share:.0%} past the parser, {num_failures} failures")
-    print(f"    at most {seconds:.1f} s of CPU, and {memory / 1e6:.0f} MB of RAM more than the parent has")
+    seconds, memory = (
+        max(getattr(outcome.ended, cost) for outcome in outcomes)
+        for cost in ("cpu_seconds", "memory")
+    )
+    print(
+        f"{kind}: {len(outcomes):,} bad inputs, {share:.0%} past the parser, {num_failures} failures"
+    )
+    print(
+        f"    at most {seconds:.1f} s of CPU, and {memory / 1e6:.0f} MB of RAM more than the parent has"
+    )
     for layer, count in counts.most_common():
         print(f"    {count:5,}  {layer}", flush=True)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=KINDS, action="append", help="may be given again; default: all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--kind", choices=ATTENTION_KINDS, action="append", help="may be given again; default: all"
+    )
     parser.add_argument("--count", type=int, default=1000, help="of each kind")
     parser.add_argument("--start", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=1)
@@ -290,10 +326,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mt-fuzz-good-") as directory:
         good = make_good(Path(directory))
     print(f"seed {options.seed}", flush=True)
-    for kind in options.kind or KINDS:
+    for kind in options.kind or ATTENTION_KINDS:
         outcomes: list[Outcome] = []
         cases = make_cases(kind, good, seed=options.seed, start=options.start, count=options.count)
-        for number, (case, outcome) in enumerate(try_all(cases, jobs=options.jobs), start=options.start):
+        for number, (case, outcome) in enumerate(
+            try_all(cases, jobs=options.jobs), start=options.start
+        ):
             outcomes.append(outcome)
             if options.verbose or outcome.failure:
                 again = f"--kind {kind} --seed {options.seed} --start {number} --count 1"

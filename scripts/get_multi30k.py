@@ -19,7 +19,9 @@ from pathlib import Path
 
 # The place is GitHub's; what the text must be is said by the checksums alone. So the branch may stand in for the
 # commit, should GitHub not take its short name.
-ORIGINS = tuple(f"https://github.com/multi30k/dataset/raw/{ref}/data/task1/raw" for ref in ("a3d2e0d", "master"))
+ORIGINS = tuple(
+    f"https://github.com/multi30k/dataset/raw/{ref}/data/task1/raw" for ref in ("a3d2e0d", "master")
+)
 
 SHA256 = {  # of the unpacked text
     "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
@@ -81,8 +83,12 @@ def write(path: Path, text: bytes) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="origin", metavar="DIR|URL", help="a folder with the files, or a mirror")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--from", dest="origin", metavar="DIR|URL", help="a folder with the files, or a mirror"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", default=TOP / "data" / "multi30k")
     options = parser.parse_args(arguments)
     origins = (options.origin,) if options.origin is not None else ORIGINS
@@ -94,10 +100,16 @@ def main(arguments: list[str] | None = None) -> int:
                 write(path, fetch(name, origins))
             print(f"{path}: {'already there' if is_there else 'written'}")
     except (FetchError, OSError) as error:
-        hint = "" if options.origin else " (if you have the files already, name their folder by --from)"
+        hint = (
+            ""
+            if options.origin
+            else " (if you have the files already, name their folder by --from)"
+        )
         print(f"get_multi30k: {error}{hint}", file=sys.stderr)
         return 1
-    print("Multi30k is for non-commercial research and education. Next: mt train --config configs/multi30k-en-de.yaml")
+    print(
+        "Multi30k is for non-commercial research and education. Next: mt train --config configs/multi30k-en-de.yaml"
+    )
     return 0
 
 

@@ -54,7 +54,10 @@ def ibm1(src: Sequence[str], tgt: Sequence[str], *, iterations: int = 10) -> lis
 def _number(lines: Sequence[str]) -> list[IntArray]:
     """The words of each line as numbers from 1."""
     numbers: dict[str, int] = {}
-    return [np.array([numbers.setdefault(w, len(numbers) + 1) for w in line.split()], np.int64) for line in lines]
+    return [
+        np.array([numbers.setdefault(w, len(numbers) + 1) for w in line.split()], np.int64)
+        for line in lines
+    ]
 
 
 def _argmax(values: npt.NDArray[np.float64], starts: IntArray, repeats: IntArray) -> IntArray:
@@ -65,12 +68,16 @@ def _argmax(values: npt.NDArray[np.float64], starts: IntArray, repeats: IntArray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--tgt", type=Path, required=True)
     parser.add_argument("--iterations", type=int, default=10)
     options = parser.parse_args()
-    src, tgt = (path.read_text(encoding="utf-8").split("\n")[:-1] for path in (options.src, options.tgt))
+    src, tgt = (
+        path.read_text(encoding="utf-8").split("\n")[:-1] for path in (options.src, options.tgt)
+    )
     for links in ibm1(src, tgt, iterations=options.iterations):
         sys.stdout.write(" ".join(f"{i}-{j}" for i, j in sorted(links)) + "\n")
 

@@ -119,7 +119,9 @@ class Author:
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
         # A few names are common and many are rare, so that copying is learnt and not a list of names.
-        self.names = {text: 10_000 // (rank + 3) for rank, text in enumerate(NAMES)} | dict.fromkeys(NEW_NAMES, 20)
+        self.names = {
+            text: 10_000 // (rank + 3) for rank, text in enumerate(NAMES)
+        } | dict.fromkeys(NEW_NAMES, 20)
 
     # -------------------------------------------------------------------------------------------- nominals
 
@@ -151,7 +153,12 @@ class Author:
         return (first,)
 
     def noun_phrase(
-        self, kinds: Sequence[str], *, definite: bool = False, nouns: Sequence[Noun] = (), relative: float = 0.0
+        self,
+        kinds: Sequence[str],
+        *,
+        definite: bool = False,
+        nouns: Sequence[Noun] = (),
+        relative: float = 0.0,
     ) -> Nominal:
         """A noun with what belongs to it; `relative` is the chance of a relative clause."""
         noun = self.dice.pick(nouns or nouns_of(kinds))
@@ -161,21 +168,31 @@ class Author:
         if number and not determiner.definite:
             determiner = BARE
         clause = None
-        if noun.kind != "place" and determiner.english in ("the", "a", "this") and self.dice.chance(relative):
+        if (
+            noun.kind != "place"
+            and determiner.english in ("the", "a", "this")
+            and self.dice.chance(relative)
+        ):
             clause = self.relative_clause(noun, plural=plural)
         adjectives = self.adjectives(noun, 0.15 if clause else 0.4)
-        return noun_phrase(noun, determiner, plural=plural, number=number, adjectives=adjectives, relative=clause)
+        return noun_phrase(
+            noun, determiner, plural=plural, number=number, adjectives=adjectives, relative=clause
+        )
 
     def number(self) -> int:
         return 2 + self.dice.below(11 if self.dice.chance(0.5) else 98)
 
-    def nominal(self, kinds: Sequence[str], *, definite: bool = False, relative: float = 0.0) -> Nominal:
+    def nominal(
+        self, kinds: Sequence[str], *, definite: bool = False, relative: float = 0.0
+    ) -> Nominal:
         """A name or a noun phrase."""
         if "person" in kinds and self.dice.chance(0.2):
             return name(self.name())
         return self.noun_phrase(kinds, definite=definite, relative=relative)
 
-    def subject(self, kinds: Sequence[str], *, relative: float = 0.0, pronouns: str = "I he she we they") -> Nominal:
+    def subject(
+        self, kinds: Sequence[str], *, relative: float = 0.0, pronouns: str = "I he she we they"
+    ) -> Nominal:
         form = self.dice.pick_weighted({"pronoun": 25, "both": 5, "no": 3, "other": 67})
         if form == "pronoun" and "person" in kinds:
             return pronoun(self.dice.pick(pronouns.split()))
@@ -191,7 +208,11 @@ class Author:
         """The man who sees the dog, the man that the dog sees."""
         gap = relative_pronoun(noun, plural=plural)
         roles = [(verb, "subject") for verb in VERBS.values() if noun.kind in verb.subjects]
-        roles += [(verb, "object") for verb in VERBS.values() if len(verb.slots) == 1 and fits(noun, verb.slots[0])]
+        roles += [
+            (verb, "object")
+            for verb in VERBS.values()
+            if len(verb.slots) == 1 and fits(noun, verb.slots[0])
+        ]
         verb, role = self.dice.pick(roles)
         if role == "subject":
             return Clause(gap, verb, tuple(self.objects(verb, gap)), self.tense(verb, gap))
@@ -204,9 +225,13 @@ class Author:
         modal = self.dice.pick(list(MODALS))
         if two_tenses(verb, subject):
             return modal
-        return self.dice.pick_weighted({"present": 50, "past": 22, modal: 0 if verb.english in STATIVE else 28})
+        return self.dice.pick_weighted(
+            {"present": 50, "past": 22, modal: 0 if verb.english in STATIVE else 28}
+        )
 
-    def objects(self, verb: Verb, subject: Nominal, *, definite: bool = False, relative: bool = False) -> list[Nominal]:
+    def objects(
+        self, verb: Verb, subject: Nominal, *, definite: bool = False, relative: bool = False
+    ) -> list[Nominal]:
         """Every object of a verb; `relative` gives the last one a relative clause where it can take one."""
         last = len(verb.slots) - 1
         return [
@@ -214,7 +239,9 @@ class Author:
             for index, slot in enumerate(verb.slots)
         ]
 
-    def object(self, verb: Verb, slot: Slot, subject: Nominal, *, definite: bool, relative: bool) -> Nominal:
+    def object(
+        self, verb: Verb, slot: Slot, subject: Nominal, *, definite: bool, relative: bool
+    ) -> Nominal:
         first_of_two = len(verb.slots) == 2 and slot.case == "dat"
         if "person" in slot.kinds and not relative and self.dice.chance(0.15):
             forms = ["he", "they", *(["I", "we"] if subject.nouns else [])]  # not: I see me
@@ -222,11 +249,15 @@ class Author:
                 forms.append("she")  # "gives her flowers" could mean her flowers
             return pronoun(self.dice.pick(forms))
         return self.nominal(
-            slot.kinds, definite=definite or first_of_two or bool(slot.english), relative=float(relative)
+            slot.kinds,
+            definite=definite or first_of_two or bool(slot.english),
+            relative=float(relative),
         )
 
     def place(self, verb: Verb) -> Phrase:
-        english, german, case, where = self.dice.pick(DIRECTIONS if verb.english in MOTION else PLACES)
+        english, german, case, where = self.dice.pick(
+            DIRECTIONS if verb.english in MOTION else PLACES
+        )
         nouns = [NOUNS[word] for word in where.split()]
         nominal = self.noun_phrase((), nouns=nouns, definite=self.dice.chance(0.7))
         return prepositional(english, german, nominal.say(case, None))
@@ -246,18 +277,31 @@ class Author:
         tense = self.tense(verb, subject)
         negated = not (plain or subject.quantified or tense == "must") and self.dice.chance(0.25)
         # A relative clause ends the sentence, so nothing else may follow its noun.
-        trailing = tense == "present" and not negated and not verb.prefix and self.dice.chance(2 * relative)
-        objects = self.objects(verb, subject, definite=negated and self.dice.chance(0.4), relative=trailing)
+        trailing = (
+            tense == "present"
+            and not negated
+            and not verb.prefix
+            and self.dice.chance(2 * relative)
+        )
+        objects = self.objects(
+            verb, subject, definite=negated and self.dice.chance(0.4), relative=trailing
+        )
         negated = negated and all(nominal.takes_kein or nominal.definite for nominal in objects)
         roomy = not plain and not trailing and len(verb.slots) < 2
-        placed = roomy and verb.english not in STATIVE + HALF_MOTION and not any(slot.english for slot in verb.slots)
+        placed = (
+            roomy
+            and verb.english not in STATIVE + HALF_MOTION
+            and not any(slot.english for slot in verb.slots)
+        )
         place = self.place(verb) if placed and self.dice.chance(0.3) else Phrase()
         time = self.time(tense, negated=negated) if roomy and self.dice.chance(0.25) else Phrase()
         return Clause(subject, verb, tuple(objects), tense, negated, place, time)
 
     def description(self, *, plain: bool = False) -> Clause:
         """Someone or something is tired, very old, as big as the dog."""
-        kinds = self.dice.pick([("person",), ("person",), ("animal",), *((kind,) for kind in THINGS)])
+        kinds = self.dice.pick(
+            [("person",), ("person",), ("animal",), *((kind,) for kind in THINGS)]
+        )
         pronouns = "I we they" if plain else "I he she we they"
         subject = self.subject(kinds, relative=0.0 if plain else 0.25, pronouns=pronouns)
         said = [word.text for word in subject.say("nom", None).english]
@@ -292,7 +336,9 @@ class Author:
         plural = self.dice.chance(0.5)
         number = self.number() if plural and self.dice.chance(0.6) else None
         determiner = BARE if number else DETERMINERS["many" if plural else "a"]
-        thing = noun_phrase(noun, determiner, plural=plural, number=number, adjectives=self.adjectives(noun))
+        thing = noun_phrase(
+            noun, determiner, plural=plural, number=number, adjectives=self.adjectives(noun)
+        )
         there, are = pair("there", "es"), pair("are" if plural else "is", "gibt")
         asked = self.dice.chance(0.3)
         phrase = (are + there if asked else there + are) + thing.say("acc", None) + self.place(BE)
@@ -350,7 +396,9 @@ class Author:
 
     def subordinate_sentence(self) -> Sentence:
         """Because, although and when, behind the main clause or before it."""
-        english, german = self.dice.pick([("because", "weil"), ("although", "obwohl"), ("when", "wenn")])
+        english, german = self.dice.pick(
+            [("because", "weil"), ("although", "obwohl"), ("when", "wenn")]
+        )
         main, inner = self.clause(plain=True), self.inner_clause()
         if english == "when":
             main, inner = self.timeless(main), self.timeless(inner)
@@ -367,7 +415,9 @@ class Author:
         """Without past (als, not wenn) and without will, should and would (not after when)."""
         if clause.tense in ("present", "can", "must"):
             return clause
-        return replace(clause, tense="can" if two_tenses(clause.verb, clause.subject) else "present")
+        return replace(
+            clause, tense="can" if two_tenses(clause.verb, clause.subject) else "present"
+        )
 
     def contrast(self) -> Sentence:
         left, right = self.clause(plain=True), self.inner_clause()
@@ -397,14 +447,19 @@ class Corpus(NamedTuple):
     train: list[Line]
     valid: list[Line]
     test: list[Line]
-    unseen: list[Line]  # the lines of test with a combination that train and valid lack, in test's order
+    unseen: list[
+        Line
+    ]  # the lines of test with a combination that train and valid lack, in test's order
 
 
 def hold_out(dice: Dice, share: float = 0.1) -> set[tuple[str, str, str]]:
     """Combinations of a verb and its subject or object that train and valid never show."""
     held_out = set()
     for verb in VERBS.values():
-        for role, allowed in [("subject", verb.subjects), *((slot.case, slot.kinds) for slot in verb.slots)]:
+        for role, allowed in [
+            ("subject", verb.subjects),
+            *((slot.case, slot.kinds) for slot in verb.slots),
+        ]:
             nouns = [noun.english for noun in nouns_of(allowed)]
             held_out |= {(verb.english, role, noun) for noun in nouns if dice.chance(share)}
     return held_out
@@ -431,7 +486,9 @@ def distinct_lines(dice: Dice, held_out: set[tuple[str, str, str]]) -> Iterator[
             assert targets[line.src] == line.tgt, f"two translations: {line}, {targets[line.src]!r}"
             continue
         targets[line.src] = line.tgt
-        unseen = any(made in held_out for clause in sentence.clauses for made in clause.combinations())
+        unseen = any(
+            made in held_out for clause in sentence.clauses for made in clause.combinations()
+        )
         new_name = not new_names.isdisjoint(bare_words(line.src))
         if not (unseen and new_name):
             yield "unseen" if unseen else "new_name" if new_name else "plain", line
@@ -442,14 +499,20 @@ def make_corpus(seed: int, *, train: int = 20_000, valid: int = 500, test: int =
     dice = Dice(seed)
     lines = distinct_lines(dice, hold_out(dice))
     training = list(islice((line for kind, line in lines if kind == "plain"), train))
-    counts = Counter(word for line in training for word in bare_words(line.src) + bare_words(line.tgt))
-    well_known = {word for word, count in counts.items() if count >= 5} | {name.lower() for name in NEW_NAMES}
+    counts = Counter(
+        word for line in training for word in bare_words(line.src) + bare_words(line.tgt)
+    )
+    well_known = {word for word, count in counts.items() if count >= 5} | {
+        name.lower() for name in NEW_NAMES
+    }
     wanted = {"unseen": test * 3 // 10, "new_name": test // 50}
     wanted["plain"] = valid + test - sum(wanted.values())
     drawn: dict[str, list[Line]] = {kind: [] for kind in wanted}
     while any(len(drawn[kind]) < wanted[kind] for kind in wanted):
         kind, line = next(lines)
-        if len(drawn[kind]) < wanted[kind] and well_known.issuperset(bare_words(line.src) + bare_words(line.tgt)):
+        if len(drawn[kind]) < wanted[kind] and well_known.issuperset(
+            bare_words(line.src) + bare_words(line.tgt)
+        ):
             drawn[kind].append(line)
     testing = drawn["plain"][valid:] + drawn["unseen"] + drawn["new_name"]
     dice.shuffle(testing)
@@ -468,7 +531,10 @@ def write_corpus(corpus: Corpus, folder: Path) -> None:
         write_lines(folder / f"{stem}.en", [line.src for line in lines])
         write_lines(folder / f"{stem}.de", [line.tgt for line in lines])
         if stem in ("valid", "test"):
-            write_lines(folder / f"{stem}.align", [" ".join(f"{i}-{j}" for i, j in line.links) for line in lines])
+            write_lines(
+                folder / f"{stem}.align",
+                [" ".join(f"{i}-{j}" for i, j in line.links) for line in lines],
+            )
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -477,7 +543,9 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the toy corpus.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "data" / "toy")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).resolve().parent.parent / "data" / "toy"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     write_corpus(make_corpus(options.seed), options.out)

@@ -26,11 +26,19 @@ from mt.decoding.translator import Translation
 Answers = list[list[Translation]]  # of each line, the best first
 
 
-def translate_in_batches(translator: Translator, lines: Sequence[str], *, size: int, beam_size: int) -> Answers:
+def translate_in_batches(
+    translator: Translator, lines: Sequence[str], *, size: int, beam_size: int
+) -> Answers:
     """All lines, in their order, `size` of them in each batch."""
-    search = translator.search.model_copy(update={"beam_size": beam_size, "max_tokens": 2**40})  # all of a call at once
+    search = translator.search.model_copy(
+        update={"beam_size": beam_size, "batch_tokens": 2**40}
+    )  # all of a call at once
     translator = replace(translator, search=search)
-    return [found for start in range(0, len(lines), size) for found in translator.n_best(lines[start : start + size])]
+    return [
+        found
+        for start in range(0, len(lines), size)
+        for found in translator.n_best(lines[start : start + size])
+    ]
 
 
 def report(lines: Sequence[str], first: Answers, other: Answers) -> tuple[str, list[str]]:
@@ -41,18 +49,26 @@ def report(lines: Sequence[str], first: Answers, other: Answers) -> tuple[str, l
         for line, (a, b) in zip(lines, pairs, strict=True)
         if a.text != b.text
     ]
-    in_list = sum([t.text for t in a] != [t.text for t in b] for a, b in zip(first, other, strict=True))
+    in_list = sum(
+        [t.text for t in a] != [t.text for t in b] for a, b in zip(first, other, strict=True)
+    )
     other_bits = sum(a.score != b.score for a, b in pairs)
     moved = max((abs(a.score - b.score) for a, b in pairs if a.text == b.text), default=0.0)
     return f"{len(differing):>7,} {in_list:>7,} {other_bits:>10,} {moved:>11.1e}", differing
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--src", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=1000, help="lines to take from the start of the file")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 7, 64], help="the first is compared with")
+    parser.add_argument(
+        "--limit", type=int, default=1000, help="lines to take from the start of the file"
+    )
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[1, 7, 64], help="the first is compared with"
+    )
     parser.add_argument("--beam-sizes", type=int, nargs="+", default=[5, 1])
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -71,7 +87,9 @@ def main() -> None:
             speed = len(lines) / (time.perf_counter() - start)
             first = first or found
             row, differing = report(lines, first, found)
-            print(f"{beam_size:>4} {size:>6} {row} {speed:>10.1f}", *differing, sep="\n", flush=True)
+            print(
+                f"{beam_size:>4} {size:>6} {row} {speed:>10.1f}", *differing, sep="\n", flush=True
+            )
 
 
 if __name__ == "__main__":

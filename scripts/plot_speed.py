@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from mt.rundir import RunDir
+from mt.storage.run_dir import RunDir
 
 
 class Course(NamedTuple):
@@ -67,15 +67,24 @@ def draw(courses: list[tuple[str, Course]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--names", nargs="*", help="of the runs  [default: those of their directories]")
+    parser.add_argument(
+        "--names", nargs="*", help="of the runs  [default: those of their directories]"
+    )
     options = parser.parse_args()
     names = options.names or [path.name for path in options.run_dirs]
     if len(names) != len(options.run_dirs):
-        parser.error(f"--names: wanted one for each run, {len(options.run_dirs)}; found {len(names)}")
-    courses = [(name, read_course(RunDir(path))) for name, path in zip(names, options.run_dirs, strict=True)]
+        parser.error(
+            f"--names: wanted one for each run, {len(options.run_dirs)}; found {len(names)}"
+        )
+    courses = [
+        (name, read_course(RunDir(path)))
+        for name, path in zip(names, options.run_dirs, strict=True)
+    ]
     if empty := [name for name, course in courses if not course.minutes]:
         parser.error(f"nothing has been logged yet of {', '.join(empty)}")
     draw(courses, options.output)

@@ -28,21 +28,21 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads could not be forked
 
-import mt.checkpoint
-import mt.commands.train  # before the first fork
 import mt.data.corpus
 import mt.data.tokenizer
-import mt.disk
-from mt.cli import main as mt_main
-from mt.training.progress import MetricsFile
+import mt.storage.atomic
+import mt.storage.checkpoint
+import mt.training.run  # before the first fork
+from mt.cli.app import main as mt_main
+from mt.training.metrics_log import MetricsFile
 
 CONFIG = """\
 data:
   {{src_lang: aa, tgt_lang: bb, max_length: 24, train: [{{prefix: {0}/train}}], valid: {{name: v, prefix: {0}/valid}}}}
-tokenizer: {{vocab_size: 330, sampling: 0.2}}
+tokenizer: {{vocab_size: 330, bpe_dropout: 0.2}}
 model: {{d_model: 32, d_ff: 64, num_heads: 2, num_encoder_layers: 2, num_decoder_layers: 2, dropout: 0.2}}
 train:
-  {{device: cpu, precision: fp32, max_tokens: 128, learning_rate: 5e-3, warmup_steps: 4, max_epochs: 3, log_every: 2,
+  {{device: cpu, precision: fp32, batch_tokens: 128, learning_rate: 5e-3, warmup_steps: 4, max_epochs: 3, log_every: 2,
   validate_every: 20, save_every: 7, keep_checkpoints: 1, metric: loss, num_samples: 1}}
 search: {{beam_size: 2, max_length_factor: 1.0, max_length_offset: 2}}
 """
@@ -54,7 +54,9 @@ def make_task(directory: Path) -> Path:
     """A language whose sentences translate to themselves, and a config for it."""
     draw = random.Random(1)
     for name, num_lines in (("train", 400), ("valid", 12)):
-        text = "".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) + "\n" for _ in range(num_lines))
+        text = "".join(
+            " ".join(draw.choices(WORDS, k=draw.randint(1, 5))) + "\n" for _ in range(num_lines)
+        )
         for lang in ("aa", "bb"):
             (directory / f"{name}.{lang}").write_text(text, encoding="utf-8")
     config = directory / "copy.yaml"
@@ -121,9 +123,13 @@ def fingerprint(run_dir: Path) -> dict[str, Any]:
         directory = checkpoints / found[name].strip()
         meta = json.loads((directory / "meta.json").read_text())
         del meta["state"]["elapsed_seconds"], meta["metrics_size"]
-        found |= {f"{name}/{file}": (directory / file).read_bytes() for file in EXACT} | {f"{name}/meta.json": meta}
+        found |= {f"{name}/{file}": (directory / file).read_bytes() for file in EXACT} | {
+            f"{name}/meta.json": meta
+        }
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    found["metrics.jsonl"] = [{key: value for key, value in line.items() if key != "timing"} for line in lines]
+    found["metrics.jsonl"] = [
+        {key: value for key, value in line.items() if key != "timing"} for line in lines
+    ]
     found["tokenizer.model"] = (run_dir / "tokenizer.model").read_bytes()
     return found
 
@@ -167,7 +173,7 @@ def in_tokenizer(draw: random.Random) -> Callable[[], None]:
 
         mt.data.tokenizer._escape = escape
         if number >= 800:
-            mt.data.tokenizer.whole_file = lambda path: die()  # type: ignore[assignment, return-value]
+            mt.data.tokenizer.atomic_file = lambda path: die()  # type: ignore[assignment, return-value]
 
     return prepare
 
@@ -215,7 +221,7 @@ def in_pruning(draw: random.Random) -> Callable[[], None]:
     number, num_gone = draw.randrange(3), draw.randrange(4)
 
     def prepare() -> None:
-        original, counts = mt.checkpoint.remove, iter(range(10**9))
+        original, counts = mt.storage.checkpoint.remove, iter(range(10**9))
 
         def remove(path: Path) -> None:
             if next(counts) == number:
@@ -224,7 +230,7 @@ def in_pruning(draw: random.Random) -> Callable[[], None]:
                 die()
             original(path)
 
-        mt.checkpoint.remove = remove
+        mt.storage.checkpoint.remove = remove
 
     return prepare
 
@@ -261,7 +267,9 @@ POINTS: dict[str, Callable[[random.Random], Callable[[], None]]] = {
 # The trials
 
 
-def uniform_kills(config: Path, place: Path, *, num_kills: int, seconds: float, draw: random.Random) -> Iterator[Path]:
+def uniform_kills(
+    config: Path, place: Path, *, num_kills: int, seconds: float, draw: random.Random
+) -> Iterator[Path]:
     """Kill until `num_kills` are done; yields each run when it has ended."""
     moments, phases = Counter[int](), Counter[str]()
     num_runs = 0
@@ -274,7 +282,9 @@ def uniform_kills(config: Path, place: Path, *, num_kills: int, seconds: float, 
             if status == 0:
                 break
             if status is not None:
-                sys.exit(f"{run_dir}: ended with {status}:\n{run_dir.with_suffix('.log').read_text()}")
+                sys.exit(
+                    f"{run_dir}: ended with {status}:\n{run_dir.with_suffix('.log').read_text()}"
+                )
             moments[int(10 * moment / seconds)] += 1
             phases[phase(run_dir)] += 1
         finish(config, run_dir)
@@ -315,7 +325,10 @@ def main() -> None:
         seconds = time.monotonic() - began
         wanted = fingerprint(place / "uninterrupted")
         state = wanted["last/meta.json"]["state"]
-        print(f"uninterrupted: {state['step']} updates, {state['epoch']} epochs, {seconds:.2f} s", flush=True)
+        print(
+            f"uninterrupted: {state['step']} updates, {state['epoch']} epochs, {seconds:.2f} s",
+            flush=True,
+        )
         uniform = uniform_kills(config, place, num_kills=options.kills, seconds=seconds, draw=draw)
         forced = forced_kills(config, place, count=options.forced, draw=draw)
         for heading, trials in (("", uniform), ("kills forced in:", forced)):
@@ -325,7 +338,14 @@ def main() -> None:
                 if differences := compare(wanted, run_dir):
                     different.append(f"{run_dir.name}: {', '.join(differences)}")
                 shutil.rmtree(run_dir)
-    print("\n".join([f"\n{num_runs - len(different)} of {num_runs} runs ended as the uninterrupted one", *different]))
+    print(
+        "\n".join(
+            [
+                f"\n{num_runs - len(different)} of {num_runs} runs ended as the uninterrupted one",
+                *different,
+            ]
+        )
+    )
     sys.exit(bool(different))
 
 

@@ -44,8 +44,12 @@ class Index:
             for word in words:
                 lines_of.setdefault(word, []).append(line)
         self.lines_of = {word: np.array(lines) for word, lines in lines_of.items()}
-        self.idf = {word: float(np.log(self.num_lines / len(lines))) for word, lines in lines_of.items()}
-        self.norms = np.array([sum(self.idf[word] ** 2 for word in words) ** 0.5 for words in word_sets])
+        self.idf = {
+            word: float(np.log(self.num_lines / len(lines))) for word, lines in lines_of.items()
+        }
+        self.norms = np.array(
+            [sum(self.idf[word] ** 2 for word in words) ** 0.5 for words in word_sets]
+        )
         self.roots = np.array([len(words) ** 0.5 for words in word_sets])
 
     def cosine(self, source: list[str], *, weighted: bool) -> FloatArray:
@@ -76,7 +80,9 @@ SIMILARITIES: dict[str, Callable[[list[str], list[str]], float]] = {
 def look_up(source: list[str], index: Index, train: list[list[str]]) -> dict[str, int]:
     """The most similar training line by each similarity; the best hundred by shared words are looked at closely."""
     weighted, plain = index.cosine(source, weighted=True), index.cosine(source, weighted=False)
-    candidates = sorted({int(i) for s in (weighted, plain) for i in np.argsort(-s, kind="stable")[:NUM_CANDIDATES]})
+    candidates = sorted(
+        {int(i) for s in (weighted, plain) for i in np.argsort(-s, kind="stable")[:NUM_CANDIDATES]}
+    )
     found = {"rare shared words": int(weighted.argmax())}
     for name, similarity in SIMILARITIES.items():
         found[name] = max(candidates, key=lambda line: similarity(source, train[line]))
@@ -97,7 +103,9 @@ def read(path: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run_dir", type=Path, nargs="?")
     parser.add_argument("--data", type=Path, default=DATA)
     arguments = parser.parse_args()
@@ -107,7 +115,10 @@ def main() -> None:
     for name in ("test", "test_unseen"):
         found = [look_up(tokens(line), index, train) for line in read(data / f"{name}.en")]
         references = [read(data / f"{name}.de")]
-        scores = {by: bleu.corpus_score([targets[f[by]] for f in found], references).score for by in found[0]}
+        scores = {
+            by: bleu.corpus_score([targets[f[by]] for f in found], references).score
+            for by in found[0]
+        }
         listed = ", ".join(f"{score:.1f} by {by}" for by, score in scores.items())
         print(f"nearest neighbour, {name}: BLEU {max(scores.values()):.1f} ({listed})")
     if arguments.run_dir is not None:

@@ -82,7 +82,9 @@ DER = {
 
 
 def ein_ending(case: str, gender: str) -> str:
-    return "" if (case, gender) in {("nom", "m"), ("nom", "n"), ("acc", "n")} else STRONG[case][gender]
+    return (
+        "" if (case, gender) in {("nom", "m"), ("nom", "n"), ("acc", "n")} else STRONG[case][gender]
+    )
 
 
 def weak_ending(case: str, gender: str) -> str:
@@ -90,13 +92,20 @@ def weak_ending(case: str, gender: str) -> str:
 
 
 def decline(determiner: Determiner, case: str, gender: str) -> str:
-    endings = {"der": DER[case][gender], "strong": STRONG[case][gender], "ein": ein_ending(case, gender), "none": ""}
+    endings = {
+        "der": DER[case][gender],
+        "strong": STRONG[case][gender],
+        "ein": ein_ending(case, gender),
+        "none": "",
+    }
     return determiner.german + endings[determiner.ending]
 
 
 def adjective_ending(determiner: Determiner, case: str, gender: str) -> str:
     """Strong where nothing before the adjective shows the case: ein alter Hund, der alte Hund, alte Hunde."""
-    shown = determiner.adjective == "weak" or (determiner.adjective == "mixed" and ein_ending(case, gender))
+    shown = determiner.adjective == "weak" or (
+        determiner.adjective == "mixed" and ein_ending(case, gender)
+    )
     return weak_ending(case, gender) if shown else STRONG[case][gender]
 
 
@@ -109,9 +118,13 @@ class Nominal:
 
     say: Callable[[str, Link | None], Phrase]
     person: str = "3s"
-    definite: bool = True  # stands before the time in German: sieht den Hund heute, sieht heute einen Hund
+    definite: bool = (
+        True  # stands before the time in German: sieht den Hund heute, sieht heute einen Hund
+    )
     takes_kein: bool = False
-    quantified: bool = False  # no, every, many: not with nicht, which could deny the noun or the verb
+    quantified: bool = (
+        False  # no, every, many: not with nicht, which could deny the noun or the verb
+    )
     fronted: bool = False  # begins with a question word or is a relative pronoun: comes first
     nouns: tuple[Noun, ...] = ()
     clauses: tuple[Clause, ...] = ()  # relative clauses inside
@@ -130,14 +143,23 @@ def noun_phrase(
 
     def say(case: str, negation: Link | None) -> Phrase:
         article = DETERMINERS["no"] if negation else determiner
-        phrase = pair(determiner.plural if plural else determiner.english, decline(article, case, gender))
+        phrase = pair(
+            determiner.plural if plural else determiner.english, decline(article, case, gender)
+        )
         if negation:
-            phrase = Phrase(phrase.english, tuple(Word(text, (*links, negation)) for text, links in phrase.german))
+            phrase = Phrase(
+                phrase.english,
+                tuple(Word(text, (*links, negation)) for text, links in phrase.german),
+            )
         if number is not None:
             phrase += pair(*number_words(number))
         for adjective in adjectives:
-            phrase += pair(adjective.english, adjective.stem + adjective_ending(article, case, gender))
-        phrase += pair(noun.english_plural if plural else noun.english, noun.inflect(case, plural=plural))
+            phrase += pair(
+                adjective.english, adjective.stem + adjective_ending(article, case, gender)
+            )
+        phrase += pair(
+            noun.english_plural if plural else noun.english, noun.inflect(case, plural=plural)
+        )
         if relative:
             phrase += GERMAN_COMMA + relative.say("final") + GERMAN_COMMA
         return phrase
@@ -178,7 +200,9 @@ def relative_pronoun(noun: Noun, *, plural: bool = False) -> Nominal:
     """Agrees with the noun it stands for in gender and number, and takes its case from its own clause."""
 
     def say(case: str, negation: Link | None) -> Phrase:
-        german = "denen" if plural and case == "dat" else "d" + DER[case]["p" if plural else noun.gender]
+        german = (
+            "denen" if plural and case == "dat" else "d" + DER[case]["p" if plural else noun.gender]
+        )
         return pair("who" if noun.kind == "person" and case == "nom" else "that", german)
 
     return Nominal(say, person="pl" if plural else "3s", fronted=True, nouns=(noun,))
@@ -208,7 +232,9 @@ def prepositional(english: str, german: str, phrase: Phrase) -> Phrase:
 class VerbGroup(NamedTuple):
     """The verb cut into the parts that word order moves."""
 
-    auxiliary: tuple[Word, ...]  # English: what a question moves before the subject, and not follows
+    auxiliary: tuple[
+        Word, ...
+    ]  # English: what a question moves before the subject, and not follows
     verb: tuple[Word, ...]
     finite: tuple[Word, ...]  # German: second in a statement
     rest: tuple[Word, ...]  # prefix, participle or infinitive: last in a statement
@@ -218,12 +244,18 @@ class VerbGroup(NamedTuple):
 def verb_group(verb: Verb, person: str, tense: str, *, support: bool) -> VerbGroup:
     """`tense` is present, past (German: perfect) or a modal; `support` asks for do in English."""
     main, helper = Link(), Link()
-    base, infinitive, participle = (words(text, main) for text in (verb.english, verb.infinitive, verb.participle))
+    base, infinitive, participle = (
+        words(text, main) for text in (verb.english, verb.infinitive, verb.participle)
+    )
     if tense in MODALS:
         modal = MODALS[tense]
         finite = words(modal.german[person], helper)
         return VerbGroup(
-            words(tense, helper), words(modal.rest, helper) + base, finite, infinitive, infinitive + finite
+            words(tense, helper),
+            words(modal.rest, helper) + base,
+            finite,
+            infinitive,
+            infinitive + finite,
         )
     if verb is BE:
         spoken, said = (AM, SEIN) if tense == "present" else (WAS, WAR)
@@ -233,7 +265,9 @@ def verb_group(verb: Verb, person: str, tense: str, *, support: bool) -> VerbGro
         do = words("does" if person == "3s" else "do", main) if support else ()
         plain = base if support else words(verb.english_present(person), main)
         present, prefix = verb.german_present(person), verb.prefix
-        return VerbGroup(do, plain, words(present, main), words(prefix, main), words(prefix + present, main))
+        return VerbGroup(
+            do, plain, words(present, main), words(prefix, main), words(prefix + present, main)
+        )
     perfect = {"hat": HABEN, "ist": SEIN}[verb.auxiliary][person]
     finite = words(perfect, helper if support else main)
     did, plain = (words("did", helper), base) if support else ((), words(verb.past, main))
@@ -266,7 +300,9 @@ class Clause:
         negation = Link() if self.negated else None
         asked = order == "question" and not self.subject.fronted
         subject = self.subject.say("nom", None)
-        group = verb_group(self.verb, self.subject.person, self.tense, support=asked or self.negated)
+        group = verb_group(
+            self.verb, self.subject.person, self.tense, support=asked or self.negated
+        )
         first, early, late, complement = self.first, Phrase(), Phrase(), Phrase()
         for nominal, slot in zip(self.objects, self.verb.slots, strict=True):
             phrase = nominal.say(slot.case, negation if nominal.takes_kein else None)
@@ -347,5 +383,7 @@ def spell(sequence: tuple[Word, ...], end: str) -> list[Word]:
 
 def write_line(phrase: Phrase, end: str) -> Line:
     src, tgt = spell(phrase.english, end), spell(phrase.german, end)
-    links = tuple((i, j) for i, s in enumerate(src) for j, t in enumerate(tgt) if set(s.links) & set(t.links))
+    links = tuple(
+        (i, j) for i, s in enumerate(src) for j, t in enumerate(tgt) if set(s.links) & set(t.links)
+    )
     return Line(" ".join(word.text for word in src), " ".join(word.text for word in tgt), links)

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 def rows(table: str) -> list[list[str]]:
     """Cut a table into cells; `-` is an empty cell."""
     lines = [line for line in table.strip().split("\n") if not line.startswith("#")]
-    return [["" if cell == "-" else cell for cell in re.split(r"\s{2,}", line.strip())] for line in lines]
+    return [
+        ["" if cell == "-" else cell for cell in re.split(r"\s{2,}", line.strip())]
+        for line in lines
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ nouns
@@ -123,7 +126,9 @@ KIND_GROUPS = {
 
 def kinds_of(names: str) -> tuple[str, ...]:
     """Spell out groups: `living+food` is person, animal and food."""
-    return tuple(kind for name in names.split("+") if name for kind in KIND_GROUPS.get(name, name).split())
+    return tuple(
+        kind for name in names.split("+") if name for kind in KIND_GROUPS.get(name, name).split()
+    )
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,9 @@ class Noun:
     def inflect(self, case: str, *, plural: bool) -> str:
         if not plural:
             return self.german_plural if self.weak and case != "nom" else self.german
-        return self.german_plural + ("n" if case == "dat" and self.german_plural[-1] not in "ns" else "")
+        return self.german_plural + (
+            "n" if case == "dat" and self.german_plural[-1] not in "ns" else ""
+        )
 
 
 def read_noun(kind: str, english: str, plural: str, german: str, german_plural: str) -> Noun:
@@ -277,7 +284,16 @@ hope     hoped     hoffen   hofft   hat gehofft   person  -
 STATIVE = ("know", "love", "need", "trust")  # said without a modal or a place
 MOTION = ("go", "run", "jump")  # said with a direction: into the garden
 # With these, where could be wo or wohin, and a place could be either too.
-HALF_MOTION = ("swim", "disappear", "bring back", "throw away", "follow", "invite", "look at", "send")
+HALF_MOTION = (
+    "swim",
+    "disappear",
+    "bring back",
+    "throw away",
+    "follow",
+    "invite",
+    "look at",
+    "send",
+)
 
 
 @dataclass(frozen=True)
@@ -328,11 +344,15 @@ def read_slot(text: str) -> Slot:
     return Slot(english, german, case, kinds_of(names))
 
 
-def read_verb(english: str, past: str, german: str, third: str, perfect: str, subjects: str, objects: str) -> Verb:
+def read_verb(
+    english: str, past: str, german: str, third: str, perfect: str, subjects: str, objects: str
+) -> Verb:
     prefix, _, infinitive = german.rpartition("|")
     auxiliary, participle = perfect.split()
     slots = tuple(read_slot(text) for text in objects.split())
-    return Verb(english, past, infinitive, prefix, third, auxiliary, participle, kinds_of(subjects), slots)
+    return Verb(
+        english, past, infinitive, prefix, third, auxiliary, participle, kinds_of(subjects), slots
+    )
 
 
 VERBS = {row[0]: read_verb(*row) for row in rows(VERB_TABLE)}
@@ -480,9 +500,13 @@ NEW_NAMES = words("Nina Tobias Linda Marek Salome Arno Katja Emil")  # in the te
 
 # From two to nineteen, and the tens from twenty.
 SMALL_NUMBERS = (
-    words("two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
+    words(
+        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    )
     + words("seventeen eighteen nineteen"),
-    words("zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn")
+    words(
+        "zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn"
+    )
     + words("siebzehn achtzehn neunzehn"),
 )
 TENS = (

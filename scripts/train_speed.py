@@ -11,7 +11,7 @@ do not count. It prints, the ratio first:
   matrices, each block with the quickest of some products right after it. Useful are, for every real token, 6 for each
   weight that it meets in a matrix product (2 forward, 4 backward), and 12 * d_model * length in each attention (scores
   and mixing, forward and backward; also what a causal mask hides); nothing for padding.
-- the validation nll of both, after the warm-up and at the end: speed is no merit if less is learned
+- the validation nll of both, after the warm-up and at the end: speed is no selection_score if less is learned
 - what an update of ours is made of: the gradient of the loss with respect to the logits counts as loss
 
 With `--course` nobody is timed: both learn side by side, and their validation nll is printed after so many updates.
@@ -35,15 +35,22 @@ import torch
 from baseline import PlainTrainer
 from tqdm import tqdm
 
-from mt.commands.files import configured_set, training_files
-from mt.commands.prepare import encode_training_set, encode_validation_set, load_tokenizers, make_tokenizers, open_epoch
-from mt.commands.train import make_trainer
-from mt.config import Config, ModelConfig, load_config
+from mt.cli.process import SETTINGS
+from mt.config.load import load_config
+from mt.config.schema import Config, ModelConfig
 from mt.data.batching import Batch, Epoch
-from mt.process import SETTINGS
-from mt.rundir import RunDir
-from mt.runtime import Runtime, open_runtime
-from mt.training.loss import mean_nll
+from mt.data.eval_set import load_eval_set, training_files
+from mt.distributed import Runtime, open_runtime
+from mt.experiment import (
+    encode_training_set,
+    encode_validation_set,
+    load_tokenizers,
+    make_tokenizers,
+    open_epoch,
+)
+from mt.storage.run_dir import RunDir
+from mt.training.objective import mean_nll
+from mt.training.run import make_trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
@@ -125,7 +132,9 @@ class Baseline:
 
     def __init__(self, config: Config, run: RunDir, runtime: Runtime) -> None:
         _, tgt = load_tokenizers(config, run)
-        self.trainer = PlainTrainer(config, vocab_size=tgt.vocab_size, pad_id=tgt.pad_id, device=runtime.device)
+        self.trainer = PlainTrainer(
+            config, vocab_size=tgt.vocab_size, pad_id=tgt.pad_id, device=runtime.device
+        )
         self.runtime = runtime
 
     def update(self, epoch: Epoch, indices: range) -> None:
@@ -166,23 +175,34 @@ def forget_peak_memory(runtime: Runtime) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def race(connection: Connection, name: str, config: Config, run: RunDir, threads: int | None) -> None:
+def race(
+    connection: Connection, name: str, config: Config, run: RunDir, threads: int | None
+) -> None:
     """The life of a child: answers ("update", n), ("nll", 0) and ("parts", n); None is the end."""
     if threads is not None:
         torch.set_num_threads(threads)
-    runtime = open_runtime(config.train.device, config.train.precision if name == "ours" else "fp32")
+    runtime = open_runtime(
+        config.train.device, config.train.precision if name == "ours" else "fp32"
+    )
     racer = Ours(config, run, runtime) if name == "ours" else Baseline(config, run, runtime)
     src, tgt = load_tokenizers(config, run)
     corpus = encode_training_set(config, run, training_files(config.data), src, tgt)
-    valid = encode_validation_set(configured_set(config.data.valid, config.data), src, tgt, config=config)
-    max_tokens, number, at = config.train.max_tokens, 0, 0
-    epoch, whole = (open_epoch(0, config, pairs, src, tgt, max_tokens=max_tokens) for pairs in (corpus, valid))
+    valid = encode_validation_set(
+        load_eval_set(config.data.valid, config.data), src, tgt, config=config
+    )
+    batch_tokens, number, at = config.train.batch_tokens, 0, 0
+    epoch, whole = (
+        open_epoch(0, config, pairs, src, tgt, batch_tokens=batch_tokens)
+        for pairs in (corpus, valid)
+    )
     num_parameters = sum(parameter.numel() for parameter in racer.trainer.model.parameters())
     connection.send(f"{num_parameters:,} parameters, {runtime.device.type}, {runtime.precision}")
     while (order := connection.recv()) is not None:
         word, num_updates = order
         if word == "nll":
-            connection.send(racer.nll([whole.make(index) for index in range(whole.plan.num_batches)]))
+            connection.send(
+                racer.nll([whole.make(index) for index in range(whole.plan.num_batches)])
+            )
         elif word == "parts":
             assert isinstance(racer, Ours), name
             connection.send({} if config.train.compile else racer.time_parts(epoch, num_updates))
@@ -190,14 +210,16 @@ def race(connection: Connection, name: str, config: Config, run: RunDir, threads
             assert num_updates <= epoch.plan.num_batches, "a block is longer than an epoch"
             if at + num_updates > epoch.plan.num_batches:  # the last few are left out
                 number, at = number + 1, 0
-                epoch = open_epoch(number, config, corpus, src, tgt, max_tokens=max_tokens)
+                epoch = open_epoch(number, config, corpus, src, tgt, batch_tokens=batch_tokens)
             indices = range(at, at + num_updates)
             forget_peak_memory(runtime)
             began = time.perf_counter()
             racer.update(epoch, indices)
             seconds = time.perf_counter() - began
             batches = [epoch.make(index) for index in indices]
-            flops = sum(useful_flops(config.model, each, src.pad_id, tgt.vocab_size) for each in batches)
+            flops = sum(
+                useful_flops(config.model, each, src.pad_id, tgt.vocab_size) for each in batches
+            )
             memory = runtime.peak_memory()  # before the matrices of the peak
             tokens = sum(each.num_tokens for each in batches)
             connection.send(Block(tokens, flops, seconds, matmul_peak(runtime), memory))
@@ -206,12 +228,18 @@ def race(connection: Connection, name: str, config: Config, run: RunDir, threads
 
 def useful_flops(model: ModelConfig, batch: Batch, pad_id: int, vocab_size: int) -> float:
     """Floating point operations that a batch asks for, forward and backward, without padding (see above)."""
-    src, tgt = ((ids != pad_id).sum(1).double() for ids in (batch.src, batch.tgt_out))  # (batch,): lengths
+    src, tgt = (
+        (ids != pad_id).sum(1).double() for ids in (batch.src, batch.tgt_out)
+    )  # (batch,): lengths
     width, square, inner = model.d_model, model.d_model**2, 2 * model.d_model * model.d_ff
     encoder = 6 * (4 * square + inner) * src + 12 * width * src * src
-    decoder = 6 * ((6 * square + inner) * tgt + 2 * square * src) + 12 * width * (tgt * tgt + tgt * src)
+    decoder = 6 * ((6 * square + inner) * tgt + 2 * square * src) + 12 * width * (
+        tgt * tgt + tgt * src
+    )
     output = 6 * width * vocab_size * tgt
-    return float((model.num_encoder_layers * encoder + model.num_decoder_layers * decoder + output).sum())
+    return float(
+        (model.num_encoder_layers * encoder + model.num_decoder_layers * decoder + output).sum()
+    )
 
 
 def matmul_peak(runtime: Runtime, *, num_tries: int = 3) -> float:
@@ -219,7 +247,9 @@ def matmul_peak(runtime: Runtime, *, num_tries: int = 3) -> float:
     size = 8192 if runtime.device.type == "cuda" else 2048
     generator = torch.Generator(runtime.device)  # not that of dropout
     # All alike, a GPU would multiply them at less power, and so faster, than it ever does in earnest.
-    squares = (torch.randn(size, size, generator=generator, device=runtime.device) for _ in range(2))
+    squares = (
+        torch.randn(size, size, generator=generator, device=runtime.device) for _ in range(2)
+    )
     a, b = (square.to(runtime.dtype) for square in squares)
     watch = Stopwatch(runtime)
     for _ in range(num_tries):
@@ -238,7 +268,9 @@ class Child:
     def __init__(self, name: str, config: Config, run: RunDir, threads: int | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=race, args=(theirs, name, config, run, threads), daemon=True)
+        self.process = context.Process(
+            target=race, args=(theirs, name, config, run, threads), daemon=True
+        )
         before = dict(os.environ)
         os.environ.update(ENVIRONMENTS[name])
         self.process.start()
@@ -275,7 +307,7 @@ def require_equal_work(config: Config) -> None:
         "model.embedding_dropout": (model.embedding_dropout or model.dropout, model.dropout),
         "train.optimizer": (training.optimizer, "adam"),
         "train.weight_decay": (training.weight_decay, 0.0),
-        "train.accumulate": (training.accumulate, 1),
+        "train.gradient_accumulation": (training.gradient_accumulation, 1),
     }
     for key, (found, wanted) in followed.items():
         if found != wanted:
@@ -286,11 +318,18 @@ def report(blocks: dict[str, list[Block]]) -> None:
     """The ratio, and what stands behind it."""
     ratios = [ours.speed / plain.speed for ours, plain in zip(*blocks.values(), strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    print(f"ours over plain, target tokens a second: {middle:.2f} (half of the blocks {low:.2f} to {high:.2f})")
+    print(
+        f"ours over plain, target tokens a second: {middle:.2f} (half of the blocks {low:.2f} to {high:.2f})"
+    )
     print(f"{'':<10} {'tokens/s':>9} {'peak GB':>8} {'of matmul peak':>15} {'peak TFLOP/s':>13}")
     for name, each in blocks.items():
-        speed, share = (statistics.median(getattr(block, key) for block in each) for key in ("speed", "share"))
-        memory, peak = max(block.memory for block in each) / 1e9, max(block.peak for block in each) / 1e12
+        speed, share = (
+            statistics.median(getattr(block, key) for block in each) for key in ("speed", "share")
+        )
+        memory, peak = (
+            max(block.memory for block in each) / 1e9,
+            max(block.peak for block in each) / 1e12,
+        )
         print(f"{name:<10} {speed:>9,.0f} {memory:>8.2f} {share:>15.1%} {peak:>13.2f}", flush=True)
 
 
@@ -303,7 +342,9 @@ def show_nll(num_updates: int, children: dict[str, Child]) -> None:
 def run_race(children: dict[str, Child], *, warm_up: int, updates: int, block_size: int) -> None:
     """In turn, a block each; then what came of it."""
     blocks: dict[str, list[Block]] = {name: [] for name in children}
-    for start in tqdm(range(0, warm_up + updates, block_size), unit="block", dynamic_ncols=True, disable=None):
+    for start in tqdm(
+        range(0, warm_up + updates, block_size), unit="block", dynamic_ncols=True, disable=None
+    ):
         if start == warm_up:
             show_nll(start, children)
         for name, child in children.items():
@@ -314,13 +355,17 @@ def run_race(children: dict[str, Child], *, warm_up: int, updates: int, block_si
     report(blocks)
     parts = children["ours"]("parts", block_size)
     total = sum(parts.values())
-    listed = ", ".join(f"{part} {1000 * parts[part]:.0f} ms ({parts[part] / total:.0%})" for part in parts)
+    listed = ", ".join(
+        f"{part} {1000 * parts[part]:.0f} ms ({parts[part] / total:.0%})" for part in parts
+    )
     print(f"an update of ours: {listed or 'cannot be taken apart once it is compiled'}")
 
 
 def run_course(children: dict[str, Child], *, marks: list[int], block_size: int) -> None:
     """Side by side, untimed."""
-    for start in tqdm(range(0, marks[-1], block_size), unit="block", dynamic_ncols=True, disable=None):
+    for start in tqdm(
+        range(0, marks[-1], block_size), unit="block", dynamic_ncols=True, disable=None
+    ):
         for child in children.values():
             child.order("update", block_size)
         for child in children.values():
@@ -333,10 +378,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What may be asked on the command line; `main` answers it."""
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "benchmark.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--warm-up", type=int, default=300, help="updates that do not count  [default: 300]")
+    parser.add_argument(
+        "--warm-up", type=int, default=300, help="updates that do not count  [default: 300]"
+    )
     parser.add_argument("--updates", type=int, default=300, help="updates that do  [default: 300]")
-    parser.add_argument("--block", type=int, default=10, help="updates of one side in turn  [default: 10]")
-    parser.add_argument("--course", type=int, nargs="+", default=[], metavar="N", help="untimed: nll after N updates")
+    parser.add_argument(
+        "--block", type=int, default=10, help="updates of one side in turn  [default: 10]"
+    )
+    parser.add_argument(
+        "--course",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="untimed: nll after N updates",
+    )
     parser.add_argument("--threads", type=int, help="[default: PyTorch's own]")
 
 
@@ -356,6 +412,8 @@ def main(options: argparse.Namespace) -> None:
         if options.course:
             run_course(children, marks=sorted(options.course), block_size=options.block)
         else:
-            run_race(children, warm_up=options.warm_up, updates=options.updates, block_size=options.block)
+            run_race(
+                children, warm_up=options.warm_up, updates=options.updates, block_size=options.block
+            )
         for child in children.values():
             child.end()

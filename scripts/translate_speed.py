@@ -2,7 +2,7 @@
 
 Both are text in, text out, SentencePiece included, in float32: ours is `Translator.translate`, the other translates an
 export of the same checkpoint (`mt export`), and one of its int8 weights besides. All get the same sentences, in batches
-cut by the same rule and by the config's search.max_tokens, and search with the same beam, length penalty and longest
+cut by the same rule and by the config's search.batch_tokens, and search with the same beam, length penalty and longest
 translation. (CTranslate2 is not told of the ids that ours never writes, such as that of a newline: it has no less to do
 for that.)
 
@@ -29,7 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mt.process import SETTINGS
+from mt.cli.process import SETTINGS
 
 REST = 0.3  # seconds between two blocks, for the threads of the one before to fall asleep
 TranslateAll = Callable[[Sequence[str], int], list[str]]  # (texts, beam size) -> translations
@@ -56,15 +56,21 @@ def load_ours(run_dir: str, threads: int) -> TranslateAll:
     return lambda texts, beam_size: translators[beam_size].translate(texts)
 
 
-def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float], numbers: str) -> TranslateAll:
+def load_ctranslate2(
+    export_dir: str, threads: int, search: dict[str, float], numbers: str
+) -> TranslateAll:
     """In batches cut as `group_by_length` cuts them: sorted, and no more padded positions than the budget."""
     import ctranslate2
     import sentencepiece
 
-    model = ctranslate2.Translator(export_dir, compute_type=numbers, inter_threads=1, intra_threads=threads)
+    model = ctranslate2.Translator(
+        export_dir, compute_type=numbers, inter_threads=1, intra_threads=threads
+    )
     joint = Path(export_dir, "tokenizer.model")
     paths = (
-        [joint, joint] if joint.exists() else [Path(export_dir, f"tokenizer.{side}.model") for side in ("src", "tgt")]
+        [joint, joint]
+        if joint.exists()
+        else [Path(export_dir, f"tokenizer.{side}.model") for side in ("src", "tgt")]
     )
     src, tgt = (sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in paths)
 
@@ -73,7 +79,10 @@ def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float], nu
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         groups: list[list[int]] = []
         for i in order:  # each has one token more, eos
-            if not groups or (len(groups[-1]) + 1) * (len(rows[i]) + 1) > search["max_tokens"] // beam_size:
+            if (
+                not groups
+                or (len(groups[-1]) + 1) * (len(rows[i]) + 1) > search["batch_tokens"] // beam_size
+            ):
                 groups.append([])
             groups[-1].append(i)
         answers = [""] * len(rows)
@@ -87,7 +96,9 @@ def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float], nu
                 min_decoding_length=0,
                 max_decoding_length=math.ceil(longest) + int(search["max_length_offset"]),
             )
-            for i, text in zip(group, tgt.decode([each.hypotheses[0] for each in found]), strict=True):
+            for i, text in zip(
+                group, tgt.decode([each.hypotheses[0] for each in found]), strict=True
+            ):
                 answers[i] = text
         return answers
 
@@ -96,27 +107,40 @@ def load_ctranslate2(export_dir: str, threads: int, search: dict[str, float], nu
 
 def serve(kind: str, directory: str, threads: int, search: dict[str, float]) -> None:
     """Answer each line of stdin, `{texts, beam_size}`, with `{seconds, texts, peak_bytes}`."""
-    translate = load_ours(directory, threads) if kind == "ours" else load_ctranslate2(directory, threads, search, kind)
+    translate = (
+        load_ours(directory, threads)
+        if kind == "ours"
+        else load_ctranslate2(directory, threads, search, kind)
+    )
     for line in sys.stdin:
         request = json.loads(line)
         start = time.perf_counter()
         texts = translate(request["texts"], request["beam_size"])
         seconds = time.perf_counter() - start
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        (kibibytes,) = [int(row.split()[1]) for row in status.splitlines() if row.startswith("VmHWM:")]
-        print(json.dumps({"seconds": seconds, "texts": texts, "peak_bytes": kibibytes * 1024}), flush=True)
+        (kibibytes,) = [
+            int(row.split()[1]) for row in status.splitlines() if row.startswith("VmHWM:")
+        ]
+        print(
+            json.dumps({"seconds": seconds, "texts": texts, "peak_bytes": kibibytes * 1024}),
+            flush=True,
+        )
 
 
 # What asks them
 
 
-def start(kind: str, directory: Path, threads: int, search: dict[str, float]) -> subprocess.Popen[str]:
+def start(
+    kind: str, directory: Path, threads: int, search: dict[str, float]
+) -> subprocess.Popen[str]:
     """A process that answers (see `serve`); with no torch in CTranslate2's, whoever imports this module."""
     command = [sys.executable, __file__, json.dumps([kind, str(directory), threads, search])]
     # Threads of GNU OpenMP, which both use, that spin for long lose their time beside another process.
     settings = SETTINGS if kind == "ours" else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
     environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def ask(process: subprocess.Popen[str], texts: list[str], beam_size: int) -> dict[str, Any]:
@@ -129,11 +153,13 @@ def ask(process: subprocess.Popen[str], texts: list[str], beam_size: int) -> dic
     return answer
 
 
-def race(run_dir: Path, texts: list[str], *, threads: int, repeats: int) -> dict[tuple[int, str], Side]:
+def race(
+    run_dir: Path, texts: list[str], *, threads: int, repeats: int
+) -> dict[tuple[int, str], Side]:
     """All sides, greedy and with beam 5, by (beam size, "ours" or CTranslate2's number format)."""
-    from mt.commands.export import export
-    from mt.config import load_config
-    from mt.rundir import open_run_dir
+    from mt.config.load import load_config
+    from mt.export.ctranslate2 import export
+    from mt.storage.run_dir import open_run_dir
 
     search = load_config(open_run_dir(run_dir).config).search.model_dump()
     sides = {}
@@ -151,7 +177,9 @@ def race(run_dir: Path, texts: list[str], *, threads: int, repeats: int) -> dict
                         blocks[name].append(ask(process, texts, beam_size))
                 for name, (_, *counted) in blocks.items():
                     seconds = [block["seconds"] for block in counted]
-                    sides[beam_size, name] = Side(seconds, counted[-1]["texts"], counted[-1]["peak_bytes"])
+                    sides[beam_size, name] = Side(
+                        seconds, counted[-1]["texts"], counted[-1]["peak_bytes"]
+                    )
         finally:
             for process in processes.values():
                 process.communicate()  # it ends with its stdin
@@ -164,26 +192,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--ref", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2, help="[default: 2]")
-    parser.add_argument("--limit", type=int, help="sentences to take from the start of the file  [default: all]")
-    parser.add_argument("--repeats", type=int, default=5, help="blocks of each side that count  [default: 5]")
+    parser.add_argument(
+        "--limit", type=int, help="sentences to take from the start of the file  [default: all]"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="blocks of each side that count  [default: 5]"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
     """Race, and print what came of it."""
-    from mt.commands.files import read_set
-    from mt.config import load_config
+    from mt.config.load import load_config
+    from mt.data.eval_set import read_eval_set
     from mt.evaluation.metrics import bleu_tokenizer, score_corpus
 
     lang = load_config(options.run_dir / "config.yaml").data.tgt_lang
-    found = read_set(options.src.name, options.src, [options.ref])
+    found = read_eval_set(options.src.name, options.src, [options.ref])
     texts, refs = list(islice(found.src, options.limit)), list(islice(found.refs[0], options.limit))
     sides = race(options.run_dir, texts, threads=options.threads, repeats=options.repeats)
     for beam_size in (1, 5):
-        pairs = zip(sides[beam_size, "ours"].seconds, sides[beam_size, "float32"].seconds, strict=True)
+        pairs = zip(
+            sides[beam_size, "ours"].seconds, sides[beam_size, "float32"].seconds, strict=True
+        )
         ratios = [ours / theirs for ours, theirs in pairs]
         words = f"beam {beam_size}" if beam_size > 1 else "greedy"
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"{words}: ours takes {statistics.median(ratios):.2f} x the time of CTranslate2 ({spread})")
+        print(
+            f"{words}: ours takes {statistics.median(ratios):.2f} x the time of CTranslate2 ({spread})"
+        )
     blocks = f"{options.threads} threads, float32, {options.repeats} blocks each"
     print(f"{len(texts):,} sentences of {options.src.name}, {blocks}")
     print(f"{'':<20} {'beam':>4} {'sentences/s':>12} {'BLEU':>6} {'equal':>6} {'peak MB':>8}")
@@ -192,7 +228,9 @@ def main(options: argparse.Namespace) -> None:
         equal = sum(a == b for a, b in zip(side.texts, sides[beam_size, "ours"].texts, strict=True))
         speed = len(texts) / statistics.median(side.seconds)
         words = name if name == "ours" else f"CTranslate2 {name}"
-        print(f"{words:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} {equal:>6,} {side.peak_bytes / 1e6:>8.0f}")
+        print(
+            f"{words:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} {equal:>6,} {side.peak_bytes / 1e6:>8.0f}"
+        )
 
 
 if __name__ == "__main__":  # as a child of `start`

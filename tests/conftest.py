@@ -27,7 +27,9 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of its own, of 1 MiB, to be filled; only root may make one."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+    )
     if made.returncode != 0:
         pytest.skip("needs the right to mount a small filesystem")
     try:

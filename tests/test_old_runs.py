@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mt.commands.train import train
-from mt.config import load_config
+from mt.config.load import load_config
+from mt.training.run import train
 
 OLD_RUNS = Path(__file__).resolve().parent / "data" / "old_runs"
 EXPECTED: dict[str, Any] = json.loads((OLD_RUNS / "expected.json").read_text(encoding="utf-8"))
@@ -48,10 +48,16 @@ def copy_old_run(name: str, directory: Path) -> Path:
 
 def read_updates(run: Path) -> dict[str, list[float]]:
     """Return the numbers of each update after STOP, by name."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     later = [line for line in lines if line["kind"] == "train" and line["step"] > STOP]
     assert [line["step"] for line in later] == list(range(STOP + 1, END + 1))
-    return {key: [line[key] for line in later] for key in ("loss", "nll", "grad_norm", "lr", "tokens_seen")}
+    return {
+        key: [line[key] for line in later]
+        for key in ("loss", "nll", "grad_norm", "lr", "tokens_seen")
+    }
 
 
 def weights_digest(run: Path) -> str:
@@ -67,6 +73,8 @@ def is_same_machine() -> bool:
     """Return whether this machine and PyTorch give the bits that `expected.json` has."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    named = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     cpu = f"{platform.machine()} {named.get('vendor_id')} {named.get('cpu family')}/{named.get('model')}"
     return (cpu, torch.__version__) == (EXPECTED["cpu"], EXPECTED["torch"])

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mt.cli import app
-from mt.commands.train import FREE_KEYS
-from mt.config import dump_config, load_config
+from mt.cli.app import app
+from mt.config.load import dump_config, load_config
+from mt.training.run import FREE_KEYS
 
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "scripts"))
@@ -57,7 +57,9 @@ def blocks(language: str) -> list[str]:
 def readme_commands() -> list[str]:
     """The commands of the bash blocks and of the session, each once; one may go on after `|` or a backslash."""
     lines = [line for block in blocks("bash") for line in re.split(r"(?<![|\\])\n", block)]
-    lines += [line.removeprefix("$ ") for line in marked("session").splitlines() if line.startswith("$ ")]
+    lines += [
+        line.removeprefix("$ ") for line in marked("session").splitlines() if line.startswith("$ ")
+    ]
     return [line for line in dict.fromkeys(lines) if line and not line.startswith(EXEMPT)]
 
 
@@ -71,7 +73,8 @@ def run(command: str, cwd: Path) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=cwd,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -89,7 +92,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "data/toy").mkdir(parents=True)
     for source in (TOP / "data/toy").glob("*.[de][en]"):
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        (top / "data/toy" / source.name).write_text("".join(lines[: NUM_LINES.get(source.stem, 8)]), encoding="utf-8")
+        (top / "data/toy" / source.name).write_text(
+            "".join(lines[: NUM_LINES.get(source.stem, 8)]), encoding="utf-8"
+        )
     for lang in ("en", "de"):
         shutil.copy(top / f"data/toy/train.{lang}", top / f"corpus.{lang}")
         shutil.copy(top / f"data/toy/valid.{lang}", top)
@@ -104,7 +109,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_of_keys_is_that_of_the_code() -> None:
-    assert marked("keys").splitlines() == list(config_table.table()), "paste what scripts/config_table.py prints"
+    assert marked("keys").splitlines() == list(config_table.table()), (
+        "paste what scripts/config_table.py prints"
+    )
 
 
 def test_the_keys_that_may_change_when_a_run_goes_on_are_those_of_the_code() -> None:
@@ -119,9 +126,13 @@ def test_the_session_is_a_real_one() -> None:
 
 
 def test_the_tree_names_each_module_once_and_says_what_it_is_for() -> None:
-    named = [line.split(maxsplit=1) for line in marked("tree").splitlines() if not line.startswith("```")]
+    named = [
+        line.split(maxsplit=1) for line in marked("tree").splitlines() if not line.startswith("```")
+    ]
     modules = [path for path in (TOP / "mt").rglob("[!_]*.py") if path.stat().st_size]
-    assert sorted(words[0] for words in named) == sorted(str(path.relative_to(TOP)) for path in modules)
+    assert sorted(words[0] for words in named) == sorted(
+        str(path.relative_to(TOP)) for path in modules
+    )
     assert [words for words in named if len(words) < 2] == []
 
 
@@ -140,4 +151,6 @@ def test_the_commands_work_as_they_stand(workspace: Path) -> None:
 def test_the_python_works(workspace: Path) -> None:
     run("mt export runs/toy --to ctranslate2 toy.ct2", workspace)
     for program in blocks("python"):
-        assert run(f"python -c {shlex.quote(program)}", workspace).count("\n") == program.count("print(")
+        assert run(f"python -c {shlex.quote(program)}", workspace).count("\n") == program.count(
+            "print("
+        )

@@ -50,7 +50,9 @@ class Batch(NamedTuple):
         """The same batch on `device`."""
         if device.type == "cpu":
             return self
-        src, tgt_in, tgt_out = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:3])
+        src, tgt_in, tgt_out = (
+            tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:3]
+        )
         return self._replace(src=src, tgt_in=tgt_in, tgt_out=tgt_out)
 
 
@@ -62,11 +64,17 @@ class Epoch(NamedTuple):
 
 
 def plan_batches(
-    src_lengths: Lengths, tgt_lengths: Lengths, *, max_tokens: int, seed: int, epoch: int, weights: Floats | None = None
+    src_lengths: Lengths,
+    tgt_lengths: Lengths,
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+    weights: Floats | None = None,
 ) -> BatchPlan:
     """Plan an epoch, as a pure function of the arguments.
 
-    Each pair is taken `weight` times, a fraction being a probability. A batch has at most `max_tokens` positions on
+    Each pair is taken `weight` times, a fraction being a probability. A batch has at most `batch_tokens` positions on
     its longer side, padding included, unless it is a single pair that has more.
     """
     assert len(src_lengths) == len(tgt_lengths) > 0, (len(src_lengths), len(tgt_lengths))
@@ -75,19 +83,26 @@ def plan_batches(
     if weights is not None:
         order = generator.permutation(_draw(order, weights[order], generator))
     order = order[_by_length(src_lengths[order], tgt_lengths[order])]
-    stretches = list(_cut(np.maximum(src_lengths, tgt_lengths)[order], max_tokens))
+    stretches = list(_cut(np.maximum(src_lengths, tgt_lengths)[order], batch_tokens))
     batches = [order[slice(*stretches[index])] for index in generator.permutation(len(stretches))]
     order = np.concatenate(batches)
     starts = np.cumsum([0, *map(len, batches)])
     src_lengths, tgt_lengths, starts_of = src_lengths[order], tgt_lengths[order], starts[:-1]
-    longest_src, longest_tgt = (np.maximum.reduceat(side, starts_of) for side in (src_lengths, tgt_lengths))
-    return BatchPlan(order, starts, np.add.reduceat(tgt_lengths, starts_of), longest_src, longest_tgt)
+    longest_src, longest_tgt = (
+        np.maximum.reduceat(side, starts_of) for side in (src_lengths, tgt_lengths)
+    )
+    return BatchPlan(
+        order, starts, np.add.reduceat(tgt_lengths, starts_of), longest_src, longest_tgt
+    )
 
 
-def group_by_length(lengths: Lengths, *, max_tokens: int) -> list[list[int]]:
-    """Indices of inputs in batches of at most `max_tokens` padded positions, the longest first; for search."""
+def group_by_length(lengths: Lengths, *, batch_tokens: int) -> list[list[int]]:
+    """Indices of inputs in batches of at most `batch_tokens` padded positions, the longest first; for search."""
     order = np.argsort(lengths, kind="stable")
-    return [order[start:end].tolist() for start, end in _cut(np.maximum(lengths[order], 1), max_tokens)][::-1]
+    return [
+        order[start:end].tolist()
+        for start, end in _cut(np.maximum(lengths[order], 1), batch_tokens)
+    ][::-1]
 
 
 def make_batch(corpus: EncodedCorpus, indices: Indices, *, pad_id: int, bos_id: int) -> Batch:
@@ -96,7 +111,12 @@ def make_batch(corpus: EncodedCorpus, indices: Indices, *, pad_id: int, bos_id: 
     tgt_out, is_token = _pad(corpus.tgt, indices, pad_id)
     tgt_in = np.full_like(tgt_out, bos_id)
     tgt_in[:, 1:] = np.where(is_token[:, 1:], tgt_out[:, :-1], pad_id)
-    return Batch(torch.from_numpy(src), torch.from_numpy(tgt_in), torch.from_numpy(tgt_out), int(is_token.sum()))
+    return Batch(
+        torch.from_numpy(src),
+        torch.from_numpy(tgt_in),
+        torch.from_numpy(tgt_out),
+        int(is_token.sum()),
+    )
 
 
 def _draw(order: Indices, weights: Floats, generator: np.random.Generator) -> Indices:
@@ -118,18 +138,22 @@ def _by_length(src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
     return np.lexsort((np.where(longest % 2, difference, -difference), longest))
 
 
-def _cut(longest: Lengths, max_tokens: int) -> Iterator[tuple[int, int]]:
+def _cut(longest: Lengths, batch_tokens: int) -> Iterator[tuple[int, int]]:
     """Cut ascending lengths into stretches as large as the budget allows."""
     start = 0
     while start < len(longest):
-        window = longest[start : start + max(1, max_tokens // int(longest[start]))]  # no stretch can be larger
+        window = longest[
+            start : start + max(1, batch_tokens // int(longest[start]))
+        ]  # no stretch can be larger
         costs = window * np.arange(1, len(window) + 1)
-        end = start + max(1, int(np.searchsorted(costs, max_tokens, side="right")))
+        end = start + max(1, int(np.searchsorted(costs, batch_tokens, side="right")))
         yield start, end
         start = end
 
 
-def _pad(rows: TokenArray, indices: Indices, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _pad(
+    rows: TokenArray, indices: Indices, pad_id: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The rows of `indices` one below the other, and where their tokens are: both (batch, longest)."""
     starts = rows.offsets[indices]
     lengths = rows.offsets[indices + 1] - starts

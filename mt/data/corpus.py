@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mt.data.text import in_chunks, read_parallel
 from mt.data.tokenizer import Tokenizer
-from mt.disk import sha256, whole_directory
 from mt.errors import DataError
+from mt.storage.atomic import atomic_directory, sha256
 
 FORMAT_VERSION = 3
 CHUNK_SIZE, CHUNK_CHARS = 16_384, 8_000_000  # pairs encoded at a time, and characters
@@ -61,13 +61,21 @@ class FilterCounts:
     bad_ratio: int = 0
 
     def __add__(self, other: "FilterCounts") -> "FilterCounts":
-        return FilterCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return FilterCounts(
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
     def __str__(self) -> str:
-        reasons = {"blank": self.blank, "too long": self.too_long, "bad length ratio": self.bad_ratio}
+        reasons = {
+            "blank": self.blank,
+            "too long": self.too_long,
+            "bad length ratio": self.bad_ratio,
+        }
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
         total = sum(vars(self).values())
-        return f"{self.kept:,} of {total:,} pairs kept" + (f" (left out: {left_out})" if left_out else "")
+        return f"{self.kept:,} of {total:,} pairs kept" + (
+            f" (left out: {left_out})" if left_out else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -116,17 +124,25 @@ def encode_corpus(
     }
     directory = cache_dir / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if not directory.exists():
-        chunks = _encode_chunks(corpora, (src_tokenizer, tgt_tokenizer), (max_length, max_length_ratio))
-        with whole_directory(directory) as partial:
+        chunks = _encode_chunks(
+            corpora, (src_tokenizer, tgt_tokenizer), (max_length, max_length_ratio)
+        )
+        with atomic_directory(directory) as partial:
             counts = _write(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
-                raise DataError(f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}")
+                raise DataError(
+                    f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}"
+                )
     sizes = {"src": src_tokenizer.vocab_size, "tgt": tgt_tokenizer.vocab_size}
     return _load(directory, weights=[files.weight for files in corpora], vocab_sizes=sizes)
 
 
 def encode_pairs(
-    src_texts: Sequence[str], tgt_texts: Sequence[str], *, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer
+    src_texts: Sequence[str],
+    tgt_texts: Sequence[str],
+    *,
+    src_tokenizer: Tokenizer,
+    tgt_tokenizer: Tokenizer,
 ) -> EncodedCorpus:
     """All the pairs given, in memory and unfiltered: for validation, where no sentence may go missing."""
     src = _pack([src_tokenizer.encode(src_texts)])
@@ -136,7 +152,12 @@ def encode_pairs(
 
 
 def resample(
-    corpus: EncodedCorpus, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer, *, epoch: int, max_length: int
+    corpus: EncodedCorpus,
+    src_tokenizer: Tokenizer,
+    tgt_tokenizer: Tokenizer,
+    *,
+    epoch: int,
+    max_length: int,
 ) -> EncodedCorpus:
     """The same pairs in this epoch's sampled encoding, in memory; a side stays plain where it would be over-long.
 
@@ -147,33 +168,46 @@ def resample(
     return EncodedCorpus(src, tgt, corpus.weights, corpus.counts)
 
 
-def _resample_side(side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_length: int) -> TokenArray:
-    if tokenizer.sampling == 0.0:
+def _resample_side(
+    side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_length: int
+) -> TokenArray:
+    if tokenizer.bpe_dropout == 0.0:
         return side
 
     def chunks() -> Iterator[list[list[int]]]:
         for start in range(0, len(side), CHUNK_SIZE):
-            plain = [side[index].tolist() for index in range(start, min(start + CHUNK_SIZE, len(side)))]
+            plain = [
+                side[index].tolist() for index in range(start, min(start + CHUNK_SIZE, len(side)))
+            ]
             sampled = tokenizer.encode(tokenizer.decode(plain), epoch=epoch)
-            yield [new if len(new) <= max_length else old for old, new in zip(plain, sampled, strict=True)]
+            yield [
+                new if len(new) <= max_length else old
+                for old, new in zip(plain, sampled, strict=True)
+            ]
 
     return _pack(chunks())
 
 
 def _encode_chunks(
-    corpora: Sequence[ParallelFiles], tokenizers: tuple[Tokenizer, Tokenizer], limits: tuple[int, float]
+    corpora: Sequence[ParallelFiles],
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    limits: tuple[int, float],
 ) -> Iterator[_Chunk]:
     max_length, max_length_ratio = limits
     for corpus_index, files in enumerate(corpora):
         pairs = read_parallel(files.src, files.tgt)
         for chunk in in_chunks(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
             texts = zip(*chunk, strict=True)
-            src, tgt = (tokenizer.encode(side) for tokenizer, side in zip(tokenizers, texts, strict=True))
+            src, tgt = (
+                tokenizer.encode(side) for tokenizer, side in zip(tokenizers, texts, strict=True)
+            )
             lengths = np.array([[len(a), len(b)] for a, b in zip(src, tgt, strict=True)])
             longer, shorter = lengths.max(axis=1), lengths.min(axis=1)
             blank = np.array([not (a.strip() and b.strip()) for a, b in chunk])
             too_long = ~blank & (longer > max_length)
-            bad_ratio = ~blank & ~too_long & (longer > SHORT_LENGTH) & (longer > max_length_ratio * shorter)
+            bad_ratio = (
+                ~blank & ~too_long & (longer > SHORT_LENGTH) & (longer > max_length_ratio * shorter)
+            )
             keep = ~(blank | too_long | bad_ratio)
             counts = FilterCounts(*(int(mask.sum()) for mask in (keep, blank, too_long, bad_ratio)))
             yield _Chunk(corpus_index, list(compress(src, keep)), list(compress(tgt, keep)), counts)
@@ -183,7 +217,10 @@ def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> Fi
     """Write ids as they come; offsets and a description, which are small, at the end."""
     counts, num_pairs = FilterCounts(), [0] * num_corpora
     lengths: dict[str, list[NDArray[np.int64]]] = {"src": [], "tgt": []}
-    with (directory / "src.ids").open("wb") as src_file, (directory / "tgt.ids").open("wb") as tgt_file:
+    with (
+        (directory / "src.ids").open("wb") as src_file,
+        (directory / "tgt.ids").open("wb") as tgt_file,
+    ):
         for chunk in chunks:
             for side, file, rows in (("src", src_file, chunk.src), ("tgt", tgt_file, chunk.tgt)):
                 ids, row_lengths = _flatten(rows)
@@ -198,20 +235,28 @@ def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> Fi
     return counts
 
 
-def _load(directory: Path, *, weights: Sequence[float], vocab_sizes: Mapping[str, int]) -> EncodedCorpus:
+def _load(
+    directory: Path, *, weights: Sequence[float], vocab_sizes: Mapping[str, int]
+) -> EncodedCorpus:
     """The cache in `directory`, believed in nothing: it comes and goes with a run directory."""
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         num_pairs, counts = meta["num_pairs"], FilterCounts(**meta["counts"])
-        if not all(type(number) is int and number >= 0 for number in (*num_pairs, *vars(counts).values())):
+        if not all(
+            type(number) is int and number >= 0 for number in (*num_pairs, *vars(counts).values())
+        ):
             raise ValueError("meta.json has counts that are none")
-        src, tgt = (_load_side(directory, side, vocab_size) for side, vocab_size in vocab_sizes.items())
+        src, tgt = (
+            _load_side(directory, side, vocab_size) for side, vocab_size in vocab_sizes.items()
+        )
         if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
             raise ValueError(f"{len(src)} sources, {len(tgt)} targets, {sum(num_pairs)} pairs")
         pair_weights = np.repeat(np.array(weights, np.float32), num_pairs)
         return EncodedCorpus(src, tgt, pair_weights, counts, directory.name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{directory}: this cache is damaged; delete it and start again ({error})") from error
+        raise DataError(
+            f"{directory}: this cache is damaged; delete it and start again ({error})"
+        ) from error
 
 
 def _load_side(directory: Path, side: str, vocab_size: int) -> TokenArray:

@@ -26,7 +26,9 @@ def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]
     return _find(f"{prefix}.{src_lang}"), _find(f"{prefix}.{tgt_lang}")
 
 
-def read_lines(path: Path, *, errors: Errors = "strict", may_be_empty: bool = False) -> Iterator[str]:
+def read_lines(
+    path: Path, *, errors: Errors = "strict", may_be_empty: bool = False
+) -> Iterator[str]:
     """The lines of a file without their ends; DataError when it is missing, damaged, empty or not UTF-8."""
     number = 0
     try:
@@ -51,7 +53,9 @@ def decode_lines(lines: Iterable[bytes], *, name: str, errors: Errors = "strict"
     """Decode lines as `raw_lines` gives them; `name` is for the error message."""
     for number, raw in enumerate(lines, 1):
         if len(raw) > MAX_LINE_SIZE:
-            raise DataError(f"{name}:{number}: wanted lines of at most {MAX_LINE_SIZE:,} bytes, found a longer one")
+            raise DataError(
+                f"{name}:{number}: wanted lines of at most {MAX_LINE_SIZE:,} bytes, found a longer one"
+            )
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             if not raw:
@@ -61,7 +65,9 @@ def decode_lines(lines: Iterable[bytes], *, name: str, errors: Errors = "strict"
             yield content.decode("utf-8", errors)
         except UnicodeDecodeError as error:
             found = f"byte 0x{content[error.start]:02X} at column {len(content[: error.start].decode()) + 1}"
-            raise DataError(f"{name}:{number}: not UTF-8: {found} (convert the file, e.g. with iconv)") from error
+            raise DataError(
+                f"{name}:{number}: not UTF-8: {found} (convert the file, e.g. with iconv)"
+            ) from error
 
 
 def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
@@ -73,7 +79,9 @@ def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
         if num_src == num_tgt:
             yield src_line, tgt_line
     if num_src != num_tgt:
-        raise DataError(f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}: they must match line by line")
+        raise DataError(
+            f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}: they must match line by line"
+        )
 
 
 def in_chunks(items: Iterable[Text], *, size: int, num_chars: int) -> Iterator[list[Text]]:

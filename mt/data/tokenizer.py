@@ -2,7 +2,7 @@
 
 SentencePiece itself loses two things, which this module puts right. It writes a space as U+2581, so that a U+2581 of
 the text would come back as a space: such characters are escaped on the way in. And it draws sampled encodings from a
-generator that differs from process to process, so that no run could be repeated: `sampling.py` draws them from ours.
+generator that differs from process to process, so that no run could be repeated: `bpe_dropout.py` draws them from ours.
 """
 
 import hashlib
@@ -12,14 +12,16 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Self
 
 import sentencepiece
 
-from mt.data.sampling import Pieces, sample_segments
-from mt.disk import whole_file
+from mt.data.bpe_dropout import Pieces, sample_segments
+from mt.data.text import read_lines
 from mt.errors import TokenizerError
+from mt.storage.atomic import atomic_file
 
 Kind = Literal["bpe", "unigram"]
 
@@ -37,21 +39,23 @@ PROBE = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE} "
 class Tokenizer:
     """One SentencePiece model, in which encode and decode are inverse for every text without a newline.
 
-    `sampling` is the probability of BPE-dropout; 0 is none. No id is ever read from
+    `bpe_dropout` is the probability of BPE-dropout; 0 is none. No id is ever read from
     a user's text: "<s>" in it is three characters.
     """
 
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
 
-    def __init__(self, model: bytes, *, sampling: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, model: bytes, *, bpe_dropout: float = 0.0, seed: int = 0) -> None:
         sentencepiece.set_min_log_level(2)  # lest it warn on stderr of what `_fault` finds
         self._processor = processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(model)
-        self.sampling, self.seed = sampling, seed
+        self.bpe_dropout, self.seed = bpe_dropout, seed
         self.digest = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(processor)
         if self.vocab_size > MAX_VOCAB_SIZE:
-            raise TokenizerError(f"wanted at most {MAX_VOCAB_SIZE:,} pieces, found {self.vocab_size:,}")
+            raise TokenizerError(
+                f"wanted at most {MAX_VOCAB_SIZE:,} pieces, found {self.vocab_size:,}"
+            )
         ids = range(self.vocab_size)
         texts = processor.id_to_piece(list(ids))
         control_ids = {i for i in ids if processor.is_control(i)}
@@ -67,14 +71,14 @@ class Tokenizer:
         self.forbidden_ids = tuple(sorted({UNK_ID} | control_ids - {EOS_ID} | newline_ids))
 
     @classmethod
-    def load(cls, path: Path, *, sampling: float = 0.0, seed: int = 0) -> Self:
+    def load(cls, path: Path, *, bpe_dropout: float = 0.0, seed: int = 0) -> Self:
         """Read a model file; TokenizerError unless it is there and keeps our rules (see `_fault`)."""
         try:
             with path.open("rb") as file:
                 content = file.read(MAX_FILE_SIZE + 1)
             if len(content) > MAX_FILE_SIZE:
                 raise TokenizerError(f"wanted at most {MAX_FILE_SIZE:,} bytes, found more")
-            tokenizer = cls(content, sampling=sampling, seed=seed)
+            tokenizer = cls(content, bpe_dropout=bpe_dropout, seed=seed)
         except TokenizerError as error:
             raise TokenizerError(f"{path}: not a tokenizer: {error}") from None
         except OSError as error:
@@ -88,7 +92,7 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], *, epoch: int | None = None) -> list[list[int]]:
         """The ids of each text, eos last. With an epoch, a sampled encoding: a function of (seed, epoch, texts)."""
         escaped = [_escape(text) for text in texts]
-        if epoch is None or self.sampling == 0.0:
+        if epoch is None or self.bpe_dropout == 0.0:
             rows: list[list[int]] = self._processor.encode(escaped, add_eos=True)
             return rows
         return self._encode_sampled(escaped, epoch)
@@ -106,7 +110,9 @@ class Tokenizer:
 
         The texts themselves are in the seed, lest all chunks of a corpus get the same draws.
         """
-        draw = random.Random(f"{self.seed} {epoch} {zlib.crc32(chr(10).join(texts).encode())}").random
+        draw = random.Random(
+            f"{self.seed} {epoch} {zlib.crc32(chr(10).join(texts).encode())}"
+        ).random
         samples: dict[str, list[list[int]]] = defaultdict(list)
         rows = []
         for text in texts:
@@ -114,7 +120,9 @@ class Tokenizer:
             for word in text.split(" ") if text else ():
                 drawn = samples[word]
                 if len(drawn) < NUM_DRAWS:
-                    segments = sample_segments(SPACE + word, self._pieces, dropout=self.sampling, draw=draw)
+                    segments = sample_segments(
+                        SPACE + word, self._pieces, dropout=self.bpe_dropout, draw=draw
+                    )
                     drawn.append(self._pieces.look_up(segments))
                     row += drawn[-1]
                 else:
@@ -132,7 +140,7 @@ class Tokenizer:
             return "it has no pieces for bytes (byte_fallback), so some characters would be lost"
         if any(SPACE in piece[1:] for piece in self._pieces.ids):
             return "some of its pieces reach over a space"
-        if self.sampling > 0.0 and not self._is_bpe:
+        if self.bpe_dropout > 0.0 and not self._is_bpe:
             return "it is a unigram model, and only BPE has a dropout (sampling)"
         if self.decode(self.encode([PROBE])) != [PROBE]:
             return "it changes the text (normalization, or removal of spaces)"
@@ -140,7 +148,12 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    sentences: Iterable[str], path: Path, *, kind: Kind, vocab_size: int, character_coverage: float = 1.0
+    sentences: Iterable[str],
+    path: Path,
+    *,
+    kind: Kind,
+    vocab_size: int,
+    character_coverage: float = 1.0,
 ) -> None:
     """Train on all the sentences and write the model to `path`, which appears whole or not at all.
 
@@ -148,7 +161,9 @@ def train_tokenizer(
     an error raised by `sentences` itself is passed on.
     """
     if vocab_size > MAX_VOCAB_SIZE:
-        raise TokenizerError(f"{path}: vocab_size {vocab_size} is too large: wanted at most {MAX_VOCAB_SIZE}")
+        raise TokenizerError(
+            f"{path}: vocab_size {vocab_size} is too large: wanted at most {MAX_VOCAB_SIZE}"
+        )
     failures: list[BaseException] = []
     model = io.BytesIO()
     try:
@@ -166,7 +181,8 @@ def train_tokenizer(
             bos_id=BOS_ID,
             eos_id=EOS_ID,
             control_symbols=[f"<tag_{number}>" for number in range(NUM_TAGS)],
-            max_sentence_length=2**30,  # bytes; longer sentences are left out, and the default is 4192
+            max_sentence_length=2
+            ** 30,  # bytes; longer sentences are left out, and the default is 4192
             num_threads=1,  # the model depends on their number
             minloglevel=2,
         )
@@ -174,8 +190,18 @@ def train_tokenizer(
         if failures:
             raise failures[0] from None
         raise TokenizerError(f"{path}: {_explain(str(error), vocab_size)}") from error
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(model.getvalue())
+
+
+def train_tokenizer_from_files(
+    paths: Iterable[Path], model: Path, *, kind: Kind, vocab_size: int, character_coverage: float
+) -> None:
+    """Train one tokenizer on all lines of all files."""
+    lines = chain.from_iterable(map(read_lines, paths))
+    train_tokenizer(
+        lines, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
+    )
 
 
 def _trainable(sentences: Iterable[str], failures: list[BaseException]) -> Iterator[str]:

@@ -29,15 +29,21 @@ def default_layer(num_layers: int) -> int:
 
 
 def align(
-    translator: Translator, pairs: Sequence[Part], *, layer: int | None = None, step: Step = "output"
+    translator: Translator,
+    pairs: Sequence[Part],
+    *,
+    layer: int | None = None,
+    step: Step = "output",
 ) -> list[Alignment]:
     """The links of each pair, in one pass of the decoder over the target that it is given (teacher forcing)."""
     layer = default_layer(len(translator.model.decoder_layers)) if layer is None else layer
     found: list[Alignment] = [[] for _ in pairs]
     lengths = np.array([max(map(len, pair)) for pair in pairs])
-    for group in group_by_length(lengths, max_tokens=translator.search.max_tokens):
+    for group in group_by_length(lengths, batch_tokens=translator.search.batch_tokens):
         src = translator.pad([pairs[i].src for i in group])
-        tgt_in = translator.pad([[translator.tgt_tokenizer.bos_id, *pairs[i].tgt[:-1]] for i in group])
+        tgt_in = translator.pad(
+            [[translator.tgt_tokenizer.bos_id, *pairs[i].tgt[:-1]] for i in group]
+        )
         weights = cross_attention(translator.model, src, tgt_in, layer=layer).mean(dim=1).numpy()
         for index, row in zip(group, weights, strict=True):
             src_words = word_of_each(translator.src_tokenizer, pairs[index].src)
@@ -56,14 +62,23 @@ def link_words(
     num_words = max(src_words, default=-1) + 1
     is_part = np.arange(num_words) == np.array(src_words).reshape(-1, 1)  # (tokens, num_words) bool
     looked = weights[:, : len(src_words)] @ is_part  # (tgt_length, num_words)
-    rows = {word: i + 1 if step == "input" else tgt_words.index(word) for i, word in enumerate(tgt_words)}
-    return sorted((int(looked[row].argmax()), word) for word, row in rows.items() if word >= 0 and num_words > 0)
+    rows = {
+        word: i + 1 if step == "input" else tgt_words.index(word)
+        for i, word in enumerate(tgt_words)
+    }
+    return sorted(
+        (int(looked[row].argmax()), word)
+        for word, row in rows.items()
+        if word >= 0 and num_words > 0
+    )
 
 
 def word_of_each(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """The word of each token before eos, a space going with the next word; -1 for spaces at the end."""
     *before, text = tokenizer.decode([ids[:end] for end in range(1, len(ids) + 1)])
-    next_letter = [len(words(f"{start}.")) - 1 for start in before]  # the word it would be in, after each token
+    next_letter = [
+        len(words(f"{start}.")) - 1 for start in before
+    ]  # the word it would be in, after each token
     return [word if word < len(words(text)) else -1 for word in next_letter]
 
 
@@ -81,14 +96,18 @@ def align_translations(
     translator: Translator, texts: Sequence[str], answers: Sequence[Sequence[Translation]]
 ) -> list[list[Translation]]:
     """The translations of each text with their alignments, from the very tokens that the search wrote."""
-    links = iter(align(translator, [part for answer in answers for each in answer for part in each.parts]))
+    links = iter(
+        align(translator, [part for answer in answers for each in answer for part in each.parts])
+    )
     return [
         [each._replace(alignment=_join(translator, text, each.parts, links)) for each in answer]
         for text, answer in zip(texts, answers, strict=True)
     ]
 
 
-def _join(translator: Translator, text: str, parts: Sequence[Part], links: Iterator[Alignment]) -> Alignment:
+def _join(
+    translator: Translator, text: str, parts: Sequence[Part], links: Iterator[Alignment]
+) -> Alignment:
     """The next links, those of the parts of a text, as links of the whole; a long word may have been cut in two."""
     src_texts = translator.src_tokenizer.decode([part.src for part in parts])
     tgt_texts = translator.tgt_tokenizer.decode([part.tgt for part in parts])

@@ -32,7 +32,9 @@ class SearchState(Protocol):
 
 State = TypeVar("State", bound=SearchState)
 
-_CHUNK_LENGTH = 64  # how many candidates are looked at together when the best are sought; any length is right
+_CHUNK_LENGTH = (
+    64  # how many candidates are looked at together when the best are sought; any length is right
+)
 
 # (tokens (batch, beam), state) -> (log_probs (batch, beam, vocab) float32, state); a log-probability is never above 0.
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -79,7 +81,13 @@ class _Position(NamedTuple):
 
 
 def beam_search(
-    step: Step[State], state: State, batch_size: int, *, bos_id: int, eos_id: int, options: SearchOptions
+    step: Step[State],
+    state: State,
+    batch_size: int,
+    *,
+    bos_id: int,
+    eos_id: int,
+    options: SearchOptions,
 ) -> list[list[Hypothesis]]:
     """Find up to `beam_size` hypotheses for each sentence, best first, never none; equals go to the lower token id.
 
@@ -93,7 +101,11 @@ def beam_search(
     forbidden = _upload(options.forbidden_ids, device)
     sentences = list(range(batch_size))
     bos = torch.full((batch_size, 1), bos_id, device=device)
-    beams = _Beams(parents=torch.zeros_like(bos), tokens=bos, log_probs=torch.zeros(batch_size, 1, device=device))
+    beams = _Beams(
+        parents=torch.zeros_like(bos),
+        tokens=bos,
+        log_probs=torch.zeros(batch_size, 1, device=device),
+    )
     num_ended = torch.zeros(batch_size, dtype=torch.long, device=device)
     trace: list[_Position] = []
 
@@ -109,14 +121,20 @@ def beam_search(
         trace.append(_Position(sentences, ended, beams))
 
         num_ended += (ended.log_probs > -math.inf).sum(1)
-        done = ((num_ended >= options.beam_size) | (beams.log_probs[:, 0] == -math.inf)).tolist()  # the host waits here
+        done = (
+            (num_ended >= options.beam_size) | (beams.log_probs[:, 0] == -math.inf)
+        ).tolist()  # the host waits here
         if all(done):
             break
         if any(done):
             rows = _close_gaps(done)
             sentences = [sentences[row] for row in rows]
             live = _upload(rows, device)
-            state, num_ended, beams = state.keep(rows), num_ended[live], _Beams(*(column[live] for column in beams))
+            state, num_ended, beams = (
+                state.keep(rows),
+                num_ended[live],
+                _Beams(*(column[live] for column in beams)),
+            )
         if options.beam_size > 1:
             state = state.reorder(beams.parents)
     return _read_hypotheses(trace, batch_size, options=options)
@@ -137,7 +155,9 @@ def _advance(totals: Tensor, *, eos_id: int, beam_size: int) -> tuple[_Beams, _B
     _, num_beams, vocab_size = totals.shape
     flat = totals.flatten(1)
     index = _best_indices(flat, min(2 * beam_size, num_beams * vocab_size))
-    best = _Beams(parents=index // vocab_size, tokens=index % vocab_size, log_probs=flat.gather(1, index))
+    best = _Beams(
+        parents=index // vocab_size, tokens=index % vocab_size, log_probs=flat.gather(1, index)
+    )
     is_eos = best.tokens == eos_id
     ended = _Beams(*(column[:, :beam_size] for column in best))
     ended = ended._replace(log_probs=ended.log_probs.masked_fill(~is_eos[:, :beam_size], -math.inf))
@@ -159,8 +179,12 @@ def _best_indices(values: Tensor, count: int) -> Tensor:
         maxima = torch.cat((maxima, last), dim=1)  # (live, num_chunks)
     chunks = _stable_topk(maxima, min(count, maxima.shape[1])).sort(dim=1).values
     places = torch.arange(_CHUNK_LENGTH, device=values.device)
-    index = (chunks[:, :, None] * _CHUNK_LENGTH + places).flatten(1)  # (live, at least count), ascending
-    candidates = values.gather(1, index.clamp(max=length - 1)).masked_fill(index >= length, -math.inf)
+    index = (chunks[:, :, None] * _CHUNK_LENGTH + places).flatten(
+        1
+    )  # (live, at least count), ascending
+    candidates = values.gather(1, index.clamp(max=length - 1)).masked_fill(
+        index >= length, -math.inf
+    )
     return index.gather(1, _stable_topk(candidates, count))
 
 
@@ -174,7 +198,9 @@ def _stable_topk(values: Tensor, count: int) -> Tensor:
     return (finite * (1 + index * 2.0**-52)).topk(count).indices
 
 
-def _read_hypotheses(trace: Sequence[_Position], batch_size: int, *, options: SearchOptions) -> list[list[Hypothesis]]:
+def _read_hypotheses(
+    trace: Sequence[_Position], batch_size: int, *, options: SearchOptions
+) -> list[list[Hypothesis]]:
     """Follow the beams through the trace on the host; a sentence to which nothing is possible gets an empty one."""
     found: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
     prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch_size)]
@@ -187,10 +213,13 @@ def _read_hypotheses(trace: Sequence[_Position], batch_size: int, *, options: Se
                 for parent, log_prob in zip(end_parents, end_log_probs, strict=True)
                 if log_prob > -math.inf
             ]
-            prefixes[sentence] = [(*before[parent], token) for parent, token in zip(parents, tokens, strict=True)]
+            prefixes[sentence] = [
+                (*before[parent], token) for parent, token in zip(parents, tokens, strict=True)
+            ]
     impossible = Hypothesis((), -math.inf, -math.inf)
     return [
-        sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)[: options.beam_size] or [impossible]
+        sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)[: options.beam_size]
+        or [impossible]
         for hypotheses in found
     ]
 

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mt.checkpoint import find_checkpoint, load_weights
-from mt.config import SearchConfig, load_config
+from mt.config.load import load_config
+from mt.config.schema import SearchConfig
 from mt.data.batching import group_by_length
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
-from mt.model.cache import DecoderCache
+from mt.device import find_device, oom_as_device_error
+from mt.model.kv_cache import DecoderCache
 from mt.model.transformer import Memory, Transformer
-from mt.rundir import open_run_dir
-from mt.runtime import enough_memory, find_device
+from mt.storage.checkpoint import find_checkpoint, load_weights
+from mt.storage.run_dir import open_run_dir
 
 ENCODED_TOGETHER = 32  # sentences, on a CPU
 
@@ -55,7 +56,7 @@ class Translator:
 
     But for near-ties: the shape of a batch changes the last bits of a sum, and may turn the balance between two
     hypotheses that score the same to six digits (`scripts/near_ties.py` counts them). A search of one text at a time,
-    `max_tokens=1`, is exact.
+    `batch_tokens=1`, is exact.
     """
 
     model: Transformer
@@ -65,7 +66,7 @@ class Translator:
     max_length: int  # source tokens, eos included, that the model has been trained on
 
     @classmethod
-    @enough_memory("to load this model")
+    @oom_as_device_error("to load this model")
     def load(
         cls,
         run_dir: str | Path,
@@ -87,8 +88,14 @@ class Translator:
         with torch.device("meta"):  # no memory before the file is known to have these very tensors
             model = Transformer(config.model, **sizes, pad_id=src.pad_id)
         load_weights(model, find_checkpoint(run.checkpoints, checkpoint))
-        chosen = {"beam_size": beam_size, "length_penalty": length_penalty, "max_tokens": 1 if exact else None}
-        search = config.search.model_copy(update={key: value for key, value in chosen.items() if value is not None})
+        chosen = {
+            "beam_size": beam_size,
+            "length_penalty": length_penalty,
+            "batch_tokens": 1 if exact else None,
+        }
+        search = config.search.model_copy(
+            update={key: value for key, value in chosen.items() if value is not None}
+        )
         return cls(model.eval().to(find_device(device)), src, tgt, search, config.data.max_length)
 
     def translate(self, texts: Sequence[str]) -> list[str]:
@@ -109,17 +116,23 @@ class Translator:
     def _search(self, rows: Sequence[Sequence[int]]) -> list[list[Translation]]:
         """The translations of each row of source ids, whatever their order."""
         found: list[list[Translation]] = [[] for _ in rows]
-        budget = self.search.max_tokens // self.search.beam_size
-        for group in group_by_length(np.array([len(row) for row in rows]), max_tokens=budget):
-            for index, hypotheses in zip(group, self._search_batch([rows[i] for i in group]), strict=True):
+        budget = self.search.batch_tokens // self.search.beam_size
+        for group in group_by_length(np.array([len(row) for row in rows]), batch_tokens=budget):
+            for index, hypotheses in zip(
+                group, self._search_batch([rows[i] for i in group]), strict=True
+            ):
                 texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
                 for text, (ids, log_prob, score) in zip(texts, hypotheses, strict=True):
                     part = Part(list(rows[index]), [*ids, self.tgt_tokenizer.eos_id])
                     # A carriage return would end a line, or be taken off its end, for many a reader.
-                    found[index].append(Translation(text.replace("\r", " "), score, log_prob, (part,)))
+                    found[index].append(
+                        Translation(text.replace("\r", " "), score, log_prob, (part,))
+                    )
         return found
 
-    @enough_memory("to translate: wanted a smaller beam, or search.max_tokens in the config")
+    @oom_as_device_error(
+        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
+    )
     def _search_batch(self, rows: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
         model, tokenizer, search = self.model, self.tgt_tokenizer, self.search
 
@@ -128,28 +141,50 @@ class Translator:
             log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
             return log_probs.view(*tokens.shape, -1), cache
 
-        lengths = [math.ceil(search.max_length_factor * len(row)) + search.max_length_offset for row in rows]
+        lengths = [
+            math.ceil(search.max_length_factor * len(row)) + search.max_length_offset
+            for row in rows
+        ]
         if model.max_length is not None:
             lengths = [min(length, model.max_length) for length in lengths]
         max_lengths = torch.tensor(lengths, device=model.output_table.device)
-        options = SearchOptions(search.beam_size, search.length_penalty, max_lengths, tokenizer.forbidden_ids)
+        options = SearchOptions(
+            search.beam_size, search.length_penalty, max_lengths, tokenizer.forbidden_ids
+        )
         cache = model.start(self._encode(rows))
-        return beam_search(step, cache, len(rows), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, options=options)
+        return beam_search(
+            step,
+            cache,
+            len(rows),
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            options=options,
+        )
 
     def _encode(self, rows: Sequence[Sequence[int]]) -> Memory:
         """Encode a few rows at a time: neighbours are of like length, so there is less padding to compute."""
         longest = max(map(len, rows))
         size = len(rows) if self.model.output_table.is_cuda else ENCODED_TOGETHER
-        memories = [self.model.encode(self.pad(rows[start : start + size])) for start in range(0, len(rows), size)]
+        memories = [
+            self.model.encode(self.pad(rows[start : start + size]))
+            for start in range(0, len(rows), size)
+        ]
         spare = [longest - memory.mask.size(3) for memory in memories]
-        states = [F.pad(memory.states, (0, 0, 0, more)) for memory, more in zip(memories, spare, strict=True)]
-        masks = [F.pad(memory.mask, (0, more)) for memory, more in zip(memories, spare, strict=True)]
+        states = [
+            F.pad(memory.states, (0, 0, 0, more))
+            for memory, more in zip(memories, spare, strict=True)
+        ]
+        masks = [
+            F.pad(memory.mask, (0, more)) for memory, more in zip(memories, spare, strict=True)
+        ]
         return Memory(torch.cat(states), torch.cat(masks))
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Rows of ids as one tensor (batch, length) where the model is, padded."""
         tensors, model = [torch.tensor(row) for row in rows], self.model
-        return pad_sequence(tensors, batch_first=True, padding_value=model.pad_id).to(model.output_table.device)
+        return pad_sequence(tensors, batch_first=True, padding_value=model.pad_id).to(
+            model.output_table.device
+        )
 
     def split(self, text: str) -> list[list[int]]:
         """The source ids of `text` in as few parts as halving takes to fit each into `max_length`; none if it is blank.
@@ -163,7 +198,11 @@ class Translator:
             return [ids]
         middle = len(text) // 2
         spaces = (text.rfind(" ", 1, middle + 1), text.find(" ", middle, len(text) - 1))
-        cut = min((space for space in spaces if space > 0), key=lambda space: abs(space - middle), default=middle)
+        cut = min(
+            (space for space in spaces if space > 0),
+            key=lambda space: abs(space - middle),
+            default=middle,
+        )
         return self.split(text[:cut]) + self.split(text[cut:].removeprefix(" "))
 
 

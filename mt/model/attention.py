@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt.config import ModelConfig
-from mt.model.additive import additive_scores
-from mt.model.cache import KeysValues
-from mt.model.dot_product import attend
-from mt.model.dropout import Dropout
-from mt.model.linear import Linear, trains_on_cpu
+from mt.config.schema import ModelConfig
+from mt.kernels.additive import additive_scores
+from mt.kernels.attention import attend
+from mt.kernels.dropout import Dropout
+from mt.kernels.linear import Linear, trains_on_cpu
+from mt.model.kv_cache import KeysValues
 from mt.model.positions import sinusoids
 
 
@@ -63,21 +63,36 @@ class DotProductAttention(QueryKeyAttention):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.query.gain, self.key_value.gain = math.sqrt(1 / 2), math.sqrt(3 / 4)  # as rows of one matrix of all three
+        self.query.gain, self.key_value.gain = (
+            math.sqrt(1 / 2),
+            math.sqrt(3 / 4),
+        )  # as rows of one matrix of all three
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         if x.is_cuda:
-            queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
-            mixed = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=self.dropout.rate)
-        elif trains_on_cpu(x):  # where the fused kernel takes twice the time in fp32 and seven times in bf16
-            mixed = attend(split_heads(self.query(x), self.num_heads), *kv, mask, dropout=self.dropout.rate)
+            queries = split_heads(
+                self.query(x), self.num_heads
+            )  # (rows, num_heads, query_length, head_dim)
+            mixed = F.scaled_dot_product_attention(
+                queries, *kv, attn_mask=mask, dropout_p=self.dropout.rate
+            )
+        elif trains_on_cpu(
+            x
+        ):  # where the fused kernel takes twice the time in fp32 and seven times in bf16
+            mixed = attend(
+                split_heads(self.query(x), self.num_heads), *kv, mask, dropout=self.dropout.rate
+            )
         else:
             return super().forward(x, kv, mask, positions)
         return self.output(join_heads(mixed))  # type: ignore[no-any-return]
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
-        return masked_softmax((queries / math.sqrt(queries.size(-1))) @ kv.keys.transpose(-2, -1), mask)
+        queries = split_heads(
+            self.query(x), self.num_heads
+        )  # (rows, num_heads, query_length, head_dim)
+        return masked_softmax(
+            (queries / math.sqrt(queries.size(-1))) @ kv.keys.transpose(-2, -1), mask
+        )
 
 
 class AdditiveAttention(QueryKeyAttention):
@@ -86,10 +101,14 @@ class AdditiveAttention(QueryKeyAttention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         head_dim = config.d_model // config.num_heads
-        self.score = nn.Parameter(torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5))  # the paper's v
+        self.score = nn.Parameter(
+            torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5)
+        )  # the paper's v
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.num_heads)  # (rows, num_heads, query_length, head_dim)
+        queries = split_heads(
+            self.query(x), self.num_heads
+        )  # (rows, num_heads, query_length, head_dim)
         return masked_softmax(additive_scores(queries, kv.keys, self.score), mask)
 
 
@@ -104,7 +123,11 @@ class DenseSynthesizerAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.max_length is not None, config
-        d_model, self.num_heads, self.max_length = config.d_model, config.num_heads, config.max_length
+        d_model, self.num_heads, self.max_length = (
+            config.d_model,
+            config.num_heads,
+            config.max_length,
+        )
         self.word = Linear(d_model, d_model)
         self.position = Linear(d_model, d_model, bias=False)
         self.score = Linear(d_model, self.num_heads * self.max_length)
@@ -126,7 +149,9 @@ class DenseSynthesizerAttention(nn.Module):
         num_heads, length = self.num_heads, min(kv.length, self.max_length)
         weight = self.score.weight.view(num_heads, self.max_length, -1)[:, :length].flatten(0, 1)
         bias = self.score.bias.view(num_heads, self.max_length)[:, :length].flatten()
-        scores = split_heads(F.linear(hidden, weight, bias), num_heads)  # (rows, num_heads, query_length, length)
+        scores = split_heads(
+            F.linear(hidden, weight, bias), num_heads
+        )  # (rows, num_heads, query_length, length)
         index = positions[:, None, None].expand(*scores.shape[:3], -1)
         return masked_softmax(scores.gather(3, index), mask)
 
@@ -153,7 +178,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
 
 
-KINDS: dict[str, Callable[[ModelConfig], Attention]] = {
+ATTENTION_KINDS: dict[str, Callable[[ModelConfig], Attention]] = {
     "dot_product": DotProductAttention,
     "additive": AdditiveAttention,
     "dense_synthesizer": DenseSynthesizerAttention,

@@ -11,6 +11,8 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
 
     The sines stand in the first half of the channels and the cosines in the second.
     """
-    rates = torch.exp(torch.arange(d_model // 2, device=positions.device) * (-math.log(10000.0) / (d_model // 2)))
+    rates = torch.exp(
+        torch.arange(d_model // 2, device=positions.device) * (-math.log(10000.0) / (d_model // 2))
+    )
     angles = positions[..., None].float() * rates  # (..., d_model / 2)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

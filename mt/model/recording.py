@@ -34,7 +34,9 @@ class Recording:
 
     def __enter__(self) -> list[list[Call]]:
         for module, made in zip(self._modules, self.calls, strict=True):
-            self._hooks.append(module.register_forward_pre_hook(lambda _, given, made=made: made.append(given)))
+            self._hooks.append(
+                module.register_forward_pre_hook(lambda _, given, made=made: made.append(given))
+            )
         return self.calls
 
     def __exit__(self, *_: object) -> None:
@@ -42,7 +44,9 @@ class Recording:
             hook.remove()
 
 
-def attention_weights(model: Transformer, src: Sequence[int], tgt_in: Sequence[int]) -> AttentionWeights:
+def attention_weights(
+    model: Transformer, src: Sequence[int], tgt_in: Sequence[int]
+) -> AttentionWeights:
     """All attention weights of one pair of token ids, from one forward pass with the target given (teacher forcing)."""
     layers = {
         "encoder": [layer.get_submodule("attention") for layer in model.encoder_layers],
@@ -53,17 +57,23 @@ def attention_weights(model: Transformer, src: Sequence[int], tgt_in: Sequence[i
     device = model.output_table.device
     pair = torch.tensor([src], device=device), torch.tensor([tgt_in], device=device)
     weights = iter(_recorded(model, modules, *pair))
-    return AttentionWeights(**{kind: tuple(next(weights)[0] for _ in of) for kind, of in layers.items()})
+    return AttentionWeights(
+        **{kind: tuple(next(weights)[0] for _ in of) for kind, of in layers.items()}
+    )
 
 
 def cross_attention(model: Transformer, src: Tensor, tgt_in: Tensor, *, layer: int) -> Tensor:
     """(batch, num_heads, tgt_length, src_length) of one decoder layer, counted from 0, for a padded batch."""
-    (weights,) = _recorded(model, [model.decoder_layers[layer].get_submodule("cross_attention")], src, tgt_in)
+    (weights,) = _recorded(
+        model, [model.decoder_layers[layer].get_submodule("cross_attention")], src, tgt_in
+    )
     return weights
 
 
 @torch.inference_mode()
-def _recorded(model: Transformer, modules: Sequence[nn.Module], src: Tensor, tgt_in: Tensor) -> list[Tensor]:
+def _recorded(
+    model: Transformer, modules: Sequence[nn.Module], src: Tensor, tgt_in: Tensor
+) -> list[Tensor]:
     """The weights of each module, (batch, num_heads, query_length, key_length), float32 on the CPU."""
     assert not model.training, "dropout would change what the later layers look at"
     with Recording(modules) as calls:

@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt.config import ModelConfig
+from mt.config.schema import ModelConfig
 from mt.errors import DataError
-from mt.model.attention import KINDS
-from mt.model.cache import DecoderCache, KeysValues, LayerCache, Past, Sight
-from mt.model.dropout import Dropout
-from mt.model.feed_forward import feed_forward
-from mt.model.linear import Linear, linear, lowered, trains_on_cpu
+from mt.kernels.dropout import Dropout
+from mt.kernels.feed_forward import feed_forward
+from mt.kernels.linear import Linear, linear, lowered, trains_on_cpu
+from mt.model.attention import ATTENTION_KINDS
+from mt.model.kv_cache import AttentionMasks, DecoderCache, KeysValues, KVBuffer, LayerCache
 from mt.model.positions import sinusoids
 
 # Which table each role reads from: a tied weight is one parameter with one name.
-TABLES = {
+EMBEDDING_TYING = {
     "all": {"src": "shared", "tgt": "shared", "output": "shared"},
     "decoder": {"src": "src", "tgt": "tgt", "output": "tgt"},
     "none": {"src": "src", "tgt": "tgt", "output": "output"},
@@ -70,7 +70,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = KINDS[config.self_attention](config)
+        self.attention = ATTENTION_KINDS[config.self_attention](config)
         self.feed_forward = FeedForward(config)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
@@ -88,8 +88,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = KINDS[config.self_attention](config)
-        self.cross_attention = KINDS[config.cross_attention](config)
+        self.self_attention = ATTENTION_KINDS[config.self_attention](config)
+        self.cross_attention = ATTENTION_KINDS[config.cross_attention](config)
         self.feed_forward = FeedForward(config)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
@@ -100,15 +100,19 @@ class DecoderLayer(nn.Module):
         nothing = self.self_attention.keys_values(memory[:, :0], positions[:, :0])
         keys, values = self.cross_attention.keys_values(memory, positions)
         # Laid out once as they are read at every step.
-        return LayerCache(Past.of(nothing), KeysValues(keys.contiguous(), values.contiguous()))
+        return LayerCache(KVBuffer.of(nothing), KeysValues(keys.contiguous(), values.contiguous()))
 
-    def forward(self, x: Tensor, cache: LayerCache, sight: Sight) -> tuple[Tensor, LayerCache]:
+    def forward(
+        self, x: Tensor, cache: LayerCache, sight: AttentionMasks
+    ) -> tuple[Tensor, LayerCache]:
         """`x` is (batch, num_queries, d_model): the beams of a sentence are more queries to the same keys."""
         past = cache.past
 
         def attend_target(h: Tensor) -> Tensor:
             nonlocal past
-            past = past.append(self.self_attention.keys_values(h, sight.target_positions[:, -h.size(1) :]))
+            past = past.append(
+                self.self_attention.keys_values(h, sight.target_positions[:, -h.size(1) :])
+            )
             return self.self_attention(h, past.seen, sight.target, sight.target_positions)
 
         def attend_source(h: Tensor) -> Tensor:
@@ -123,23 +127,41 @@ class DecoderLayer(nn.Module):
 class Transformer(nn.Module):
     """Encoder, decoder and embeddings; training is one long `decode` from an empty cache."""
 
-    def __init__(self, config: ModelConfig, *, src_vocab_size: int, tgt_vocab_size: int, pad_id: int) -> None:
+    def __init__(
+        self, config: ModelConfig, *, src_vocab_size: int, tgt_vocab_size: int, pad_id: int
+    ) -> None:
         super().__init__()
         self.pad_id = pad_id
-        self.max_length = config.max_length  # most tokens of a sentence, eos included; None: any number
-        self.roles = TABLES[config.tie_embeddings]
+        self.max_length = (
+            config.max_length
+        )  # most tokens of a sentence, eos included; None: any number
+        self.roles = EMBEDDING_TYING[config.tie_embeddings]
         sizes = {"src": src_vocab_size, "tgt": tgt_vocab_size, "output": tgt_vocab_size}
-        assert config.tie_embeddings != "all" or src_vocab_size == tgt_vocab_size, (src_vocab_size, tgt_vocab_size)
-        self.tables = nn.ParameterDict(
-            {table: nn.Parameter(torch.empty(sizes[role], config.d_model)) for role, table in self.roles.items()}
+        assert config.tie_embeddings != "all" or src_vocab_size == tgt_vocab_size, (
+            src_vocab_size,
+            tgt_vocab_size,
         )
-        self.dropout = Dropout(config.dropout if config.embedding_dropout is None else config.embedding_dropout)
-        self.encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.tables = nn.ParameterDict(
+            {
+                table: nn.Parameter(torch.empty(sizes[role], config.d_model))
+                for role, table in self.roles.items()
+            }
+        )
+        self.dropout = Dropout(
+            config.dropout if config.embedding_dropout is None else config.embedding_dropout
+        )
+        self.encoder_layers = nn.ModuleList(
+            EncoderLayer(config) for _ in range(config.num_encoder_layers)
+        )
+        self.decoder_layers = nn.ModuleList(
+            DecoderLayer(config) for _ in range(config.num_decoder_layers)
+        )
         # Pre-norm leaves the last sum unnormalised.
         self.encoder_norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
-        if not self.output_table.is_meta:  # no number is kept there; to draw one imports torch._dynamo, for a second
+        if (
+            not self.output_table.is_meta
+        ):  # no number is kept there; to draw one imports torch._dynamo, for a second
             self._initialise()
 
     def encode(self, src: Tensor) -> Memory:

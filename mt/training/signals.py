@@ -18,13 +18,18 @@ class Signals:
         if self.name is not None:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
-        if self.announce:  # straight to the descriptor, whose buffer the signal may have found half written
+        if (
+            self.announce
+        ):  # straight to the descriptor, whose buffer the signal may have found half written
             os.write(2, f"{self.name}: saving after this update (again: leave at once)\n".encode())
 
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Within it, SIGINT and SIGTERM are remembered."""
-        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._remember)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

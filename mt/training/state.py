@@ -7,7 +7,7 @@ import torch
 from pydantic import FiniteFloat, NonNegativeInt
 from torch import Tensor
 
-from mt.runtime import Runtime
+from mt.distributed import Runtime
 
 
 @dataclass
@@ -20,9 +20,9 @@ class TrainState:
     tokens_seen: NonNegativeInt = 0  # target tokens
     elapsed_seconds: FiniteFloat = 0.0
     best_score: FiniteFloat | None = None  # higher is better
-    checks_without_gain: NonNegativeInt = 0
+    validations_without_improvement: NonNegativeInt = 0
     num_skipped: NonNegativeInt = 0  # updates left out, their gradients not being finite
-    checked_step: NonNegativeInt = 0  # the last one validated
+    last_validated_step: NonNegativeInt = 0  # the last one validated
 
 
 class WindowSums(NamedTuple):

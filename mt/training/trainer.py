@@ -12,15 +12,21 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from mt.checkpoint import CheckpointStore, Snapshot
-from mt.config import TrainConfig
+from mt.config.schema import TrainConfig
 from mt.data.batching import Epoch
+from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, TrainingError
-from mt.runtime import Runtime
-from mt.training.loss import LossSums, TrainingModel
-from mt.training.optim import clip_gradients, learning_rate, make_optimizer, pack_optimizer, unpack_optimizer
-from mt.training.progress import Display, MetricsFile, Validation, describe_validation
-from mt.training.rehearsal import check_memory
+from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.training.memory_check import check_memory
+from mt.training.metrics_log import Display, MetricsFile, Validation, describe_validation
+from mt.training.objective import LossSums, Objective
+from mt.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    pack_optimizer,
+    unpack_optimizer,
+)
 from mt.training.signals import Signals
 from mt.training.state import TrainState, Window
 
@@ -29,10 +35,10 @@ from mt.training.state import TrainState, Window
 class Trainer:
     """Owns the model's weights, the optimizer and the state while a run lasts."""
 
-    model: TrainingModel
+    model: Objective
     config: TrainConfig
     runtime: Runtime
-    open_epoch: Callable[[int, int], Epoch]  # (number, max_tokens) -> its batches
+    open_epoch: Callable[[int, int], Epoch]  # (number, batch_tokens) -> its batches
     validate: Callable[[], Validation]
     store: CheckpointStore
     metrics: MetricsFile
@@ -40,12 +46,15 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.wrapped = self.runtime.wrap(self.model)
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizer = build_optimizer(self.model, self.config)
         self.scaler = self.runtime.scaler()
         self.state = TrainState()
         self.window = Window(self.runtime.device)
         self.saved_step = 0
-        self.began, self.pulse = time.monotonic(), (0.0, 0)  # when the run, and the latest window, began
+        self.began, self.pulse = (
+            time.monotonic(),
+            (0.0, 0),
+        )  # when the run, and the latest window, began
         self.epoch_length = math.inf  # batches; not known before the first is made
         self.is_rehearsed = False  # that the largest batches have been tried
         self.signals = Signals(announce=self.runtime.is_main)
@@ -64,8 +73,10 @@ class Trainer:
         with self.signals.caught(), self.display.bar_to(self.config.max_steps, step=state.step):
             while (reason := self.verdict()) is None:
                 self._run_epoch()
-            self.signals.name = self.runtime.broadcast(self.signals.name)  # it may have reached some ranks only
-            if self.signals.name is None and state.step != state.checked_step:
+            self.signals.name = self.runtime.broadcast(
+                self.signals.name
+            )  # it may have reached some ranks only
+            if self.signals.name is None and state.step != state.last_validated_step:
                 self._check()
             if state.step != self.saved_step and (error := self._save(is_best=False)) is not None:
                 raise error
@@ -74,9 +85,11 @@ class Trainer:
     def verdict(self) -> str | None:
         """Why to stop now, or None; the same on every rank, at a boundary between updates."""
         state, config = self.state, self.config
-        reasons = [f"{name} {top:.10g} reached" for name, (at, top) in self.limits.items() if at >= top]
-        if config.patience is not None and state.checks_without_gain >= config.patience:
-            reasons.append(f"no gain in {state.checks_without_gain} validations")
+        reasons = [
+            f"{name} {top:.10g} reached" for name, (at, top) in self.limits.items() if at >= top
+        ]
+        if config.patience is not None and state.validations_without_improvement >= config.patience:
+            reasons.append(f"no gain in {state.validations_without_improvement} validations")
         if self.signals.name is not None:
             reasons.append(f"stopped by {self.signals.name}")
         return self.runtime.broadcast(reasons[0] if reasons else None)
@@ -84,15 +97,24 @@ class Trainer:
     def _run_epoch(self) -> None:
         """Go on in the current epoch to its end, or to the verdict."""
         state, config = self.state, self.config
-        number, epoch = state.epoch, self.open_epoch(state.epoch, config.max_tokens)
+        number, epoch = state.epoch, self.open_epoch(state.epoch, config.batch_tokens)
         self.epoch_length = epoch.plan.num_batches
         if state.batch_index >= self.epoch_length:
-            raise CheckpointError(f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them")
+            raise CheckpointError(
+                f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them"
+            )
         if not self.is_rehearsed:
             reopen, begun = partial(self.open_epoch, state.epoch), bool(self.optimizer.state)
-            check_memory(self.model, epoch, self.runtime, reopen=reopen, max_tokens=config.max_tokens, begun=begun)
+            check_memory(
+                self.model,
+                epoch,
+                self.runtime,
+                reopen=reopen,
+                batch_tokens=config.batch_tokens,
+                begun=begun,
+            )
             self.is_rehearsed = True
-        stride = config.accumulate * self.runtime.world_size
+        stride = config.gradient_accumulation * self.runtime.world_size
         self.wrapped.train()
         while state.epoch == number and self.verdict() is None:
             end = min(state.batch_index + stride, epoch.plan.num_batches)
@@ -111,7 +133,11 @@ class Trainer:
             self._log()
         if state.step % config.validate_every == 0:
             self._check()
-        elif config.save_every is not None and state.step % config.save_every == 0 and self.verdict() is None:
+        elif (
+            config.save_every is not None
+            and state.step % config.save_every == 0
+            and self.verdict() is None
+        ):
             self._save(is_best=False)
 
     def update(self, epoch: Epoch, indices: range) -> None:
@@ -170,17 +196,29 @@ class Trainer:
             "tokens_seen": state.tokens_seen,
             "num_skipped": state.num_skipped,
         }
-        speed = (state.tokens_seen - self.pulse[1]) / max(state.elapsed_seconds - self.pulse[0], 1e-9)
+        speed = (state.tokens_seen - self.pulse[1]) / max(
+            state.elapsed_seconds - self.pulse[0], 1e-9
+        )
         self.pulse = (state.elapsed_seconds, state.tokens_seen)
-        self._write("train", values, tokens_per_second=speed, peak_memory=self.runtime.peak_memory())
+        self._write(
+            "train", values, tokens_per_second=speed, peak_memory=self.runtime.peak_memory()
+        )
         self.display.show(
-            state.step, loss=values["loss"], lr=self.rate, tokens_per_second=speed, seconds_left=self.seconds_left
+            state.step,
+            loss=values["loss"],
+            lr=self.rate,
+            tokens_per_second=speed,
+            seconds_left=self.seconds_left,
         )
         if sums.num_skipped and not self.scaler.is_enabled():  # which skips a few to find its scale
             plural = "s" * (sums.num_skipped > 1)
-            self.report(f"{sums.num_skipped:,.0f} update{plural} skipped: gradients were not finite")
+            self.report(
+                f"{sums.num_skipped:,.0f} update{plural} skipped: gradients were not finite"
+            )
         if sums.skipped_in_a_row >= self.config.max_skipped:
-            self._give_up(f"{sums.skipped_in_a_row:,.0f} updates in a row had gradients that were not finite")
+            self._give_up(
+                f"{sums.skipped_in_a_row:,.0f} updates in a row had gradients that were not finite"
+            )
 
     def report(self, text: str) -> None:
         """An incident: a line for the user, one in metrics.jsonl, and so one in the summary at the end."""
@@ -190,13 +228,24 @@ class Trainer:
     def _write(self, kind: str, values: dict[str, Any], **timed: float) -> None:
         """A line of metrics.jsonl, from rank 0; `timed` is what no two runs have in common."""
         if self.runtime.is_main:
-            self.metrics.append(kind, self.state.step, values, {"elapsed_seconds": self.state.elapsed_seconds, **timed})
+            self.metrics.append(
+                kind,
+                self.state.step,
+                values,
+                {"elapsed_seconds": self.state.elapsed_seconds, **timed},
+            )
 
     def _give_up(self, why: str) -> NoReturn:
         last = self.store.path / f"step_{self.saved_step:08d}"
-        kept = f"the last good checkpoint is {last}" if self.saved_step else "there is no good checkpoint yet"
+        kept = (
+            f"the last good checkpoint is {last}"
+            if self.saved_step
+            else "there is no good checkpoint yet"
+        )
         ways = "a lower train.learning_rate, a longer train.warmup_steps, a train.clip_norm, or train.precision fp32"
-        raise TrainingError(f"stopped at update {self.state.step:,}: {why}; {kept}; what may help: {ways}")
+        raise TrainingError(
+            f"stopped at update {self.state.step:,}: {why}; {kept}; what may help: {ways}"
+        )
 
     def _check(self) -> None:
         """Validate on rank 0, tell the others, and save."""
@@ -205,12 +254,16 @@ class Trainer:
         self.wrapped.train()
         assert found is not None, "rank 0 broadcast no validation"
         state = self.state
-        score, best_before = found.merit(self.config.metric), state.best_score
-        is_best = score > (-math.inf if best_before is None else best_before)  # never when it is NaN
+        score, best_before = found.selection_score(self.config.metric), state.best_score
+        is_best = score > (
+            -math.inf if best_before is None else best_before
+        )  # never when it is NaN
         if is_best:
             state.best_score = score
-        state.checks_without_gain = 0 if is_best else state.checks_without_gain + 1
-        state.checked_step = state.step
+        state.validations_without_improvement = (
+            0 if is_best else state.validations_without_improvement + 1
+        )
+        state.last_validated_step = state.step
         state.elapsed_seconds = time.monotonic() - self.began
         self.pulse = (state.elapsed_seconds, state.tokens_seen)  # validating is not slow training
         self._write("valid", {"epoch": state.epoch, **found.as_json(), "is_best": is_best})
@@ -224,12 +277,18 @@ class Trainer:
         state = self.state
         at = {"max_steps": state.step, "max_minutes": state.elapsed_seconds / 60.0}
         at["max_epochs"] = state.epoch + state.batch_index / self.epoch_length
-        return {name: (at[name], top) for name in at if (top := getattr(self.config, name)) is not None}
+        return {
+            name: (at[name], top) for name in at if (top := getattr(self.config, name)) is not None
+        }
 
     @property
     def seconds_left(self) -> float:
         """Until the limit that comes first, at the pace so far; 0 before the first update."""
-        left = (self.state.elapsed_seconds * (top / at - 1.0) for at, top in self.limits.values() if at > 0.0)
+        left = (
+            self.state.elapsed_seconds * (top / at - 1.0)
+            for at, top in self.limits.values()
+            if at > 0.0
+        )
         return max(0.0, min(left, default=0.0))
 
     # Save and restore, each other's mirror
@@ -239,7 +298,9 @@ class Trainer:
         weights = self.model.transformer.state_dict()
         if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
             self._give_up("some weights are not finite")
-        ranks = self.runtime.gather({"random": self.runtime.random_state(), "window": self.window.save()})
+        ranks = self.runtime.gather(
+            {"random": self.runtime.random_state(), "window": self.window.save()}
+        )
         error: DiskError | None = None
         if self.runtime.is_main:
             try:
@@ -251,7 +312,7 @@ class Trainer:
                     "metrics_size": self.metrics.sync(),
                     "environment": self.runtime.environment(),
                 }
-                snapshot = Snapshot(weights, pack_optimizer(self.optimizer), meta)
+                snapshot = Checkpoint(weights, pack_optimizer(self.optimizer), meta)
                 self.store.save(snapshot, step=self.state.step, is_best=is_best)
             except DiskError as refused:
                 error = refused
@@ -261,12 +322,14 @@ class Trainer:
             self.saved_step = self.state.step
         return error
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Checkpoint) -> None:
         """Be where the run was when `snapshot` was saved. Raises CheckpointError for one that does not fit it."""
         meta, runtime, path = snapshot.meta, self.runtime, self.store.path
         try:
             if (begun := len(meta["ranks"])) != (now := runtime.world_size):
-                raise CheckpointError(f"{path}: begun on {begun} ranks, and goes on with as many only, not with {now}")
+                raise CheckpointError(
+                    f"{path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
+                )
             if meta["data_digest"] != self.data_digest:
                 raise CheckpointError(
                     f"{path}: the training text has changed since the run began; choose another --run-dir"
@@ -282,13 +345,17 @@ class Trainer:
                 self.metrics.truncate(int(meta["metrics_size"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # torch lists tensors on lines of their own
-            raise CheckpointError(f"{path}: this checkpoint is not one of this run ({reason})") from error
+            raise CheckpointError(
+                f"{path}: this checkpoint is not one of this run ({reason})"
+            ) from error
         self.saved_step = self.state.step
         self._compare_environments(meta.get("environment"))
 
     def _compare_environments(self, before: object) -> None:
         """Say so when the run goes on where sums may end in other bits."""
         now = self.runtime.environment()
-        if isinstance(before, dict) and (changed := [key for key in now if before.get(key) != now[key]]):
+        if isinstance(before, dict) and (
+            changed := [key for key in now if before.get(key) != now[key]]
+        ):
             listed = ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in changed)
             self.report(f"goes on elsewhere, so not bit for bit as if uninterrupted: {listed}")

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 import yaml
+from mt.commands.train import train
 from safetensors.torch import load_file
 
-from mt.commands.train import train
 from mt.config import load_config
 
 HERE = Path(__file__).resolve().parent
@@ -36,7 +36,13 @@ BASE: dict[str, dict[str, Any]] = {
         "max_length": 96,
     },
     "tokenizer": {"vocab_size": 345},
-    "model": {"d_model": 4, "d_ff": 16, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 2},
+    "model": {
+        "d_model": 4,
+        "d_ff": 16,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+    },
     "train": {
         "device": "cpu",
         "precision": "fp32",
@@ -81,7 +87,12 @@ VARIANTS = {
     ),
     "dot_pre_joint_dropout_bf16": merged(
         {
-            "data": {"train": [{"prefix": "AT/train", "weight": 1.5}, {"src": "AT/valid.en", "tgt": "AT/valid.de"}]},
+            "data": {
+                "train": [
+                    {"prefix": "AT/train", "weight": 1.5},
+                    {"src": "AT/valid.en", "tgt": "AT/valid.de"},
+                ]
+            },
             "tokenizer": {"sampling": 0.1},
             "model": {"attention_dropout": 0.1, "activation_dropout": 0.1},
             "train": {"precision": "bf16"},
@@ -91,7 +102,10 @@ VARIANTS = {
         SEPARATE, {"tokenizer": {"sampling": 0.1}, "model": {**ADDITIVE, "tie_embeddings": "none"}}
     ),
     "additive_post_joint_accumulate_bf16": merged(
-        {"model": {**ADDITIVE, "norm": "post"}, "train": {"accumulate": 2, "max_tokens": 200, "precision": "bf16"}}
+        {
+            "model": {**ADDITIVE, "norm": "post"},
+            "train": {"accumulate": 2, "max_tokens": 200, "precision": "bf16"},
+        }
     ),
     "synthesizer_pre_joint_dropout_accumulate": merged(
         {
@@ -138,7 +152,9 @@ def keep_start(run: Path, kept: Path, places: dict[str, str]) -> None:
     (kept / "checkpoints" / "last").write_text(f"{step}\n", encoding="ascii")
     for path in run.glob("tokenizer*.model"):
         shutil.copy(path, kept)
-    size = json.loads((kept / "checkpoints" / step / "meta.json").read_text(encoding="utf-8"))["metrics_size"]
+    size = json.loads((kept / "checkpoints" / step / "meta.json").read_text(encoding="utf-8"))[
+        "metrics_size"
+    ]
     (kept / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes()[:size])
     config = (run / "config.yaml").read_text(encoding="utf-8")
     for directory, placeholder in places.items():
@@ -160,10 +176,16 @@ def resume(kept: Path) -> dict[str, Any]:
 
 def updates(run: Path) -> dict[str, list[float]]:
     """Return the numbers of each update after STOP, by name."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     later = [line for line in lines if line["kind"] == "train" and line["step"] > STOP]
     assert [line["step"] for line in later] == list(range(STOP + 1, END + 1))
-    return {key: [line[key] for line in later] for key in ("loss", "nll", "grad_norm", "lr", "tokens_seen")}
+    return {
+        key: [line[key] for line in later]
+        for key in ("loss", "nll", "grad_norm", "lr", "tokens_seen")
+    }
 
 
 def weights_digest(run: Path) -> str:
@@ -178,7 +200,9 @@ def weights_digest(run: Path) -> str:
 def cpu_model() -> str:
     """Return what the last bits of a sum may depend on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    named = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     return f"{platform.machine()} {named.get('vendor_id')} {named.get('cpu family')}/{named.get('model')}"
 
 

@@ -1,0 +1,39 @@
+"""Logging for the command line: messages of the library go to stderr."""
+
+import logging
+import sys
+
+from tqdm import tqdm
+
+
+class StderrHandler(logging.Handler):
+    """Write each message to the current `sys.stderr`, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = self.format(record)
+            if sys.stderr is not None:
+                tqdm.write(message, file=sys.stderr)
+                sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+class MessageFormatter(logging.Formatter):
+    """Show an ordinary message as it is, and a warning or an error with its level in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        if record.levelno >= logging.WARNING:
+            return f"{record.levelname.lower()}: {message}"
+        return message
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send messages of the logger `mt` of at least `level` to stderr. Replaces an earlier handler."""
+    handler = StderrHandler()
+    handler.setFormatter(MessageFormatter("%(message)s"))
+    logger = logging.getLogger("mt")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pydantic
+import pytest
+
+from mt.config.keys import walk_keys
+from mt.config.load import diff_configs, dump_config, load_config
+from mt.config.schema import Config, ModelConfig
+from mt.errors import ConfigError
+
+CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").glob("*.yaml"))
+
+MINIMAL = """\
+data:
+  src_lang: en
+  tgt_lang: "no"
+  train:
+    - prefix: train
+  valid:
+    name: valid
+    prefix: valid
+train:
+  max_steps: 100
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(tmp_path: Path, text: str, overrides: tuple[str, ...] = ()) -> str:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(path), "x.yaml")
+
+
+def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    assert config.model == ModelConfig()
+    assert (config.train.max_steps, config.train.learning_rate, config.search.beam_size) == (
+        100,
+        7e-4,
+        5,
+    )
+
+
+def test_a_bare_heading_is_an_empty_section(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, MINIMAL + "model:\n")) == load_config(
+        write(tmp_path, MINIMAL)
+    )
+
+
+def test_norwegian_is_a_language_with_or_without_quotes(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, MINIMAL.replace('"no"', "no"))).data.tgt_lang == "no"
+
+
+def test_a_whole_number_is_taken_where_a_number_is_wanted(tmp_path: Path) -> None:
+    assert (
+        load_config(write(tmp_path, MINIMAL), ["train.learning_rate=1"]).train.learning_rate == 1.0
+    )
+
+
+def test_relative_paths_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    path = write(tmp_path / "configs", MINIMAL)
+    monkeypatch.chdir(tmp_path)
+    assert load_config(path).data.train[0].prefix == str(tmp_path / "train")
+    assert load_config(path, ["train.run_dir=/a/../b"]).train.run_dir == "/b"
+
+
+def test_nothing_can_be_changed(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        config.model.d_model = 1
+    assert hash(config) == hash(load_config(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle:\n  d_ff: 4\n", "x.yaml:11: modle: unknown key (did you mean model?)"),
+        (
+            "model:\n  n_heads: 4\n",
+            "x.yaml:12: model.n_heads: unknown key (did you mean num_heads?)",
+        ),
+        (
+            "model:\n  beam_size: 4\n",
+            "x.yaml:12: model.beam_size: unknown key (did you mean search.beam_size?)",
+        ),
+        ("d_model: 4\n", "x.yaml:11: d_model: unknown key (did you mean model.d_model?)"),
+        (
+            "search:\n  beamsize: 4\n",
+            "x.yaml:12: search.beamsize: unknown key (did you mean beam_size?)",
+        ),
+        (
+            "zzz: 4\n",
+            "x.yaml:11: zzz: unknown key (known here: data, tokenizer, model, train, search)",
+        ),
+        ("model: 4\n", "x.yaml:11: model: wanted a section of keys, found 4"),
+        ("model:\n  d_model: '4'\n", 'x.yaml:12: model.d_model: wanted a valid integer, found "4"'),
+        ("model:\n  d_model: 4.0\n", "x.yaml:12: model.d_model: wanted a valid integer, found 4.0"),
+        (
+            "model:\n  d_model: true\n",
+            "x.yaml:12: model.d_model: wanted a valid integer, found true",
+        ),
+        ("model:\n  d_model:\n", "x.yaml:12: model.d_model: wanted a valid integer, found null"),
+        ("model:\n  d_model: 0\n", "x.yaml:12: model.d_model: wanted greater than 0, found 0"),
+        (
+            "model:\n  d_model: 1000000000\n",
+            "x.yaml:12: model.d_model: wanted at most 65536, found 1000000000",
+        ),
+        (
+            "model:\n  num_encoder_layers: 300\n",
+            "x.yaml:12: model.num_encoder_layers: wanted at most 256, found 300",
+        ),
+        (
+            "search:\n  beam_size: 1001\n",
+            "x.yaml:12: search.beam_size: wanted at most 1000, found 1001",
+        ),
+        ("model:\n  dropout: 1\n", "x.yaml:12: model.dropout: wanted less than 1, found 1"),
+        (
+            "model:\n  dropout: .nan\n",
+            "x.yaml:12: model.dropout: wanted a finite number, found NaN",
+        ),
+        (
+            "model:\n  dropout: nan\n",
+            'x.yaml:12: model.dropout: wanted a valid number, found "nan"',
+        ),
+        (
+            "model:\n  dropout: true\n",
+            "x.yaml:12: model.dropout: wanted a valid number, found true",
+        ),
+        ("model:\n  norm: Pre\n", "x.yaml:12: model.norm: wanted 'pre' or 'post', found \"Pre\""),
+        (
+            "tokenizer:\n  joint: yes\n",
+            'x.yaml:12: tokenizer.joint: wanted true or false, found "yes"',
+        ),
+        (
+            "tokenizer:\n  model: 7\n",
+            "x.yaml:12: tokenizer.model: wanted text (in quotes if it looks like a number), found 7",
+        ),
+        (
+            'tokenizer:\n  model: "a\\nb"\n',
+            r'x.yaml:12: tokenizer.model: wanted a path without control characters, found "a\nb"',
+        ),
+        (
+            "tokenizer:\n  model: ''\n",
+            'x.yaml:12: tokenizer.model: wanted text that is not empty, found ""',
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    assert complaint(tmp_path, MINIMAL + text) == message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    - prefix", "    - prefx", "x.yaml:5: data.train.0.prefx: unknown key (did you mean prefix?)"),
+        ("    prefix: valid", "    prefx: valid", "x.yaml:8: data.valid.prefx: unknown key (did you mean prefix?)"),
+        ("src_lang: en", "source: en", "x.yaml:2: data.source: unknown key "
+         "(known here: src_lang, tgt_lang, train, valid, test, max_length, max_length_ratio)"),
+        ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted a value, found nothing"),
+        ("train:\n  max", "search:\n  max", "x.yaml:10: search.max_steps: unknown key (did you mean train.max_steps?)"),
+        ("train:\n  max_steps: 100\n", "", "x.yaml: train: wanted a value, found nothing"),
+        ("src_lang: en", "src_lang: e/n", "x.yaml:2: data.src_lang: "
+         "wanted a name of letters, digits, '_', '.' and '-', found \"e/n\""),
+        ("- prefix: train", "prefix: train", 'x.yaml:4: data.train: wanted a list, found {"prefix": "train"}'),
+        ("\n    - prefix: train", " []", "x.yaml:4: data.train: wanted 1 or more items, found []"),
+        ("- prefix: train", "- train", 'x.yaml:5: data.train.0: wanted a section of keys, found "train"'),
+        ("- prefix: train", "- prefix: train\n    - {prefix: b, weight: 0}",
+         "x.yaml:6: data.train.1.weight: wanted greater than 0, found 0"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_data_is_named_too(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in MINIMAL
+    assert complaint(tmp_path, MINIMAL.replace(old, new)) == message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("model.n_heads=4", "--set model.n_heads=4: unknown key (did you mean num_heads?)"),
+        ("modle.d_ff=4", "--set modle.d_ff=4: modle: unknown key (did you mean model?)"),
+        (
+            "model={n_heads: 4}",
+            "--set model={n_heads: 4}: model.n_heads: unknown key (did you mean num_heads?)",
+        ),
+        ("model.d_model=x", '--set model.d_model=x: wanted a valid integer, found "x"'),
+        (
+            "train.betas=[0.9]",
+            "--set train.betas=[0.9]: train.betas.1: wanted a value, found nothing",
+        ),
+        (
+            "train.betas=[0, 0, 0]",
+            "--set train.betas=[0, 0, 0]: wanted no more than 2 items, found [0, 0, 0]",
+        ),
+        (
+            "train.betas=[0, 1]",
+            "--set train.betas=[0, 1]: train.betas.1: wanted less than 1, found 1",
+        ),
+        (
+            "train.learning_rate",
+            "--set train.learning_rate: wanted KEY=VALUE, such as train.learning_rate=3e-4",
+        ),
+        (
+            "data.train.1.weight=2",
+            "--set data.train.1.weight=2: wanted the number of an item, below 1, found 1",
+        ),
+        (
+            "data.valid.0=1",
+            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs)",
+        ),
+        ("train.seed=-1", "--set train.seed=-1: wanted greater than or equal to 0, found -1"),
+        (
+            "train.learning_rate=1e999",
+            "--set train.learning_rate=1e999: wanted a finite number, found Infinity",
+        ),
+    ],
+)
+def test_a_mistake_in_an_override_is_named_with_the_override(
+    tmp_path: Path, overrides: str, message: str
+) -> None:
+    assert complaint(tmp_path, MINIMAL, (overrides,)) == message
+
+
+def test_overrides_reach_into_sections_and_lists_and_the_last_one_wins(tmp_path: Path) -> None:
+    overrides = [
+        "data.train.0.weight=0.5",
+        "search.beam_size=2",
+        "search.beam_size=3",
+        "train.schedule=cosine",
+    ]
+    config = load_config(write(tmp_path, MINIMAL), [*overrides, "train.warmup_steps=10"])
+    assert (config.data.train[0].weight, config.search.beam_size, config.train.schedule) == (
+        0.5,
+        3,
+        "cosine",
+    )
+
+
+EXISTING = (
+    "tokenizer.joint=false; tokenizer.src_model=a; tokenizer.tgt_model=b; model.tie_embeddings=none"
+)
+NO_EVAL_FILES = "wanted a prefix, or both src and refs"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "problem"),
+    [
+        ("data.train.0.prefix=null", "data.train.0.prefix", "wanted a prefix, or both src and tgt"),
+        ("data.train.0.src=a", "data.train.0.prefix", "wanted either a prefix or src and tgt, found both"),
+        ("data.valid.prefix=null; data.valid.src=a", "data.valid.prefix", NO_EVAL_FILES),
+        ("data.valid.refs=[a]", "data.valid.prefix", "wanted either a prefix or src and refs, found both"),
+        ("data.train.0.tgt_lang=de", "data.train.0.tgt_lang", "wanted data.tgt_lang (no), found de"),
+        ("data.test=[{name: valid, prefix: x}]", "data.test.0.name",
+         "wanted a name of its own, found valid a second time"),
+        ("tokenizer.src_model=a", "tokenizer.src_model",
+         "wanted no src_model and tgt_model with joint: true (model names a joint one)"),
+        ("tokenizer.joint=false; tokenizer.model=a", "tokenizer.model",
+         "wanted src_model and tgt_model with joint: false"),
+        ("tokenizer.joint=false; tokenizer.tgt_model=a", "tokenizer.tgt_model",
+         "wanted both src_model and tgt_model, found one"),
+        ("tokenizer.model=a; tokenizer.vocab_size=9", "tokenizer.vocab_size",
+         "shapes a new tokenizer, but model names an existing one"),
+        (f"{EXISTING}; tokenizer.kind=unigram", "tokenizer.kind",
+         "shapes a new tokenizer, but src_model names an existing one"),
+        ("model.num_heads=3", "model.num_heads", "wanted a divisor of model.d_model (256), found 3"),
+        ("model.num_heads=1; model.d_model=5", "model.d_model",
+         "wanted an even number (positions are pairs of sine and cosine), found 5"),
+        ("model.d_model=65536; model.d_ff=65536", "model.d_model",
+         "wanted layers of at most 2e+10 parameters in all, found 3e+11"),
+        ("tokenizer.joint=false", "model.tie_embeddings",
+         "all shares one matrix, but tokenizer.joint is false: wanted decoder or none"),
+        ("train.max_steps=null", "train.max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"),
+        ("train.max_steps=null; train.max_epochs=1; train.schedule=cosine", "train.schedule",
+         "cosine falls to zero at max_steps: wanted max_steps"),
+        ("train.schedule=cosine; train.warmup_steps=100", "train.warmup_steps",
+         "wanted less than max_steps (100), found 100"),
+        ("train.device=cpu; train.precision=fp16", "train.precision",
+         "fp16 needs cuda: wanted auto, fp32 or bf16 with device: cpu"),
+        ("train.device=cpu; train.compile=true", "train.compile", "is slower on a cpu: wanted false, or device: cuda"),
+        ("train.batch_tokens=100", "train.batch_tokens", "wanted data.max_length (256) or more, found 100"),
+    ],
+)  # fmt: skip
+def test_a_combination_that_cannot_work_is_refused(
+    tmp_path: Path, overrides: str, key: str, problem: str
+) -> None:
+    message = complaint(tmp_path, MINIMAL, tuple(overrides.split("; ")))
+    assert message.endswith(f": {problem}")
+    assert key in message
+
+
+def test_a_refused_combination_is_named_with_its_line(tmp_path: Path) -> None:
+    text = MINIMAL + "model:\n  d_model: 256\n  num_heads: 3\n"
+    assert (
+        complaint(tmp_path, text)
+        == "x.yaml:13: model.num_heads: wanted a divisor of model.d_model (256), found 3"
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides", [EXISTING, "tokenizer.model=a", "data.train=[{src: a, tgt: b, src_lang: fr}]"]
+)
+def test_a_combination_that_works_is_accepted(tmp_path: Path, overrides: str) -> None:
+    load_config(write(tmp_path, MINIMAL), overrides.split("; "))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_survives_being_written_and_read(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+def test_text_that_looks_like_something_else_survives_too(tmp_path: Path) -> None:
+    overrides = [
+        'data.valid.name="1e-4"',
+        'data.src_lang="010"',
+        "data.test=[{name: é, src: 'a: b', refs: [a, b]}]",
+    ]
+    config = load_config(write(tmp_path, MINIMAL), overrides[:2])
+    assert load_config(write(tmp_path, dump_config(config))) == config
+    assert "name" in complaint(tmp_path, MINIMAL, tuple(overrides))
+
+
+def test_a_difference_is_told_by_key_old_and_new_value(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    old = load_config(path, ["train.learning_rate=0.001"])
+    new = load_config(
+        path,
+        ["train.learning_rate=0.002", "data.test=[{name: t, prefix: /t}]", "train.max_minutes=2"],
+    )
+    assert diff_configs(old, old) == []
+    assert diff_configs(old, new) == [
+        "train.learning_rate: 0.001 -> 0.002",
+        "train.max_minutes: null -> 2.0",
+        'data.test.0.name: absent -> "t"',
+        'data.test.0.prefix: absent -> "/t"',
+        "data.test.0.src: absent -> null",
+    ]
+
+
+def test_every_key_says_in_one_line_what_it_is() -> None:
+    fields = dict(walk_keys(Config))
+    assert {"model.norm", "data.train.N.weight", "data.valid.refs", "data.test.N.refs"} <= set(
+        fields
+    )
+    for key, field in fields.items():
+        assert field.description, key
+        assert not {"\n", "|"} & set(field.description), key
+
+
+def test_every_number_has_bounds(tmp_path: Path) -> None:
+    numbers = [
+        key
+        for key, field in walk_keys(Config)
+        if {int, float} & {field.annotation, *get_args(field.annotation)}
+    ]
+    assert len(numbers) > 30
+    for key in numbers:
+        key = key.replace("train.N", "train.0")
+        for value in ("1e300", "-1e300", "1" + "0" * 99, "-1" + "0" * 99):
+            message = complaint(tmp_path, MINIMAL, (f"{key}={value}",))
+            assert message.startswith(f"--set {key}={value}: wanted ")
+
+
+def test_reading_a_config_needs_no_torch() -> None:
+    code = "import mt.config.schema, sys; assert not {'torch', 'numpy', 'sentencepiece'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,282 @@
+"""The learning rate's course, what weight decay and clipping touch, and updates that must not happen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mt.config.schema import TrainConfig
+from mt.training.optimizer import (
+    OPTIMIZERS,
+    SCHEDULES,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    pack_optimizer,
+    unpack_optimizer,
+)
+
+EVERY_OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
+
+
+def make_config(**settings: Any) -> TrainConfig:
+    return TrainConfig(**{"learning_rate": 0.01, "warmup_steps": 10, "max_steps": 100, **settings})
+
+
+def make_model() -> nn.Module:
+    """Matrices and vectors, none of them zero."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return model
+
+
+def give_gradients(model: nn.Module, *, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+# The learning rate
+
+
+@EVERY_SCHEDULE
+def test_the_warm_up_is_a_straight_line_to_the_peak(schedule: str) -> None:
+    config = make_config(schedule=schedule)
+    rates = [learning_rate(step, config) for step in range(1, 11)]
+    assert rates == pytest.approx([config.learning_rate * step / 10 for step in range(1, 11)])
+    assert rates[-1] == config.learning_rate
+
+
+@EVERY_SCHEDULE
+def test_the_rate_is_positive_and_highest_where_the_warm_up_ends(schedule: str) -> None:
+    config = make_config(schedule=schedule)
+    rates = [learning_rate(step, config) for step in range(1, 100)]
+    assert max(rates) == config.learning_rate
+    assert min(rates) > 0.0
+    after = rates[9:]
+    assert after == sorted(after, reverse=True)
+
+
+@EVERY_SCHEDULE
+def test_without_warm_up_the_first_update_is_at_or_near_the_peak(schedule: str) -> None:
+    config = make_config(schedule=schedule, warmup_steps=0)
+    assert learning_rate(1, config) == pytest.approx(config.learning_rate, rel=1e-3)
+
+
+def test_the_inverse_square_root_halves_when_the_steps_are_fourfold() -> None:
+    config = make_config(schedule="inverse_sqrt")
+    for step in (10, 15, 300):
+        assert learning_rate(4 * step, config) == pytest.approx(learning_rate(step, config) / 2)
+
+
+def test_the_inverse_square_root_is_the_formula_of_the_paper() -> None:
+    """d_model^-0.5 * min(step^-0.5, step * warmup^-1.5), for the peak that this d_model gives."""
+    d_model, warmup_steps = 512, 40
+    config = make_config(warmup_steps=warmup_steps, learning_rate=(d_model * warmup_steps) ** -0.5)
+    for step in (1, 7, 39, 40, 41, 1000):
+        expected = d_model**-0.5 * min(step**-0.5, step * warmup_steps**-1.5)
+        assert learning_rate(step, config) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 10, 99])
+def test_the_cosine_ends_at_zero_and_stays_there(warmup_steps: int) -> None:
+    config = make_config(schedule="cosine", warmup_steps=warmup_steps)
+    assert learning_rate(100, config) == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate(150, config) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_cosine_is_at_half_height_midway_and_symmetrical_about_it() -> None:
+    config = make_config(schedule="cosine")
+    assert learning_rate(55, config) == pytest.approx(config.learning_rate / 2)
+    for distance in (5, 20, 45):
+        both = learning_rate(55 - distance, config) + learning_rate(55 + distance, config)
+        assert both == pytest.approx(config.learning_rate)
+
+
+def test_the_constant_schedule_stays_at_the_peak() -> None:
+    config = make_config(schedule="constant")
+    assert {learning_rate(step, config) for step in (10, 11, 1000, 10**6)} == {config.learning_rate}
+
+
+@pytest.mark.parametrize(("key", "table"), [("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)])
+def test_every_word_that_a_config_may_use_is_known(key: str, table: dict[str, Any]) -> None:
+    assert set(get_args(TrainConfig.model_fields[key].annotation)) == set(table)
+
+
+# The optimizer
+
+
+@EVERY_OPTIMIZER
+def test_weight_decay_pulls_at_matrices_and_never_at_vectors(optimizer: str) -> None:
+    model = make_model()
+    before = weights_of(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimizer(model, make_config(optimizer=optimizer, weight_decay=0.1)).step()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert bool((parameter.abs() < before[name].abs()).all()), name
+        else:
+            assert torch.equal(parameter, before[name]), name
+
+
+@EVERY_OPTIMIZER
+def test_every_parameter_is_optimized_once(optimizer: str) -> None:
+    model = make_model()
+    groups = build_optimizer(model, make_config(optimizer=optimizer)).param_groups
+    optimized = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(optimized) == sorted(id(parameter) for parameter in model.parameters())
+
+
+@EVERY_OPTIMIZER
+def test_the_first_step_is_as_long_as_the_learning_rate_and_downhill(optimizer: str) -> None:
+    """Adam's moments cancel at first: whatever the gradient's size, each weight moves by the rate."""
+    model = make_model()
+    before = weights_of(model)
+    give_gradients(model, seed=1)
+    config = make_config(optimizer=optimizer)
+    build_optimizer(model, config).step()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        expected = before[name] - config.learning_rate * parameter.grad.sign()
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0.0, atol=1e-5)
+
+
+@EVERY_OPTIMIZER
+@pytest.mark.parametrize("num_good_steps", [0, 3])
+def test_a_step_that_found_an_infinity_changes_nothing(optimizer: str, num_good_steps: int) -> None:
+    model = make_model()
+    adam = build_optimizer(model, make_config(optimizer=optimizer, weight_decay=0.1))
+    for step in range(num_good_steps):
+        give_gradients(model, seed=step)
+        adam.step()
+    weights, state = (
+        weights_of(model),
+        {key: value.clone() for key, value in pack_optimizer(adam).items()},
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    adam.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
+    adam.step()
+    assert_equal(weights_of(model), weights)
+    if (
+        num_good_steps
+    ):  # before the first step there is no state to compare with: it is made, as zeros
+        assert_equal(pack_optimizer(adam), state)
+    assert not any(
+        bool(value.any()) for key, value in pack_optimizer(adam).items() if not num_good_steps
+    )
+
+
+@EVERY_OPTIMIZER
+def test_skipped_steps_leave_no_trace_in_what_follows(optimizer: str) -> None:
+    weights = []
+    for skipped in (set(), {0, 2}):
+        model = make_model()
+        adam = build_optimizer(model, make_config(optimizer=optimizer, weight_decay=0.1))
+        for step in range(5):
+            give_gradients(model, seed=step)
+            if step in {0, 2}:
+                if step not in skipped:
+                    continue
+                clip_gradients(model, 1.0)
+                for parameter in model.parameters():
+                    parameter.grad = torch.full_like(parameter, math.inf)
+            adam.found_inf = torch.tensor(float(step in skipped))  # type: ignore[attr-defined]
+            adam.step()
+        weights.append(weights_of(model))
+    assert_equal(weights[1], weights[0])
+
+
+@EVERY_OPTIMIZER
+def test_a_packed_and_unpacked_optimizer_goes_on_bit_for_bit(optimizer: str) -> None:
+    config = make_config(optimizer=optimizer, weight_decay=0.1)
+    model, other = make_model(), make_model()
+    adam = build_optimizer(model, config)
+    for step in range(3):
+        give_gradients(model, seed=step)
+        adam.step()
+    other.load_state_dict(model.state_dict())
+    restored = build_optimizer(other, config)
+    unpack_optimizer(restored, {key: value.clone() for key, value in pack_optimizer(adam).items()})
+    assert_equal(pack_optimizer(restored), pack_optimizer(adam))
+    for each, its_optimizer in ((model, adam), (other, restored)):
+        give_gradients(each, seed=9)
+        its_optimizer.step()
+    assert_equal(weights_of(other), weights_of(model))
+
+
+# Clipping
+
+
+def joint_norm(model: nn.Module) -> float:
+    return math.sqrt(
+        sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
+    )
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1.0, 1000.0])
+def test_clipping_tells_the_norm_before_and_scales_down_to_the_limit(max_norm: float) -> None:
+    model = make_model()
+    give_gradients(model, seed=1)
+    before, gradients = joint_norm(model), [parameter.grad for parameter in model.parameters()]
+    gradients = [gradient.clone() for gradient in gradients if gradient is not None]
+    norm = clip_gradients(model, max_norm)
+    assert norm.shape == ()
+    assert float(norm) == pytest.approx(before, rel=1e-5)
+    limit = max_norm if 0.0 < max_norm < before else before
+    assert joint_norm(model) == pytest.approx(limit, rel=1e-4)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(
+            parameter.grad, gradient * (limit / before), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0, 1000.0])
+def test_short_gradients_and_an_absent_limit_leave_every_bit_as_it_is(max_norm: float) -> None:
+    model = make_model()
+    give_gradients(model, seed=1)
+    if max_norm == 1.0:
+        for parameter in model.parameters():
+            parameter.grad = 0.01 * torch.ones_like(parameter)
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    clip_gradients(model, max_norm)
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_one_bad_gradient_shows_in_the_norm(bad: float, max_norm: float) -> None:
+    model = make_model()
+    give_gradients(model, seed=1)
+    last = list(model.parameters())[-1]
+    assert last.grad is not None
+    last.grad[0] = bad
+    assert not math.isfinite(float(clip_gradients(model, max_norm)))
+
+
+def test_a_parameter_without_a_gradient_is_no_obstacle() -> None:
+    model = make_model()
+    give_gradients(model, seed=1)
+    next(model.parameters()).grad = None
+    assert float(clip_gradients(model, 0.0)) == pytest.approx(joint_norm(model), rel=1e-5)
