@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from mt.config.schema import Config
-from mt.data.batching import Epoch, make_batch, plan_batches
-from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs, resample
+from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs
+from mt.data.dataset import Dataset, Epoch
 from mt.data.eval_set import EvalSet
 from mt.data.tokenizer import Tokenizer, train_tokenizer_from_files
 from mt.device import oom_as_device_error
@@ -96,18 +96,9 @@ def open_epoch(
     *,
     batch_tokens: int,
 ) -> Epoch:
-    """The batches of epoch `number`: a function of (seed, number, batch_tokens) and the corpus."""
-    sampled = resample(corpus, src, tgt, epoch=number, max_length=config.data.max_length)
-    lengths, seed = (sampled.src.lengths, sampled.tgt.lengths), config.train.seed
-    plan = plan_batches(
-        *lengths, batch_tokens=batch_tokens, seed=seed, epoch=number, weights=sampled.weights
-    )
-    return Epoch(
-        plan,
-        lambda index: make_batch(
-            sampled, plan.indices(index), pad_id=src.pad_id, bos_id=tgt.bos_id
-        ),
-    )
+    """Return the batches of epoch `number`."""
+    dataset = Dataset(corpus, src, tgt, config.data.max_length, config.train.seed)
+    return dataset.epoch(number, batch_tokens=batch_tokens)
 
 
 def make_model(config: Config, src: Tokenizer, tgt: Tokenizer, runtime: Runtime) -> Objective:

@@ -24,10 +24,10 @@ from typing import NamedTuple
 from ibm1 import Links, ibm1
 
 from mt import Translator
-from mt.decoding.alignment import Step, align, default_layer
-from mt.decoding.translator import Part
+from mt.decoding.alignment import AlignmentStep, align, default_layer
+from mt.decoding.translator import Segment
 
-STEPS: tuple[Step, ...] = ("output", "input")
+STEPS: tuple[AlignmentStep, ...] = ("output", "input")
 
 
 class Gold(NamedTuple):
@@ -124,7 +124,7 @@ def layers_and_steps(
     """The links by each layer of a run's decoder at each step."""
     translator = Translator.load(run_dir)
     sides = translator.src_tokenizer.encode(src), translator.tgt_tokenizer.encode(tgt)
-    pairs = [Part(*pair) for pair in zip(*sides, strict=True)]
+    pairs = [Segment(*pair) for pair in zip(*sides, strict=True)]
     num_layers = len(translator.model.decoder_layers)
     for layer in range(num_layers):
         for step in STEPS:

@@ -38,7 +38,8 @@ from tqdm import tqdm
 from mt.cli.process import SETTINGS
 from mt.config.load import load_config
 from mt.config.schema import Config, ModelConfig
-from mt.data.batching import Batch, Epoch
+from mt.data.batching import Batch
+from mt.data.dataset import Epoch
 from mt.data.eval_set import load_eval_set, training_files
 from mt.distributed import Runtime, open_runtime
 from mt.experiment import (
@@ -114,7 +115,7 @@ class Ours:
         hook = trainer.model.transformer.register_forward_hook(lambda *_: watch.lap("forward"))
         for index in range(num_updates):
             watch.lap(None)
-            batch = epoch.make(index).to(runtime.device)
+            batch = epoch.batch(index).to(runtime.device)
             watch.lap("data")
             with runtime.autocast():
                 sums = trainer.model(batch)
@@ -139,7 +140,7 @@ class Baseline:
 
     def update(self, epoch: Epoch, indices: range) -> None:
         for index in indices:
-            self.trainer.update(epoch.make(index))
+            self.trainer.update(epoch.batch(index))
         synchronize(self.runtime)
 
     def nll(self, batches: list[Batch]) -> float:
@@ -201,7 +202,7 @@ def race(
         word, num_updates = order
         if word == "nll":
             connection.send(
-                racer.nll([whole.make(index) for index in range(whole.plan.num_batches)])
+                racer.nll([whole.batch(index) for index in range(whole.plan.num_batches)])
             )
         elif word == "parts":
             assert isinstance(racer, Ours), name
@@ -216,7 +217,7 @@ def race(
             began = time.perf_counter()
             racer.update(epoch, indices)
             seconds = time.perf_counter() - began
-            batches = [epoch.make(index) for index in indices]
+            batches = [epoch.batch(index) for index in indices]
             flops = sum(
                 useful_flops(config.model, each, src.pad_id, tgt.vocab_size) for each in batches
             )

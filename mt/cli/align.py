@@ -8,10 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mt.cli.streams import write_lines
-from mt.cli.translate import CHUNK_SIZE, keep_apart
+from mt.cli.translate import CHUNK_SIZE, refuse_overwriting_input
 from mt.data.text import read_parallel
-from mt.decoding.alignment import Step, align, pharaoh
-from mt.decoding.translator import Part, Translator
+from mt.decoding.alignment import AlignmentStep, align, format_alignment
+from mt.decoding.translator import Segment, Translator
 from mt.errors import DataError
 
 
@@ -22,7 +22,7 @@ def align_files(
     output: Path | None,
     *,
     layer: int | None,
-    step: Step,
+    step: AlignmentStep,
     checkpoint: str,
     device: str,
 ) -> None:
@@ -30,8 +30,8 @@ def align_files(
 
     Layers are counted from 1, as people do.
     """
-    keep_apart(src, output, by="alignments")
-    keep_apart(tgt, output, by="alignments")
+    refuse_overwriting_input(src, output, by="alignments")
+    refuse_overwriting_input(tgt, output, by="alignments")
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
     num_layers = len(translator.model.decoder_layers)
     if layer is not None and layer > num_layers:
@@ -45,7 +45,7 @@ def align_lines(
     pairs: Iterable[tuple[str, str]],
     *,
     layer: int | None = None,
-    step: Step = "output",
+    step: AlignmentStep = "output",
 ) -> Iterator[str]:
     """The links of each pair of lines; an empty line where one is blank, or longer than the model was trained for."""
     tokenizers = translator.src_tokenizer, translator.tgt_tokenizer
@@ -53,12 +53,12 @@ def align_lines(
     while chunk := list(islice(numbered, CHUNK_SIZE)):
         encoded = []
         for number, texts in chunk:
-            pair = Part(
+            pair = Segment(
                 *(side.encode([text])[0] for side, text in zip(tokenizers, texts, strict=True))
             )
             if (num_tokens := max(map(len, pair))) > translator.max_length:
                 said = f"mt: line {number}: {num_tokens:,} tokens, over {translator.max_length:,}: not aligned"
                 tqdm.write(said, file=sys.stderr)
-                pair = Part(*([side.eos_id] for side in tokenizers))
+                pair = Segment(*([side.eos_id] for side in tokenizers))
             encoded.append(pair)
-        yield from map(pharaoh, align(translator, encoded, layer=layer, step=step))
+        yield from map(format_alignment, align(translator, encoded, layer=layer, step=step))

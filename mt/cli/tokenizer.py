@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mt.cli.streams import read_input
-from mt.data.text import in_chunks
+from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.errors import TokenizerError
 
@@ -15,7 +15,7 @@ def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -
     """Each line of a file or of stdin as ids, or as the pieces that they stand for, with spaces between and no eos."""
     tokenizer = Tokenizer.load(model)
     show: Callable[[int], str] = tokenizer.piece if as_pieces else str
-    for chunk in in_chunks(read_input(source), size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
+    for chunk in chunked(read_input(source), size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
         for ids in tokenizer.encode(chunk):
             yield " ".join(map(show, ids[:-1]))
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mt.cli.streams import read_input, write_lines
-from mt.data.text import Errors, in_chunks
-from mt.decoding.alignment import align_translations, pharaoh
+from mt.data.text import Errors, chunked
+from mt.decoding.alignment import align_translations, format_alignment
 from mt.decoding.translator import Translation, Translator
 from mt.errors import DiskError
 
@@ -79,7 +79,7 @@ def translate(
 
     An output file appears, or takes an old one's place, when the last line is translated.
     """
-    keep_apart(source, output)
+    refuse_overwriting_input(source, output)
     translator = Translator.load(
         run_dir,
         checkpoint=checkpoint,
@@ -117,7 +117,7 @@ def translate_lines(
 ) -> Iterator[str]:
     """What to print for each line, in order. A chunk size of 1 answers each line before the next is read."""
     numbers = count(1)
-    for chunk in in_chunks(lines, size=chunk_size, num_chars=CHUNK_CHARS):
+    for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
         answers = [translations[:n_best] for translations in translator.n_best(chunk)]
         if alignments:
             answers = align_translations(translator, chunk, answers)
@@ -130,10 +130,12 @@ def translate_lines(
 
 
 def _last_field(found: Translation) -> str:
-    return "" if found.alignment is None else f" ||| {pharaoh(found.alignment)}"
+    return "" if found.alignment is None else f" ||| {format_alignment(found.alignment)}"
 
 
-def keep_apart(source: Path | None, output: Path | None, *, by: str = "its translation") -> None:
+def refuse_overwriting_input(
+    source: Path | None, output: Path | None, *, by: str = "its translation"
+) -> None:
     """Raise DiskError when the output, if it is a file, would take the input's place."""
     if output is None or not output.is_file() or (source is not None and not source.exists()):
         return

@@ -4,7 +4,7 @@ A batch holds as many pairs as fit a budget of padded positions. Pairs of like l
 the budget is padding; pairs of equal lengths are in random order, and so are the batches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -54,13 +54,6 @@ class Batch(NamedTuple):
             tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:3]
         )
         return self._replace(src=src, tgt_in=tgt_in, tgt_out=tgt_out)
-
-
-class Epoch(NamedTuple):
-    """One pass over the training data."""
-
-    plan: BatchPlan
-    make: Callable[[int], Batch]  # the plan's batch of that index, on the CPU
 
 
 def plan_batches(

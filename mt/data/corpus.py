@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.data.text import in_chunks, read_parallel
+from mt.data.text import chunked, read_parallel
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
 from mt.storage.atomic import atomic_directory, sha256
@@ -196,7 +196,7 @@ def _encode_chunks(
     max_length, max_length_ratio = limits
     for corpus_index, files in enumerate(corpora):
         pairs = read_parallel(files.src, files.tgt)
-        for chunk in in_chunks(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
+        for chunk in chunked(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
             texts = zip(*chunk, strict=True)
             src, tgt = (
                 tokenizer.encode(side) for tokenizer, side in zip(tokenizers, texts, strict=True)

@@ -84,7 +84,7 @@ def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
         )
 
 
-def in_chunks(items: Iterable[Text], *, size: int, num_chars: int) -> Iterator[list[Text]]:
+def chunked(items: Iterable[Text], *, size: int, num_chars: int) -> Iterator[list[Text]]:
     """Lines, or pairs of lines, `size` at a time, fewer once they have `num_chars` characters: what bounds memory."""
     chunk: list[Text] = []
     length = 0

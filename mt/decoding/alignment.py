@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from mt.data.batching import group_by_length
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.translator import Alignment, Part, Translation, Translator
+from mt.decoding.translator import Alignment, Segment, Translation, Translator
 from mt.model.recording import cross_attention
 
 # "output": the position that writes the first subword of a target word. "input": the one that has just read its last
 # (Chen et al. 2020, "Accurate Word Alignment Induction from Neural Machine Translation").
-Step = Literal["output", "input"]
+AlignmentStep = Literal["output", "input"]
 
 
 def default_layer(num_layers: int) -> int:
@@ -30,10 +30,10 @@ def default_layer(num_layers: int) -> int:
 
 def align(
     translator: Translator,
-    pairs: Sequence[Part],
+    pairs: Sequence[Segment],
     *,
     layer: int | None = None,
-    step: Step = "output",
+    step: AlignmentStep = "output",
 ) -> list[Alignment]:
     """The links of each pair, in one pass of the decoder over the target that it is given (teacher forcing)."""
     layer = default_layer(len(translator.model.decoder_layers)) if layer is None else layer
@@ -46,14 +46,18 @@ def align(
         )
         weights = cross_attention(translator.model, src, tgt_in, layer=layer).mean(dim=1).numpy()
         for index, row in zip(group, weights, strict=True):
-            src_words = word_of_each(translator.src_tokenizer, pairs[index].src)
-            tgt_words = word_of_each(translator.tgt_tokenizer, pairs[index].tgt)
+            src_words = word_indices(translator.src_tokenizer, pairs[index].src)
+            tgt_words = word_indices(translator.tgt_tokenizer, pairs[index].tgt)
             found[index] = link_words(row, src_words, tgt_words, step=step)
     return found
 
 
 def link_words(
-    weights: NDArray[np.float32], src_words: Sequence[int], tgt_words: Sequence[int], *, step: Step
+    weights: NDArray[np.float32],
+    src_words: Sequence[int],
+    tgt_words: Sequence[int],
+    *,
+    step: AlignmentStep,
 ) -> Alignment:
     """Links (source word, target word) from weights (tgt_length, src_length) and the word of each token, -1 for none.
 
@@ -73,7 +77,7 @@ def link_words(
     )
 
 
-def word_of_each(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+def word_indices(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """The word of each token before eos, a space going with the next word; -1 for spaces at the end."""
     *before, text = tokenizer.decode([ids[:end] for end in range(1, len(ids) + 1)])
     next_letter = [
@@ -87,7 +91,7 @@ def words(text: str) -> list[bytes]:
     return text.encode().split()
 
 
-def pharaoh(alignment: Alignment) -> str:
+def format_alignment(alignment: Alignment) -> str:
     """As Pharaoh and those after it write it: `0-0 1-2`."""
     return " ".join(f"{i}-{j}" for i, j in alignment)
 
@@ -106,7 +110,7 @@ def align_translations(
 
 
 def _join(
-    translator: Translator, text: str, parts: Sequence[Part], links: Iterator[Alignment]
+    translator: Translator, text: str, parts: Sequence[Segment], links: Iterator[Alignment]
 ) -> Alignment:
     """The next links, those of the parts of a text, as links of the whole; a long word may have been cut in two."""
     src_texts = translator.src_tokenizer.decode([part.src for part in parts])

@@ -37,7 +37,7 @@ _CHUNK_LENGTH = (
 )
 
 # (tokens (batch, beam), state) -> (log_probs (batch, beam, vocab) float32, state); a log-probability is never above 0.
-Step = Callable[[Tensor, State], tuple[Tensor, State]]
+DecodeStep = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
 class SearchOptions(NamedTuple):
@@ -81,7 +81,7 @@ class _Position(NamedTuple):
 
 
 def beam_search(
-    step: Step[State],
+    step: DecodeStep[State],
     state: State,
     batch_size: int,
     *,

@@ -28,7 +28,7 @@ ENCODED_TOGETHER = 32  # sentences, on a CPU
 Alignment = list[tuple[int, int]]  # (source word, target word), from 0, in order
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """Token ids of a text, or of one part of a long one, and of its translation; eos last in both."""
 
     src: list[int]
@@ -41,7 +41,7 @@ class Translation(NamedTuple):
     text: str
     score: float
     log_prob: float
-    parts: tuple[Part, ...] = ()  # what was translated in one piece; none of a blank line
+    parts: tuple[Segment, ...] = ()  # what was translated in one piece; none of a blank line
     alignment: Alignment | None = None  # only if it was asked for
 
     @property
@@ -123,7 +123,7 @@ class Translator:
             ):
                 texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
                 for text, (ids, log_prob, score) in zip(texts, hypotheses, strict=True):
-                    part = Part(list(rows[index]), [*ids, self.tgt_tokenizer.eos_id])
+                    part = Segment(list(rows[index]), [*ids, self.tgt_tokenizer.eos_id])
                     # A carriage return would end a line, or be taken off its end, for many a reader.
                     found[index].append(
                         Translation(text.replace("\r", " "), score, log_prob, (part,))

@@ -39,7 +39,7 @@ class Span(NamedTuple):
     other: str | None = None
 
 
-class Judged(NamedTuple):
+class ScoredSentence(NamedTuple):
     """One translated sentence: its own chrF, and the geometric mean of its tokens' probabilities by the model."""
 
     src: str
@@ -114,7 +114,7 @@ def _spans(text: str, other: str, edits: Sequence[tuple[slice, slice]]) -> list[
     return [span for span in (*spans, Span(text[done:])) if span.text or span.other]
 
 
-def choose_examples(judged: Sequence[Judged], *, num_each: int) -> dict[str, list[Example]]:
+def choose_examples(judged: Sequence[ScoredSentence], *, num_each: int) -> dict[str, list[Example]]:
     """The best (half as many), the worst and the most instructive sentences, `num_each` at most and none twice."""
     ranked = sorted(range(len(judged)), key=lambda i: (judged[i].chrf, -len(judged[i].src)))
     best = sorted(ranked, key=lambda i: (-judged[i].chrf, -len(judged[i].src)))
@@ -136,7 +136,7 @@ def choose_examples(judged: Sequence[Judged], *, num_each: int) -> dict[str, lis
     return chosen
 
 
-def _lessons(judged: Sequence[Judged], wrong: Sequence[int]) -> Iterator[list[Example]]:
+def _lessons(judged: Sequence[ScoredSentence], wrong: Sequence[int]) -> Iterator[list[Example]]:
     """What makes a wrong translation instructive, as reports explain: of each kind, the strongest cases first."""
     lost = (
         (i, copied_words(judged[i].src, judged[i].ref) - {*words(judged[i].hyp)}) for i in wrong

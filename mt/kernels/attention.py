@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mt.kernels.dropout import draw_kept
+from mt.kernels.dropout import draw_keep_mask
 
 
 def attend(
@@ -41,7 +41,7 @@ class _Attend(torch.autograd.Function):
         weights = scores.softmax(dim=1)
         dropped, kept = weights.to(q.dtype), None
         if dropout > 0.0:
-            kept, scale = draw_kept(weights.shape, dropout)
+            kept, scale = draw_keep_mask(weights.shape, dropout)
             kept = kept.to(q.dtype).mul_(scale)
             dropped = dropped * kept
         ctx.save_for_backward(q, k, v, weights, dropped, kept)

@@ -25,11 +25,11 @@ class Dropout(nn.Module):
             return x
         if x.is_cuda:
             return F.dropout(x, self.p)
-        kept, scale = draw_kept(x.shape, self.p)
+        kept, scale = draw_keep_mask(x.shape, self.p)
         return x * kept.to(x.dtype).mul_(scale)
 
 
-def draw_kept(shape: torch.Size, p: float) -> tuple[Tensor, float]:
+def draw_keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
     """Which elements of a CPU's tensor stay, int8 ones and zeros, and how much those that do are scaled up.
 
     PyTorch draws one float per element, on one CPU thread. Here a byte decides an element, so that the share left out

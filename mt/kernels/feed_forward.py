@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mt.kernels.dropout import draw_kept
-from mt.kernels.linear import Linear, linear, linear_backward, lowered
+from mt.kernels.dropout import draw_keep_mask
+from mt.kernels.linear import Linear, cast_for_autocast, linear, linear_backward
 
 
 def feed_forward(x: Tensor, inner: Linear, outer: Linear, *, dropout: float) -> Tensor:
@@ -16,7 +16,7 @@ def feed_forward(x: Tensor, inner: Linear, outer: Linear, *, dropout: float) -> 
     kept. What dropout leaves is scaled up in the weights that it meets next, which are fewer.
     """
     factors = x, inner.weight, inner.bias, outer.weight, outer.bias
-    y: Tensor = _FeedForward.apply(*map(lowered, factors), dropout)  # type: ignore[no-untyped-call]
+    y: Tensor = _FeedForward.apply(*map(cast_for_autocast, factors), dropout)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -28,7 +28,7 @@ class _FeedForward(torch.autograd.Function):
         hidden = linear(x, w1, b1, activation="relu")  # (rows, length, d_ff)
         ctx.scale = 1.0
         if dropout > 0.0:
-            kept, ctx.scale = draw_kept(hidden.shape, dropout)
+            kept, ctx.scale = draw_keep_mask(hidden.shape, dropout)
             hidden.mul_(kept.to(hidden.dtype))
             w2 = w2 * ctx.scale
         ctx.save_for_backward(x, w1, hidden, w2)

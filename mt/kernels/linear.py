@@ -18,10 +18,10 @@ class Linear(nn.Linear):
     gain = 1.0  # how much larger its first weights are than Glorot and Bengio (2010) have them
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (trains_on_cpu(x) and torch.is_autocast_enabled("cpu")):  # it pays in bfloat16
+        if not (use_cpu_kernel(x) and torch.is_autocast_enabled("cpu")):  # it pays in bfloat16
             return linear(x, self.weight, self.bias)
-        bias = None if self.bias is None else lowered(self.bias)
-        return _Linear.apply(lowered(x), lowered(self.weight), bias)  # type: ignore[no-any-return,no-untyped-call]
+        bias = None if self.bias is None else cast_for_autocast(self.bias)
+        return _Linear.apply(cast_for_autocast(x), cast_for_autocast(self.weight), bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def linear(
@@ -65,11 +65,11 @@ class _Linear(torch.autograd.Function):
         return grad_x.view(x.shape), grad_weight, grad_bias if ctx.needs_input_grad[2] else None
 
 
-def lowered(x: Tensor) -> Tensor:
+def cast_for_autocast(x: Tensor) -> Tensor:
     """`x` in the precision in which autocast on a CPU, where it is on, would have it multiplied."""
     return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
-def trains_on_cpu(x: Tensor) -> bool:
+def use_cpu_kernel(x: Tensor) -> bool:
     """Is a gradient wanted where it pays to have it written out by hand? A compiler is left the plain form."""
     return x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -12,7 +12,7 @@ from mt.config.schema import ModelConfig
 from mt.kernels.additive import additive_scores
 from mt.kernels.attention import attend
 from mt.kernels.dropout import Dropout
-from mt.kernels.linear import Linear, trains_on_cpu
+from mt.kernels.linear import Linear, use_cpu_kernel
 from mt.model.kv_cache import KeysValues
 from mt.model.positions import sinusoids
 
@@ -76,7 +76,7 @@ class DotProductAttention(QueryKeyAttention):
             mixed = F.scaled_dot_product_attention(
                 queries, *kv, attn_mask=mask, dropout_p=self.dropout.rate
             )
-        elif trains_on_cpu(
+        elif use_cpu_kernel(
             x
         ):  # where the fused kernel takes twice the time in fp32 and seven times in bf16
             mixed = attend(

@@ -12,7 +12,7 @@ from mt.config.schema import ModelConfig
 from mt.errors import DataError
 from mt.kernels.dropout import Dropout
 from mt.kernels.feed_forward import feed_forward
-from mt.kernels.linear import Linear, linear, lowered, trains_on_cpu
+from mt.kernels.linear import Linear, cast_for_autocast, linear, use_cpu_kernel
 from mt.model.attention import ATTENTION_KINDS
 from mt.model.kv_cache import AttentionMasks, DecoderCache, KeysValues, KVBuffer, LayerCache
 from mt.model.positions import sinusoids
@@ -43,7 +43,9 @@ class Residual(nn.Module):
         self.norm_first = config.norm == "pre"
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        change: Tensor = self.dropout(sublayer(lowered(self.norm(x) if self.norm_first else x)))
+        change: Tensor = self.dropout(
+            sublayer(cast_for_autocast(self.norm(x) if self.norm_first else x))
+        )
         # A CPU would make a mixed sum from a copy of the change, and so two new tensors.
         summed = change.to(x.dtype).add_(x) if x.is_cpu and change.dtype != x.dtype else x + change
         return summed if self.norm_first else self.norm(summed)
@@ -60,7 +62,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.activation is F.relu and trains_on_cpu(x):
+        if self.activation is F.relu and use_cpu_kernel(x):
             return feed_forward(x, self.inner, self.outer, dropout=self.dropout.rate)
         return self.outer(self.dropout(self.activation(self.inner(x))))  # type: ignore[no-any-return]
 
@@ -172,7 +174,7 @@ class Transformer(nn.Module):
         x = self._embed(src, "src", positions)
         for layer in self.encoder_layers:
             x = layer(x, mask, positions)
-        return Memory(lowered(self.encoder_norm(x)), mask)
+        return Memory(cast_for_autocast(self.encoder_norm(x)), mask)
 
     def start(self, memory: Memory) -> DecoderCache:
         """The cache before the first target position: the source projected once for every layer."""

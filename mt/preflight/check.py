@@ -21,7 +21,7 @@ from mt.preflight.checks import Finding
 from mt.preflight.dry_run import try_training
 from mt.preflight.languages import LanguageOdds, learn_odds
 from mt.preflight.resume_check import prove_resume
-from mt.preflight.survey import Pair, read_side
+from mt.preflight.survey import ParallelSurvey, survey_file
 from mt.storage.run_dir import RunDir
 from mt.training.run import forbidden_changes, read_config, resolve_auto
 
@@ -33,9 +33,9 @@ WIDTH, INDENT = 118, 22  # columns of the report
 class Surveys(NamedTuple):
     """The files of a config as pairs of sides: a set with several references is several pairs."""
 
-    valid: list[Pair]
-    train: list[Pair]
-    test: list[Pair]
+    valid: list[ParallelSurvey]
+    train: list[ParallelSurvey]
+    test: list[ParallelSurvey]
 
 
 def check(
@@ -93,7 +93,7 @@ def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
     """Read every file once, the validation set first: it teaches how the two languages look."""
     surveys, missing = Surveys([], [], []), []
     odds: LanguageOdds | None = None
-    sections: list[tuple[list[Pair], str, EvalSetConfig | CorpusConfig]]
+    sections: list[tuple[list[ParallelSurvey], str, EvalSetConfig | CorpusConfig]]
     sections = [
         (surveys.valid, data.valid.name, data.valid),
         *((surveys.test, each.name, each) for each in data.test),
@@ -108,10 +108,10 @@ def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
         try:
             src, tgts = find_files(section, data)
             logger.info(f"reading {name}")
-            src_side = read_side(src, odds if is_usual else None)
+            src_side = survey_file(src, odds if is_usual else None)
             for number, tgt in enumerate(tgts, 1):
                 whole_name = f"{name} ref {number}" if len(tgts) > 1 else name
-                pairs.append(Pair(whole_name, src_side, read_side(tgt, odds)))
+                pairs.append(ParallelSurvey(whole_name, src_side, survey_file(tgt, odds)))
         except DataError as error:
             missing.append(Finding("error", "files", "", str(error)))
         if pairs is surveys.valid and pairs:

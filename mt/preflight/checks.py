@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mt.preflight.drift import Drift, find_drifts
 from mt.preflight.languages import CLEAR_ODDS
-from mt.preflight.survey import NOT_UTF8, Pair, Side
+from mt.preflight.survey import NOT_UTF8, FileSurvey, ParallelSurvey
 
 NUM_SHOWN = 3  # places named of each kind of fault
 MOST = 0.5  # share of a file's lines that makes it the wrong file: an error
@@ -34,7 +34,7 @@ class Finding:
     numbers: Mapping[str, float] = field(default_factory=dict)  # the same for programs
 
 
-def find_faults(side: Side) -> list[Finding]:
+def find_faults(side: FileSurvey) -> list[Finding]:
     """Lines that are not UTF-8, which end a training, and invisible characters at which other programs end a line."""
     findings = []
     for kind, numbers in side.faults.items():
@@ -47,7 +47,7 @@ def find_faults(side: Side) -> list[Finding]:
     return findings
 
 
-def find_steps(pair: Pair) -> list[Finding]:
+def find_steps(pair: ParallelSurvey) -> list[Finding]:
     """Numbers of lines that differ, and where the sides drift apart even if they do not."""
     num_src, num_tgt = len(pair.src), len(pair.tgt)
     drifts, clearness = find_drifts(pair.src, pair.tgt)
@@ -76,7 +76,7 @@ def find_steps(pair: Pair) -> list[Finding]:
     return [Finding(level, "alignment", where, f"{pair.name}: {text}", numbers)]
 
 
-def find_blanks(pair: Pair, *, is_train: bool) -> list[Finding]:
+def find_blanks(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
     """Blank sides: training leaves such pairs out, a test with one says less than it seems."""
     num_pairs, findings = pair.num_pairs, []
     for side, other in ((pair.src, pair.tgt), (pair.tgt, pair.src)):
@@ -91,7 +91,7 @@ def find_blanks(pair: Pair, *, is_train: bool) -> list[Finding]:
     return findings
 
 
-def find_duplicates(pair: Pair) -> list[Finding]:
+def find_duplicates(pair: ParallelSurvey) -> list[Finding]:
     """Pairs that are there more than once, and sources with several translations."""
     digests, findings = pair.digests, []
     unique, first = np.unique(digests, return_index=True)
@@ -110,7 +110,7 @@ def find_duplicates(pair: Pair) -> list[Finding]:
     return findings
 
 
-def find_overlap(pair: Pair, train: Sequence[Pair]) -> list[Finding]:
+def find_overlap(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
     """Sentences of a validation or test set that are in the training text: what it scores may be learned by heart."""
     sources, pairs = pair.src.digests[: pair.num_pairs], pair.digests
     seen = np.any([np.isin(sources, corpus.src.digests) for corpus in train], axis=0) & (
@@ -134,7 +134,7 @@ def find_overlap(pair: Pair, train: Sequence[Pair]) -> list[Finding]:
     return [Finding(level, "overlap", place(pair.src, numbers), text, counts)]
 
 
-def find_mix_ups(pair: Pair, reference: Pair) -> list[Finding]:
+def find_mix_ups(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Finding]:
     """Sides that are swapped, copied, or in part in the other language, judged by `reference`, another set.
 
     Sides that were read without odds of languages are only compared with each other.
@@ -175,7 +175,7 @@ def find_mix_ups(pair: Pair, reference: Pair) -> list[Finding]:
     return [Finding("error", "languages", where, f"{pair.name}: {told}", {"swapped": 1})]
 
 
-def describe_lengths(pair: Pair) -> Finding:
+def describe_lengths(pair: ParallelSurvey) -> Finding:
     """How long the sentences are."""
     sides, asked = (
         (pair.src, pair.tgt),
@@ -188,7 +188,7 @@ def describe_lengths(pair: Pair) -> Finding:
     return Finding("ok", "lengths", "", text)
 
 
-def place(side: Side, numbers: Sequence[int]) -> str:
+def place(side: FileSurvey, numbers: Sequence[int]) -> str:
     """FILE:LINE of the first of some lines."""
     return f"{side.path}:{numbers[0]}"
 
@@ -223,7 +223,9 @@ def _describe_drift(drift: Drift, num_pairs: int) -> str:
     return f"{start}{until}, {lost} missing on the {side} side (source line i answers target line i{drift.offset:+d})"
 
 
-def _about_lines(pair: Pair, side: Side, mask: NDArray[np.bool_], what: str) -> list[Finding]:
+def _about_lines(
+    pair: ParallelSurvey, side: FileSurvey, mask: NDArray[np.bool_], what: str
+) -> list[Finding]:
     """A finding about some lines of a pair's side, if there are any."""
     if not (numbers := line_numbers(mask)):
         return []

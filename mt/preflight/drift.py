@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.preflight.survey import NUM_MARKS, Side
+from mt.preflight.survey import NUM_MARKS, FileSurvey
 
 FARTHEST = 10  # the largest offset that is tried without a hint
 SLACK, CUT, FALSE_ALARM = 0.25, 4.0, 1e-4
@@ -45,14 +45,14 @@ class Drift(NamedTuple):
     statistic: float
 
 
-class Step(NamedTuple):
+class DriftReport(NamedTuple):
     """How two sides keep in step."""
 
     drifts: list[Drift]  # by their starts; they do not overlap
     clearness: float  # by how many deviations line i fits better than its neighbours; 0 is chance: nothing can be told
 
 
-def find_drifts(src: Side, tgt: Side) -> Step:
+def find_drifts(src: FileSurvey, tgt: FileSurvey) -> DriftReport:
     """Where the sides are out of step, if anywhere."""
     surplus = len(tgt) - len(src)
     offsets = sorted({*range(-FARTHEST, FARTHEST + 1), surplus} - {0})
@@ -75,7 +75,7 @@ def find_drifts(src: Side, tgt: Side) -> Step:
         threshold = float(np.log(len(src) * len(offsets) / FALSE_ALARM)) / (2 * SLACK)
         if drift.statistic > threshold * (FEWER if offset == surplus else 1.0):
             found.append(drift)
-    return Step(_without_overlap(found), -float(np.median(means)) if means else 0.0)
+    return DriftReport(_without_overlap(found), -float(np.median(means)) if means else 0.0)
 
 
 def largest_drift(gains: Scores, offset: int) -> Drift:
@@ -102,7 +102,7 @@ def _without_overlap(drifts: list[Drift]) -> list[Drift]:
     return sorted(kept, key=lambda drift: drift.start)
 
 
-def _lengths(side: Side) -> Scores:
+def _lengths(side: FileSurvey) -> Scores:
     """(num_lines,): log-lengths less their surroundings', with mean 0 and deviation 1."""
     lengths, reach = np.log1p(side.num_chars), SURROUNDINGS // 2
     sums = np.concatenate(([0.0], np.cumsum(lengths)))
@@ -134,14 +134,14 @@ def _length_scores(x: Scores, y: Scores, offset: int, *, rho: float) -> Scores:
     return np.asarray(np.clip(ratio, -6.0, 6.0), np.float32)
 
 
-def _weights(src: Side, tgt: Side) -> Scores:
+def _weights(src: FileSurvey, tgt: FileSurvey) -> Scores:
     """(NUM_MARKS,): log P(shared | translations) / P(shared | any two lines), if translations share every other."""
     rates = [np.bincount(side.marks, minlength=NUM_MARKS) / len(side) for side in (src, tgt)]
     weights = np.log(0.5 / np.maximum(np.maximum(*rates), 1e-9))
     return np.where(np.minimum(*rates) > 0, np.clip(weights, 0.0, 6.0), 0.0).astype(np.float32)
 
 
-def _shared_marks(src: Side, tgt: Side, offset: int, *, weights: Scores) -> Scores:
+def _shared_marks(src: FileSurvey, tgt: FileSurvey, offset: int, *, weights: Scores) -> Scores:
     """(num_lines of src,): the summed weights of the marks that line i shares with line i + offset."""
     shared = np.zeros(len(src), np.float32)
     for start in range(0, len(src), BLOCK):
@@ -157,7 +157,7 @@ def _shared_marks(src: Side, tgt: Side, offset: int, *, weights: Scores) -> Scor
     return shared
 
 
-def _keys(side: Side, start: int, stop: int, weights: Scores) -> NDArray[np.int64]:
+def _keys(side: FileSurvey, start: int, stop: int, weights: Scores) -> NDArray[np.int64]:
     """One number for each telling mark of some lines: (line - start) * NUM_MARKS + mark."""
     first, last = np.clip((start, stop), 0, len(side))
     marks = side.marks[side.starts[first] : side.starts[last]].astype(np.int64)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mt.config.schema import Config, EvalSetConfig, TrainConfig
-from mt.data.batching import Epoch
 from mt.data.corpus import EncodedCorpus
+from mt.data.dataset import Epoch
 from mt.data.eval_set import EvalSet, load_eval_set, training_files
 from mt.data.tokenizer import Tokenizer
 from mt.distributed import Runtime

@@ -37,7 +37,7 @@ Digests = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Side:
+class FileSurvey:
     """What one reading of a file leaves: for each line a few numbers, and no text."""
 
     path: Path
@@ -66,12 +66,12 @@ class Side:
         return np.asarray(self.digests == 0)
 
 
-class Pair(NamedTuple):
+class ParallelSurvey(NamedTuple):
     """Two files that should answer each other line by line; `name` is what people call them."""
 
     name: str
-    src: Side
-    tgt: Side
+    src: FileSurvey
+    tgt: FileSurvey
 
     @property
     def num_pairs(self) -> int:
@@ -87,7 +87,7 @@ class Pair(NamedTuple):
         )
 
 
-def read_side(path: Path, language_odds: LanguageOdds | None = None) -> Side:
+def survey_file(path: Path, language_odds: LanguageOdds | None = None) -> FileSurvey:
     """Read a file once, to its end whatever is in it; DataError when it is missing, empty or a damaged gzip file."""
     faults: dict[str, list[int]] = defaultdict(list)
     digests, marks, odds = bytearray(), bytearray(), []
@@ -108,7 +108,7 @@ def read_side(path: Path, language_odds: LanguageOdds | None = None) -> Side:
             marks += np.fromiter(found, np.uint16, len(found)).tobytes()
             rows.append((len(line), len(words), len(found)))
     num_chars, num_words, num_marks = np.array(rows, np.int32).T
-    return Side(
+    return FileSurvey(
         path=path,
         digests=np.frombuffer(bytes(digests), np.uint64),
         num_chars=num_chars,

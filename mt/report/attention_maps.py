@@ -13,7 +13,7 @@ from mt.errors import DataError
 from mt.model.recording import attention_weights
 from mt.report.attention_page import (
     AttentionMaps,
-    Side,
+    AxisTokens,
     attention_json,
     attention_page,
     group_words,
@@ -72,7 +72,7 @@ def attention_maps(
     return AttentionMaps(name, sentence, target, sides, weights)
 
 
-def describe(tokenizer: Tokenizer, ids: Sequence[int]) -> Side:
+def describe(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
     """Token ids as the subwords and words of one side of a map."""
     names = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
     pieces = [names.get(token_id) or tokenizer.piece(token_id) for token_id in ids]
@@ -81,7 +81,7 @@ def describe(tokenizer: Tokenizer, ids: Sequence[int]) -> Side:
     words = np.split(np.array(ids), np.flatnonzero(np.diff(word_index)) + 1)
     texts = tokenizer.decode([word.tolist() for word in words])
     marked = {word_index[i]: pieces[i] for i in sorted(marks)}
-    return Side(
+    return AxisTokens(
         pieces, [marked.get(i, text) for i, text in enumerate(texts)], word_index, sorted(marked)
     )
 

@@ -26,7 +26,7 @@ STEPS = 64 * 64 - 1  # a weight is written as two such digits: 0 to 4095
 SIDES = {"cross": ("tgt_out", "src"), "encoder": ("src", "src"), "decoder": ("tgt_out", "tgt_in")}
 
 
-class Side(NamedTuple):
+class AxisTokens(NamedTuple):
     """The positions along one side of a map: subwords, as SentencePiece writes them, and the words they are part of."""
 
     subwords: list[str]
@@ -41,7 +41,7 @@ class AttentionMaps(NamedTuple):
     name: str  # of the run and its checkpoint
     src_text: str
     tgt_text: str
-    sides: Mapping[str, Side]  # src, tgt_in and tgt_out
+    sides: Mapping[str, AxisTokens]  # src, tgt_in and tgt_out
     weights: Mapping[str, Sequence[Array]]
 
 
@@ -54,7 +54,7 @@ def group_words(pieces: Sequence[str], *, marks: Collection[int]) -> list[int]:
     return [int(index) - 1 for index in np.cumsum(starts)]
 
 
-def readable(pieces: Sequence[str]) -> list[str]:
+def display_pieces(pieces: Sequence[str]) -> list[str]:
     """Pieces as a person reads them: bytes as the character that they make, each with its place, as in `ß 1/2`."""
     shown = [piece.removeprefix(SPACE) or SHOWN_SPACE for piece in pieces]
     raw = [bytes.fromhex(found[1]) if found else NO_TEXT for found in map(BYTE.fullmatch, pieces)]
@@ -74,7 +74,7 @@ def readable(pieces: Sequence[str]) -> list[str]:
     return shown
 
 
-def over_words(weights: Array, queries: Side, keys: Side) -> Array:
+def over_words(weights: Array, queries: AxisTokens, keys: AxisTokens) -> Array:
     """(num_heads, query_length, key_length) over subwords -> the same over words.
 
     Summed over the subwords of the word that is looked at, for it is seen through any of them; the mean over the
@@ -122,7 +122,7 @@ def attention_page(maps: AttentionMaps) -> str:
         layers = [[_packed(head) for head in layer] for layer in maps.weights[kind]]
         kinds[kind] = {"queries": queries, "keys": keys, "layers": layers}
     sides = {
-        name: {**side._asdict(), "subwords": readable(side.subwords)}
+        name: {**side._asdict(), "subwords": display_pieces(side.subwords)}
         for name, side in maps.sides.items()
     }
     return render(

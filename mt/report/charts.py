@@ -10,7 +10,7 @@ from mt.report.plots import COLOURS, Line, plot_lines
 MetricsLine = Mapping[str, Any]  # of metrics.jsonl
 
 
-def visible(text: str) -> str:
+def show_control_chars(text: str) -> str:
     """The text, its control characters as the pictures that Unicode has of them: a page would lose them."""
     return text.translate({code: 0x2400 + code for code in range(32)} | {127: 0x2421})
 

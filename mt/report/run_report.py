@@ -18,11 +18,11 @@ from mt.data.eval_set import EvalSet, load_eval_set
 from mt.decoding.translator import Translator
 from mt.errors import CheckpointError, DataError
 from mt.evaluation import analysis
-from mt.evaluation.analysis import Bucket, Example, Judged
-from mt.evaluation.metrics import FEWEST, NUM_RESAMPLES, Score, bleu_tokenizer, score_corpus
+from mt.evaluation.analysis import Bucket, Example, ScoredSentence
+from mt.evaluation.metrics import MIN_SENTENCES, NUM_RESAMPLES, Score, bleu_tokenizer, score_corpus
 from mt.report.attention_maps import attention_maps
-from mt.report.attention_page import Side, over_words, readable
-from mt.report.charts import MetricsLine, of_kind, training_plots, visible
+from mt.report.attention_page import AxisTokens, display_pieces, over_words
+from mt.report.charts import MetricsLine, of_kind, show_control_chars, training_plots
 from mt.report.facts import Fact, PairCounts, list_facts, summarise
 from mt.report.plots import plot_intervals
 from mt.report.template import render
@@ -41,7 +41,7 @@ class ScoredSet(NamedTuple):
     """A set that was translated and scored, and what there is to learn from it."""
 
     name: str
-    judged: Sequence[Judged]  # its sentences
+    judged: Sequence[ScoredSentence]  # its sentences
     scores: Sequence[Score]
     length_unit: str
     by_length: Sequence[tuple[Bucket, Sequence[Score]]]
@@ -125,14 +125,14 @@ def report_page(report: Report) -> str:
     """The page as HTML: one file that needs nothing beside it."""
     values: dict[str, object] = {
         "report": report,
-        "fewest": FEWEST,
+        "min_sentences": MIN_SENTENCES,
         "length_ratio": analysis.LENGTH_RATIO,
     }
     values |= {"headline": _headline(report), "plots": training_plots(report.metrics)}
     functions = {
         "length_plot": _length_plot,
         "of_kind": of_kind,
-        "visible": visible,
+        "show_control_chars": show_control_chars,
         "word_diff": analysis.word_diff,
     }
     return render("report.html", {**values, **functions})
@@ -195,7 +195,7 @@ def examine(each: EvalSet, translator: Translator, *, tgt_lang: str) -> ScoredSe
             analysis.sentence_chrf(found.text, refs),
             math.exp(found.log_prob / num_tokens),
         )
-        judged.append(Judged(src, found.text, nearest, chrf, probability))
+        judged.append(ScoredSentence(src, found.text, nearest, chrf, probability))
 
     def scores(indices: Sequence[int], metrics: Sequence[str]) -> list[Score]:
         hyps, refs = (
@@ -233,7 +233,10 @@ def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatM
     heat_maps = []
     for place in np.linspace(0, len(short) - 1, min(NUM_HEAT_MAPS, len(short))).round().astype(int):
         maps = attention_maps(translator, short[place], target=None, name="")
-        queries, keys = legible(maps.sides["tgt_out"]), legible(maps.sides["src"])
+        queries, keys = (
+            subwords_if_unspaced(maps.sides["tgt_out"]),
+            subwords_if_unspaced(maps.sides["src"]),
+        )
         upper = np.stack(
             maps.weights["cross"][len(maps.weights["cross"]) // 2 :]
         )  # (layers, heads, queries, keys)
@@ -242,11 +245,13 @@ def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatM
     return heat_maps
 
 
-def legible(side: Side) -> Side:
+def subwords_if_unspaced(side: AxisTokens) -> AxisTokens:
     """The side as it is or, of a text without spaces, where one word is most of it, with every subword for a word."""
     if 2 * np.bincount(side.word_index).max() <= len(side.subwords):
         return side
-    return side._replace(words=readable(side.subwords), word_index=list(range(len(side.subwords))))
+    return side._replace(
+        words=display_pieces(side.subwords), word_index=list(range(len(side.subwords)))
+    )
 
 
 # What was written down while it trained

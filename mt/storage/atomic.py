@@ -27,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     with _arriving(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")) as partial:
         with partial.open("xb") as file:
             yield file
-        flush(partial)
+        fsync_path(partial)
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         for written in (*partial.iterdir(), partial):
-            flush(written)
+            fsync_path(written)
         remove(path)
 
 
@@ -50,7 +50,7 @@ def _arriving(path: Path, partial: Path) -> Iterator[Path]:
             remove(partial)  # left by a process that was killed
             yield partial
             partial.replace(path)
-            flush(path.parent)
+            fsync_path(path.parent)
     finally:
         remove(partial)
 
@@ -80,7 +80,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def flush(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Wait until a file, or a directory's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -6,7 +6,8 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from mt.data.batching import Batch, BatchPlan, Epoch
+from mt.data.batching import Batch, BatchPlan
+from mt.data.dataset import Epoch
 from mt.device import oom_as_device_error
 from mt.distributed import Runtime
 from mt.errors import DeviceError
@@ -39,7 +40,7 @@ def check_memory(
     """
     for parts in (2**power for power in range(8)):
         with suppress(DeviceError):
-            rehearse(model, map(epoch.make, largest_batches(epoch.plan)), runtime, begun=begun)
+            rehearse(model, map(epoch.batch, largest_batches(epoch.plan)), runtime, begun=begun)
             break
         epoch = reopen(batch_tokens // (2 * parts))
     else:

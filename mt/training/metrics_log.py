@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from mt.errors import DiskError
-from mt.storage.atomic import flush, os_errors_as_disk_error
+from mt.storage.atomic import fsync_path, os_errors_as_disk_error
 
 
 class Sample(NamedTuple):
@@ -84,7 +84,7 @@ class MetricsFile:
         """Wait until all lines are on the disk; the size in bytes. Raises DiskError, and keeps what did not fit."""
         self._write()
         with os_errors_as_disk_error(self.path):
-            flush(self.path)
+            fsync_path(self.path)
         return self._size
 
     def _write(self) -> None:

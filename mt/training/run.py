@@ -167,7 +167,7 @@ def validate(
     ).scores
     shown = range(0, len(valid.src), max(1, len(valid.src) // max(1, num_samples)))[:num_samples]
     return Validation(
-        loss=mean_nll(model, map(epoch.make, range(epoch.plan.num_batches)), runtime),
+        loss=mean_nll(model, map(epoch.batch, range(epoch.plan.num_batches)), runtime),
         scores={score.name: score.value for score in scores},
         signatures={score.name: score.signature for score in scores},
         samples=[Sample(valid.src[i], valid.refs[0][i], hypotheses[i]) for i in shown],

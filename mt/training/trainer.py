@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from mt.config.schema import TrainConfig
-from mt.data.batching import Epoch
+from mt.data.dataset import Epoch
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, TrainingError
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
@@ -155,7 +155,7 @@ class Trainer:
             is_last = index + runtime.world_size >= indices.stop
             with nullcontext() if is_last else runtime.no_sync(self.wrapped):
                 with runtime.autocast():
-                    sums: LossSums = self.wrapped(epoch.make(index).to(runtime.device))
+                    sums: LossSums = self.wrapped(epoch.batch(index).to(runtime.device))
                 scaled = self.scaler.scale(sums.loss * (weight * runtime.world_size / num_tokens))
                 scaled.backward()  # type: ignore[no-untyped-call]
             loss, nll = loss + weight * sums.loss.detach(), nll + weight * sums.nll

@@ -13,16 +13,16 @@ import torch
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 from mt.decoding.alignment import (
-    Step,
+    AlignmentStep,
     align,
     align_translations,
     default_layer,
+    format_alignment,
     link_words,
-    pharaoh,
-    word_of_each,
+    word_indices,
     words,
 )
-from mt.decoding.translator import Alignment, Part, Translator
+from mt.decoding.translator import Alignment, Segment, Translator
 from mt.model.recording import attention_weights
 from mt.model.transformer import Transformer
 
@@ -63,7 +63,7 @@ SHAPE = {
     "num_encoder_layers": 1,
     "num_decoder_layers": NUM_LAYERS,
 }
-STEPS: tuple[Step, ...] = ("output", "input")
+STEPS: tuple[AlignmentStep, ...] = ("output", "input")
 
 
 def make_texts(num_texts: int, *, most_words: int, seed: int = 5) -> list[str]:
@@ -103,9 +103,9 @@ def translator(tokenizer: Tokenizer) -> Translator:
     return make_translator(tokenizer)
 
 
-def make_pairs(tokenizer: Tokenizer, num_pairs: int) -> list[Part]:
+def make_pairs(tokenizer: Tokenizer, num_pairs: int) -> list[Segment]:
     sides = (tokenizer.encode(make_texts(num_pairs, most_words=9, seed=seed)) for seed in (1, 2))
-    return [Part(src, tgt) for src, tgt in zip(*sides, strict=True)]
+    return [Segment(src, tgt) for src, tgt in zip(*sides, strict=True)]
 
 
 # Words of subwords
@@ -131,7 +131,7 @@ def make_pairs(tokenizer: Tokenizer, num_pairs: int) -> list[Part]:
 )
 def test_the_tokens_of_a_word_make_that_word(tokenizer: Tokenizer, text: str) -> None:
     (ids,) = tokenizer.encode([text])
-    found = word_of_each(tokenizer, ids)
+    found = word_indices(tokenizer, ids)
     assert len(found) == len(ids) - 1, "the end mark is no word"
     for index, word in enumerate(words(text)):
         own = [token_id for token_id, place in zip(ids, found, strict=False) if place == index]
@@ -148,7 +148,7 @@ def test_a_space_on_its_own_goes_with_the_next_word_and_at_the_end_with_none(
     (ids,) = tokenizer.encode(["balo   😀 "])
     pieces = [tokenizer.piece(token_id) for token_id in ids]
     assert pieces[-9:-5] == ["\u2581", "\u2581", "\u2581", "<0xF0>"]
-    assert word_of_each(tokenizer, ids)[-8:] == [1, 1, 1, 1, 1, 1, 1, -1]
+    assert word_indices(tokenizer, ids)[-8:] == [1, 1, 1, 1, 1, 1, 1, -1]
 
 
 # From weights to links
@@ -170,7 +170,7 @@ SRC_WORDS, TGT_WORDS = [0, 0, 1], [0, 0, 1]
     ("step", "links"), [("output", [(0, 0), (1, 1)]), ("input", [(0, 1), (1, 0)])]
 )
 def test_a_word_is_asked_where_it_is_first_written_or_where_it_has_just_been_read(
-    step: Step, links: Alignment
+    step: AlignmentStep, links: Alignment
 ) -> None:
     assert link_words(WEIGHTS, SRC_WORDS, TGT_WORDS, step=step) == links
     padded = np.pad(WEIGHTS, ((0, 2), (0, 3)), constant_values=9.0)
@@ -178,7 +178,7 @@ def test_a_word_is_asked_where_it_is_first_written_or_where_it_has_just_been_rea
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_without_words_on_either_side_there_are_no_links(step: Step) -> None:
+def test_without_words_on_either_side_there_are_no_links(step: AlignmentStep) -> None:
     assert link_words(WEIGHTS, [-1, -1], TGT_WORDS, step=step) == []
     assert (
         link_words(WEIGHTS, [], TGT_WORDS, step=step)
@@ -221,7 +221,7 @@ def test_a_model_that_looks_at_its_own_place_aligns_the_diagonal_or_a_step_later
     ]
     sizes = [4, 2]
     rows = [[*whole[:size], tokenizer.eos_id] for size in sizes]  # each token a word
-    pairs = [Part(row, row) for row in rows]
+    pairs = [Segment(row, row) for row in rows]
     for layer in range(NUM_LAYERS):
         assert align(translator, pairs, layer=layer) == [
             [(i, i) for i in range(size)] for size in sizes
@@ -236,7 +236,9 @@ def test_a_model_that_looks_at_its_own_place_aligns_the_diagonal_or_a_step_later
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_links_are_those_of_the_recorded_weights(translator: Translator, step: Step) -> None:
+def test_the_links_are_those_of_the_recorded_weights(
+    translator: Translator, step: AlignmentStep
+) -> None:
     pairs = make_pairs(translator.src_tokenizer, 12)
     by_layer = []
     for layer in range(NUM_LAYERS):
@@ -247,13 +249,13 @@ def test_the_links_are_those_of_the_recorded_weights(translator: Translator, ste
             for source, target in links:
                 places = [
                     i
-                    for i, word in enumerate(word_of_each(translator.tgt_tokenizer, tgt))
+                    for i, word in enumerate(word_indices(translator.tgt_tokenizer, tgt))
                     if word == target
                 ]
                 row = weights[
                     places[0] if step == "output" else places[-1] + 1, :-1
                 ]  # without the end mark
-                src_words = torch.tensor(word_of_each(translator.src_tokenizer, src))
+                src_words = torch.tensor(word_indices(translator.src_tokenizer, src))
                 sums = [
                     float(row[src_words == word].sum()) for word in range(int(src_words.max()) + 1)
                 ]
@@ -272,12 +274,12 @@ def test_a_pair_has_the_links_that_it_has_alone(tokenizer: Tokenizer, batch_toke
     for step in STEPS:
         together = align(translator, pairs, step=step)
         assert together == [align(translator, [pair], step=step)[0] for pair in pairs]
-        assert len({pharaoh(links) for links in together}) > 10
+        assert len({format_alignment(links) for links in together}) > 10
 
 
 def test_nothing_has_no_links(translator: Translator) -> None:
     assert align(translator, []) == []
-    assert align(translator, [Part([3], [3])]) == [[]]
+    assert align(translator, [Segment([3], [3])]) == [[]]
 
 
 # Translations
@@ -323,7 +325,7 @@ def test_what_the_search_wrote_is_aligned_and_not_its_text_encoded_again(
         "they differ, as they may"
     )
     src = translator.src_tokenizer.encode(texts)
-    expected = align(translator, [Part(*pair) for pair in zip(src, tokens, strict=True)])
+    expected = align(translator, [Segment(*pair) for pair in zip(src, tokens, strict=True)])
     assert aligned(translator, texts) == expected
 
 
@@ -360,9 +362,9 @@ def test_a_word_that_was_cut_in_two_is_still_one_word(translator: Translator) ->
 
 def test_links_are_written_as_pharaoh_writes_them() -> None:
     links = [(0, 0), (1, 12), (10, 3)]
-    assert pharaoh(links) == "0-0 1-12 10-3"
-    assert sorted(read_gold(pharaoh(links)).sure) == links
-    assert pharaoh([]) == ""
+    assert format_alignment(links) == "0-0 1-12 10-3"
+    assert sorted(read_gold(format_alignment(links)).sure) == links
+    assert format_alignment([]) == ""
 
 
 # The error rate, and what stands beside it
@@ -416,7 +418,8 @@ def test_a_runs_layers_and_steps_are_all_there(
         for step in STEPS
     ]
     pairs = [
-        Part(*pair) for pair in zip(*map(translator.src_tokenizer.encode, (src, tgt)), strict=True)
+        Segment(*pair)
+        for pair in zip(*map(translator.src_tokenizer.encode, (src, tgt)), strict=True)
     ]
     assert found["layer 2 output*"] == [set(links) for links in align(translator, pairs)]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mt.evaluation import analysis, metrics
 from mt.evaluation.analysis import (
-    Judged,
+    ScoredSentence,
     choose_examples,
     copied_words,
     length_buckets,
@@ -194,8 +194,8 @@ def test_the_best_of_several_references_counts() -> None:
     )
 
 
-def judge(hyp: str, ref: str, *, src: str = "a source", probability: float = 0.5) -> Judged:
-    return Judged(src, hyp, ref, analysis.sentence_chrf(hyp, [ref]), probability)
+def judge(hyp: str, ref: str, *, src: str = "a source", probability: float = 0.5) -> ScoredSentence:
+    return ScoredSentence(src, hyp, ref, analysis.sentence_chrf(hyp, [ref]), probability)
 
 
 @pytest.mark.parametrize("num_pairs", [1, 3, 8, 60])

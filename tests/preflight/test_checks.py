@@ -24,7 +24,7 @@ from mt.preflight.checks import (
 )
 from mt.preflight.drift import find_drifts, largest_drift
 from mt.preflight.languages import learn_odds
-from mt.preflight.survey import NOT_UTF8, SEPARATORS, Pair, Side, read_side
+from mt.preflight.survey import NOT_UTF8, SEPARATORS, FileSurvey, ParallelSurvey, survey_file
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY, REAL = ROOT / "data" / "toy", ROOT.parent / "shared" / "data"
@@ -50,14 +50,18 @@ def toy(name: str, size: int | None = None) -> list[str]:
     return (TOY / name).read_text(encoding="utf-8").splitlines()[:size]
 
 
-def side(directory: Path, lines: Sequence[str], name: str = "text") -> Side:
+def side(directory: Path, lines: Sequence[str], name: str = "text") -> FileSurvey:
     path = directory / name
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
-    return read_side(path)
+    return survey_file(path)
 
 
-def pair(directory: Path, src: Sequence[str], tgt: Sequence[str], name: str = "train") -> Pair:
-    return Pair(name, side(directory, src, f"{name}.src"), side(directory, tgt, f"{name}.tgt"))
+def pair(
+    directory: Path, src: Sequence[str], tgt: Sequence[str], name: str = "train"
+) -> ParallelSurvey:
+    return ParallelSurvey(
+        name, side(directory, src, f"{name}.src"), side(directory, tgt, f"{name}.tgt")
+    )
 
 
 # One reading
@@ -76,7 +80,7 @@ def test_a_character_that_ends_lines_elsewhere_is_named_with_its_line(
 def test_what_is_no_utf8_is_counted_and_the_rest_is_read_on(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(b"sound\n\xff\xfe\nsound\ncaf\xe9\n" + b"\x80\n" * 4 + "\ufffd\n".encode())
-    found = read_side(path)
+    found = survey_file(path)
     assert len(found) == 9
     assert found.faults == {NOT_UTF8: [2, 4, 5, 6, 7, 8]}, (
         "U+FFFD itself is a character like others"
@@ -99,9 +103,9 @@ def test_lines_are_counted_as_training_counts_them(lines: list[str]) -> None:
             expected = list(read_lines(path))
         except DataError:
             with pytest.raises(DataError):
-                read_side(path)
+                survey_file(path)
             return
-        found = read_side(path)
+        found = survey_file(path)
     assert found.num_chars.tolist() == [len(line) for line in expected]
     assert found.num_words.tolist() == [len(line.split()) for line in expected]
     assert found.is_blank.tolist() == [not line.strip() for line in expected]
@@ -114,12 +118,12 @@ def test_lines_are_counted_as_training_counts_them(lines: list[str]) -> None:
 
 def test_a_compressed_file_is_the_same_and_a_byte_order_mark_is_none_of_it(tmp_path: Path) -> None:
     (tmp_path / "text.gz").write_bytes(gzip.compress("\ufeffone\r\ntwo\n".encode()))
-    plain, packed = side(tmp_path, ["one", "two"]), read_side(tmp_path / "text.gz")
+    plain, packed = side(tmp_path, ["one", "two"]), survey_file(tmp_path / "text.gz")
     assert (plain.digests == packed.digests).all()
     assert not packed.faults
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"one\n" * 99)[:-9])
     with pytest.raises(DataError, match="damaged"):
-        read_side(tmp_path / "cut.gz")
+        survey_file(tmp_path / "cut.gz")
 
 
 # In step
@@ -188,9 +192,9 @@ def test_where_one_side_ends_early_no_drift_is_made_up(tmp_path: Path) -> None:
 def test_sound_text_is_in_step(src: Path, tgt: Path) -> None:
     if not src.exists():
         pytest.skip("this text is not here")
-    one, other = read_side(src), read_side(tgt)
-    assert find_steps(Pair("text", one, other))[0].level == "ok"
-    assert find_steps(Pair("text", other, one))[0].level == "ok"
+    one, other = survey_file(src), survey_file(tgt)
+    assert find_steps(ParallelSurvey("text", one, other))[0].level == "ok"
+    assert find_steps(ParallelSurvey("text", other, one))[0].level == "ok"
 
 
 @pytest.mark.parametrize(("src", "tgt"), LARGE, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -379,7 +383,10 @@ def judged(directory: Path, src: Sequence[str], tgt: Sequence[str]) -> list[Find
     assert odds is not None
     other = pair(directory, src, tgt)
     return find_mix_ups(
-        Pair("train", read_side(other.src.path, odds), read_side(other.tgt.path, odds)), valid
+        ParallelSurvey(
+            "train", survey_file(other.src.path, odds), survey_file(other.tgt.path, odds)
+        ),
+        valid,
     )
 
 

@@ -23,12 +23,12 @@ from mt.report.attention_page import (
     STEPS,
     Array,
     AttentionMaps,
-    Side,
+    AxisTokens,
     attention_json,
     attention_page,
+    display_pieces,
     group_words,
     over_words,
-    readable,
 )
 
 NUM_LAYERS, NUM_HEADS = 2, 3
@@ -47,14 +47,14 @@ HOSTILE = [
 ]
 
 
-def make_side(pieces: list[str]) -> Side:
+def make_side(pieces: list[str]) -> AxisTokens:
     marks = {i for i, piece in enumerate(pieces) if piece in ("<bos>", "<eos>")}
     index = group_words(pieces, marks=marks)
     words = [
         "".join(p for p, i in zip(pieces, index, strict=True) if i == word)
         for word in range(index[-1] + 1)
     ]
-    return Side(
+    return AxisTokens(
         pieces, [word.removeprefix("▁") for word in words], index, sorted(index[i] for i in marks)
     )
 
@@ -127,7 +127,7 @@ def test_a_word_begins_at_a_space_and_a_mark_is_one(
     ],
 )
 def test_bytes_are_shown_as_the_character_they_make(pieces: list[str], shown: list[str]) -> None:
-    assert readable(pieces) == shown
+    assert display_pieces(pieces) == shown
 
 
 def test_the_weight_of_a_word_is_the_sum_where_it_is_looked_at_and_the_mean_where_it_looks() -> (

@@ -20,11 +20,10 @@ from browser import Browser, Page, open_browser
 from shell import Ended, mt
 
 from mt.data.eval_set import EvalSet
-from mt.decoding.translator import Part, Translation, Translator
-from mt.evaluation.analysis import Bucket, Example, Judged
+from mt.decoding.translator import Segment, Translation, Translator
+from mt.evaluation.analysis import Bucket, Example, ScoredSentence
 from mt.evaluation.metrics import Score
-from mt.report.attention_page import Side
-from mt.report.charts import visible
+from mt.report.attention_page import AxisTokens
 from mt.report.run_report import (
     HeatMap,
     Report,
@@ -33,10 +32,10 @@ from mt.report.run_report import (
     draw_heat_maps,
     examine,
     follow_samples,
-    legible,
     pair_counts,
     read_metrics,
     report_page,
+    subwords_if_unspaced,
 )
 from mt.storage.run_dir import RunDir
 
@@ -131,7 +130,9 @@ def good_model() -> Iterator[None]:
             self.tgt_tokenizer.encode(list(map(garble, texts))),
             strict=True,
         ):
-            found.append([Translation(garble(text), -1.0, -3.0 - len(text) % 5, (Part(src, tgt),))])
+            found.append(
+                [Translation(garble(text), -1.0, -3.0 - len(text) % 5, (Segment(src, tgt),))]
+            )
         return found
 
     with pytest.MonkeyPatch.context() as patch:
@@ -193,7 +194,7 @@ def test_every_sample_that_was_written_down_is_on_the_page(trained: Path, told: 
     samples = [sample for line in lines if line["kind"] == "valid" for sample in line["samples"]]
     assert len(samples) == 9
     for sample in samples:
-        assert all(visible(sample[key]) in told.shown for key in ("src", "ref", "hyp"))
+        assert all(show_control_chars(sample[key]) in told.shown for key in ("src", "ref", "hyp"))
 
 
 def test_what_is_known_of_the_run_is_said(trained: Path, told: Told) -> None:
@@ -336,11 +337,11 @@ def test_a_heat_map_has_the_words_of_the_source_and_rows_that_add_up_to_one(trai
 
 def test_a_text_without_spaces_is_shown_by_its_subwords() -> None:
     pieces = ["▁今日", "は", "天気", "が", "良い", "<eos>"]
-    side = Side(pieces, ["今日は天気が良い", "<eos>"], [0, 0, 0, 0, 0, 1], [1])
-    assert legible(side).words == ["今日", "は", "天気", "が", "良い", "<eos>"]
-    assert legible(side).word_index == [0, 1, 2, 3, 4, 5]
-    spaced = Side(["▁ein", "▁Hund", "<eos>"], ["ein", "Hund", "<eos>"], [0, 1, 2], [2])
-    assert legible(spaced) == spaced
+    side = AxisTokens(pieces, ["今日は天気が良い", "<eos>"], [0, 0, 0, 0, 0, 1], [1])
+    assert subwords_if_unspaced(side).words == ["今日", "は", "天気", "が", "良い", "<eos>"]
+    assert subwords_if_unspaced(side).word_index == [0, 1, 2, 3, 4, 5]
+    spaced = AxisTokens(["▁ein", "▁Hund", "<eos>"], ["ein", "Hund", "<eos>"], [0, 1, 2], [2])
+    assert subwords_if_unspaced(spaced) == spaced
 
 
 def test_of_several_references_the_nearest_is_shown(trained: Path) -> None:
@@ -394,7 +395,7 @@ def make_report(**changes: Any) -> Report:
             {"kind": "valid", "step": step, "loss": 500 / step, **scores, "is_best": step == 750}
         )
     metrics.append({"kind": "incident", "step": 600, "text": "3 updates were skipped"})
-    judged = Judged(
+    judged = ScoredSentence(
         "The old dog sleeps", "Der Hund bellt laut", "Der alte Hund schläft", 45.6, 0.789
     )
     score = Score("BLEU", 37.451, SIGNATURE, 37.45, 1.65)
@@ -447,7 +448,7 @@ def hostile_page() -> str:
 
 def hostile_report() -> Report:
     plain, text = make_report(), " ".join(HOSTILE)
-    judged = Judged(
+    judged = ScoredSentence(
         text, f"{text} {text}", text, 1.0, 0.1
     )  # so the text is plain, marked, and missing
     (one,) = plain.sets

@@ -395,10 +395,10 @@ def test_the_grammar_says_what_was_written_by_hand(
 def test_links_follow_words_to_where_word_order_moves_them(
     phrase: Phrase, end: str, links: str
 ) -> None:
-    assert pharaoh(write_line(phrase, end).links) == links
+    assert format_alignment(write_line(phrase, end).links) == links
 
 
-def pharaoh(links: tuple[tuple[int, int], ...]) -> str:
+def format_alignment(links: tuple[tuple[int, int], ...]) -> str:
     return " ".join(f"{i}-{j}" for i, j in links)
 
 
@@ -524,12 +524,13 @@ def test_german_nouns_begin_with_a_capital_and_subordinate_clauses_with_a_comma(
     made: toy.Corpus,
 ) -> None:
     nouns = {form for noun in NOUNS.values() for form in (noun.german, noun.german_plural) if form}
-    lowered = {form.lower() for form in nouns}
+    cast_for_autocast = {form.lower() for form in nouns}
     for line in made.train[:5000]:
         words = line.tgt.split()
-        assert not lowered & {word.strip(".,?") for word in words[1:]} - {"junge", "jungen"}, (
-            line.tgt
-        )
+        assert not cast_for_autocast & {word.strip(".,?") for word in words[1:]} - {
+            "junge",
+            "jungen",
+        }, line.tgt
         for before, word in pairwise(words):
             assert word not in ("dass", "weil", "obwohl", "wenn", "aber") or before.endswith(","), (
                 line.tgt

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from fake_data import FakeEpoch
 
 from mt.config.schema import ModelConfig
-from mt.data.batching import Batch, BatchPlan, Epoch, plan_batches
+from mt.data.batching import Batch, BatchPlan, plan_batches
 from mt.distributed import Runtime
 from mt.errors import DeviceError
 from mt.model.transformer import Transformer
@@ -39,11 +40,11 @@ def make_batch(rows: int, length: int) -> Batch:
     return Batch(ids, ids, ids, rows * length)
 
 
-def make_epoch(shapes: Sequence[tuple[int, int]]) -> Epoch:
+def make_epoch(shapes: Sequence[tuple[int, int]]) -> FakeEpoch:
     """Batches of these (rows, length)."""
     rows, lengths = np.array(shapes).T
     plan = BatchPlan(np.arange(rows.sum()), np.cumsum([0, *rows]), rows * lengths, lengths, lengths)
-    return Epoch(plan, lambda index: make_batch(*shapes[index]))
+    return FakeEpoch(plan, lambda index: make_batch(*shapes[index]))
 
 
 def fail_above(model: Objective, limit: int, error: Exception) -> None:
@@ -116,7 +117,7 @@ def test_a_size_that_fits_is_named_when_memory_is_too_small(error: Exception) ->
     model = make_model()
     fail_above(model, 100, error)
 
-    def reopen(batch_tokens: int) -> Epoch:
+    def reopen(batch_tokens: int) -> FakeEpoch:
         return make_epoch([(batch_tokens // 10, 10), (1, 10)])
 
     with pytest.raises(DeviceError) as caught:

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 import torch
 from copy_task import write_copy_task
+from fake_data import FakeEpoch
 from safetensors.torch import load_file
 
 import mt.storage.atomic
 from mt.config.load import load_config
 from mt.config.schema import Config, ModelConfig, TrainConfig
-from mt.data.batching import Batch, BatchPlan, Epoch
+from mt.data.batching import Batch, BatchPlan
 from mt.distributed import Runtime, open_runtime
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
 from mt.model.transformer import Transformer
@@ -139,7 +140,7 @@ def act_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) 
     """Let `act` happen once, in the middle of the update after `step`."""
     update, acted = Trainer.update, []
 
-    def update_and_act(trainer: Trainer, epoch: Epoch, indices: range) -> None:
+    def update_and_act(trainer: Trainer, epoch: FakeEpoch, indices: range) -> None:
         if trainer.state.step == step and not acted:
             acted.append(step)
             assert trainer.state.batch_index > 0, "not in the middle of an epoch"
@@ -238,13 +239,13 @@ def test_a_run_killed_while_it_writes_its_last_checkpoint_comes_to_the_same_end(
     config_path: Path, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_writes: int
 ) -> None:
     train(configure(config_path, tmp_path, "train.max_steps=3"))
-    left, flush = [num_writes], mt.storage.atomic.flush
+    left, flush = [num_writes], mt.storage.atomic.fsync_path
 
     def flush_or_die(path: Path) -> None:
         left[0] -= "checkpoints" in path.parts
         if left[0] < 0:
             raise Killed
-        flush(path)
+        fsync_path(path)
 
     config = configure(config_path, tmp_path, "train.max_steps=6")
     with monkeypatch.context() as patch:
@@ -509,10 +510,10 @@ def stack(batches: Sequence[Batch]) -> Batch:
     return Batch(*map(torch.cat, columns), num_tokens=sum(batch.num_tokens for batch in batches))
 
 
-def as_epoch(batches: Sequence[Batch]) -> Epoch:
+def as_epoch(batches: Sequence[Batch]) -> FakeEpoch:
     indices = np.arange(len(batches) + 1)
     sizes = [(batch.num_tokens, batch.src.size(1), batch.tgt_out.size(1)) for batch in batches]
-    return Epoch(BatchPlan(indices[:-1], indices, *np.array(sizes).T), batches.__getitem__)
+    return FakeEpoch(BatchPlan(indices[:-1], indices, *np.array(sizes).T), batches.__getitem__)
 
 
 def make_trainer(
