@@ -1,118 +1,141 @@
-"""What stands ready before the first update: tokenizers, encoded pairs, batches and a model, made from a config."""
+"""An experiment: everything that a config and a run directory stand for, assembled in one place.
+
+    text files --tokenizers--> training data --model--> checkpoint --translator--> translations
+
+The config names text files, the run directory holds what was made from them. `mt train`, `mt evaluate`, `mt check`
+and the exports take their parts from here.
+"""
 
 import logging
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 
+from mt.config.load import load_config
 from mt.config.schema import Config
-from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs
-from mt.data.dataset import Dataset, Epoch
-from mt.data.eval_set import EvalSet
+from mt.data.corpus import encode_corpus
+from mt.data.dataset import Dataset
+from mt.data.eval_set import EvalSet, load_eval_set, training_files
 from mt.data.tokenizer import Tokenizer, train_tokenizer_from_files
+from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
-from mt.distributed import Runtime
-from mt.errors import DataError
 from mt.model.transformer import Transformer
 from mt.storage.atomic import atomic_file
-from mt.storage.run_dir import RunDir
-from mt.training.objective import Objective
+from mt.storage.run_dir import RunDir, open_run_dir
 
 logger = logging.getLogger(__name__)
 
 
-def make_tokenizers(config: Config, run: RunDir, files: list[ParallelFiles]) -> None:
-    """Train the run's tokenizers, or copy those that the config names."""
-    section, (src, tgt) = config.tokenizer, run.tokenizers(config.tokenizer.joint)
-    src_texts, tgt_texts = [pair.src for pair in files], [pair.tgt for pair in files]
-    jobs = [(src, section.src_model, src_texts), (tgt, section.tgt_model, tgt_texts)]
-    for path, existing, texts in (
-        [(src, section.model, src_texts + tgt_texts)] if section.joint else jobs
-    ):
+class Tokenizers(NamedTuple):
+    """The tokenizers of the two languages; with `tokenizer.joint`, both hold the same model."""
+
+    src: Tokenizer
+    tgt: Tokenizer
+
+
+class Experiment:
+    """The parts of one experiment, each made from the config when it is first needed."""
+
+    def __init__(self, config: Config, run_dir: RunDir) -> None:
+        self.config = config
+        self.run_dir = run_dir
+
+    @classmethod
+    def open(cls, run_dir: str | Path) -> Self:
+        """Return the experiment of an existing run directory. Raises RunDirError when there is none."""
+        opened = open_run_dir(Path(run_dir))
+        return cls(load_config(opened.config), opened)
+
+    @cached_property
+    def tokenizers(self) -> Tokenizers:
+        """The run's tokenizers, without BPE-dropout. Raises TokenizerError before they have been trained."""
+        src_path, tgt_path = self.run_dir.tokenizers(self.config.tokenizer.joint)
+        return Tokenizers(Tokenizer.load(src_path), Tokenizer.load(tgt_path))
+
+    @cached_property
+    def training_data(self) -> Dataset:
+        """The encoded training pairs, read from the run's cache or written to it. Raises DataError."""
+        config = self.config
+        src_path, tgt_path = self.run_dir.tokenizers(config.tokenizer.joint)
+        bpe_dropout = config.tokenizer.bpe_dropout
+        seed = config.train.seed
+        src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout, seed=seed)
+        tgt = Tokenizer.load(tgt_path, bpe_dropout=bpe_dropout, seed=seed)
+        corpus = encode_corpus(
+            training_files(config.data),
+            src,
+            tgt,
+            max_length=config.data.max_length,
+            max_length_ratio=config.data.max_length_ratio,
+            cache_dir=self.run_dir.cache,
+        )
+        return Dataset(corpus, src, tgt, config.data.max_length, seed)
+
+    @cached_property
+    def validation_set(self) -> EvalSet:
+        """The set that is scored during training. Raises DataError."""
+        return load_eval_set(self.config.data.valid, self.config.data)
+
+    @cached_property
+    def evaluation_sets(self) -> list[EvalSet]:
+        """The sets that `mt evaluate` scores; the validation set when the config names none. Raises DataError."""
+        sections = self.config.data.test or (self.config.data.valid,)
+        return [load_eval_set(section, self.config.data) for section in sections]
+
+    def train_tokenizers(self) -> None:
+        """Train the run's tokenizers, or copy those that the config names, into the run directory."""
+        section = self.config.tokenizer
+        files = training_files(self.config.data)
+        src_texts = [corpus.src for corpus in files]
+        tgt_texts = [corpus.tgt for corpus in files]
+        src_path, tgt_path = self.run_dir.tokenizers(section.joint)
+        if section.joint:
+            self._make_tokenizer(src_path, section.model, src_texts + tgt_texts)
+        else:
+            self._make_tokenizer(src_path, section.src_model, src_texts)
+            self._make_tokenizer(tgt_path, section.tgt_model, tgt_texts)
+
+    def model(self, device: torch.device) -> Transformer:
+        """Return a new model on `device`; its weights depend on `train.seed` alone.
+
+        Seeds PyTorch's generator. Raises DeviceError when memory is too small for the weights.
+        """
+        torch.manual_seed(self.config.train.seed)
+        with oom_as_device_error("for this model's weights: use a smaller model.d_model or d_ff"):
+            model = Transformer(
+                self.config.model,
+                src_vocab_size=self.tokenizers.src.vocab_size,
+                tgt_vocab_size=self.tokenizers.tgt.vocab_size,
+                pad_id=self.tokenizers.src.pad_id,
+            ).to(device)
+        if self.config.train.compile:
+            # Shapes are dynamic, so a few compilations serve all lengths. Search calls `decode`, which stays eager.
+            model.compile(dynamic=True)
+        return model
+
+    def translator(self, checkpoint: str = "best", *, device: str = "auto") -> Translator:
+        """Return the translator of a checkpoint of this run (see `Translator.load`)."""
+        return Translator.load(self.run_dir.path, checkpoint=checkpoint, device=device)
+
+    def _make_tokenizer(self, path: Path, existing: str | None, texts: list[Path]) -> None:
+        """Copy an existing tokenizer model to `path`, or train one on the given text files."""
+        section = self.config.tokenizer
         if existing is not None:
-            Tokenizer.load(
-                Path(existing), bpe_dropout=section.bpe_dropout
-            )  # no other tokenizer than ours goes further
+            # Loading checks that the model fits; its bytes are copied unchanged.
+            Tokenizer.load(Path(existing), bpe_dropout=section.bpe_dropout)
             with atomic_file(path) as file:
                 file.write(Path(existing).read_bytes())
-        else:
-            logger.info(
-                f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens on {len(texts)} files"
-            )
-            size, coverage = section.vocab_size, section.character_coverage
-            train_tokenizer_from_files(
-                texts, path, kind=section.kind, vocab_size=size, character_coverage=coverage
-            )
-
-
-def load_tokenizers(config: Config, run: RunDir) -> tuple[Tokenizer, Tokenizer]:
-    """The run's source and target tokenizer, as training samples from them."""
-    bpe_dropout, seed = config.tokenizer.bpe_dropout, config.train.seed
-    src, tgt = (
-        Tokenizer.load(path, bpe_dropout=bpe_dropout, seed=seed)
-        for path in run.tokenizers(config.tokenizer.joint)
-    )
-    return src, tgt
-
-
-def encode_training_set(
-    config: Config, run: RunDir, files: list[ParallelFiles], src: Tokenizer, tgt: Tokenizer
-) -> EncodedCorpus:
-    """The training pairs, from the run's cache or into it."""
-    longest, ratio = config.data.max_length, config.data.max_length_ratio
-    return encode_corpus(
-        files, src, tgt, max_length=longest, max_length_ratio=ratio, cache_dir=run.cache
-    )
-
-
-def encode_validation_set(
-    valid: EvalSet, src: Tokenizer, tgt: Tokenizer, *, config: Config
-) -> EncodedCorpus:
-    """The pairs of a set and its first reference.
-
-    DataError for one with more tokens a side than the model has positions for, or else than memory: its loss takes the
-    square of them. A line of ten times data.max_length is no sentence.
-    """
-    name, max_length = "ten times data.max_length", 10 * config.data.max_length
-    if config.model.max_length is not None:
-        name, max_length = "model.max_length", config.model.max_length
-    pairs = encode_pairs(valid.src, valid.refs[0], src_tokenizer=src, tgt_tokenizer=tgt)
-    lengths = np.maximum(pairs.src.lengths, pairs.tgt.lengths)
-    if lengths.max() > max_length:
-        line = int(np.argmax(lengths > max_length))
-        raise DataError(
-            f"{valid.name}: line {line + 1} has {lengths[line]} tokens; {name} is {max_length}"
+            return
+        logger.info(
+            f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens "
+            f"on {len(texts)} files"
         )
-    return pairs
-
-
-def open_epoch(
-    number: int,
-    config: Config,
-    corpus: EncodedCorpus,
-    src: Tokenizer,
-    tgt: Tokenizer,
-    *,
-    batch_tokens: int,
-) -> Epoch:
-    """Return the batches of epoch `number`."""
-    dataset = Dataset(corpus, src, tgt, config.data.max_length, config.train.seed)
-    return dataset.epoch(number, batch_tokens=batch_tokens)
-
-
-def make_model(config: Config, src: Tokenizer, tgt: Tokenizer, runtime: Runtime) -> Objective:
-    """A new model with its loss, the same on every rank; the draws of dropout then differ from rank to rank.
-
-    DeviceError when memory is too small for its weights.
-    """
-    torch.manual_seed(config.train.seed)
-    sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
-    with oom_as_device_error("for this model's weights: wanted a smaller model.d_model or d_ff"):
-        transformer = Transformer(config.model, **sizes, pad_id=src.pad_id).to(runtime.device)
-    if (
-        config.train.compile
-    ):  # a few times for all lengths; search, whose steps are short, is left as it is
-        transformer.compile(dynamic=True)
-    torch.manual_seed(config.train.seed + 1 + runtime.rank)
-    return Objective(transformer, label_smoothing=config.train.label_smoothing, dtype=runtime.dtype)
+        train_tokenizer_from_files(
+            texts,
+            path,
+            kind=section.kind,
+            vocab_size=section.vocab_size,
+            character_coverage=section.character_coverage,
+        )

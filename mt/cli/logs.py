@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class StderrHandler(logging.Handler):
-    """Write each message to the current `sys.stderr`, above a progress bar if there is one."""
+    """Writes each message to the current `sys.stderr`, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -20,7 +20,7 @@ class StderrHandler(logging.Handler):
 
 
 class MessageFormatter(logging.Formatter):
-    """Show an ordinary message as it is, and a warning or an error with its level in front."""
+    """Shows an ordinary message as it is, and a warning or an error with its level in front."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -29,8 +29,16 @@ class MessageFormatter(logging.Formatter):
         return message
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Send messages of the logger `mt` of at least `level` to stderr. Replaces an earlier handler."""
+def configure_logging(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Send messages of the logger `mt` to stderr, and replace an earlier handler.
+
+    `quiet` shows warnings only; `verbose` also shows details for debugging.
+    """
+    level = logging.INFO
+    if quiet:
+        level = logging.WARNING
+    elif verbose:
+        level = logging.DEBUG
     handler = StderrHandler()
     handler.setFormatter(MessageFormatter("%(message)s"))
     logger = logging.getLogger("mt")

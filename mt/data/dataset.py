@@ -11,6 +11,7 @@ from mt.data.tokenizer import Tokenizer
 class Epoch:
     """One pass over the data: `plan` says which pairs each batch has, `batch` makes one."""
 
+    number: int
     plan: BatchPlan
     corpus: EncodedCorpus
     pad_id: int
@@ -52,4 +53,4 @@ class Dataset:
             epoch=number,
             weights=sampled.weights,
         )
-        return Epoch(plan, sampled, pad_id=src.pad_id, bos_id=tgt.bos_id)
+        return Epoch(number, plan, sampled, pad_id=src.pad_id, bos_id=tgt.bos_id)

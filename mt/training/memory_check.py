@@ -1,75 +1,93 @@
-"""The largest batches first: what memory is too small for should show in the first seconds, not after a day."""
+"""A trial of the largest batches before training, so that a lack of memory shows in the first seconds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
 import torch
 
 from mt.data.batching import Batch, BatchPlan
-from mt.data.dataset import Epoch
+from mt.data.dataset import Dataset, Epoch
 from mt.device import oom_as_device_error
 from mt.distributed import Runtime
 from mt.errors import DeviceError
 from mt.training.objective import Objective
 
-Reopen = Callable[[int], Epoch]  # batch_tokens -> the same epoch, with batches of that size
-
-
-def largest_batches(plan: BatchPlan) -> list[int]:
-    """Indices of the one or two batches that need most memory: by their positions, and by their attention maps."""
-    rows, src, tgt = np.diff(plan.starts), plan.src_lengths, plan.tgt_lengths
-    return sorted(
-        {int(np.argmax(rows * (src + tgt))), int(np.argmax(rows * np.maximum(src, tgt) ** 2))}
-    )
+MAX_HALVINGS = 7  # how often a smaller batch is tried, to suggest a size that fits
 
 
 def check_memory(
-    model: Objective,
+    objective: Objective,
+    dataset: Dataset,
     epoch: Epoch,
-    runtime: Runtime,
     *,
-    reopen: Reopen,
     batch_tokens: int,
-    begun: bool = False,
+    runtime: Runtime,
+    optimizer_has_state: bool = False,
 ) -> None:
-    """Try the largest batches of an epoch; `reopen` gives it with batches of another `batch_tokens`.
+    """Run forward and backward on the largest batches of `epoch`.
 
-    `begun` says that the optimizer remembers something already, and will need no more memory than it has. DeviceError
-    when memory is too small, with a size that would do.
+    `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError when memory is too
+    small; it names a `train.batch_tokens` that fits.
     """
-    for parts in (2**power for power in range(8)):
+    for halvings in range(MAX_HALVINGS + 1):
+        num_parts = 2**halvings
+        if halvings > 0:
+            epoch = dataset.epoch(epoch.number, batch_tokens=batch_tokens // num_parts)
+        batches = map(epoch.batch, largest_batches(epoch.plan))
         with suppress(DeviceError):
-            rehearse(model, map(epoch.batch, largest_batches(epoch.plan)), runtime, begun=begun)
+            try_update(objective, batches, runtime, optimizer_has_state=optimizer_has_state)
             break
-        epoch = reopen(batch_tokens // (2 * parts))
     else:
         raise DeviceError(
-            f"too little memory for this model, even with train.batch_tokens {batch_tokens // parts}"
+            f"too little memory for this model, even with train.batch_tokens "
+            f"{batch_tokens // num_parts}"
         )
-    if parts > 1:
-        way_out = f"{batch_tokens // parts} fits, and with {parts} times train.gradient_accumulation the updates stay as large"
-        raise DeviceError(f"too little memory for train.batch_tokens {batch_tokens}; {way_out}")
+    if num_parts > 1:
+        raise DeviceError(
+            f"too little memory for train.batch_tokens {batch_tokens}; "
+            f"{batch_tokens // num_parts} fits, and with {num_parts} times "
+            "train.gradient_accumulation the updates stay as large"
+        )
+
+
+def largest_batches(plan: BatchPlan) -> list[int]:
+    """Return the indices of the one or two batches that need most memory.
+
+    One has the most positions, the other the largest attention maps.
+    """
+    num_rows = np.diff(plan.starts)
+    num_positions = num_rows * (plan.src_lengths + plan.tgt_lengths)
+    map_sizes = num_rows * np.maximum(plan.src_lengths, plan.tgt_lengths) ** 2
+    return sorted({int(np.argmax(num_positions)), int(np.argmax(map_sizes))})
 
 
 @oom_as_device_error("for an update")
-def rehearse(
-    model: Objective, batches: Iterable[Batch], runtime: Runtime, *, begun: bool = False
+def try_update(
+    objective: Objective,
+    batches: Iterable[Batch],
+    runtime: Runtime,
+    *,
+    optimizer_has_state: bool = False,
 ) -> None:
-    """All of an update on each of `batches` but the step; gradients and random states are afterwards as before."""
-    before = runtime.random_state()
-    model.train()
+    """Do everything of an update except the optimizer's step, on each batch.
+
+    Gradients and random states are the same afterwards as before. Raises DeviceError when memory is too small.
+    """
+    random_state = runtime.random_state()
+    objective.train()
     try:
-        # Adam remembers two numbers for each weight, from the first update on.
+        # Adam keeps two numbers for each weight from the first update on.
+        num_moments = 0 if optimizer_has_state else 2
         _moments = [
             torch.zeros_like(weight)
-            for weight in model.parameters()
-            for _ in range(0 if begun else 2)
+            for weight in objective.parameters()
+            for _ in range(num_moments)
         ]
         for batch in batches:
             with runtime.autocast():
-                loss = model(batch.to(runtime.device)).loss
+                loss = objective(batch.to(runtime.device)).loss
             loss.backward()
     finally:
-        model.zero_grad()
-        runtime.set_random_state(before)
+        objective.zero_grad()
+        runtime.set_random_state(random_state)

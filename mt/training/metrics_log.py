@@ -1,177 +1,215 @@
-"""What a person sees while it runs, and the same in metrics.jsonl for whoever comes later."""
+"""metrics.jsonl: the schema of its lines, and how they are written and read.
+
+A run appends one JSON object a line. Every line has `kind`, `step` and `timing`; everything that depends on a clock
+stands under `timing`, so that two equal runs differ nowhere else. The other keys depend on the kind:
+
+    start      num_parameters, environment
+    train      epoch, loss, nll, lr, grad_norm, tokens_seen, num_skipped
+    valid      epoch, loss, perplexity, a key for each score such as "BLEU", signatures, samples, is_best
+    incident   text
+
+A number that is not finite is written as null.
+"""
 
 import errno
 import json
 import math
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from typing import Any, ClassVar, NamedTuple
 
 from mt.errors import DiskError
 from mt.storage.atomic import fsync_path, os_errors_as_disk_error
 
+LARGEST_EXPONENT = 700.0  # exp of more has no float
+
 
 class Sample(NamedTuple):
-    """One validation sentence, and what the model makes of it."""
+    """One validation sentence, its reference and the model's translation."""
 
     src: str
     ref: str
     hyp: str
 
 
-class Validation(NamedTuple):
-    """What one look at the validation set found."""
+@dataclass(frozen=True)
+class Validation:
+    """Loss, scores and sample translations of the validation set at one time."""
 
     loss: float  # unsmoothed negative log-likelihood in nats per target token
-    scores: dict[str, float]  # by the metric's name, such as "BLEU"
-    signatures: dict[str, str]  # likewise
+    scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
+    signatures: Mapping[str, str]  # sacreBLEU's signature of each score
     samples: Sequence[Sample]
 
     @property
     def perplexity(self) -> float:
-        """exp(loss); inf where that has no float."""
-        return math.exp(self.loss) if self.loss < 700.0 else math.inf
+        """exp(loss), or inf where that is too large for a float."""
+        return math.exp(self.loss) if self.loss < LARGEST_EXPONENT else math.inf
 
     def selection_score(self, metric: str) -> float:
-        """What the config's `metric` says of the model: higher is better."""
-        return {"loss": -self.loss, **{name.lower(): score for name, score in self.scores.items()}}[
-            metric
-        ]
+        """Return the number that chooses the best checkpoint, for a value of `train.metric`. Higher is better."""
+        if metric == "loss":
+            return -self.loss
+        scores = {name.lower(): score for name, score in self.scores.items()}
+        return scores[metric]
 
-    def as_json(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
-        numbers = {"loss": self.loss, "perplexity": self.perplexity, **self.scores}
+
+@dataclass(frozen=True)
+class StartRecord:
+    """Written once, when a run begins."""
+
+    kind: ClassVar[str] = "start"
+    num_parameters: int
+    environment: Mapping[str, str]
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """Means over the updates since the last line of this kind."""
+
+    kind: ClassVar[str] = "train"
+    epoch: int
+    loss: float  # label-smoothed, per target token; nan when all updates were skipped
+    nll: float  # unsmoothed, in nats per target token
+    lr: float
+    grad_norm: float
+    tokens_seen: int  # target tokens since the run began
+    num_skipped: int  # updates skipped since the run began
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """The result of one validation."""
+
+    kind: ClassVar[str] = "valid"
+    epoch: int
+    validation: Validation
+    is_best: bool
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        validation = self.validation
         return {
-            **numbers,
-            "signatures": self.signatures,
-            "samples": [sample._asdict() for sample in self.samples],
+            "epoch": self.epoch,
+            "loss": validation.loss,
+            "perplexity": validation.perplexity,
+            **validation.scores,
+            "signatures": dict(validation.signatures),
+            "samples": [sample._asdict() for sample in validation.samples],
+            "is_best": self.is_best,
         }
 
 
-class MetricsFile:
-    """metrics.jsonl: one JSON object a line, everything that a clock decides under `timing`.
+@dataclass(frozen=True)
+class IncidentRecord:
+    """Something that went wrong without ending the run."""
 
-    A line that the disk has no room for waits for the next one, so that the file never has half a line or a gap.
+    kind: ClassVar[str] = "incident"
+    text: str
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return asdict(self)
+
+
+Record = StartRecord | TrainRecord | ValidationRecord | IncidentRecord
+KINDS = tuple(kind.kind for kind in (StartRecord, TrainRecord, ValidationRecord, IncidentRecord))
+
+
+class MetricsLog:
+    """The file metrics.jsonl of a run that is training.
+
+    A line that a full disk refuses is kept in memory until the next write, so that the file never has half a line or
+    a gap.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._waiting = b""
+        self._pending = b""
 
-    def append(
-        self, kind: str, step: int, values: dict[str, Any], timing: dict[str, float]
-    ) -> None:
-        """Add one line; floats keep every digit, so that equal runs write equal lines; what is not finite is null."""
-        known = {
-            key: None if isinstance(x, float) and not math.isfinite(x) else x
-            for key, x in values.items()
-        }
-        line = json.dumps(
-            {"kind": kind, "step": step, **known, "timing": timing},
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        self._waiting += f"{line}\n".encode()
+    def write(self, record: Record, *, step: int, timing: Mapping[str, float]) -> None:
+        """Append one line. Floats keep every digit, so that equal runs write equal lines."""
+        line = {"kind": record.kind, "step": step}
+        for key, value in record.values().items():
+            is_lost = isinstance(value, float) and not math.isfinite(value)
+            line[key] = None if is_lost else value
+        line["timing"] = dict(timing)
+        self._pending += json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with suppress(DiskError):
-            self._write()
+            self._write_pending()
 
     def sync(self) -> int:
-        """Wait until all lines are on the disk; the size in bytes. Raises DiskError, and keeps what did not fit."""
-        self._write()
+        """Wait until all lines are on the disk, and return the file's size in bytes.
+
+        Raises DiskError when the disk refuses; lines that did not fit stay pending.
+        """
+        self._write_pending()
         with os_errors_as_disk_error(self.path):
             fsync_path(self.path)
-        return self._size
-
-    def _write(self) -> None:
-        """Write what waits, all of it or nothing."""
-        size = self._size
-        with os_errors_as_disk_error(self.path), self.path.open("ab", buffering=0) as file:
-            if file.write(self._waiting) != len(self._waiting):
-                file.truncate(size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._waiting = b""
+        return self._size()
 
     def truncate(self, size: int) -> None:
-        """Forget all that came after the first `size` bytes: updates that a resumed run will do again."""
-        if self._size > size:
+        """Drop everything after the first `size` bytes: updates that a resumed run repeats."""
+        if self._size() > size:
             os.truncate(self.path, size)
 
     def incidents(self) -> list[str]:
-        """What went wrong since the run began, in words."""
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        found = [
-            json.loads(line)
-            for line in (*lines, *self._waiting.splitlines())
-            if b'"kind": "incident"' in line
-        ]
-        return [f"update {incident['step']:,}: {incident['text']}" for incident in found]
+        """Return what went wrong since the run began, a text for each incident."""
+        written = self.path.read_bytes() if self.path.exists() else b""
+        history = parse_metrics(written + self._pending)
+        return [f"update {line['step']:,}: {line['text']}" for line in history.of_kind("incident")]
 
-    @property
+    def _write_pending(self) -> None:
+        """Write the pending lines, all of them or nothing."""
+        size = self._size()
+        with os_errors_as_disk_error(self.path), self.path.open("ab", buffering=0) as file:
+            if file.write(self._pending) != len(self._pending):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._pending = b""
+
     def _size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
 
-class Display:
-    """One bar with the run's pulse on a terminal, plain lines elsewhere; always on stderr."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self.enabled = enabled
-        self.bar = tqdm(disable=True)
-
-    @contextmanager
-    def bar_to(self, total: int | None, *, step: int) -> Iterator[None]:
-        """Within it, a terminal shows a bar, which is at `step` of `total`."""
-        hidden = not (self.enabled and sys.stderr.isatty())
-        shape = None if total is None else "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-        bar = tqdm(
-            total=total,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            bar_format=shape,
-            disable=hidden,
-        )
-        with bar as self.bar:
-            yield
-
-    def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
-        self.bar.update(step - self.bar.n)
-
-    def say(self, line: str) -> None:
-        """A line that stays, above the bar if there is one."""
-        if self.enabled:
-            self.bar.write(line, file=sys.stderr)
-            sys.stderr.flush()
-
-    def show(
-        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
-    ) -> None:
-        """How it goes: in the bar, or as a line of its own."""
-        pulse = f"loss {loss:.3f} | {tokens_per_second:,.0f} tok/s | lr {lr:.2e} | {clock(seconds_left)} left"
-        self.bar.set_postfix_str(pulse)
-        if self.bar.disable:
-            self.say(f"step {step:,}{f'/{self.bar.total:,}' if self.bar.total else ''} | {pulse}")
+MetricsLine = Mapping[str, Any]  # one line of metrics.jsonl; any key of its kind may be missing
 
 
-def describe_validation(step: int, found: Validation, *, is_best: bool) -> str:
-    """The line of one validation, and its samples below."""
-    scores = "".join(f" | {name} {value:.2f}" for name, value in found.scores.items())
-    best = " | best" if is_best else ""
-    lines = [f"valid {step:,} | loss {found.loss:.3f} | ppl {found.perplexity:.2f}{scores}{best}"]
-    for sample in found.samples:
-        lines += [f"    src {sample.src}", f"    ref {sample.ref}", f"    hyp {sample.hyp}", ""]
-    return "\n".join(lines).rstrip()
+@dataclass(frozen=True)
+class MetricsHistory:
+    """The lines of a metrics.jsonl, in order, and how many of its lines could not be read."""
+
+    lines: Sequence[MetricsLine] = field(default_factory=list)
+    num_broken: int = 0
+
+    def of_kind(self, kind: str) -> list[MetricsLine]:
+        """Return the lines of one kind."""
+        return [line for line in self.lines if line.get("kind") == kind]
 
 
-def clock(seconds: float) -> str:
-    """75 -> 1:15, 3700 -> 1:01:40"""
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-    )
+def read_metrics(path: Path) -> MetricsHistory:
+    """Read a run's metrics.jsonl, which may have a last line that is still being written."""
+    return parse_metrics(path.read_bytes())
+
+
+def parse_metrics(content: bytes) -> MetricsHistory:
+    """Parse the content of a metrics.jsonl. A line that is not an object with an integer `step` is broken."""
+    lines: list[MetricsLine] = []
+    raw_lines = content.splitlines()
+    for raw in raw_lines:
+        with suppress(ValueError):
+            line = json.loads(raw)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+    return MetricsHistory(lines, num_broken=len(raw_lines) - len(lines))

@@ -1,7 +1,7 @@
-"""The optimizer, and the learning rate as a pure function of the update's number."""
+"""The optimizer, gradient clipping, and the learning rate as a pure function of the update's number."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,83 +15,113 @@ OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019); vectors (biases, norms) are never decayed."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    """Return Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+
+    Weight decay applies to matrices only, not to biases and norms.
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    kind = OPTIMIZERS[config.optimizer]
-    return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
+    optimizer_class = OPTIMIZERS[config.optimizer]
+    return optimizer_class(
+        groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
+    )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of update number `step`, counted from 1: linear warm-up to the peak, then the schedule."""
+    """Return the learning rate of update `step`, counted from 1: a linear warm-up, then the schedule."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     return config.learning_rate * SCHEDULES[config.schedule](step, config)
 
 
 def _inverse_sqrt(step: int, config: TrainConfig) -> float:
-    """Vaswani et al. 2017, section 5.3, scaled to be 1 where the warm-up ends."""
+    """Return the factor of Vaswani et al. 2017, section 5.3, scaled to 1 at the end of the warm-up."""
     return math.sqrt(max(config.warmup_steps, 1) / step)
 
 
 def _cosine(step: int, config: TrainConfig) -> float:
-    """From 1 at the end of the warm-up to 0 at max_steps (Loshchilov and Hutter 2017, without restarts)."""
-    assert config.max_steps is not None, (
-        "a cosine schedule without max_steps is refused when the config is read"
-    )
-    progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    """Return a factor that falls from 1 after the warm-up to 0 at max_steps.
+
+    Loshchilov and Hutter 2017, without restarts.
+    """
+    assert config.max_steps is not None, "the schema refuses a cosine schedule without max_steps"
+    decay_steps = max(1, config.max_steps - config.warmup_steps)
+    progress = (step - config.warmup_steps) / decay_steps
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _constant(step: int, config: TrainConfig) -> float:
+    return 1.0
 
 
 SCHEDULES: dict[str, Callable[[int, TrainConfig], float]] = {
     "inverse_sqrt": _inverse_sqrt,
     "cosine": _cosine,
-    "constant": lambda step, config: 1.0,
+    "constant": _constant,
 }
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients down to a joint L2 norm of at most `max_norm` (0: leave them); the norm before, a scalar."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    """Scale all gradients to a joint L2 norm of at most `max_norm`, or leave them when it is 0.
+
+    Returns the norm before clipping, a scalar on the device.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     if max_norm > 0.0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm, foreach=True)
     return norm
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors by `<index of the parameter>.<name>`."""
-    state = optimizer.state_dict()["state"]
+def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's tensors under `<parameter name>/<exp_avg, exp_avg_sq or step>`.
+
+    Names are those of `model.named_parameters()`; `model` must hold every parameter of the optimizer.
+    """
+    names: dict[Tensor, str] = {
+        parameter: name for name, parameter in model.named_parameters()
+    }
     return {
-        f"{index}.{name}": value
-        for index, values in state.items()
-        for name, value in values.items()
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
     }
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `pack_optimizer`, for an optimizer of the same parameters; ValueError for another's."""
-    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
-    wanted = {
-        f"{index}.{name}": shape
-        for index, shape in enumerate(shapes)
-        for name in ("exp_avg", "exp_avg_sq")
-    }
-    wanted.update({f"{index}.step": torch.Size() for index in range(len(shapes))})
-    found = {key: value.shape for key, value in tensors.items()}
-    if found and found != wanted:  # before the first update there is nothing
-        key = next(key for key in (*wanted, *found) if wanted.get(key) != found.get(key))
-        raise ValueError(
-            f"the optimizer's {key[:80]} has the shape {found.get(key)}, not {wanted.get(key)}"
-        )
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Restore what `pack_optimizer` returned for an optimizer of the same parameters.
+
+    No tensors stand for an optimizer that has done no update. Raises ValueError for tensors of other parameters.
+    """
+    parameters = dict(model.named_parameters())
+    expected_shapes = {}
+    for name, parameter in parameters.items():
+        expected_shapes[f"{name}/exp_avg"] = parameter.shape
+        expected_shapes[f"{name}/exp_avg_sq"] = parameter.shape
+        expected_shapes[f"{name}/step"] = torch.Size()
+    shapes = {key: value.shape for key, value in tensors.items()}
+    if shapes and shapes != expected_shapes:
+        for key in (*expected_shapes, *shapes):
+            if shapes.get(key) != expected_shapes.get(key):
+                raise ValueError(
+                    f"the optimizer's {key[:80]} has the shape {shapes.get(key)}, "
+                    f"not {expected_shapes.get(key)}"
+                )
+    # load_state_dict counts parameters in the order of the groups.
+    names = {parameter: name for name, parameter in parameters.items()}
+    ordered = [
+        names[parameter] for group in optimizer.param_groups for parameter in group["params"]
+    ]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    if tensors:
+        for index, name in enumerate(ordered):
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            state[index] = {key: tensors[f"{name}/{key}"] for key in keys}
+    param_groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": param_groups})

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two updates, with all that it has done saved."""
+"""Ctrl-C and SIGTERM: they end a run between two updates, after everything was saved."""
 
 import os
 import signal
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Signals:
-    """Remembers the first signal to stop; a second one ends the process at once."""
+class StopSignals:
+    """Remembers the first signal that asks to stop; a second one ends the process at once."""
 
-    announce: bool  # say so on stderr
-    name: str | None = None  # such as "SIGTERM"
-
-    def _remember(self, number: int, frame: object) -> None:
-        if self.name is not None:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-        if (
-            self.announce
-        ):  # straight to the descriptor, whose buffer the signal may have found half written
-            os.write(2, f"{self.name}: saving after this update (again: leave at once)\n".encode())
+    announce: bool  # on stderr
+    name: str | None = None  # of the signal received, such as "SIGTERM"
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within it, SIGINT and SIGTERM are remembered."""
-        before = {
+        """Remember SIGINT and SIGTERM inside the `with` block, instead of ending the process."""
+        old_handlers = {
             number: signal.signal(number, self._remember)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: object) -> None:
+        if self.name is not None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+        if self.announce:
+            # Written to the descriptor: the signal may have interrupted a write to the stream's buffer.
+            message = f"{self.name}: saving after this update (again: stop at once)\n"
+            os.write(2, message.encode())

@@ -1,24 +1,42 @@
-"""The loop: batches in, a trained model and its checkpoints out."""
+"""The trainer: batches in, a trained model and its checkpoints out.
+
+`Trainer.fit` is a run's whole life. An update takes `gradient_accumulation` batches of an epoch's plan from each
+rank. Between two updates a run is described completely by the weights, the optimizer, the TrainState and the random
+states, which is what a checkpoint holds; so a resumed run computes what an uninterrupted one would have computed.
+"""
 
 import math
+import os
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, NoReturn
+from dataclasses import asdict
+from typing import Any, NoReturn, Protocol, Self
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
 from mt.config.schema import TrainConfig
-from mt.data.dataset import Epoch
+from mt.data.dataset import Dataset, Epoch
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, TrainingError
+from mt.experiment import Experiment
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.storage.run_dir import RunDir
+from mt.training import stopping
+from mt.training.console import Console, format_duration
 from mt.training.memory_check import check_memory
-from mt.training.metrics_log import Display, MetricsFile, Validation, describe_validation
+from mt.training.metrics_log import (
+    IncidentRecord,
+    MetricsLog,
+    Record,
+    StartRecord,
+    TrainRecord,
+    Validation,
+    ValidationRecord,
+)
 from mt.training.objective import LossSums, Objective
 from mt.training.optimizer import (
     build_optimizer,
@@ -27,335 +45,449 @@ from mt.training.optimizer import (
     pack_optimizer,
     unpack_optimizer,
 )
-from mt.training.signals import Signals
-from mt.training.state import TrainState, Window
+from mt.training.signals import StopSignals
+from mt.training.state import LogWindow, TrainState, WindowSums
+from mt.training.validator import Validator
 
 
-@dataclass(eq=False)
+class Validate(Protocol):
+    """A callable that scores a model on the validation set, such as a Validator."""
+
+    def __call__(self, objective: Objective) -> Validation: ...
+
+
 class Trainer:
-    """Owns the model's weights, the optimizer and the state while a run lasts."""
+    """Owns the model's weights, the optimizer and the training state while a run lasts."""
 
-    model: Objective
-    config: TrainConfig
-    runtime: Runtime
-    open_epoch: Callable[[int, int], Epoch]  # (number, batch_tokens) -> its batches
-    validate: Callable[[], Validation]
-    store: CheckpointStore
-    metrics: MetricsFile
-    data_digest: str = ""  # of what `open_epoch` draws from: a run goes on with the same data only
+    def __init__(
+        self,
+        objective: Objective,
+        dataset: Dataset,
+        validate: Validate,
+        *,
+        config: TrainConfig,
+        run_dir: RunDir,
+        runtime: Runtime,
+    ) -> None:
+        self.objective = objective
+        self.dataset = dataset
+        self.validate = validate
+        self.config = config
+        self.run_dir = run_dir
+        self.runtime = runtime
 
-    def __post_init__(self) -> None:
-        self.wrapped = self.runtime.wrap(self.model)
-        self.optimizer = build_optimizer(self.model, self.config)
-        self.scaler = self.runtime.scaler()
+        self.ddp_objective = runtime.wrap(objective)
+        self.optimizer = build_optimizer(objective, config)
+        self.scaler = runtime.scaler()
         self.state = TrainState()
-        self.window = Window(self.runtime.device)
-        self.saved_step = 0
-        self.began, self.pulse = (
-            time.monotonic(),
-            (0.0, 0),
-        )  # when the run, and the latest window, began
-        self.epoch_length = math.inf  # batches; not known before the first is made
-        self.is_rehearsed = False  # that the largest batches have been tried
-        self.signals = Signals(announce=self.runtime.is_main)
-        self.display = Display(enabled=self.runtime.is_main)
+        self.window = LogWindow(runtime.device)
+
+        self.checkpoints = CheckpointStore(run_dir.checkpoints, keep=config.keep_checkpoints)
+        self.metrics = MetricsLog(run_dir.metrics)
+        self.console = Console(enabled=runtime.is_main)
+        self.signals = StopSignals(announce=runtime.is_main)
+
+        self.last_saved_step = 0
+        self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
+        self.memory_checked = False
+        self.start_time = time.monotonic()
+        self.window_start_seconds = 0.0
+        self.window_start_tokens = 0
+
+    @classmethod
+    def from_experiment(cls, experiment: Experiment, runtime: Runtime) -> Self:
+        """Return the trainer of an experiment whose tokenizers exist. Raises MtError."""
+        config = experiment.config.train
+        dataset = experiment.training_data
+        model = experiment.model(runtime.device)
+        # Every rank has the same weights, but draws its own dropout masks.
+        torch.manual_seed(config.seed + 1 + runtime.rank)
+        objective = Objective(model, label_smoothing=config.label_smoothing, dtype=runtime.dtype)
+        validator = Validator(experiment, runtime)
+        run_dir = experiment.run_dir
+        return cls(objective, dataset, validator, config=config, run_dir=run_dir, runtime=runtime)
+
+    def fit(self) -> str:
+        """Train from the start or the last checkpoint until a limit, early stopping or a signal ends the run.
+
+        Returns the reason in words. Raises TrainingError when training diverges, CheckpointError when a checkpoint
+        does not fit this run, and DiskError when the end of the run cannot be saved.
+        """
+        self._resume_or_start()
+        self.start_time = time.monotonic() - self.state.elapsed_seconds
+        self._start_timing_window()
+        progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
+        with self.signals.caught(), progress_bar:
+            reason = self.stop_reason()
+            while reason is None:
+                self._train_epoch()
+                reason = self.stop_reason()
+            self._validate_and_save_the_end()
+        self._log_summary(reason)
+        return reason
 
     # The loop
 
-    def run(self) -> str:
-        """Train until a limit, a lack of gain or a signal ends it; the reason, in words.
-
-        Raises TrainingError when the numbers have run away, DiskError when the end of the run cannot be saved.
-        """
+    def _train_epoch(self) -> None:
+        """Train on the rest of the current epoch, or until there is a reason to stop."""
         state = self.state
-        self.began = time.monotonic() - state.elapsed_seconds
-        self.pulse = (state.elapsed_seconds, state.tokens_seen)
-        with self.signals.caught(), self.display.bar_to(self.config.max_steps, step=state.step):
-            while (reason := self.verdict()) is None:
-                self._run_epoch()
-            self.signals.name = self.runtime.broadcast(
-                self.signals.name
-            )  # it may have reached some ranks only
-            if self.signals.name is None and state.step != state.last_validated_step:
-                self._check()
-            if state.step != self.saved_step and (error := self._save(is_best=False)) is not None:
-                raise error
-        return reason
-
-    def verdict(self) -> str | None:
-        """Why to stop now, or None; the same on every rank, at a boundary between updates."""
-        state, config = self.state, self.config
-        reasons = [
-            f"{name} {top:.10g} reached" for name, (at, top) in self.limits.items() if at >= top
-        ]
-        if config.patience is not None and state.validations_without_improvement >= config.patience:
-            reasons.append(f"no gain in {state.validations_without_improvement} validations")
-        if self.signals.name is not None:
-            reasons.append(f"stopped by {self.signals.name}")
-        return self.runtime.broadcast(reasons[0] if reasons else None)
-
-    def _run_epoch(self) -> None:
-        """Go on in the current epoch to its end, or to the verdict."""
-        state, config = self.state, self.config
-        number, epoch = state.epoch, self.open_epoch(state.epoch, config.batch_tokens)
-        self.epoch_length = epoch.plan.num_batches
-        if state.batch_index >= self.epoch_length:
+        epoch = self.dataset.epoch(state.epoch, batch_tokens=self.config.batch_tokens)
+        num_batches = epoch.plan.num_batches
+        self.epoch_length = num_batches
+        if state.batch_index >= num_batches:
             raise CheckpointError(
-                f"{self.store.path}: made with other batches: epoch {state.epoch} ends before them"
+                f"{self.checkpoints.path}: the checkpoint is at batch {state.batch_index} of "
+                f"epoch {state.epoch}, which has {num_batches}: the batches have changed"
             )
-        if not self.is_rehearsed:
-            reopen, begun = partial(self.open_epoch, state.epoch), bool(self.optimizer.state)
-            check_memory(
-                self.model,
-                epoch,
-                self.runtime,
-                reopen=reopen,
-                batch_tokens=config.batch_tokens,
-                begun=begun,
-            )
-            self.is_rehearsed = True
-        stride = config.gradient_accumulation * self.runtime.world_size
-        self.wrapped.train()
-        while state.epoch == number and self.verdict() is None:
-            end = min(state.batch_index + stride, epoch.plan.num_batches)
+        self._check_memory_once(epoch)
+        batches_per_update = self.config.gradient_accumulation * self.runtime.world_size
+        self.ddp_objective.train()
+        while state.epoch == epoch.number and self.stop_reason() is None:
+            end = min(state.batch_index + batches_per_update, num_batches)
             self.update(epoch, range(state.batch_index, end))
             state.batch_index = end
-            if end == epoch.plan.num_batches:
-                state.epoch, state.batch_index = state.epoch + 1, 0
+            if end == num_batches:
+                state.epoch += 1
+                state.batch_index = 0
             self._after_update()
 
-    def _after_update(self) -> None:
-        """Log, validate and save, each when it is due."""
-        state, config = self.state, self.config
-        state.elapsed_seconds = time.monotonic() - self.began
-        self.display.advance(state.step)
-        if state.step % config.log_every == 0:
-            self._log()
-        if state.step % config.validate_every == 0:
-            self._check()
-        elif (
-            config.save_every is not None
-            and state.step % config.save_every == 0
-            and self.verdict() is None
-        ):
-            self._save(is_best=False)
-
     def update(self, epoch: Epoch, indices: range) -> None:
-        """One step of the optimizer on the batches `indices` of the plan, shared out among the ranks.
+        """Do one optimizer step on the batches `indices` of the epoch's plan, which the ranks share.
 
-        The result equals one big batch: each micro-batch's summed loss is divided by the update's target tokens.
+        The result equals one big batch: each micro-batch's summed loss is divided by the target tokens of the update.
         """
-        runtime, state = self.runtime, self.state
+        runtime = self.runtime
         num_tokens = int(epoch.plan.num_tokens[indices.start : indices.stop].sum())
-        mine = indices[runtime.rank :: runtime.world_size]
-        # A rank without a batch of its own runs one of weight zero, to take part in the exchange.
-        weight = float(len(mine) > 0)
-        loss = nll = torch.zeros((), device=runtime.device)
-        for index in mine or indices[:1]:
+        own_indices = indices[runtime.rank :: runtime.world_size]
+        # A rank without a batch computes one with weight zero, because DDP needs every rank in the exchange.
+        weight = 1.0 if own_indices else 0.0
+        loss = torch.zeros((), device=runtime.device)
+        nll = torch.zeros((), device=runtime.device)
+        for index in own_indices or indices[:1]:
+            batch = epoch.batch(index).to(runtime.device)
             is_last = index + runtime.world_size >= indices.stop
-            with nullcontext() if is_last else runtime.no_sync(self.wrapped):
+            with nullcontext() if is_last else runtime.no_sync(self.ddp_objective):
                 with runtime.autocast():
-                    sums: LossSums = self.wrapped(epoch.batch(index).to(runtime.device))
-                scaled = self.scaler.scale(sums.loss * (weight * runtime.world_size / num_tokens))
-                scaled.backward()  # type: ignore[no-untyped-call]
-            loss, nll = loss + weight * sums.loss.detach(), nll + weight * sums.nll
-        state.step += 1
-        state.tokens_seen += num_tokens
-        self._step(loss, nll, num_tokens)
+                    sums: LossSums = self.ddp_objective(batch)
+                # DDP averages gradients over the ranks, so world_size turns the mean into a sum.
+                mean_loss = sums.loss * (weight * runtime.world_size / num_tokens)
+                self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
+            loss = loss + weight * sums.loss.detach()
+            nll = nll + weight * sums.nll
+        self.state.step += 1
+        self.state.tokens_seen += num_tokens
+        grad_norm = self._optimizer_step()
+        self.window.add(loss, nll, num_tokens=num_tokens, grad_norm=grad_norm)
 
-    def _step(self, loss: Tensor, nll: Tensor, num_tokens: int) -> None:
-        """Unscale, clip, set the learning rate, step, zero; a gradient that is not finite changes nothing."""
+    def _optimizer_step(self) -> Tensor:
+        """Clip the gradients, step and reset them; return their norm. Gradients that are not finite change nothing."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.learning_rate
         self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.model, self.config.clip_norm)
-        # The fused kernels skip the update, on the device, where this is 1; an enabled scaler sets its own.
-        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        grad_norm = clip_gradients(self.objective, self.config.clip_norm)
+        # The fused optimizers skip the step, on the device, where `found_inf` is 1. An enabled scaler sets its own.
+        self.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.window.add(loss, nll, num_tokens=num_tokens, grad_norm=norm)
+        return grad_norm
+
+    def _after_update(self) -> None:
+        """Log, validate and save, each when it is due."""
+        state = self.state
+        config = self.config
+        self._update_elapsed_time()
+        self.console.advance(state.step)
+        if state.step % config.log_every == 0:
+            self._log_window()
+        if state.step % config.validate_every == 0:
+            self._validate_and_save()
+        elif self._save_is_due() and self.stop_reason() is None:  # `fit` saves the end of a run
+            self._save(is_best=False)
+
+    def _save_is_due(self) -> bool:
+        save_every = self.config.save_every
+        return save_every is not None and self.state.step % save_every == 0
+
+    def _validate_and_save_the_end(self) -> None:
+        """Save the last update and, unless a signal asks to stop at once, validate it first."""
+        state = self.state
+        # A signal may have reached some ranks only; all must do the same.
+        self.signals.name = self.runtime.broadcast(self.signals.name)
+        if self.signals.name is None and state.step != state.last_validated_step:
+            self._validate_and_save()
+        if state.step != self.last_saved_step:
+            error = self._save(is_best=False)
+            if error is not None:
+                raise error
+
+    def _check_memory_once(self, epoch: Epoch) -> None:
+        """Try the largest batches before the first update of this process. Raises DeviceError."""
+        if self.memory_checked:
+            return
+        check_memory(
+            self.objective,
+            self.dataset,
+            epoch,
+            batch_tokens=self.config.batch_tokens,
+            runtime=self.runtime,
+            optimizer_has_state=bool(self.optimizer.state),
+        )
+        self.memory_checked = True
+
+    def stop_reason(self) -> str | None:
+        """Return why to stop now, or None; the same on every rank."""
+        reason = stopping.stop_reason(self.state, self.config, epoch_length=self.epoch_length)
+        if reason is None and self.signals.name is not None:
+            reason = f"stopped by {self.signals.name}"
+        return self.runtime.broadcast(reason)
 
     @property
-    def rate(self) -> float:
-        """The learning rate of the update that `state.step` counts as the latest."""
+    def learning_rate(self) -> float:
+        """The learning rate of the latest update, or of the one being done."""
         return learning_rate(self.state.step, self.config)
 
-    # What is written down
+    # Validation
 
-    def _log(self) -> None:
-        """Close the window: a line in metrics.jsonl, and the display's pulse."""
-        state, sums = self.state, self.window.close(self.runtime)
-        state.num_skipped += int(sums.num_skipped)
-        values = {
-            "epoch": state.epoch,
-            "loss": sums.loss / sums.num_tokens if sums.num_tokens else math.nan,
-            "nll": sums.nll / sums.num_tokens if sums.num_tokens else math.nan,
-            "lr": self.rate,
-            "grad_norm": sums.grad_norm / sums.num_updates if sums.num_updates else math.nan,
-            "tokens_seen": state.tokens_seen,
-            "num_skipped": state.num_skipped,
-        }
-        speed = (state.tokens_seen - self.pulse[1]) / max(
-            state.elapsed_seconds - self.pulse[0], 1e-9
-        )
-        self.pulse = (state.elapsed_seconds, state.tokens_seen)
-        self._write(
-            "train", values, tokens_per_second=speed, peak_memory=self.runtime.peak_memory()
-        )
-        self.display.show(
-            state.step,
-            loss=values["loss"],
-            lr=self.rate,
-            tokens_per_second=speed,
-            seconds_left=self.seconds_left,
-        )
-        if sums.num_skipped and not self.scaler.is_enabled():  # which skips a few to find its scale
-            plural = "s" * (sums.num_skipped > 1)
-            self.report(
-                f"{sums.num_skipped:,.0f} update{plural} skipped: gradients were not finite"
-            )
-        if sums.skipped_in_a_row >= self.config.max_skipped:
-            self._give_up(
-                f"{sums.skipped_in_a_row:,.0f} updates in a row had gradients that were not finite"
-            )
-
-    def report(self, text: str) -> None:
-        """An incident: a line for the user, one in metrics.jsonl, and so one in the summary at the end."""
-        self._write("incident", {"text": text})
-        self.display.say(f"warning: {text}")
-
-    def _write(self, kind: str, values: dict[str, Any], **timed: float) -> None:
-        """A line of metrics.jsonl, from rank 0; `timed` is what no two runs have in common."""
-        if self.runtime.is_main:
-            self.metrics.append(
-                kind,
-                self.state.step,
-                values,
-                {"elapsed_seconds": self.state.elapsed_seconds, **timed},
-            )
-
-    def _give_up(self, why: str) -> NoReturn:
-        last = self.store.path / f"step_{self.saved_step:08d}"
-        kept = (
-            f"the last good checkpoint is {last}"
-            if self.saved_step
-            else "there is no good checkpoint yet"
-        )
-        ways = "a lower train.learning_rate, a longer train.warmup_steps, a train.clip_norm, or train.precision fp32"
-        raise TrainingError(
-            f"stopped at update {self.state.step:,}: {why}; {kept}; what may help: {ways}"
-        )
-
-    def _check(self) -> None:
-        """Validate on rank 0, tell the others, and save."""
-        self.model.eval()
-        found = self.runtime.broadcast(self.validate() if self.runtime.is_main else None)
-        self.wrapped.train()
-        assert found is not None, "rank 0 broadcast no validation"
+    def _validate_and_save(self) -> None:
+        """Validate on rank 0, tell the other ranks the result, and save a checkpoint."""
         state = self.state
-        score, best_before = found.selection_score(self.config.metric), state.best_score
-        is_best = score > (
-            -math.inf if best_before is None else best_before
-        )  # never when it is NaN
+        self.objective.eval()
+        result = self.validate(self.objective) if self.runtime.is_main else None
+        validation = self.runtime.broadcast(result)
+        assert validation is not None, "rank 0 broadcast no validation"
+        self.ddp_objective.train()
+
+        score = validation.selection_score(self.config.metric)
+        best_score_before = state.best_score
+        is_best = score > (-math.inf if best_score_before is None else best_score_before)
         if is_best:
             state.best_score = score
-        state.validations_without_improvement = (
-            0 if is_best else state.validations_without_improvement + 1
-        )
+            state.validations_without_improvement = 0
+        else:  # also when the score is nan
+            state.validations_without_improvement += 1
         state.last_validated_step = state.step
-        state.elapsed_seconds = time.monotonic() - self.began
-        self.pulse = (state.elapsed_seconds, state.tokens_seen)  # validating is not slow training
-        self._write("valid", {"epoch": state.epoch, **found.as_json(), "is_best": is_best})
-        self.display.say(describe_validation(state.step, found, is_best=is_best))
-        if self._save(is_best=is_best) is not None:
-            state.best_score = best_before  # what is best is what can be had
 
-    @property
-    def limits(self) -> dict[str, tuple[float, float]]:
-        """Of each limit that is set: where the run stands, and where it ends."""
+        self._update_elapsed_time()
+        self._start_timing_window()  # the time of a validation must not count as slow training
+        self._write(ValidationRecord(state.epoch, validation, is_best))
+        self.console.show_validation(state.step, validation, is_best=is_best)
+        error = self._save(is_best=is_best)
+        if error is not None:
+            state.best_score = best_score_before  # the best checkpoint is one that exists
+
+    # Logging
+
+    def _log_window(self) -> None:
+        """Log the means over the updates since the last logged line. Raises TrainingError after too many skips."""
         state = self.state
-        at = {"max_steps": state.step, "max_minutes": state.elapsed_seconds / 60.0}
-        at["max_epochs"] = state.epoch + state.batch_index / self.epoch_length
-        return {
-            name: (at[name], top) for name in at if (top := getattr(self.config, name)) is not None
-        }
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the limit that comes first, at the pace so far; 0 before the first update."""
-        left = (
-            self.state.elapsed_seconds * (top / at - 1.0)
-            for at, top in self.limits.values()
-            if at > 0.0
+        sums = self.window.close(self.runtime)
+        state.num_skipped += int(sums.num_skipped)
+        record = TrainRecord(
+            epoch=state.epoch,
+            loss=_mean(sums.loss, sums.num_tokens),
+            nll=_mean(sums.nll, sums.num_tokens),
+            lr=self.learning_rate,
+            grad_norm=_mean(sums.grad_norm, sums.num_updates),
+            tokens_seen=state.tokens_seen,
+            num_skipped=state.num_skipped,
         )
-        return max(0.0, min(left, default=0.0))
+        seconds = max(state.elapsed_seconds - self.window_start_seconds, 1e-9)
+        tokens_per_second = (state.tokens_seen - self.window_start_tokens) / seconds
+        self._start_timing_window()
+        peak_memory = self.runtime.peak_memory()
+        self._write(record, tokens_per_second=tokens_per_second, peak_memory=peak_memory)
+        self.console.show_progress(
+            state.step,
+            loss=record.loss,
+            lr=record.lr,
+            tokens_per_second=tokens_per_second,
+            seconds_left=stopping.seconds_left(state, self.config, epoch_length=self.epoch_length),
+        )
+        self._report_skipped_updates(sums)
 
-    # Save and restore, each other's mirror
+    def _report_skipped_updates(self, sums: WindowSums) -> None:
+        """Record skipped updates as an incident, and end a run that skips too many. Raises TrainingError."""
+        # In fp16 a scaler finds its scale by skipping a few updates; that is no incident.
+        if sums.num_skipped and not self.scaler.is_enabled():
+            updates = "update" if sums.num_skipped == 1 else "updates"
+            self.record_incident(
+                f"{sums.num_skipped:,.0f} {updates} skipped: gradients were not finite"
+            )
+        if sums.num_skipped_in_a_row >= self.config.max_skipped:
+            self._raise_diverged(
+                f"{sums.num_skipped_in_a_row:,.0f} updates in a row had gradients "
+                "that were not finite"
+            )
+
+    def record_incident(self, text: str) -> None:
+        """Warn the user, and write a line to metrics.jsonl, so that the summary at the end repeats it."""
+        self._write(IncidentRecord(text))
+        self.console.warning(text)
+
+    def _write(self, record: Record, **timing: float) -> None:
+        """Write a line of metrics.jsonl, on rank 0 only."""
+        if self.runtime.is_main:
+            timing = {"elapsed_seconds": self.state.elapsed_seconds, **timing}
+            self.metrics.write(record, step=self.state.step, timing=timing)
+
+    def _update_elapsed_time(self) -> None:
+        self.state.elapsed_seconds = time.monotonic() - self.start_time
+
+    def _start_timing_window(self) -> None:
+        """Start measuring tokens per second from here."""
+        self.window_start_seconds = self.state.elapsed_seconds
+        self.window_start_tokens = self.state.tokens_seen
+
+    def _log_summary(self, reason: str) -> None:
+        """Say what went wrong, where the model is, and what to do with it."""
+        if not self.runtime.is_main:
+            return
+        incidents = self.metrics.incidents()
+        if incidents:
+            self.console.info("\n  ".join(["incidents of this run:", *incidents]))
+        state = self.state
+        unlogged = WindowSums(*self.window.save())
+        num_skipped = state.num_skipped + int(unlogged.num_skipped)
+        skipped = f" ({num_skipped:,} skipped)" if num_skipped else ""
+        self.console.info(
+            f"{reason} after {state.step:,} updates{skipped} and "
+            f"{format_duration(state.elapsed_seconds)}; the model is in {self.run_dir.path}"
+        )
+        if self.signals.name is not None:
+            self.console.info("run the same command again to resume")
+        elif (self.run_dir.checkpoints / "best").is_file():
+            path = shlex.quote(os.path.relpath(self.run_dir.path))
+            self.console.info(
+                f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}'
+            )
+
+    def _raise_diverged(self, cause: str) -> NoReturn:
+        """Raise TrainingError with the last good checkpoint and what may help."""
+        if self.last_saved_step:
+            last = self.checkpoints.path / f"step_{self.last_saved_step:08d}"
+            kept = f"the last good checkpoint is {last}"
+        else:
+            kept = "there is no good checkpoint yet"
+        raise TrainingError(
+            f"stopped at update {self.state.step:,}: {cause}; {kept}; what may help: a lower "
+            "train.learning_rate, a longer train.warmup_steps, a train.clip_norm, "
+            "or train.precision fp32"
+        )
+
+    # Start, save and resume
+
+    def _resume_or_start(self) -> None:
+        """Load the newest good checkpoint if there is one, and say what is about to happen."""
+        runtime = self.runtime
+        num_parameters = sum(weight.numel() for weight in self.objective.parameters())
+        where = f"{runtime.device.type}, {runtime.precision}"
+        if runtime.world_size > 1:
+            where += f", {runtime.world_size} ranks"
+        if (self.run_dir.checkpoints / "last").is_file():
+            checkpoint, damaged = self.checkpoints.load_newest()
+            self.resume(checkpoint)
+            for error in damaged:
+                self.record_incident(f"{error}; resuming from update {self.state.step:,} instead")
+            self.console.info(
+                f"{self.run_dir.path}: resuming from update {self.state.step:,} ({where})"
+            )
+        elif runtime.is_main:
+            self.metrics.truncate(0)  # lines of a run that ended before its first checkpoint
+            start = StartRecord(num_parameters, runtime.environment())
+            self.metrics.write(start, step=0, timing={"unix_time": time.time()})
+            self.metrics.sync()
+            self.console.info(f"{self.run_dir.path}: {num_parameters:,} parameters ({where})")
 
     def _save(self, *, is_best: bool) -> DiskError | None:
-        """Keep all that the run is. What a full disk said, for training goes on without; the same on every rank."""
-        weights = self.model.transformer.state_dict()
+        """Save a checkpoint; `resume` is its inverse.
+
+        Returns the error when the disk refuses, since training can continue without the checkpoint; the same on every
+        rank. Raises TrainingError for weights that are not finite.
+        """
+        weights = self.objective.transformer.state_dict()
         if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
-            self._give_up("some weights are not finite")
-        ranks = self.runtime.gather(
-            {"random": self.runtime.random_state(), "window": self.window.save()}
-        )
+            self._raise_diverged("some weights are not finite")
+        runtime = self.runtime
+        ranks = runtime.gather({"random": runtime.random_state(), "window": self.window.save()})
         error: DiskError | None = None
-        if self.runtime.is_main:
+        if runtime.is_main:
             try:
                 meta = {
                     "state": asdict(self.state),
                     "scaler": self.scaler.state_dict(),
                     "ranks": ranks,
-                    "data_digest": self.data_digest,
+                    "data_digest": self.dataset.digest,
                     "metrics_size": self.metrics.sync(),
-                    "environment": self.runtime.environment(),
+                    "environment": runtime.environment(),
                 }
-                snapshot = Checkpoint(weights, pack_optimizer(self.optimizer), meta)
-                self.store.save(snapshot, step=self.state.step, is_best=is_best)
-            except DiskError as refused:
-                error = refused
-                self.report(f"no checkpoint of update {self.state.step:,}: {error}")
-        error = self.runtime.broadcast(error)
+                optimizer = pack_optimizer(self.optimizer, self.objective.transformer)
+                checkpoint = Checkpoint(weights, optimizer, meta)
+                self.checkpoints.save(checkpoint, step=self.state.step, is_best=is_best)
+            except DiskError as disk_error:
+                error = disk_error
+                self.record_incident(f"no checkpoint of update {self.state.step:,}: {error}")
+        error = runtime.broadcast(error)
         if error is None:
-            self.saved_step = self.state.step
+            self.last_saved_step = self.state.step
         return error
 
-    def restore(self, snapshot: Checkpoint) -> None:
-        """Be where the run was when `snapshot` was saved. Raises CheckpointError for one that does not fit it."""
-        meta, runtime, path = snapshot.meta, self.runtime, self.store.path
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Restore everything that `_save` saved. Raises CheckpointError when it does not fit this run."""
+        meta = checkpoint.meta
+        runtime = self.runtime
+        path = self.checkpoints.path
         try:
-            if (begun := len(meta["ranks"])) != (now := runtime.world_size):
-                raise CheckpointError(
-                    f"{path}: begun on {begun} ranks, and goes on with as many only, not with {now}"
-                )
-            if meta["data_digest"] != self.data_digest:
-                raise CheckpointError(
-                    f"{path}: the training text has changed since the run began; choose another --run-dir"
-                )
+            self._check_fits(meta)
             rank = meta["ranks"][runtime.rank]
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
-            self.window = Window.restore(rank["window"], runtime.device)
+            self.window = LogWindow.restore(rank["window"], runtime.device)
             self.scaler.load_state_dict(meta["scaler"])
-            self.model.transformer.load_state_dict(snapshot.model)
-            unpack_optimizer(self.optimizer, snapshot.optimizer)
+            self.objective.transformer.load_state_dict(checkpoint.model)
+            unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
             runtime.set_random_state(rank["random"])
             if runtime.is_main:
                 self.metrics.truncate(int(meta["metrics_size"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())  # torch lists tensors on lines of their own
+            cause = " ".join(str(error).split())  # torch's message has several lines
             raise CheckpointError(
-                f"{path}: this checkpoint is not one of this run ({reason})"
+                f"{path}: the checkpoint is not one of this run ({cause})"
             ) from error
-        self.saved_step = self.state.step
-        self._compare_environments(meta.get("environment"))
+        self.last_saved_step = self.state.step
+        self._warn_if_environment_changed(meta.get("environment"))
 
-    def _compare_environments(self, before: object) -> None:
-        """Say so when the run goes on where sums may end in other bits."""
-        now = self.runtime.environment()
-        if isinstance(before, dict) and (
-            changed := [key for key in now if before.get(key) != now[key]]
-        ):
-            listed = ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in changed)
-            self.report(f"goes on elsewhere, so not bit for bit as if uninterrupted: {listed}")
+    def _check_fits(self, meta: Mapping[str, Any]) -> None:
+        """Raise CheckpointError for another number of ranks or other training text."""
+        path = self.checkpoints.path
+        saved_world_size = len(meta["ranks"])
+        if saved_world_size != self.runtime.world_size:
+            raise CheckpointError(
+                f"{path}: the checkpoint needs {saved_world_size} ranks, "
+                f"found {self.runtime.world_size}"
+            )
+        if meta["data_digest"] != self.dataset.digest:
+            raise CheckpointError(
+                f"{path}: the training text has changed since the run began; "
+                "choose another --run-dir"
+            )
+
+    def _warn_if_environment_changed(self, saved: object) -> None:
+        """Record an incident when results may differ in the last bits from those of an uninterrupted run."""
+        current = self.runtime.environment()
+        if not isinstance(saved, dict):
+            return
+        changes = [
+            f"{key} {saved.get(key)} -> {value}"
+            for key, value in current.items()
+            if saved.get(key) != value
+        ]
+        if changes:
+            self.record_incident(
+                "resuming in a different environment, results may differ in the last bits: "
+                + ", ".join(changes)
+            )
+
+
+def _mean(total: float, count: float) -> float:
+    """Return total / count, or nan when nothing was counted."""
+    return total / count if count else math.nan

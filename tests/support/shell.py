@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -33,6 +34,10 @@ def mt(*arguments: str | Path, stdin: str | bytes = b"") -> Ended:
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
         for name, stream in streams.items():
             patch.setattr(sys, name, stream)
+        logger = logging.getLogger("mt")
+        patch.setattr(logger, "handlers", logger.handlers)
+        patch.setattr(logger, "level", logger.level)
+        patch.setattr(logger, "propagate", logger.propagate)
         try:
             main()
             code = 0

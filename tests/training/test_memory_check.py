@@ -1,8 +1,8 @@
-"""Too little memory shows before the first update, and trying it leaves no trace."""
+"""Too little memory shows before the first update, and checking for it changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ from mt.data.batching import Batch, BatchPlan, plan_batches
 from mt.distributed import Runtime
 from mt.errors import DeviceError
 from mt.model.transformer import Transformer
-from mt.training.memory_check import check_memory, largest_batches, rehearse
+from mt.training.memory_check import check_memory, largest_batches, try_update
 from mt.training.objective import Objective
 
 RUNTIME = Runtime(torch.device("cpu"))
-SHAPE = {
+MODEL_SHAPE = {
     "d_model": 16,
     "d_ff": 32,
     "num_heads": 2,
@@ -27,139 +27,150 @@ SHAPE = {
 }
 
 
-def make_model() -> Objective:
+def make_objective() -> Objective:
     torch.manual_seed(1)
-    transformer = Transformer(
-        ModelConfig(**SHAPE, dropout=0.3), src_vocab_size=20, tgt_vocab_size=20, pad_id=0
-    )
-    return Objective(transformer, label_smoothing=0.1, dtype=torch.float32)
+    config = ModelConfig(**MODEL_SHAPE, dropout=0.3)
+    model = Transformer(config, src_vocab_size=20, tgt_vocab_size=20, pad_id=0)
+    return Objective(model, label_smoothing=0.1, dtype=torch.float32)
 
 
-def make_batch(rows: int, length: int) -> Batch:
-    ids = torch.randint(3, 20, (rows, length), generator=torch.Generator().manual_seed(rows))
-    return Batch(ids, ids, ids, rows * length)
+def make_batch(num_rows: int, length: int) -> Batch:
+    generator = torch.Generator().manual_seed(num_rows)
+    ids = torch.randint(3, 20, (num_rows, length), generator=generator)
+    return Batch(ids, ids, ids, num_rows * length)
 
 
 def make_epoch(shapes: Sequence[tuple[int, int]]) -> FakeEpoch:
-    """Batches of these (rows, length)."""
-    rows, lengths = np.array(shapes).T
-    plan = BatchPlan(np.arange(rows.sum()), np.cumsum([0, *rows]), rows * lengths, lengths, lengths)
+    """Return an epoch with batches of these (rows, length)."""
+    num_rows, lengths = np.array(shapes).T
+    starts = np.cumsum([0, *num_rows])
+    plan = BatchPlan(np.arange(starts[-1]), starts, num_rows * lengths, lengths, lengths)
     return FakeEpoch(plan, lambda index: make_batch(*shapes[index]))
 
 
-def fail_above(model: Objective, limit: int, error: Exception) -> None:
-    """Let the model lack memory for more than `limit` source positions."""
-    forward = model.forward
+class ShapedDataset:
+    """A data set whose batches have a shape that depends on their size."""
 
-    def limited(batch: Batch) -> object:
+    def __init__(self, shapes: Callable[[int], Sequence[tuple[int, int]]]) -> None:
+        self.shapes = shapes
+
+    def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
+        return make_epoch(self.shapes(batch_tokens))
+
+
+def fail_above(objective: Objective, limit: int, error: Exception) -> None:
+    """Raise `error` in batches of more than `limit` source positions."""
+    original_forward = objective.forward
+
+    def forward(batch: Batch) -> object:
         if batch.src.numel() > limit:
             raise error
-        return forward(batch)
+        return original_forward(batch)
 
-    model.forward = limited  # type: ignore[method-assign, assignment]
+    objective.forward = forward  # type: ignore[method-assign, assignment]
 
 
-def test_the_largest_batches_are_those_of_most_positions_and_of_most_attention() -> None:
+def run_check(objective: Objective, dataset: ShapedDataset, batch_tokens: int) -> None:
+    epoch = dataset.epoch(0, batch_tokens=batch_tokens)
+    check_memory(objective, dataset, epoch, batch_tokens=batch_tokens, runtime=RUNTIME)  # type: ignore[arg-type]
+
+
+def test_largest_batches_by_positions_and_by_attention() -> None:
     assert largest_batches(make_epoch([(2, 5), (20, 6), (3, 30), (1, 40)]).plan) == [1, 2]
     assert largest_batches(make_epoch([(2, 5), (9, 30)]).plan) == [1]
 
 
-def test_the_largest_batches_of_a_real_plan_are_as_large_as_any() -> None:
+def test_largest_batches_of_a_real_plan_are_the_largest() -> None:
     generator = np.random.default_rng(4)
-    src, tgt = (generator.integers(1, 60, 500) for _ in range(2))
-    plan = plan_batches(src, tgt, batch_tokens=300, seed=1, epoch=0)
-    sizes, maps = [], []
+    src_lengths = generator.integers(1, 60, 500)
+    tgt_lengths = generator.integers(1, 60, 500)
+    plan = plan_batches(src_lengths, tgt_lengths, batch_tokens=300, seed=1, epoch=0)
+    num_positions = []
+    map_sizes = []
     for index in range(plan.num_batches):
         rows = plan.indices(index)
-        longest = (src[rows].max(), tgt[rows].max())
-        assert (plan.src_lengths[index], plan.tgt_lengths[index]) == longest
-        sizes.append(len(rows) * sum(longest))
-        maps.append(len(rows) * max(longest) ** 2)
-    found = largest_batches(plan)
-    assert max(sizes) in [sizes[index] for index in found]
-    assert max(maps) in [maps[index] for index in found]
+        src_length = src_lengths[rows].max()
+        tgt_length = tgt_lengths[rows].max()
+        assert plan.src_lengths[index] == src_length
+        assert plan.tgt_lengths[index] == tgt_length
+        num_positions.append(len(rows) * (src_length + tgt_length))
+        map_sizes.append(len(rows) * max(src_length, tgt_length) ** 2)
+    chosen = largest_batches(plan)
+    assert max(num_positions) in [num_positions[index] for index in chosen]
+    assert max(map_sizes) in [map_sizes[index] for index in chosen]
 
 
-def test_a_rehearsal_leaves_weights_gradients_and_random_numbers_as_they_were() -> None:
-    model = make_model()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+def test_try_update_restores_gradients_and_random_state() -> None:
+    objective = make_objective()
+    weights_before = {name: value.clone() for name, value in objective.state_dict().items()}
     torch.manual_seed(9)
-    rehearse(model, [make_batch(3, 7)], RUNTIME)
+    try_update(objective, [make_batch(3, 7)], RUNTIME)
     drawn = torch.rand(5)
     torch.manual_seed(9)
     assert torch.equal(drawn, torch.rand(5))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, value in objective.state_dict().items():
+        assert torch.equal(value, weights_before[name])
+    assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-@pytest.mark.parametrize(("begun", "num_moments"), [(False, 2), (True, 0)])
-def test_room_is_made_for_the_moments_that_the_optimizer_lacks(
-    begun: bool, num_moments: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("optimizer_has_state", "num_moments"), [(False, 2), (True, 0)])
+def test_try_update_allocates_missing_moments(
+    optimizer_has_state: bool, num_moments: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, sizes = make_model(), []
+    objective = make_objective()
+    sizes: list[int] = []
     monkeypatch.setattr(torch, "zeros_like", lambda weight: sizes.append(weight.numel()))
-    rehearse(model, [], RUNTIME, begun=begun)
-    assert sum(sizes) == num_moments * sum(weight.numel() for weight in model.parameters())
+    try_update(objective, [], RUNTIME, optimizer_has_state=optimizer_has_state)
+    num_weights = sum(weight.numel() for weight in objective.parameters())
+    assert sum(sizes) == num_moments * num_weights
 
 
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory: you tried ..."
-        ),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
         MemoryError(),
     ],
     ids=["cuda", "cpu", "python"],
 )
-def test_a_size_that_fits_is_named_when_memory_is_too_small(error: Exception) -> None:
-    model = make_model()
-    fail_above(model, 100, error)
-
-    def reopen(batch_tokens: int) -> FakeEpoch:
-        return make_epoch([(batch_tokens // 10, 10), (1, 10)])
-
+def test_check_memory_names_a_size_that_fits(error: Exception) -> None:
+    objective = make_objective()
+    fail_above(objective, 100, error)
+    dataset = ShapedDataset(lambda batch_tokens: [(batch_tokens // 10, 10), (1, 10)])
     with pytest.raises(DeviceError) as caught:
-        check_memory(model, reopen(400), RUNTIME, reopen=reopen, batch_tokens=400)
-    assert str(caught.value) == (
-        "too little memory for train.batch_tokens 400; 100 fits, "
-        "and with 4 times train.gradient_accumulation the updates stay as large"
-    )
-    check_memory(model, reopen(100), RUNTIME, reopen=reopen, batch_tokens=100)
+        run_check(objective, dataset, 400)
+    message = str(caught.value)
+    assert "train.batch_tokens 400" in message
+    assert "100 fits" in message
+    assert "4 times train.gradient_accumulation" in message
+    run_check(objective, dataset, 100)
 
 
-def test_a_model_that_no_size_helps_is_said_to_be_too_large() -> None:
-    model = make_model()
-    fail_above(model, 0, MemoryError())
-    with pytest.raises(
-        DeviceError, match=r"too little memory for this model, even with train\.batch_tokens 3$"
-    ):
-        check_memory(
-            model,
-            make_epoch([(4, 4)]),
-            RUNTIME,
-            reopen=lambda _: make_epoch([(1, 4)]),
-            batch_tokens=400,
-        )
+def test_check_memory_says_when_no_size_fits() -> None:
+    objective = make_objective()
+    fail_above(objective, 0, MemoryError())
+    dataset = ShapedDataset(lambda batch_tokens: [(1, 4)])
+    with pytest.raises(DeviceError, match=r"for this model, even with train\.batch_tokens 3$"):
+        run_check(objective, dataset, 400)
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
-    model = make_model()
-    fail_above(model, 0, RuntimeError("size mismatch"))
+def test_other_errors_are_passed_on() -> None:
+    objective = make_objective()
+    fail_above(objective, 0, RuntimeError("size mismatch"))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        rehearse(model, [make_batch(2, 2)], RUNTIME)
+        try_update(objective, [make_batch(2, 2)], RUNTIME)
 
 
 @pytest.mark.gpu
-def test_a_gpu_that_is_too_small_is_told_so_and_stays_usable() -> None:
-    model = make_model().cuda()
+def test_full_gpu_is_reported_and_stays_usable() -> None:
+    objective = make_objective().cuda()
     runtime = Runtime(torch.device("cuda", 0))
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    hog = torch.empty(free - 2**28, dtype=torch.uint8, device="cuda")
+    occupied = torch.empty(free - 2**28, dtype=torch.uint8, device="cuda")
     with pytest.raises(DeviceError, match="too little memory"):
-        rehearse(model, [make_batch(4000, 200)], runtime)
-    del hog
+        try_update(objective, [make_batch(4000, 200)], runtime)
+    del occupied
     torch.cuda.empty_cache()
-    rehearse(model, [make_batch(4, 20)], runtime)
+    try_update(objective, [make_batch(4, 20)], runtime)

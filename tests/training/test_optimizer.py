@@ -1,4 +1,4 @@
-"""The learning rate's course, what weight decay and clipping touch, and updates that must not happen."""
+"""Learning rate schedules, weight decay, clipping, skipped updates, and saving the optimizer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def give_gradients(model: nn.Module, *, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
@@ -58,7 +58,7 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 
 
 @EVERY_SCHEDULE
-def test_the_warm_up_is_a_straight_line_to_the_peak(schedule: str) -> None:
+def test_warm_up_is_linear(schedule: str) -> None:
     config = make_config(schedule=schedule)
     rates = [learning_rate(step, config) for step in range(1, 11)]
     assert rates == pytest.approx([config.learning_rate * step / 10 for step in range(1, 11)])
@@ -66,7 +66,7 @@ def test_the_warm_up_is_a_straight_line_to_the_peak(schedule: str) -> None:
 
 
 @EVERY_SCHEDULE
-def test_the_rate_is_positive_and_highest_where_the_warm_up_ends(schedule: str) -> None:
+def test_learning_rate_peaks_at_the_end_of_warm_up(schedule: str) -> None:
     config = make_config(schedule=schedule)
     rates = [learning_rate(step, config) for step in range(1, 100)]
     assert max(rates) == config.learning_rate
@@ -76,18 +76,18 @@ def test_the_rate_is_positive_and_highest_where_the_warm_up_ends(schedule: str) 
 
 
 @EVERY_SCHEDULE
-def test_without_warm_up_the_first_update_is_at_or_near_the_peak(schedule: str) -> None:
+def test_without_warm_up_training_starts_at_the_peak(schedule: str) -> None:
     config = make_config(schedule=schedule, warmup_steps=0)
     assert learning_rate(1, config) == pytest.approx(config.learning_rate, rel=1e-3)
 
 
-def test_the_inverse_square_root_halves_when_the_steps_are_fourfold() -> None:
+def test_inverse_sqrt_halves_after_four_times_the_steps() -> None:
     config = make_config(schedule="inverse_sqrt")
     for step in (10, 15, 300):
         assert learning_rate(4 * step, config) == pytest.approx(learning_rate(step, config) / 2)
 
 
-def test_the_inverse_square_root_is_the_formula_of_the_paper() -> None:
+def test_inverse_sqrt_equals_the_formula_of_the_paper() -> None:
     """d_model^-0.5 * min(step^-0.5, step * warmup^-1.5), for the peak that this d_model gives."""
     d_model, warmup_steps = 512, 40
     config = make_config(warmup_steps=warmup_steps, learning_rate=(d_model * warmup_steps) ** -0.5)
@@ -97,13 +97,13 @@ def test_the_inverse_square_root_is_the_formula_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 10, 99])
-def test_the_cosine_ends_at_zero_and_stays_there(warmup_steps: int) -> None:
+def test_cosine_ends_at_zero(warmup_steps: int) -> None:
     config = make_config(schedule="cosine", warmup_steps=warmup_steps)
     assert learning_rate(100, config) == pytest.approx(0.0, abs=1e-12)
     assert learning_rate(150, config) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_the_cosine_is_at_half_height_midway_and_symmetrical_about_it() -> None:
+def test_cosine_is_symmetrical_about_its_middle() -> None:
     config = make_config(schedule="cosine")
     assert learning_rate(55, config) == pytest.approx(config.learning_rate / 2)
     for distance in (5, 20, 45):
@@ -111,13 +111,13 @@ def test_the_cosine_is_at_half_height_midway_and_symmetrical_about_it() -> None:
         assert both == pytest.approx(config.learning_rate)
 
 
-def test_the_constant_schedule_stays_at_the_peak() -> None:
+def test_constant_schedule_is_constant() -> None:
     config = make_config(schedule="constant")
     assert {learning_rate(step, config) for step in (10, 11, 1000, 10**6)} == {config.learning_rate}
 
 
 @pytest.mark.parametrize(("key", "table"), [("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)])
-def test_every_word_that_a_config_may_use_is_known(key: str, table: dict[str, Any]) -> None:
+def test_tables_cover_the_schema(key: str, table: dict[str, Any]) -> None:
     assert set(get_args(TrainConfig.model_fields[key].annotation)) == set(table)
 
 
@@ -125,9 +125,9 @@ def test_every_word_that_a_config_may_use_is_known(key: str, table: dict[str, An
 
 
 @EVERY_OPTIMIZER
-def test_weight_decay_pulls_at_matrices_and_never_at_vectors(optimizer: str) -> None:
+def test_weight_decay_affects_matrices_only(optimizer: str) -> None:
     model = make_model()
-    before = weights_of(model)
+    before = copy_weights(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     build_optimizer(model, make_config(optimizer=optimizer, weight_decay=0.1)).step()
@@ -147,10 +147,10 @@ def test_every_parameter_is_optimized_once(optimizer: str) -> None:
 
 
 @EVERY_OPTIMIZER
-def test_the_first_step_is_as_long_as_the_learning_rate_and_downhill(optimizer: str) -> None:
+def test_first_step_has_the_size_of_the_learning_rate(optimizer: str) -> None:
     """Adam's moments cancel at first: whatever the gradient's size, each weight moves by the rate."""
     model = make_model()
-    before = weights_of(model)
+    before = copy_weights(model)
     give_gradients(model, seed=1)
     config = make_config(optimizer=optimizer)
     build_optimizer(model, config).step()
@@ -162,66 +162,98 @@ def test_the_first_step_is_as_long_as_the_learning_rate_and_downhill(optimizer: 
 
 @EVERY_OPTIMIZER
 @pytest.mark.parametrize("num_good_steps", [0, 3])
-def test_a_step_that_found_an_infinity_changes_nothing(optimizer: str, num_good_steps: int) -> None:
+def test_step_with_found_inf_changes_nothing(optimizer: str, num_good_steps: int) -> None:
     model = make_model()
     adam = build_optimizer(model, make_config(optimizer=optimizer, weight_decay=0.1))
     for step in range(num_good_steps):
         give_gradients(model, seed=step)
         adam.step()
-    weights, state = (
-        weights_of(model),
-        {key: value.clone() for key, value in pack_optimizer(adam).items()},
-    )
+    weights_before = copy_weights(model)
+    state_before = {key: value.clone() for key, value in pack_optimizer(adam, model).items()}
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
     adam.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
     adam.step()
-    assert_equal(weights_of(model), weights)
-    if (
-        num_good_steps
-    ):  # before the first step there is no state to compare with: it is made, as zeros
-        assert_equal(pack_optimizer(adam), state)
-    assert not any(
-        bool(value.any()) for key, value in pack_optimizer(adam).items() if not num_good_steps
-    )
+    assert_equal(copy_weights(model), weights_before)
+    state = pack_optimizer(adam, model)
+    if num_good_steps:
+        assert_equal(state, state_before)
+    else:  # the first step creates the state, as zeros
+        assert not any(bool(value.any()) for value in state.values())
 
 
 @EVERY_OPTIMIZER
-def test_skipped_steps_leave_no_trace_in_what_follows(optimizer: str) -> None:
+def test_skipped_steps_do_not_affect_later_ones(optimizer: str) -> None:
+    """Steps 1, 3 and 4 are done; steps 0 and 2 are absent from one model and skipped in the other."""
     weights = []
-    for skipped in (set(), {0, 2}):
+    for has_skipped_steps in (False, True):
         model = make_model()
         adam = build_optimizer(model, make_config(optimizer=optimizer, weight_decay=0.1))
         for step in range(5):
+            is_skipped = step in (0, 2)
+            if is_skipped and not has_skipped_steps:
+                continue
             give_gradients(model, seed=step)
-            if step in {0, 2}:
-                if step not in skipped:
-                    continue
-                clip_gradients(model, 1.0)
+            if is_skipped:
                 for parameter in model.parameters():
                     parameter.grad = torch.full_like(parameter, math.inf)
-            adam.found_inf = torch.tensor(float(step in skipped))  # type: ignore[attr-defined]
+            adam.found_inf = torch.tensor(float(is_skipped))  # type: ignore[attr-defined]
             adam.step()
-        weights.append(weights_of(model))
+        weights.append(copy_weights(model))
     assert_equal(weights[1], weights[0])
 
 
 @EVERY_OPTIMIZER
-def test_a_packed_and_unpacked_optimizer_goes_on_bit_for_bit(optimizer: str) -> None:
+def test_unpacked_optimizer_continues_exactly(optimizer: str) -> None:
     config = make_config(optimizer=optimizer, weight_decay=0.1)
-    model, other = make_model(), make_model()
+    model = make_model()
     adam = build_optimizer(model, config)
     for step in range(3):
         give_gradients(model, seed=step)
         adam.step()
-    other.load_state_dict(model.state_dict())
-    restored = build_optimizer(other, config)
-    unpack_optimizer(restored, {key: value.clone() for key, value in pack_optimizer(adam).items()})
-    assert_equal(pack_optimizer(restored), pack_optimizer(adam))
-    for each, its_optimizer in ((model, adam), (other, restored)):
-        give_gradients(each, seed=9)
-        its_optimizer.step()
-    assert_equal(weights_of(other), weights_of(model))
+    packed = {key: value.clone() for key, value in pack_optimizer(adam, model).items()}
+
+    other_model = make_model()
+    other_model.load_state_dict(model.state_dict())
+    other_adam = build_optimizer(other_model, config)
+    unpack_optimizer(other_adam, other_model, packed)
+    assert_equal(pack_optimizer(other_adam, other_model), packed)
+    give_gradients(model, seed=9)
+    give_gradients(other_model, seed=9)
+    adam.step()
+    other_adam.step()
+    assert_equal(copy_weights(other_model), copy_weights(model))
+
+
+def test_packed_tensors_have_parameter_names() -> None:
+    model = make_model()
+    adam = build_optimizer(model, make_config())
+    give_gradients(model, seed=1)
+    adam.step()
+    names = {name for name, _ in model.named_parameters()}
+    expected = {f"{name}/{key}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(pack_optimizer(adam, model)) == expected
+
+
+def test_unpack_accepts_an_optimizer_without_steps() -> None:
+    model = make_model()
+    adam = build_optimizer(model, make_config())
+    unpack_optimizer(adam, model, {})
+    assert pack_optimizer(adam, model) == {}
+
+
+def test_unpack_refuses_tensors_of_another_model() -> None:
+    model = make_model()
+    adam = build_optimizer(model, make_config())
+    give_gradients(model, seed=1)
+    adam.step()
+    packed = pack_optimizer(adam, model)
+    wrong_shape = {**packed, "0.weight/exp_avg": torch.zeros(2, 2)}
+    with pytest.raises(ValueError, match=r"0\.weight/exp_avg has the shape .*2, 2"):
+        unpack_optimizer(adam, model, wrong_shape)
+    del packed["2.bias/step"]
+    with pytest.raises(ValueError, match=r"2\.bias/step"):
+        unpack_optimizer(adam, model, packed)
 
 
 # Clipping
@@ -234,11 +266,11 @@ def joint_norm(model: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, 1.0, 1000.0])
-def test_clipping_tells_the_norm_before_and_scales_down_to_the_limit(max_norm: float) -> None:
+def test_clipping_returns_the_norm_and_limits_it(max_norm: float) -> None:
     model = make_model()
     give_gradients(model, seed=1)
-    before, gradients = joint_norm(model), [parameter.grad for parameter in model.parameters()]
-    gradients = [gradient.clone() for gradient in gradients if gradient is not None]
+    before = joint_norm(model)
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     norm = clip_gradients(model, max_norm)
     assert norm.shape == ()
     assert float(norm) == pytest.approx(before, rel=1e-5)
@@ -251,7 +283,7 @@ def test_clipping_tells_the_norm_before_and_scales_down_to_the_limit(max_norm: f
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 1.0, 1000.0])
-def test_short_gradients_and_an_absent_limit_leave_every_bit_as_it_is(max_norm: float) -> None:
+def test_gradients_within_the_limit_are_unchanged(max_norm: float) -> None:
     model = make_model()
     give_gradients(model, seed=1)
     if max_norm == 1.0:
@@ -266,7 +298,7 @@ def test_short_gradients_and_an_absent_limit_leave_every_bit_as_it_is(max_norm: 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
-def test_one_bad_gradient_shows_in_the_norm(bad: float, max_norm: float) -> None:
+def test_norm_shows_one_non_finite_gradient(bad: float, max_norm: float) -> None:
     model = make_model()
     give_gradients(model, seed=1)
     last = list(model.parameters())[-1]
@@ -275,7 +307,7 @@ def test_one_bad_gradient_shows_in_the_norm(bad: float, max_norm: float) -> None
     assert not math.isfinite(float(clip_gradients(model, max_norm)))
 
 
-def test_a_parameter_without_a_gradient_is_no_obstacle() -> None:
+def test_parameters_without_gradient_are_ignored() -> None:
     model = make_model()
     give_gradients(model, seed=1)
     next(model.parameters()).grad = None

@@ -1,4 +1,4 @@
-"""What a window of updates comes to, whatever was skipped in it and wherever it was cut by a restart."""
+"""Training state and running sums, as checkpoints keep them."""
 
 from __future__ import annotations
 
@@ -11,71 +11,87 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from mt.distributed import Runtime
-from mt.training.state import TrainState, Window
+from mt.training.state import LogWindow, TrainState, WindowSums
 
 CPU = torch.device("cpu")
 ONE_RANK = Runtime(CPU)
 
 
-def add(window: Window, *norms: float) -> None:
-    """Updates of loss 2, nll 1 and 10 tokens, with these gradient norms."""
-    for norm in norms:
-        loss, nll = torch.tensor(2.0), torch.tensor(1.0 if math.isfinite(norm) else math.nan)
-        window.add(loss, nll, num_tokens=10, grad_norm=torch.tensor(norm))
+def add_updates(window: LogWindow, *grad_norms: float) -> None:
+    """Add updates of loss 2, nll 1 and 10 tokens with these gradient norms."""
+    for grad_norm in grad_norms:
+        nll = 1.0 if math.isfinite(grad_norm) else math.nan
+        window.add(
+            torch.tensor(2.0), torch.tensor(nll), num_tokens=10, grad_norm=torch.tensor(grad_norm)
+        )
 
 
-def test_updates_are_summed_and_a_new_window_begins_at_zero() -> None:
-    window = Window(CPU)
-    add(window, 3.0, 4.0)
-    assert window.close(ONE_RANK) == (4.0, 2.0, 20.0, 7.0, 2.0, 0.0, 0.0)
+def test_window_sums_updates_and_starts_again_at_zero() -> None:
+    window = LogWindow(CPU)
+    add_updates(window, 3.0, 4.0)
+    assert window.close(ONE_RANK) == WindowSums(
+        loss=4.0,
+        nll=2.0,
+        num_tokens=20.0,
+        grad_norm=7.0,
+        num_updates=2.0,
+        num_skipped=0.0,
+        num_skipped_in_a_row=0.0,
+    )
     assert window.close(ONE_RANK) == (0.0,) * 7
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_skipped_update_is_counted_and_adds_nothing_else(bad: float) -> None:
-    window = Window(CPU)
-    add(window, bad, 3.0, bad)
-    assert window.close(ONE_RANK) == (2.0, 1.0, 10.0, 3.0, 1.0, 2.0, 1.0)
+@pytest.mark.parametrize("grad_norm", [math.nan, math.inf])
+def test_skipped_update_counts_as_skipped_only(grad_norm: float) -> None:
+    window = LogWindow(CPU)
+    add_updates(window, grad_norm, 3.0, grad_norm)
+    assert window.close(ONE_RANK) == WindowSums(
+        loss=2.0,
+        nll=1.0,
+        num_tokens=10.0,
+        grad_norm=3.0,
+        num_updates=1.0,
+        num_skipped=2.0,
+        num_skipped_in_a_row=1.0,
+    )
 
 
-def test_skips_in_a_row_are_counted_over_windows_and_end_with_a_good_update() -> None:
-    window, seen = Window(CPU), []
-    for norms in (
-        (1.0, math.nan),
-        (math.nan, math.nan),
-        (),
-        (math.nan,),
-        (math.nan, 1.0),
-        (math.inf,),
-    ):
-        add(window, *norms)
-        seen.append(window.close(ONE_RANK).skipped_in_a_row)
-    assert seen == [1.0, 3.0, 3.0, 4.0, 0.0, 1.0]
+def test_skips_in_a_row_continue_over_windows() -> None:
+    nan = math.nan
+    windows = [(1.0, nan), (nan, nan), (), (nan,), (nan, 1.0), (math.inf,)]
+    window = LogWindow(CPU)
+    counts = []
+    for grad_norms in windows:
+        add_updates(window, *grad_norms)
+        counts.append(window.close(ONE_RANK).num_skipped_in_a_row)
+    assert counts == [1.0, 3.0, 3.0, 4.0, 0.0, 1.0]
 
 
-def test_a_window_that_is_saved_and_restored_goes_on_as_if_it_had_not() -> None:
-    one, other = Window(CPU), Window(CPU)
-    for norms in ((1.5, math.nan), (math.nan, 2.0), (math.nan,)):
-        add(one, *norms)
-        add(other, *norms)
-        other = Window.restore(json.loads(json.dumps(other.save())), CPU)
-    assert one.close(ONE_RANK) == other.close(ONE_RANK)
+def test_restored_window_continues_as_before() -> None:
+    window = LogWindow(CPU)
+    restored = LogWindow(CPU)
+    for grad_norms in ((1.5, math.nan), (math.nan, 2.0), (math.nan,)):
+        add_updates(window, *grad_norms)
+        add_updates(restored, *grad_norms)
+        restored = LogWindow.restore(json.loads(json.dumps(restored.save())), CPU)
+    assert window.close(ONE_RANK) == restored.close(ONE_RANK)
 
 
 @pytest.mark.parametrize("saved", [[], [0.0] * 6, [0.0] * 8, ["a"] * 7, None])
-def test_what_is_no_window_is_not_taken_for_one(saved: object) -> None:
+def test_restore_refuses_what_is_no_window(saved: object) -> None:
     with pytest.raises((TypeError, ValueError)):
-        Window.restore(saved, CPU)  # type: ignore[arg-type]
+        LogWindow.restore(saved, CPU)  # type: ignore[arg-type]
 
 
-def test_a_state_comes_back_from_json_as_it_was() -> None:
+def test_state_survives_json() -> None:
     state = TrainState(step=7, best_score=-1.25, elapsed_seconds=0.1)
-    assert TypeAdapter(TrainState).validate_python(json.loads(json.dumps(asdict(state)))) == state
+    values = json.loads(json.dumps(asdict(state)))
+    assert TypeAdapter(TrainState).validate_python(values) == state
 
 
-def test_a_state_of_older_code_with_more_in_it_is_taken() -> None:
-    older = {**asdict(TrainState(step=7)), "lr_factor": 1.0}
-    assert TypeAdapter(TrainState).validate_python(older) == TrainState(step=7)
+def test_state_ignores_fields_of_older_versions() -> None:
+    values = {**asdict(TrainState(step=7)), "lr_factor": 1.0}
+    assert TypeAdapter(TrainState).validate_python(values) == TrainState(step=7)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +104,6 @@ def test_a_state_of_older_code_with_more_in_it_is_taken() -> None:
         {"batch_index": 1.5},
     ],
 )
-def test_a_state_that_no_run_can_be_in_is_refused(change: dict[str, object]) -> None:
+def test_impossible_state_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(TrainState).validate_python({**asdict(TrainState()), **change})

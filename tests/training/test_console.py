@@ -1,0 +1,156 @@
+"""What a person sees while a run trains."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+import termios
+from collections.abc import Iterator
+
+import pytest
+
+from mt.cli.logs import configure_logging
+from mt.training.console import Console, format_duration, format_validation
+from mt.training.metrics_log import Sample, Validation
+
+SAMPLES = (Sample("A dog.", "Ein Hund.", "Eine Hund."), Sample("Two.", "Zwei.", ""))
+STATUS = "loss 2.346 | 12,346 tok/s | lr 7.00e-04 | 1:15 left"
+
+
+@pytest.fixture(autouse=True)
+def logging_to_stderr(restore_logging: None) -> Iterator[None]:
+    configure_logging()
+    yield
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0:00"),
+        (0.4, "0:00"),
+        (9.6, "0:10"),
+        (59.6, "1:00"),
+        (75, "1:15"),
+        (3599, "59:59"),
+        (3599.6, "1:00:00"),
+        (3700, "1:01:40"),
+        (100 * 3600, "100:00:00"),
+    ],
+)
+def test_format_duration(seconds: float, expected: str) -> None:
+    assert format_duration(seconds) == expected
+
+
+def test_format_validation_has_scores_and_samples() -> None:
+    scores = {"BLEU": 34.5678, "chrF": 61.2}
+    validation = Validation(loss=1.25, scores=scores, signatures={}, samples=SAMPLES)
+    assert format_validation(1500, validation, is_best=True).split("\n") == [
+        "valid 1,500 | loss 1.250 | ppl 3.49 | BLEU 34.57 | chrF 61.20 | best",
+        "    src A dog.",
+        "    ref Ein Hund.",
+        "    hyp Eine Hund.",
+        "",
+        "    src Two.",
+        "    ref Zwei.",
+        "    hyp",
+    ]
+
+
+def test_format_validation_says_best_only_of_the_best() -> None:
+    validation = Validation(loss=1.25, scores={}, signatures={}, samples=())
+    line = format_validation(7, validation, is_best=False)
+    assert line == "valid 7 | loss 1.250 | ppl 3.49"
+
+
+def show_some_progress(*, enabled: bool = True, total: int | None = 2000) -> None:
+    console = Console(enabled=enabled)
+    with console.progress_bar(total, step=1000):
+        for step in range(1001, 1003):
+            console.advance(step)
+        console.show_progress(
+            1002, loss=2.34567, lr=7e-4, tokens_per_second=12345.6, seconds_left=75.0
+        )
+        console.info("valid 1,002 | best")
+        console.warning("1 update skipped")
+
+
+def test_without_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    show_some_progress()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"step 1,002/2,000 | {STATUS}",
+        "valid 1,002 | best",
+        "warning: 1 update skipped",
+    ]
+
+
+def test_unknown_total_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_some_progress(total=None)
+    assert capsys.readouterr().err.splitlines()[0] == f"step 1,002 | {STATUS}"
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_disabled_console_is_silent(
+    on_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_terminal:
+        assert run_on_terminal(monkeypatch, enabled=False) == ""
+    else:
+        show_some_progress(enabled=False)
+        assert capsys.readouterr() == ("", "")
+
+
+def test_quiet_logging_hides_progress_but_not_warnings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure_logging(quiet=True)
+    show_some_progress()
+    assert capsys.readouterr().err == "warning: 1 update skipped\n"
+    assert screen_lines(run_on_terminal(monkeypatch)) == ["warning: 1 update skipped", ""]
+
+
+def run_on_terminal(
+    monkeypatch: pytest.MonkeyPatch, *, enabled: bool = True, total: int | None = 2000
+) -> str:
+    """Return what the console sends to a terminal of 100 columns."""
+    controller, terminal_descriptor = pty.openpty()
+    termios.tcsetwinsize(terminal_descriptor, (24, 100))
+    received = b""
+    with (
+        monkeypatch.context() as patch,
+        open(terminal_descriptor, "w", encoding="utf-8") as terminal,
+    ):
+        patch.setattr(sys, "stderr", terminal)
+        show_some_progress(enabled=enabled, total=total)
+        print("end", file=terminal, flush=True)
+        while not received.endswith(b"end\r\n"):
+            received += os.read(controller, 4096)
+    os.close(controller)
+    return received.decode("utf-8").removesuffix("end\r\n")
+
+
+def screen_lines(sent: str) -> list[str]:
+    """Return the lines that remain visible: text after a carriage return overwrites the line."""
+    lines = []
+    for line in sent.split("\n"):
+        shown = ""
+        for text in line.split("\r"):
+            shown = text + shown[len(text) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_terminal_has_one_bar_below_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    *lines, bar, after = screen_lines(run_on_terminal(monkeypatch))
+    assert lines == ["valid 1,002 | best", "warning: 1 update skipped"]
+    assert after == ""
+    for part in ("50%", "1002/2000", "loss 2.346", "12,346 tok/s", "lr 7.00e-04", "1:15 left"):
+        assert part in bar
+
+
+def test_terminal_bar_without_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, bar, _ = screen_lines(run_on_terminal(monkeypatch, total=None))
+    assert bar.startswith("1002step")
+    assert "%" not in bar

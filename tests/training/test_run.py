@@ -1,0 +1,298 @@
+"""Whole runs on the copy task: however often a run is stopped or killed, it ends in the same weights."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from copy_task import write_copy_task
+from runs import (
+    CONFIG,
+    RANDOM,
+    assert_same_run,
+    checkpoint_path,
+    configure,
+    one_thread,
+    read_all_files,
+    read_lines_without_timing,
+    train_command,
+)
+
+import mt.storage.atomic
+from mt.data.dataset import Epoch
+from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
+from mt.training.run import train
+from mt.training.trainer import Trainer
+
+
+class Killed(BaseException):
+    """Ends a run at once, as `kill -9` does."""
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(configure(config_path, tmp_path_factory.mktemp("uninterrupted"), *RANDOM))
+
+
+@pytest.fixture(scope="module")
+def half(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of 6 of the 12 updates."""
+    return train(configure(config_path, tmp_path_factory.mktemp("half"), "train.max_steps=6"))
+
+
+def call_at_update(
+    monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]
+) -> None:
+    """Call `action` once, before the update that follows `step`, in the middle of an epoch."""
+    original_update = Trainer.update
+    has_acted = False
+
+    def update(trainer: Trainer, epoch: Epoch, indices: range) -> None:
+        nonlocal has_acted
+        if trainer.state.step == step and not has_acted:
+            has_acted = True
+            assert trainer.state.batch_index > 0, "not in the middle of an epoch"
+            action()
+        original_update(trainer, epoch, indices)
+
+    monkeypatch.setattr(Trainer, "update", update)
+
+
+def kill() -> None:
+    raise Killed
+
+
+def test_uninterrupted_run_has_several_epochs_and_losses(uninterrupted: Path) -> None:
+    lines = read_lines_without_timing(uninterrupted)
+    assert [line["step"] for line in lines if line["kind"] == "valid"] == [3, 6, 9, 12]
+    assert lines[-1]["epoch"] >= 1
+    assert len({line["loss"] for line in lines if line["kind"] == "train"}) == 6
+
+
+def test_same_config_gives_same_run(
+    config_path: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    assert_same_run(train(configure(config_path, tmp_path, *RANDOM)), uninterrupted)
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_resume_after_max_steps_equals_uninterrupted(
+    config_path: Path, uninterrupted: Path, tmp_path: Path, step: int
+) -> None:
+    train(configure(config_path, tmp_path, *RANDOM, f"train.max_steps={step}"))
+    assert checkpoint_path(tmp_path).name == f"step_{step:08}"
+    train(configure(config_path, tmp_path, *RANDOM))
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [1, 8])
+def test_resume_after_signal_equals_uninterrupted(
+    config_path: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    number: signal.Signals,
+) -> None:
+    config = configure(config_path, tmp_path, *RANDOM)
+    call_at_update(monkeypatch, step, lambda: signal.raise_signal(number))
+    train(config)
+    assert checkpoint_path(tmp_path).name == f"step_{step + 1:08}"
+    train(config)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_resume_in_mid_epoch_completes_max_epochs(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = ("train.max_steps=null", "train.max_epochs=2")
+    whole = train(configure(config_path, tmp_path / "whole", *RANDOM, *limits))
+    stopped_config = configure(config_path, tmp_path / "stopped", *RANDOM, *limits)
+    with monkeypatch.context() as patch:
+        call_at_update(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+        train(stopped_config)
+    assert_same_run(train(stopped_config), whole)
+
+
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_killed_run_repeats_what_was_not_saved(
+    config_path: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    config = configure(config_path, tmp_path, *RANDOM)
+    call_at_update(monkeypatch, step, kill)
+    with pytest.raises(Killed):
+        train(config)
+    train(config)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("num_writes", range(9))
+def test_run_killed_while_saving_resumes_exactly(
+    config_path: Path,
+    half: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_writes: int,
+) -> None:
+    train(configure(config_path, tmp_path, "train.max_steps=3"))
+    fsync_path = mt.storage.atomic.fsync_path
+    num_left = num_writes
+
+    def fsync_or_die(path: Path) -> None:
+        nonlocal num_left
+        if "checkpoints" in path.parts:
+            num_left -= 1
+        if num_left < 0:
+            raise Killed
+        fsync_path(path)
+
+    config = configure(config_path, tmp_path, "train.max_steps=6")
+    with monkeypatch.context() as patch:
+        patch.setattr(mt.storage.atomic, "fsync_path", fsync_or_die)
+        with pytest.raises(Killed):
+            train(config)
+    train(config)
+    assert_same_run(tmp_path, half)
+
+
+def test_finished_run_is_left_unchanged(
+    config_path: Path, uninterrupted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files_before = read_all_files(uninterrupted)
+    with caplog.at_level(logging.INFO, "mt"):
+        train(configure(config_path, uninterrupted, *RANDOM))
+    assert "max_steps 12 reached after 12 updates" in caplog.text
+    assert read_all_files(uninterrupted) == files_before
+
+
+def test_resume_refuses_changed_config(config_path: Path, uninterrupted: Path) -> None:
+    files_before = read_all_files(uninterrupted)
+    changes = ("train.learning_rate=1e-3", "model.d_ff=64")
+    with pytest.raises(RunDirError, match="another config") as caught:
+        train(configure(config_path, uninterrupted, *RANDOM, *changes))
+    listed = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert listed == ["model.d_ff: 32 -> 64", "train.learning_rate: 0.005 -> 0.001"]
+    assert read_all_files(uninterrupted) == files_before
+
+
+def test_resume_allows_changeable_keys(config_path: Path, tmp_path: Path) -> None:
+    train(configure(config_path, tmp_path, "train.max_steps=3"))
+    changes = (
+        "train.max_steps=6",
+        "train.patience=9",
+        "train.keep_checkpoints=5",
+        "train.num_samples=1",
+    )
+    train(configure(config_path, tmp_path, *changes))
+    assert checkpoint_path(tmp_path).name == "step_00000006"
+
+
+def test_resume_keeps_values_the_user_does_not_set(config_path: Path, tmp_path: Path) -> None:
+    """A key that the user's file lacks takes the run's value, whatever today's default is."""
+    train(configure(config_path, tmp_path, "train.max_steps=3", "model.dropout=0.25"))
+    train(configure(config_path, tmp_path, "train.max_steps=6"))
+    assert "dropout: 0.25" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert checkpoint_path(tmp_path).name == "step_00000006"
+
+
+def test_moved_run_resumes(config_path: Path, half: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(half, moved)
+    train(configure(config_path, moved))
+    assert checkpoint_path(moved).name == "step_00000012"
+    assert checkpoint_path(half).name == "step_00000006"
+
+
+def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_path: Path) -> None:
+    overrides = (*RANDOM, "train.max_steps=400", "train.validate_every=200", "train.log_every=5")
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen(
+        train_command(config_path, stopped, *overrides),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=one_thread(),
+    )
+    wait_for_first_update(stopped / "metrics.jsonl")
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert "stopped by SIGTERM after" in stderr
+    assert "same command again" in stderr.splitlines()[-1]
+    step = int(checkpoint_path(stopped).name.removeprefix("step_"))
+    assert 0 < step < 400
+
+    train(configure(config_path, stopped, *overrides))
+    whole = train(configure(config_path, tmp_path / "whole", *overrides))
+    assert_same_run(stopped, whole)
+
+
+def wait_for_first_update(metrics: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and b'"train"' in metrics.read_bytes()):
+        assert time.monotonic() < deadline, "no update within a minute"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to compile for")
+def test_compile_on_cpu_is_refused_before_anything_is_written(
+    config_path: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(DeviceError, match=r"^train\.compile is slower on a CPU"):
+        train(configure(config_path, run_dir, "train.device=auto", "train.compile=true"))
+    assert not list(run_dir.glob("[!.]*"))
+
+
+def test_resume_refuses_changed_text(config_path: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train(configure(config_path, run_dir, "train.max_steps=2"))
+    config = configure(config_path, run_dir, "train.max_steps=4")
+    src = Path(f"{config.data.train[0].prefix}.{config.data.src_lang}")
+    text = src.read_text(encoding="utf-8")
+    try:
+        src.write_text(text[1:], encoding="utf-8")
+        with pytest.raises(CheckpointError, match="training text has changed"):
+            train(config)
+    finally:
+        src.write_text(text, encoding="utf-8")
+
+
+def test_too_long_validation_pair_is_named_before_training(
+    config_path: Path, tmp_path: Path
+) -> None:
+    for lang in ("aa", "bb"):
+        text = "balo\n" + "balo " * 30 + "\n"
+        (tmp_path / f"valid.{lang}").write_text(text, encoding="utf-8")
+    config = configure(
+        config_path,
+        tmp_path / "run",
+        "model.self_attention=dense_synthesizer",
+        "model.max_length=24",
+        f"data.valid.prefix={tmp_path / 'valid'}",
+    )
+    with pytest.raises(DataError, match=r"^valid: line 2 has \d+ tokens; model\.max_length is 24$"):
+        train(config)
+
+
+def test_library_call_writes_nothing_to_stderr(
+    config_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(configure(config_path, tmp_path, "train.max_steps=2"))
+    assert capfd.readouterr() == ("", "")

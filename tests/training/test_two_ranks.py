@@ -1,0 +1,123 @@
+"""Training in two processes gives the result of one process with larger updates."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from copy_task import write_copy_task
+from runs import (
+    CONFIG,
+    checkpoint_path,
+    configure,
+    one_thread,
+    read_all_files,
+    read_lines_without_timing,
+    train_command,
+)
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from mt.errors import CheckpointError
+from mt.training.run import train
+
+# The program of one rank, which sends itself a signal before update SIGNAL_AT.
+RANK_PROGRAM = """
+import os, signal
+from mt.cli.process import run
+from mt.training.trainer import Trainer
+
+original_update = Trainer.update
+
+def update(trainer, epoch, indices):
+    if trainer.state.step + 1 == int(os.environ["SIGNAL_AT"]):
+        signal.raise_signal(signal.SIGTERM)
+    original_update(trainer, epoch, indices)
+
+Trainer.update = update
+run()
+"""
+
+OVERRIDES = (
+    "model.dropout=0.0",
+    "train.epsilon=1e-4",
+    "train.gradient_accumulation=2",
+    "train.validate_every=6",
+    "train.log_every=4",
+)
+
+
+def train_on_two_ranks(config_path: Path, run_dir: Path, *, signal_at: int = 0) -> None:
+    """Start two ranks as torchrun does. Only the first one gets the signal."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    arguments = train_command(config_path, run_dir, *OVERRIDES)[3:]
+    with ExitStack() as stack:
+        processes = []
+        for rank in range(2):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own["SIGNAL_AT"] = str(signal_at) if rank == 0 else "0"
+            process = subprocess.Popen(
+                [sys.executable, "-c", RANK_PROGRAM, *arguments],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=one_thread(**shared, **own),
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        for process in processes:
+            _, stderr = process.communicate(timeout=60)
+            assert process.returncode == 0, stderr
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run on two ranks that was stopped once, between two logged lines."""
+    run_dir = tmp_path_factory.mktemp("two_ranks")
+    train_on_two_ranks(config_path, run_dir, signal_at=5)
+    assert checkpoint_path(run_dir).name == "step_00000005"
+    train_on_two_ranks(config_path, run_dir)
+    return run_dir
+
+
+def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
+    config_path: Path, two_ranks: Path, tmp_path: Path
+) -> None:
+    """To 1e-5, because sums in another order round differently."""
+    one_rank = train(
+        configure(config_path, tmp_path, *OVERRIDES, "train.gradient_accumulation=4")
+    )
+    weights = load_file(checkpoint_path(two_ranks) / "model.safetensors")
+    expected = load_file(checkpoint_path(one_rank) / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert_close(weight, expected[name], atol=1e-5, rtol=0.0)
+    assert logged_losses(two_ranks) == pytest.approx(logged_losses(one_rank), abs=1e-5)
+
+
+def logged_losses(run_dir: Path) -> list[float]:
+    return [line["loss"] for line in read_lines_without_timing(run_dir) if "loss" in line]
+
+
+def test_resume_refuses_another_number_of_ranks(config_path: Path, two_ranks: Path) -> None:
+    files_before = read_all_files(two_ranks)
+    with pytest.raises(CheckpointError, match="needs 2 ranks, found 1"):
+        train(configure(config_path, two_ranks, *OVERRIDES))
+    assert read_all_files(two_ranks) == files_before
