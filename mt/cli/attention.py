@@ -1,0 +1,39 @@
+"""The command `mt attention`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mt.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    QuietOption,
+    RunDirArgument,
+    VerboseOption,
+)
+
+
+def attention(
+    run_dir: RunDirArgument,
+    sentence: Annotated[
+        str, typer.Argument(metavar="SENTENCE", help="what to translate, in quotes")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="page.html to write, or its numbers as .json")
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(help="show attention for this translation  [default: the model's own]"),
+    ] = None,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show the attention weights of every layer and head while a sentence is translated."""
+    from mt.report.attention_maps import write_attention
+
+    write_attention(
+        run_dir, sentence, output=output, target=target, checkpoint=checkpoint, device=device
+    )

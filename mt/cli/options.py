@@ -1,0 +1,59 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mt.cli.logs import configure_logging
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def _set_quiet(value: bool) -> bool:
+    if value:
+        configure_logging(quiet=True)
+    return value
+
+
+def _set_verbose(value: bool) -> bool:
+    if value:
+        configure_logging(verbose=True)
+    return value
+
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file that says what to train")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="change a key: train.learning_rate=3e-4"),
+]
+RunDirArgument = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")
+]
+DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
+ConfigDeviceOption = Annotated[
+    Device | None, typer.Option(help="where to compute  [default: the config's]")
+]
+CheckpointOption = Annotated[
+    str, typer.Option(metavar="best|last|PATH", help="which checkpoint to use")
+]
+BeamOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=1000, help="beam size; 1 is greedy  [default: the config's]"),
+]
+InputOption = Annotated[
+    Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="file to write  [default: stdout]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+# These two act through their callbacks; the commands do not use the values.
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="show warnings only", callback=_set_quiet)
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="show details for debugging", callback=_set_verbose)
+]

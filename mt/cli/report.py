@@ -1,0 +1,32 @@
+"""The command `mt report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mt.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    QuietOption,
+    RunDirArgument,
+    VerboseOption,
+)
+
+
+def report(
+    run_dir: RunDirArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="HTML file to write  [default: RUN_DIR/report.html]"),
+    ] = None,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write an HTML page about a run: data, training curves, scores with intervals, and examples of errors."""
+    from mt.report.run_report import write_report
+
+    page = output or run_dir / "report.html"
+    write_report(run_dir, page, checkpoint=checkpoint, device=device)
