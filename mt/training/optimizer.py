@@ -63,35 +63,47 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     return norm
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors by `<index of the parameter>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": value
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's tensors by `<name of the parameter in model>/<kind>`.
+
+    The kinds are exp_avg, exp_avg_sq and step. There are no tensors before the first update.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for kind, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{kind}"] = tensor
+    return tensors
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `pack_optimizer`, for an optimizer of the same parameters; ValueError for another's."""
-    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
-    wanted = {
-        f"{index}.{name}": shape
-        for index, shape in enumerate(shapes)
-        for name in ("exp_avg", "exp_avg_sq")
-    }
-    wanted.update({f"{index}.step": torch.Size() for index in range(len(shapes))})
-    found = {key: value.shape for key, value in tensors.items()}
-    if found and found != wanted:  # before the first update there is nothing
-        key = next(key for key in (*wanted, *found) if wanted.get(key) != found.get(key))
-        raise ValueError(
-            f"the optimizer's {key[:80]} has the shape {found.get(key)}, not {wanted.get(key)}"
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    """Load what `pack_optimizer` returned. ValueError for the tensors of another model's optimizer."""
+    expected_shapes = {}
+    for name, parameter in model.named_parameters():
+        expected_shapes[f"{name}/exp_avg"] = parameter.shape
+        expected_shapes[f"{name}/exp_avg_sq"] = parameter.shape
+        expected_shapes[f"{name}/step"] = torch.Size()
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    if tensors and shapes != expected_shapes:
+        key = next(
+            key
+            for key in (*expected_shapes, *shapes)
+            if expected_shapes.get(key) != shapes.get(key)
         )
+        raise ValueError(
+            f"the optimizer's {key[:80]} has the shape {shapes.get(key)}, "
+            f"not {expected_shapes.get(key)}"
+        )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
+    if tensors:
+        for index, parameter in enumerate(parameters):
+            name = names[parameter]
+            state[index] = {
+                kind: tensors[f"{name}/{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")
+            }
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

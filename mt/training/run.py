@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mt import experiment as prepare
-from mt.config.load import diff_configs, dump_config, load_config
+from mt.config.load import diff_configs, dump_config, load_config, load_run_config
 from mt.config.schema import Config
 from mt.data.corpus import EncodedCorpus
 from mt.data.eval_set import EvalSet, load_eval_set, training_files
@@ -66,7 +66,7 @@ def train(config: Config) -> Path:
     with run.lock() if runtime.is_main else nullcontext():
         # A run has begun once it has something to go on from; until then a mistake can be put right.
         before = runtime.broadcast(
-            load_config(run.config) if (run.checkpoints / "last").is_file() else None
+            load_run_config(run.config) if (run.checkpoints / "last").is_file() else None
         )
         config, runtime = resolve_auto(config, before, runtime)
         if runtime.is_main:

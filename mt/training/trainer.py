@@ -312,7 +312,9 @@ class Trainer:
                     "metrics_size": self.metrics.sync(),
                     "environment": self.runtime.environment(),
                 }
-                snapshot = Checkpoint(weights, pack_optimizer(self.optimizer), meta)
+                snapshot = Checkpoint(
+                    weights, pack_optimizer(self.optimizer, self.model.transformer), meta
+                )
                 self.store.save(snapshot, step=self.state.step, is_best=is_best)
             except DiskError as refused:
                 error = refused
@@ -339,7 +341,7 @@ class Trainer:
             self.window = Window.restore(rank["window"], runtime.device)
             self.scaler.load_state_dict(meta["scaler"])
             self.model.transformer.load_state_dict(snapshot.model)
-            unpack_optimizer(self.optimizer, snapshot.optimizer)
+            unpack_optimizer(self.optimizer, self.model.transformer, snapshot.optimizer)
             runtime.set_random_state(rank["random"])
             if runtime.is_main:
                 self.metrics.truncate(int(meta["metrics_size"]))
