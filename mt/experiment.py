@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 import torch
 
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.config.schema import Config
 from mt.data.corpus import encode_corpus
 from mt.data.dataset import Dataset
@@ -46,7 +46,7 @@ class Experiment:
     def open(cls, run_dir: str | Path) -> Self:
         """Return the experiment of an existing run directory. Raises RunDirError when there is none."""
         opened = open_run_dir(Path(run_dir))
-        return cls(load_config(opened.config), opened)
+        return cls(load_run_config(opened.config), opened)
 
     @cached_property
     def tokenizers(self) -> Tokenizers:

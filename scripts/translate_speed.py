@@ -157,11 +157,11 @@ def race(
     run_dir: Path, texts: list[str], *, threads: int, repeats: int
 ) -> dict[tuple[int, str], Side]:
     """All sides, greedy and with beam 5, by (beam size, "ours" or CTranslate2's number format)."""
-    from mt.config.load import load_config
+    from mt.config.load import load_run_config
     from mt.export.ctranslate2 import export
     from mt.storage.run_dir import open_run_dir
 
-    search = load_config(open_run_dir(run_dir).config).search.model_dump()
+    search = load_run_config(open_run_dir(run_dir).config).search.model_dump()
     sides = {}
     with tempfile.TemporaryDirectory() as directory:
         processes = {"ours": start("ours", run_dir, threads, search)}
@@ -202,11 +202,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Race, and print what came of it."""
-    from mt.config.load import load_config
+    from mt.config.load import load_run_config
     from mt.data.eval_set import read_eval_set
     from mt.evaluation.metrics import bleu_tokenizer, score_corpus
 
-    lang = load_config(options.run_dir / "config.yaml").data.tgt_lang
+    lang = load_run_config(options.run_dir / "config.yaml").data.tgt_lang
     found = read_eval_set(options.src.name, options.src, [options.ref])
     texts, refs = list(islice(found.src, options.limit)), list(islice(found.refs[0], options.limit))
     sides = race(options.run_dir, texts, threads=options.threads, repeats=options.repeats)

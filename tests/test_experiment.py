@@ -52,7 +52,11 @@ def test_tokenizers_must_be_trained_first(config_path: Path, tmp_path: Path) -> 
 
 
 def test_separate_tokenizers_are_two_models(config_path: Path, tmp_path: Path) -> None:
-    overrides = ("tokenizer.joint=false", "model.tie_embeddings=decoder", "tokenizer.vocab_size=300")
+    overrides = (
+        "tokenizer.joint=false",
+        "model.tie_embeddings=decoder",
+        "tokenizer.vocab_size=300",
+    )
     experiment = make_experiment(config_path, tmp_path, *overrides)
     experiment.train_tokenizers()
     assert (tmp_path / "tokenizer.src.model").is_file()
@@ -87,9 +91,7 @@ def test_model_depends_on_the_seed_only(config_path: Path, trained: Path) -> Non
     same = make_experiment(config_path, trained, "train.seed=1").model(CPU)
     for name, weight in same.state_dict().items():
         assert torch.equal(weight, models[1].state_dict()[name])
-    assert not torch.equal(
-        next(models[1].parameters()), next(models[2].parameters())
-    )
+    assert not torch.equal(next(models[1].parameters()), next(models[2].parameters()))
 
 
 def test_translator_of_a_trained_run_translates(trained: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs that an earlier version began are resumed to the numbers that it would have computed."""
+"""Runs that earlier versions of mt began can be used, and resume to the same numbers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,110 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mt.config.load import load_config
+from mt.config.load import dump_config, load_config, load_run_config
+from mt.decoding.translator import Translator
+from mt.errors import CheckpointError, ConfigError, MtError
+from mt.storage.checkpoint import CHECKSUMS, META, OPTIMIZER, CheckpointStore, load_checkpoint
 from mt.training.run import train
 
 OLD_RUNS = Path(__file__).resolve().parent / "data" / "old_runs"
 EXPECTED: dict[str, Any] = json.loads((OLD_RUNS / "expected.json").read_text(encoding="utf-8"))
-STOP, END = 13, 33  # the update each run was stopped after, and its last one
+STOP = 13  # the last update of each kept run
+END = 33  # the last update of which the numbers are known
+
+EVERY_RUN = pytest.mark.parametrize("name", EXPECTED["runs"])
+# One run of each kind of attention.
+SOME_RUNS = pytest.mark.parametrize(
+    "name", ["dot_pre_joint", "additive_pre_separate_dropout", "synthesizer_post_separate"]
+)
+SOURCE_TEXTS = ["a sentence .", "and another one", ""]
 
 
-@pytest.mark.parametrize("name", EXPECTED["runs"])
+@EVERY_RUN
 def test_old_run_resumes_to_the_same_numbers(name: str, tmp_path: Path) -> None:
     run = copy_old_run(name, tmp_path)
-    train(load_config(run / "config.yaml"))
-    expected = EXPECTED["runs"][name]
-    found = read_updates(run)
-    if is_same_machine():
-        assert found == {key: expected[key] for key in found}
-        assert weights_digest(run) == expected["weights"]
-    else:  # another processor sums in another order
-        tolerance = 3e-2 if name.endswith("bf16") else 1e-3
-        for key in found:
-            assert found[key] == pytest.approx(expected[key], rel=tolerance), key
+    train(load_run_config(run / "config.yaml"))
+    assert_expected_updates(name, run)
+
+
+@SOME_RUNS
+def test_converted_run_resumes_to_the_same_numbers(name: str, tmp_path: Path) -> None:
+    run = copy_old_run(name, tmp_path)
+    convert_run(run)
+    train(load_run_config(run / "config.yaml"))
+    assert_expected_updates(name, run)
+
+
+def test_old_run_resumes_with_its_config_given_as_a_user_file(tmp_path: Path) -> None:
+    name = "dot_post_separate_dropout_accumulate"
+    run = copy_old_run(name, tmp_path)
+    shutil.copy(run / "config.yaml", tmp_path / "mine.yaml")
+    train(load_config(tmp_path / "mine.yaml"))
+    assert_expected_updates(name, run)
+
+
+def test_resumed_run_is_saved_in_the_present_format(tmp_path: Path) -> None:
+    run = copy_old_run("dot_pre_joint", tmp_path)
+    train(load_run_config(run / "config.yaml"))
+    assert (run / "config.yaml").read_text(encoding="utf-8").startswith("format_version: 3\n")
+    last = run / "checkpoints" / f"step_{END:08d}"
+    assert json.loads((last / META).read_text(encoding="utf-8"))["format_version"] == 3
+    with safe_open(last / "model.safetensors", framework="pt") as file:
+        parameter_names = set(file.keys())
+    with safe_open(last / OPTIMIZER, framework="pt") as file:
+        optimizer_names = set(file.keys())
+    assert "embeddings.shared" in parameter_names
+    kinds = ("exp_avg", "exp_avg_sq", "step")
+    assert optimizer_names == {f"{name}/{kind}" for name in parameter_names for kind in kinds}
+
+
+@EVERY_RUN
+def test_old_run_translates(name: str, tmp_path: Path) -> None:
+    run = copy_old_run(name, tmp_path)
+    translator = Translator.load(run, checkpoint="last", device="cpu")
+    translations = translator.n_best(SOURCE_TEXTS)
+    assert [len(hypotheses) > 0 for hypotheses in translations] == [True] * len(SOURCE_TEXTS)
+    convert_run(run)
+    converted = Translator.load(run, checkpoint="last", device="cpu")
+    assert converted.n_best(SOURCE_TEXTS) == translations
+
+
+def test_checkpoint_of_a_newer_mt_is_refused(tmp_path: Path) -> None:
+    run = copy_old_run("dot_pre_joint", tmp_path)
+    directory = run / "checkpoints" / f"step_{STOP:08d}"
+    meta = json.loads((directory / META).read_text(encoding="utf-8"))
+    (directory / META).write_text(json.dumps({**meta, "format_version": 4}), encoding="utf-8")
+    update_checksum(directory, META)
+    with pytest.raises(CheckpointError) as caught:
+        train(load_run_config(run / "config.yaml"))
+    assert_names_versions(caught.value)
+    assert str(directory / META) in str(caught.value)
+    with pytest.raises(CheckpointError) as caught:
+        Translator.load(run, checkpoint="last", device="cpu")
+    assert_names_versions(caught.value)
+
+
+def test_config_of_a_newer_mt_is_refused(tmp_path: Path) -> None:
+    run = copy_old_run("dot_pre_joint", tmp_path)
+    config = load_run_config(run / "config.yaml")
+    text = dump_config(config).replace("format_version: 3", "format_version: 4")
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        train(config)
+    assert_names_versions(caught.value)
+    assert str(run / "config.yaml") in str(caught.value)
+
+
+def assert_names_versions(error: MtError) -> None:
+    """Check that a one-line error names version 4, which it found, and 3, which it reads."""
+    message = str(error)
+    assert "format version 4" in message
+    assert "3;" in message
+    assert "newer mt" in message
+    assert "\n" not in message
 
 
 def copy_old_run(name: str, directory: Path) -> Path:
@@ -46,26 +127,55 @@ def copy_old_run(name: str, directory: Path) -> Path:
     return run
 
 
+def convert_run(run: Path) -> None:
+    """Save the config and the checkpoint of a run again, in the present format."""
+    config = load_run_config(run / "config.yaml")
+    (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    directory = run / "checkpoints" / f"step_{STOP:08d}"
+    store = CheckpointStore(run / "checkpoints", keep=9)
+    store.save(load_checkpoint(directory), step=STOP, is_best=False)
+    assert json.loads((directory / META).read_text(encoding="utf-8"))["format_version"] == 3
+
+
+def update_checksum(directory: Path, name: str) -> None:
+    """Write the checksum of a changed file of a checkpoint."""
+    lines = (directory / CHECKSUMS).read_text(encoding="ascii").splitlines()
+    digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    lines = [line for line in lines if not line.endswith(f"  {name}")]
+    lines.append(f"{digest}  {name}")
+    (directory / CHECKSUMS).write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def assert_expected_updates(name: str, run: Path) -> None:
+    """Check all updates after STOP: bit for bit on the machine that made `expected.json`."""
+    expected = EXPECTED["runs"][name]
+    updates = read_updates(run)
+    if is_same_machine():
+        assert updates == {key: expected[key] for key in updates}
+        assert weights_digest(run) == expected["weights"]
+    else:  # another processor sums in another order
+        tolerance = 3e-2 if name.endswith("bf16") else 1e-3
+        for key in updates:
+            assert updates[key] == pytest.approx(expected[key], rel=tolerance), key
+
+
 def read_updates(run: Path) -> dict[str, list[float]]:
     """Return the numbers of each update after STOP, by name."""
-    lines = [
-        json.loads(line)
-        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    later = [line for line in lines if line["kind"] == "train" and line["step"] > STOP]
-    assert [line["step"] for line in later] == list(range(STOP + 1, END + 1))
-    return {
-        key: [line[key] for line in later]
-        for key in ("loss", "nll", "grad_norm", "lr", "tokens_seen")
-    }
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    updates = [line for line in lines if line["kind"] == "train" and line["step"] > STOP]
+    assert [line["step"] for line in updates] == list(range(STOP + 1, END + 1))
+    keys = ("loss", "nll", "grad_norm", "lr", "tokens_seen")
+    return {key: [line[key] for line in updates] for key in keys}
 
 
 def weights_digest(run: Path) -> str:
-    """Return a SHA-256 of all weights after the last update, in the order of their names."""
+    """Return a SHA-256 of all weights after the last update, in the order of their old names."""
     tensors = load_file(run / "checkpoints" / f"step_{END:08d}" / "model.safetensors")
+    old_names = {name.replace("embeddings.", "tables."): name for name in tensors}
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    for old_name, name in sorted(old_names.items()):
+        digest.update(old_name.encode() + tensors[name].numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -73,8 +183,10 @@ def is_same_machine() -> bool:
     """Return whether this machine and PyTorch give the bits that `expected.json` has."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    named = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
-    cpu = f"{platform.machine()} {named.get('vendor_id')} {named.get('cpu family')}/{named.get('model')}"
+    fields = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    vendor = fields.get("vendor_id")
+    cpu = f"{platform.machine()} {vendor} {fields.get('cpu family')}/{fields.get('model')}"
     return (cpu, torch.__version__) == (EXPECTED["cpu"], EXPECTED["torch"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -46,6 +46,14 @@ _PLAIN_WORDS = {
 }
 
 
+class Override(NamedTuple):
+    """One change of a config from the command line: `--set KEY=VALUE`."""
+
+    path: KeyPath
+    value: Any
+    place: str  # how an error names it
+
+
 @dataclass(frozen=True)
 class ConfigFile:
     """Plain values, and for each key path the place to name in an error: `FILE:LINE` or `--set KEY=VALUE`."""
@@ -55,27 +63,29 @@ class ConfigFile:
 
     def locate(self, path: KeyPath) -> str:
         """Name the place and the key of `path`, or the place of the nearest section around it."""
-        place = next(
-            self.places[path[:depth]]
-            for depth in range(len(path), -1, -1)
-            if path[:depth] in self.places
-        )
+        place = self.place_of(path)
         dotted = _on_one_line(".".join(path), 200)
         return place if not dotted or place.startswith(f"--set {dotted}=") else f"{place}: {dotted}"
 
-    def override(self, text: str) -> "ConfigFile":
-        """Return a copy with one `KEY=VALUE` applied: a dotted key, a number for a list's item, the value in YAML."""
-        key, equals, value = text.partition("=")
-        path = tuple(key.strip().split("."))
-        place = f"--set {_on_one_line(text, 500)}"
-        if not equals or "" in path or len(path) > MAX_DEPTH:
-            raise ConfigError(f"{place}: wanted KEY=VALUE, such as train.learning_rate=3e-4")
-        values = _replaced(
-            self.values, path, value=_parse(value, lambda line: place).values, place=place
-        )
-        made = {path[:depth]: place for depth in range(1, len(path) + 1)}
-        kept = {known: where for known, where in self.places.items() if known[: len(path)] != path}
-        return ConfigFile(values, made | kept)
+    def place_of(self, path: KeyPath) -> str:
+        """Return the place of `path`, or of the nearest section around it."""
+        for depth in range(len(path), 0, -1):
+            if path[:depth] in self.places:
+                return self.places[path[:depth]]
+        return self.places[()]
+
+    def override(self, override: Override) -> "ConfigFile":
+        """Return a copy with one override applied."""
+        path = override.path
+        values = _replaced(self.values, path, value=override.value, place=override.place)
+        places = {
+            known_path: place
+            for known_path, place in self.places.items()
+            if known_path[: len(path)] != path
+        }
+        for depth in range(1, len(path) + 1):
+            places.setdefault(path[:depth], override.place)
+        return ConfigFile(values, places)
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -101,6 +111,16 @@ def read_config_file(path: Path) -> ConfigFile:
             f"{path}:1: wanted sections such as data: and train:, found {show(found.values)}"
         )
     return ConfigFile(found.values, {**found.places, (): str(path)})
+
+
+def parse_override(text: str) -> Override:
+    """Parse `KEY=VALUE`: a dotted key, in which a number stands for a list's item, and YAML."""
+    key, equals, value = text.partition("=")
+    path = tuple(key.strip().split("."))
+    place = f"--set {_on_one_line(text, 500)}"
+    if not equals or "" in path or len(path) > MAX_DEPTH:
+        raise ConfigError(f"{place}: wanted KEY=VALUE, such as train.learning_rate=3e-4")
+    return Override(path, _parse(value, lambda line: place).values, place)
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.batching import group_by_length
 from mt.data.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ class Translator:
         `exact` searches each text on its own, so that no bit of a score depends on other texts. It is slower.
         """
         run = open_run_dir(Path(run_dir))
-        config = load_config(run.config)
+        config = load_run_config(run.config)
         src, tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
         sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
         with torch.device("meta"):  # no memory before the file is known to have these very tensors

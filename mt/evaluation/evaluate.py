@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.data.eval_set import EvalSet, load_eval_set, read_eval_set
 from mt.decoding.translator import Translator
 from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
@@ -30,7 +30,7 @@ def evaluate(
     beam_size: int | None = None,
 ) -> list[SetScores]:
     """Translate and score the given files, or the config's test sets, or its validation set. Raises MtError."""
-    config = load_config(open_run_dir(Path(run_dir)).config)
+    config = load_run_config(open_run_dir(Path(run_dir)).config)
     if src is not None:
         sets = [read_eval_set(Path(src).name, Path(src), list(map(Path, refs)))]
     else:

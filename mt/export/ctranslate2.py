@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.config.schema import Config
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
@@ -63,7 +63,7 @@ def export(
     attention that CTranslate2 does not have, DeviceError without its package.
     """
     run = open_run_dir(run_dir)
-    config = load_config(run.config)
+    config = load_run_config(run.config)
     if kinds := {config.model.self_attention, config.model.cross_attention} - {"dot_product"}:
         raise ConfigError(
             f"{run.config}: CTranslate2 has dot_product attention alone, found {', '.join(kinds)}"
@@ -129,7 +129,7 @@ def _describe(translator: Translator, config: Config) -> Any:
         "output": spec.decoder.projection,
     }
     for role, target in embeddings.items():
-        target.weight = model.tables[model.roles[role]].detach().clone()
+        target.weight = model.embeddings[model.roles[role]].detach().clone()
     for side, layers, norm, names in (
         (spec.encoder, model.encoder_layers, model.encoder_norm, ENCODER_LAYER),
         (spec.decoder, model.decoder_layers, model.decoder_norm, DECODER_LAYER),

@@ -143,7 +143,7 @@ class Transformer(nn.Module):
             src_vocab_size,
             tgt_vocab_size,
         )
-        self.tables = nn.ParameterDict(
+        self.embeddings = nn.ParameterDict(
             {
                 table: nn.Parameter(torch.empty(sizes[role], config.d_model))
                 for role, table in self.roles.items()
@@ -211,7 +211,7 @@ class Transformer(nn.Module):
     @property
     def output_table(self) -> Tensor:
         """The weight (tgt_vocab_size, d_model) that turns states into logits."""
-        table: Tensor = self.tables[self.roles["output"]]
+        table: Tensor = self.embeddings[self.roles["output"]]
         return table
 
     def _decoder(self) -> list[DecoderLayer]:
@@ -219,7 +219,7 @@ class Transformer(nn.Module):
 
     def _embed(self, ids: Tensor, role: str, positions: Tensor) -> Tensor:
         """(rows, length) at `positions` (rows or 1, length) -> (rows, length, d_model)."""
-        table = self.tables[self.roles[role]]
+        table = self.embeddings[self.roles[role]]
         x = F.embedding(ids, table) * math.sqrt(table.size(1))
         embedded: Tensor = self.dropout(x + sinusoids(positions, table.size(1)))
         return embedded
@@ -232,7 +232,7 @@ class Transformer(nn.Module):
 
     def _initialise(self) -> None:
         """Glorot and Bengio (2010) for weights, zero for biases; embeddings of unit variance once scaled up."""
-        for table in self.tables.values():
+        for table in self.embeddings.values():
             nn.init.normal_(table, std=table.size(1) ** -0.5)
         for module in self.modules():
             if isinstance(module, Linear):

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from mt.cli.streams import standard_output
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.eval_set import find_files
 from mt.distributed import Runtime, open_runtime
@@ -156,7 +156,7 @@ def rehearse_run(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[
     real = RunDir(Path(config.train.run_dir))
     asked, before = (
         config,
-        load_config(real.config) if (real.checkpoints / "last").is_file() else None,
+        load_run_config(real.config) if (real.checkpoints / "last").is_file() else None,
     )
     config, runtime = resolve_auto(config, before, runtime)
     if before is not None:

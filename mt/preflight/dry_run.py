@@ -227,7 +227,7 @@ def look_at_disk(trainer: Trainer, trial: RunDir, real: RunDir) -> Finding:
     """What the run directory will hold at most, against what is free."""
     tensors = [
         *trainer.model.transformer.state_dict().values(),
-        *pack_optimizer(trainer.optimizer).values(),
+        *pack_optimizer(trainer.optimizer, trainer.model.transformer).values(),
     ]
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     kept = trainer.config.keep_checkpoints + 2  # the best one, and the next one while it is written

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.config.load import dump_config, load_config
+from mt.config.load import dump_config, load_run_config
 from mt.config.schema import Config
 from mt.data.corpus import FilterCounts
 from mt.data.eval_set import EvalSet, load_eval_set
@@ -87,7 +87,7 @@ def write_report(
 ) -> None:
     """Write the page of a run; what is missing for it is said on the page and on stderr. Raises MtError."""
     run = open_run_dir(run_dir)
-    config = load_config(run.config)
+    config = load_run_config(run.config)
     metrics, missing = read_metrics(run.metrics)
     counts = pair_counts(run)
     sets: list[ScoredSet] = []

@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mt.errors import CheckpointError
+from mt.storage import migrations
 from mt.storage.atomic import atomic_directory, atomic_file, remove, sha256
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, FORMAT_VERSION)
 MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
 CHECKSUMS = "SHA256SUMS"  # of the three, as the sha256sum command writes and checks them
 POINTERS = ("best", "last")  # in this order: a run killed in between does again what `last` lacks
@@ -104,25 +106,52 @@ def find_checkpoint(checkpoints: Path, which: str) -> Path:
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
-    """Everything saved in a checkpoint. Raises CheckpointError for a missing, damaged or foreign file."""
-    meta = load_meta(directory)
-    return Checkpoint(_load_tensors(directory / MODEL), _load_tensors(directory / OPTIMIZER), meta)
+    """Return everything saved in a checkpoint, which may be of an older format.
+
+    CheckpointError for a missing or damaged file, or for one that is not of a checkpoint.
+    """
+    meta = _read_meta(directory)
+    model = _load_tensors(directory / MODEL)
+    optimizer = _load_tensors(directory / OPTIMIZER)
+    if meta["format_version"] == 2:
+        try:
+            optimizer = migrations.convert_optimizer(optimizer, model)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{directory / OPTIMIZER}: not readable as format 2 ({error})"
+            ) from error
+        model = migrations.convert_model(model)
+        meta = migrations.convert_meta(meta)
+    return Checkpoint(model, optimizer, meta)
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
-    """Give `model`, which may be on the meta device, a checkpoint's weights: all that translation needs of it.
+    """Load a checkpoint's weights into `model`, which may be on the meta device.
 
-    CheckpointError for weights of another model.
+    CheckpointError when they are the weights of another model.
     """
-    load_meta(directory)
+    meta = _read_meta(directory)
     tensors = _load_tensors(directory / MODEL)
+    if meta["format_version"] == 2:
+        tensors = migrations.convert_model(tensors)
     if _shapes(tensors) != _shapes(model.state_dict()):
         raise CheckpointError(f"{directory}: holds another model than the run's config describes")
     model.load_state_dict(tensors, assign=True)
 
 
 def load_meta(directory: Path) -> dict[str, Any]:
-    """The checkpoint's meta.json, of a format version that this program reads."""
+    """Return the content of a checkpoint's meta.json, which may be of an older format.
+
+    CheckpointError for a missing or damaged file, and for a format version that is not readable.
+    """
+    meta = _read_meta(directory)
+    if meta["format_version"] == 2:
+        meta = migrations.convert_meta(meta)
+    return meta
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    """Return the content of meta.json as it is; its `format_version` is one of those readable."""
     path = directory / META
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -131,9 +160,11 @@ def load_meta(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not readable as a checkpoint's meta.json ({error})"
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
+        readable = " and ".join(str(number) for number in READABLE_VERSIONS)
+        hint = "; install a newer mt" if type(version) is int and version > FORMAT_VERSION else ""
         raise CheckpointError(
-            f"{path}: format version {version}, but this mt reads {FORMAT_VERSION}"
+            f"{path}: format version {str(version)[:80]}, but this mt reads {readable}{hint}"
         )
     _verify(path)
     return meta

@@ -82,9 +82,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[s
 
     Names are those of `model.named_parameters()`; `model` must hold every parameter of the optimizer.
     """
-    names: dict[Tensor, str] = {
-        parameter: name for name, parameter in model.named_parameters()
-    }
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mt.config.load import diff_configs, dump_config, load_config
+from mt.config.load import (
+    diff_configs,
+    dump_config,
+    fill_unset_keys,
+    load_config,
+    load_run_config,
+)
 from mt.config.schema import Config
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
@@ -76,7 +82,9 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     """
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
     can_resume = (run_dir.checkpoints / "last").is_file()
-    run_config = runtime.broadcast(load_config(run_dir.config) if can_resume else None)
+    run_config = runtime.broadcast(load_run_config(run_dir.config) if can_resume else None)
+    if run_config is not None:
+        config = fill_unset_keys(config, run_config)
     config, runtime = resolve_auto(config, run_config, runtime)
     experiment = Experiment(config, run_dir)
     if runtime.is_main:

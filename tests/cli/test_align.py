@@ -11,7 +11,7 @@ import pytest
 import torch
 from shell import Ended, mt
 
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.data.tokenizer import train_tokenizer
 from mt.decoding.alignment import align_translations
 from mt.decoding.translator import Translator
@@ -67,7 +67,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(2)
     model = Transformer(
-        load_config(run.config).model, src_vocab_size=320, tgt_vocab_size=320, pad_id=0
+        load_run_config(run.config).model, src_vocab_size=320, tgt_vocab_size=320, pad_id=0
     )
     weights = {name: 2.0 * tensor for name, tensor in model.state_dict().items()}
     CheckpointStore(run.checkpoints, keep=1).save(Checkpoint(weights, {}, {}), step=1, is_best=True)

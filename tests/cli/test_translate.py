@@ -15,7 +15,7 @@ import pytest
 import torch
 from shell import Ended, mt
 
-from mt.config.load import load_config
+from mt.config.load import load_run_config
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 from mt.decoding.translator import Translation, Translator
 from mt.model.transformer import Transformer
@@ -68,13 +68,13 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_tokenizer(texts, path, kind="bpe", vocab_size=330)
     torch.manual_seed(1)
     model = Transformer(
-        load_config(run.config).model, src_vocab_size=330, tgt_vocab_size=330, pad_id=0
+        load_run_config(run.config).model, src_vocab_size=330, tgt_vocab_size=330, pad_id=0
     )
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tokenizer = Tokenizer.load(path)
     for token_id in range(330):
         if tokenizer.piece(token_id) in LINE_ENDS:
-            weights["tables.output"][token_id] *= 4.0
+            weights["embeddings.output"][token_id] *= 4.0
     CheckpointStore(run.checkpoints, keep=1).save(Checkpoint(weights, {}, {}), step=1, is_best=True)
     return run.path
 

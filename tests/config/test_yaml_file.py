@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mt.config.yaml_file import ConfigFile, read_config_file, show, write_yaml
+from mt.config.yaml_file import ConfigFile, parse_override, read_config_file, show, write_yaml
 from mt.errors import ConfigError
 
 TOO_DEEP = "wanted at most 20 sections and lists in each other, found more"
@@ -174,7 +174,7 @@ def test_an_override_replaces_one_value_and_leaves_the_file_as_it_was(
 ) -> None:
     file = read(tmp_path, "a: {b: 1}\nl: [{w: 1}, {w: 2}]\n")
     before = repr(file)
-    assert file.override(override).values == values
+    assert file.override(parse_override(override)).values == values
     assert repr(file) == before
 
 
@@ -209,12 +209,16 @@ def test_an_override_that_cannot_be_applied_is_refused_in_one_line(
     tmp_path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        read(tmp_path, "a: {b: 1}\nl: [{w: 1}]\n").override(override)
+        read(tmp_path, "a: {b: 1}\nl: [{w: 1}]\n").override(parse_override(override))
     assert str(caught.value) == message
 
 
 def test_the_place_of_an_overridden_value_is_the_override(tmp_path: Path) -> None:
-    file = read(tmp_path, "a:\n  b:\n    c: 1\n").override("a.b={d: 2}").override("x.y=3")
+    file = (
+        read(tmp_path, "a:\n  b:\n    c: 1\n")
+        .override(parse_override("a.b={d: 2}"))
+        .override(parse_override("x.y=3"))
+    )
     assert file.locate(("a", "b")) == "--set a.b={d: 2}"
     assert file.locate(("a", "b", "c")) == "--set a.b={d: 2}: a.b.c"
     assert file.locate(("x",)) == "--set x.y=3: x"

@@ -425,8 +425,8 @@ def test_embeddings_meet_the_positions_at_their_scale(tie: str) -> None:
 )
 def test_a_tied_weight_is_one_parameter_with_one_name(tie: str, names: set[str]) -> None:
     model = make_model(tie_embeddings=tie)
-    tables = {key for key in model.state_dict() if key.startswith("tables.")}
-    assert tables == {f"tables.{name}" for name in names}
+    tables = {key for key in model.state_dict() if key.startswith("embeddings.")}
+    assert tables == {f"embeddings.{name}" for name in names}
     assert set(model.state_dict()) == {
         name for name, _ in model.named_parameters(remove_duplicate=False)
     }

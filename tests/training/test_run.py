@@ -52,9 +52,7 @@ def half(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(configure(config_path, tmp_path_factory.mktemp("half"), "train.max_steps=6"))
 
 
-def call_at_update(
-    monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]
-) -> None:
+def call_at_update(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
     """Call `action` once, before the update that follows `step`, in the middle of an epoch."""
     original_update = Trainer.update
     has_acted = False
@@ -81,9 +79,7 @@ def test_uninterrupted_run_has_several_epochs_and_losses(uninterrupted: Path) ->
     assert len({line["loss"] for line in lines if line["kind"] == "train"}) == 6
 
 
-def test_same_config_gives_same_run(
-    config_path: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_same_config_gives_same_run(config_path: Path, uninterrupted: Path, tmp_path: Path) -> None:
     assert_same_run(train(configure(config_path, tmp_path, *RANDOM)), uninterrupted)
 
 

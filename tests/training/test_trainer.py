@@ -59,9 +59,7 @@ def make_trainer(
     model = Transformer(
         ModelConfig(**MODEL_SHAPE, dropout=dropout), src_vocab_size=20, tgt_vocab_size=20, pad_id=0
     )
-    objective = Objective(
-        model.to(runtime.device), label_smoothing=0.1, dtype=runtime.dtype
-    )
+    objective = Objective(model.to(runtime.device), label_smoothing=0.1, dtype=runtime.dtype)
     settings: dict[str, Any] = {
         "learning_rate": 1e-2,
         "warmup_steps": 0,
@@ -305,9 +303,7 @@ def test_training_speed_excludes_validation_time(
 
     trainer.validate = slow_validate
     speeds = []
-    monkeypatch.setattr(
-        trainer.console, "show_progress", lambda _, **values: speeds.append(values)
-    )
+    monkeypatch.setattr(trainer.console, "show_progress", lambda _, **values: speeds.append(values))
     trainer.fit()
     num_tokens = sum(batch.num_tokens for batch in BATCHES[2:])
     assert speeds[0]["tokens_per_second"] > num_tokens / 1.0

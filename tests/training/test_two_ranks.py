@@ -101,9 +101,7 @@ def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
     config_path: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
     """To 1e-5, because sums in another order round differently."""
-    one_rank = train(
-        configure(config_path, tmp_path, *OVERRIDES, "train.gradient_accumulation=4")
-    )
+    one_rank = train(configure(config_path, tmp_path, *OVERRIDES, "train.gradient_accumulation=4"))
     weights = load_file(checkpoint_path(two_ranks) / "model.safetensors")
     expected = load_file(checkpoint_path(one_rank) / "model.safetensors")
     assert weights.keys() == expected.keys()

@@ -1,0 +1,116 @@
+"""Configs are completed from the config of a run, for resuming."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mt.config.load import diff_configs, dump_config, fill_unset_keys, load_config, load_run_config
+from mt.config.schema import Config
+from mt.errors import ConfigError
+
+MINIMAL = """\
+data:
+  src_lang: en
+  tgt_lang: de
+  train:
+    - prefix: /train
+    - prefix: /more
+  valid:
+    name: valid
+    prefix: /valid
+train:
+  max_steps: 100
+"""
+
+
+def load(tmp_path: Path, *overrides: str) -> Config:
+    path = tmp_path / "x.yaml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    return load_config(path, overrides)
+
+
+def load_as_run(tmp_path: Path, *overrides: str) -> Config:
+    """Return a config as it is read from the directory of a run."""
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(load(tmp_path, *overrides)), encoding="utf-8")
+    return load_run_config(path)
+
+
+def test_unset_keys_take_the_values_of_the_run(tmp_path: Path) -> None:
+    run_config = load_as_run(
+        tmp_path, "model.dropout=0.3", "train.betas=[0.8, 0.9]", "tokenizer.vocab_size=500"
+    )
+    assert fill_unset_keys(load(tmp_path), run_config) == run_config
+
+
+def test_set_keys_keep_their_values(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "model.dropout=0.3", "model.d_ff=64", "train.patience=3")
+    config = load(tmp_path, "model.dropout=0.2", "train.patience=null", "train.max_steps=200")
+    filled = fill_unset_keys(config, run_config)
+    assert diff_configs(run_config, filled) == [
+        "model.dropout: 0.3 -> 0.2",
+        "train.max_steps: 100 -> 200",
+        "train.patience: 3 -> null",
+    ]
+
+
+def test_key_set_to_its_default_counts_as_set(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "model.dropout=0.3")
+    config = load(tmp_path, "model.dropout=0.1")
+    assert fill_unset_keys(config, run_config).model.dropout == 0.1
+
+
+def test_empty_section_takes_the_values_of_the_run(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "model.dropout=0.3")
+    assert fill_unset_keys(load(tmp_path, "model=null"), run_config) == run_config
+
+
+def test_list_items_are_matched_by_index(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "data.train.0.weight=2", "data.train.1.weight=3")
+    filled = fill_unset_keys(load(tmp_path, "data.train.0.weight=5"), run_config)
+    assert [corpus.weight for corpus in filled.data.train] == [5.0, 3.0]
+
+
+def test_list_of_another_length_is_kept(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "data.train.0.weight=2", "data.train.1.weight=3")
+    config = load(tmp_path, "data.train=[{prefix: /train}]")
+    assert fill_unset_keys(config, run_config).data.train == config.data.train
+
+
+def test_unset_list_takes_the_items_of_the_run(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "data.test=[{name: t, prefix: /t}]")
+    assert fill_unset_keys(load(tmp_path), run_config).data.test == run_config.data.test
+
+
+def test_files_of_a_set_are_not_mixed_with_those_of_the_run(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "data.test=[{name: t, prefix: /t}]")
+    config = load(tmp_path, "data.test=[{name: t, src: /s, refs: [/r]}]")
+    assert fill_unset_keys(config, run_config).data.test == config.data.test
+
+
+def test_values_that_cannot_work_with_those_of_the_run_are_refused(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "train.schedule=cosine", "train.warmup_steps=50")
+    config = load(tmp_path, "train.max_steps=20")
+    with pytest.raises(ConfigError, match=r"train\.warmup_steps: wanted less than") as caught:
+        fill_unset_keys(config, run_config)
+    assert "\n" not in str(caught.value)
+
+
+def test_set_keys_are_known_in_another_process(tmp_path: Path) -> None:
+    """The ranks of a training receive the config of rank 0 pickled."""
+    run_config = load_as_run(tmp_path, "model.dropout=0.3", "train.patience=3")
+    config = load(tmp_path, "train.patience=null")
+    received = pickle.loads(pickle.dumps(config))
+    assert fill_unset_keys(received, run_config) == fill_unset_keys(config, run_config)
+
+
+def test_inputs_are_not_changed(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "model.dropout=0.3")
+    config = load(tmp_path, "train.patience=2")
+    before = config.model_copy(deep=True)
+    fill_unset_keys(config, run_config)
+    assert config == before
+    assert run_config == load_as_run(tmp_path, "model.dropout=0.3")
