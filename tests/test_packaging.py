@@ -1,0 +1,53 @@
+"""The installed package: found from every folder, typed, and with one version."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import mt
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def parent_of_clone(tmp_path: Path) -> Path:
+    """Return a folder in which the clone is called `mt`, as `git clone` would have made it."""
+    (tmp_path / "mt").symlink_to(ROOT, target_is_directory=True)
+    return tmp_path
+
+
+def run_python(folder: Path, *arguments: str) -> str:
+    """Run the installed Python in `folder` and return what it prints."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+def test_import_from_the_parent_folder_of_the_clone(parent_of_clone: Path) -> None:
+    program = "from mt import Translator; print(Translator.__module__)"
+    assert run_python(parent_of_clone, "-c", program) == "mt.decoding.translator\n"
+
+
+def test_python_m_mt_from_the_parent_folder_of_the_clone(parent_of_clone: Path) -> None:
+    assert run_python(parent_of_clone, "-m", "mt", "--version") == f"mt {mt.__version__}\n"
+
+
+def test_installed_version_is_that_of_the_package() -> None:
+    assert version("mt-from-two-files") == mt.__version__
+
+
+def test_package_is_typed() -> None:
+    assert (Path(mt.__file__).parent / "py.typed").is_file()
