@@ -122,10 +122,10 @@ def check(
     signal.signal(
         signal.SIGTERM, lambda number, _: sys.exit(128 + number)
     )  # leaves no temporary directory behind
-    from mt.preflight import check as command
+    from mt.cli import check as command
 
-    findings = command.check(config, overrides or [], device=device, resume=resume)
-    raise typer.Exit(command.report(findings, as_json=json))
+    code = command.check(config, overrides or [], device=device, resume=resume, as_json=json)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Findings about text files, before hours of training are spent on them: surveys in, findings out; knows no config."""
+"""Checks of parallel text files: surveys in, findings out. They know no config."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,233 +8,323 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.preflight.drift import Drift, find_drifts
-from mt.preflight.languages import CLEAR_ODDS
-from mt.preflight.survey import NOT_UTF8, FileSurvey, ParallelSurvey
+from mt.preflight.languages import MIN_LOG_ODDS
+from mt.preflight.survey import NOT_UTF8, Digests, FileSurvey, ParallelSurvey
 
-NUM_SHOWN = 3  # places named of each kind of fault
-MOST = 0.5  # share of a file's lines that makes it the wrong file: an error
-MANY = 0.01  # share of a file's lines from which a fault that is common in small numbers is worth a warning
-MANY_DUPLICATES = 0.2  # likewise, of pairs that are there already
-UNCLEAR, ENOUGH_LINES = (
-    0.1,
-    200,
-)  # less clearness than this is that of unrelated files; fewer lines do not tell
+# The three fractions are rules of thumb, not measurements.
 
+# A file with a fault in more than this fraction of its lines is the wrong file: an error.
+ERROR_FRACTION = 0.5
+
+# A fault that is common in small numbers is a warning above this fraction of the lines, else a
+# note.
+WARN_FRACTION = 0.01
+
+# Likewise for repeated pairs, of which a sound corpus may have many: short sentences, subtitles.
+DUPLICATES_WARN_FRACTION = 0.2
+
+# The files are probably not translations if line i matches line i better than its neighbours by
+# less than this (see DriftReport.contrast). Measured on five corpora: at least 0.42 for
+# translations, and at most 0.10 for 200 lines in random order.
+MIN_CONTRAST = 0.1
+
+# With fewer lines than this, the contrast is too uncertain to be compared with MIN_CONTRAST.
+MIN_LINES_FOR_CONTRAST = 200
+
+# A drift whose start or end is within so many lines of the file's is said to begin or end with it:
+# the place is not known more exactly.
+DRIFT_PLACE_TOLERANCE = 10
+
+# Line numbers shown of each kind of fault.
+NUM_LINES_SHOWN = 3
+
+Mask = NDArray[np.bool_]  # one element for each line or pair
 Level = Literal["ok", "note", "warning", "error"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and how it is: `what` is a topic, `where` FILE:LINE or "", `text` a clause."""
+    """Result of one check."""
 
     level: Level
-    what: str
-    where: str
+    topic: str
+    place: str  # FILE:LINE, FILE, or "" if the finding has no place
     text: str
-    numbers: Mapping[str, float] = field(default_factory=dict)  # the same for programs
+    numbers: Mapping[str, float] = field(default_factory=dict)  # the same result, for programs
 
 
-def find_faults(side: FileSurvey) -> list[Finding]:
-    """Lines that are not UTF-8, which end a training, and invisible characters at which other programs end a line."""
+def check_encoding(file: FileSurvey) -> list[Finding]:
+    """Report bytes that are not UTF-8, and invisible characters at which other programs end a line.
+
+    The former are errors, because training refuses them.
+    """
     findings = []
-    for kind, numbers in side.faults.items():
-        is_invalid, listed = kind == NOT_UTF8, f"{kind}: {lines_listed(numbers)}"
-        text = f"invisible {listed}; other programs split the line there, and shift all that follow"
-        text = f"{listed} (iconv converts files)" if is_invalid else text
-        findings.append(
-            Finding("error" if is_invalid else "warning", "encoding", place(side, numbers), text)
-        )
+    for kind, numbers in file.bad_lines.items():
+        lines = format_lines(numbers)
+        level: Level
+        if kind == NOT_UTF8:
+            level = "error"
+            text = f"{kind}: {lines} (iconv converts files)"
+        else:
+            level = "warning"
+            text = (
+                f"invisible {kind}: {lines}; other programs split the line there, "
+                "which shifts all lines after it"
+            )
+        findings.append(Finding(level, "encoding", first_place(file, numbers), text))
     return findings
 
 
-def find_steps(pair: ParallelSurvey) -> list[Finding]:
-    """Numbers of lines that differ, and where the sides drift apart even if they do not."""
-    num_src, num_tgt = len(pair.src), len(pair.tgt)
-    drifts, clearness = find_drifts(pair.src, pair.tgt)
-    told = "; ".join(_describe_drift(drift, pair.num_pairs) for drift in drifts)
+def check_alignment(pair: ParallelSurvey) -> Finding:
+    """Compare the numbers of lines, and whether line i matches line i throughout."""
+    num_src = len(pair.src)
+    num_tgt = len(pair.tgt)
+    drifts, contrast = find_drifts(pair.src, pair.tgt)
+    drift_text = "; ".join(_describe_drift(drift, pair.num_pairs) for drift in drifts)
     line = drifts[0].start + 1 if drifts else pair.num_pairs
+    place = f"{pair.tgt.path}:{line}"
+
+    level: Level
+    if num_src != num_tgt:
+        level = "error"
+        text = f"{num_src:,} source lines, but {num_tgt:,} target lines: "
+        text += (
+            drift_text or "as far as both files go the lines seem to match, so look near the end"
+        )
+    elif drifts:
+        level = "error"
+        text = f"as many lines on both sides, but {drift_text}"
+    elif contrast < MIN_CONTRAST and num_src >= MIN_LINES_FOR_CONTRAST:
+        level = "warning"
+        place = str(pair.tgt.path)
+        text = (
+            "line i of one side matches line i of the other no better than nearby lines: "
+            "are they translations?"
+        )
+    else:
+        level = "ok"
+        place = ""
+        text = f"{num_src:,} pairs, aligned line by line"
+
     numbers: dict[str, float] = {
         "src_lines": num_src,
         "tgt_lines": num_tgt,
-        "clearness": round(clearness, 3),
+        "clearness": round(contrast, 3),
     }
-    numbers |= {"line": line} if drifts else {}
-    level: Level = "error"
-    where = f"{pair.tgt.path}:{line}"
-    if num_src != num_tgt:
-        told = told or "as far as both go they seem in step, so look near the end"
-        text = f"{num_src:,} source lines, but {num_tgt:,} target lines: {told}"
-    elif drifts:
-        text = f"as many lines on both sides, but {told}"
-    elif clearness < UNCLEAR and num_src >= ENOUGH_LINES:
-        level, where = "warning", str(pair.tgt.path)
+    if drifts:
+        numbers["line"] = line
+    return Finding(level, "alignment", place, f"{pair.name}: {text}", numbers)
+
+
+def check_blank_lines(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
+    """Report pairs with a blank side.
+
+    Training leaves them out, but a validation or test set keeps them, which distorts its scores.
+    """
+    findings = []
+    num_pairs = pair.num_pairs
+    for file, other in ((pair.src, pair.tgt), (pair.tgt, pair.src)):
+        is_blank = file.is_blank[:num_pairs]
+        numbers = line_numbers(is_blank)
+        if not numbers:
+            continue
+        level: Level = "warning"
+        if len(numbers) == num_pairs:
+            level = "error"
+        elif is_train and len(numbers) <= WARN_FRACTION * num_pairs:
+            level = "note"
+        num_one_sided = int((is_blank & ~other.is_blank[:num_pairs]).sum())
         text = (
-            "line i of both sides has no more in common than lines nearby: are they translations?"
+            f"{pair.name}: blank: {format_lines(numbers)}, "
+            f"{num_one_sided:,} of them with text on the other side"
         )
-    else:
-        level, where, text = "ok", "", f"{num_src:,} pairs, in step"
-    return [Finding(level, "alignment", where, f"{pair.name}: {text}", numbers)]
-
-
-def find_blanks(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
-    """Blank sides: training leaves such pairs out, a test with one says less than it seems."""
-    num_pairs, findings = pair.num_pairs, []
-    for side, other in ((pair.src, pair.tgt), (pair.tgt, pair.src)):
-        blank = side.is_blank[:num_pairs]
-        if numbers := line_numbers(blank):
-            alone = int((blank & ~other.is_blank[:num_pairs]).sum())
-            many: Level = "warning" if not is_train or len(numbers) > MANY * num_pairs else "note"
-            level: Level = "error" if len(numbers) == num_pairs else many
-            text = f"{pair.name}: blank: {lines_listed(numbers)}, {alone:,} of them with text on the other side"
-            text += "; training leaves them out" * is_train
-            findings.append(Finding(level, "blank lines", place(side, numbers), text))
+        if is_train:
+            text += "; training leaves them out"
+        findings.append(Finding(level, "blank lines", first_place(file, numbers), text))
     return findings
 
 
-def find_duplicates(pair: ParallelSurvey) -> list[Finding]:
-    """Pairs that are there more than once, and sources with several translations."""
-    digests, findings = pair.digests, []
-    unique, first = np.unique(digests, return_index=True)
-    first = first[unique != 0]
-    repeated = int((digests != 0).sum()) - len(first)
-    ambiguous = int((np.unique(pair.src.digests[first], return_counts=True)[1] > 1).sum())
-    if repeated:
-        text = f"{pair.name}: {share(repeated, len(digests), 'pairs')} repeat an earlier one word for word"
-        many = repeated > MANY_DUPLICATES * len(digests)
-        findings.append(
-            Finding("warning" if many else "note", "duplicates", "", text, {"repeated": repeated})
-        )
-    if ambiguous:
-        text = f"{pair.name}: {ambiguous:,} sources have several translations"
-        findings.append(Finding("note", "duplicates", "", text, {"ambiguous": ambiguous}))
+def check_duplicates(pair: ParallelSurvey) -> list[Finding]:
+    """Report pairs that occur more than once, and source sentences with several translations."""
+    findings = []
+    digests = pair.digests
+    unique_digests, first_indices = np.unique(digests, return_index=True)
+    first_indices = first_indices[unique_digests != 0]
+
+    num_repeated = int((digests != 0).sum()) - len(first_indices)
+    if num_repeated:
+        fraction = format_fraction(num_repeated, len(digests), "pairs")
+        is_common = num_repeated > DUPLICATES_WARN_FRACTION * len(digests)
+        level: Level = "warning" if is_common else "note"
+        text = f"{pair.name}: {fraction} repeat an earlier one word for word"
+        numbers = {"repeated": num_repeated}
+        findings.append(Finding(level, "duplicates", "", text, numbers))
+
+    _, num_translations = np.unique(pair.src.digests[first_indices], return_counts=True)
+    num_ambiguous = int((num_translations > 1).sum())
+    if num_ambiguous:
+        text = f"{pair.name}: {num_ambiguous:,} sources have several translations"
+        findings.append(Finding("note", "duplicates", "", text, {"ambiguous": num_ambiguous}))
     return findings
 
 
-def find_overlap(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
-    """Sentences of a validation or test set that are in the training text: what it scores may be learned by heart."""
-    sources, pairs = pair.src.digests[: pair.num_pairs], pair.digests
-    seen = np.any([np.isin(sources, corpus.src.digests) for corpus in train], axis=0) & (
-        sources != 0
-    )
-    seen_pair = np.any([np.isin(pairs, corpus.digests) for corpus in train], axis=0) & (pairs != 0)
-    if not (numbers := line_numbers(seen)):
+def check_overlap(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
+    """Report sentences of a validation or test set that are in the training text.
+
+    The model may have learned them by heart, which makes the score too high.
+    """
+    sources = pair.src.digests[: pair.num_pairs]
+    numbers = line_numbers(_occurs_in(sources, [corpus.src.digests for corpus in train]))
+    if not numbers:
         return []
-    first = sources[numbers[0] - 1]
-    corpus = next(corpus for corpus in train if first in corpus.src.digests)
-    twin = f"{corpus.name} line {int(np.argmax(corpus.src.digests == first)) + 1}"
-    listed = (
-        f"line {numbers[0]} is {twin}"
-        if len(numbers) == 1
-        else f"{lines_listed(numbers)}; the first is {twin}"
+    num_pairs = int(_occurs_in(pair.digests, [corpus.digests for corpus in train]).sum())
+
+    train_line = _locate(sources[numbers[0] - 1], train)
+    if len(numbers) == 1:
+        lines = f"line {numbers[0]} is {train_line}"
+    else:
+        lines = f"{format_lines(numbers)}; the first is {train_line}"
+    fraction = format_fraction(len(numbers), len(sources), "source sentences")
+    text = (
+        f"{pair.name}: in train too: {fraction}, {num_pairs:,} with the same translation: {lines}"
     )
-    counts = {"sources": len(numbers), "pairs": int(seen_pair.sum())}
-    text = f"{pair.name}: in train too: {share(len(numbers), len(sources), 'source sentences')}, "
-    text += f"{counts['pairs']:,} with the same translation: {listed}"
-    level: Level = "warning" if counts["pairs"] or len(numbers) > MANY * len(sources) else "note"
-    return [Finding(level, "overlap", place(pair.src, numbers), text, counts)]
+    is_common = len(numbers) > WARN_FRACTION * len(sources)
+    level: Level = "warning" if num_pairs or is_common else "note"
+    counts = {"sources": len(numbers), "pairs": num_pairs}
+    return [Finding(level, "overlap", first_place(pair.src, numbers), text, counts)]
 
 
-def find_mix_ups(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Finding]:
-    """Sides that are swapped, copied, or in part in the other language, judged by `reference`, another set.
+def _occurs_in(digests: Digests, corpora: Sequence[Digests]) -> Mask:
+    """Return a mask of the digests that occur in any of the corpora; blank lines do not count."""
+    mask = np.zeros(len(digests), np.bool_)
+    for corpus in corpora:
+        mask |= np.isin(digests, corpus)
+    return np.asarray(mask & (digests != 0))
 
-    Sides that were read without odds of languages are only compared with each other.
+
+def _locate(source_digest: np.uint64, train: Sequence[ParallelSurvey]) -> str:
+    """Return the first line of the training corpora with a source sentence: "train line 5"."""
+    corpus = next(corpus for corpus in train if source_digest in corpus.src.digests)
+    index = int(np.argmax(corpus.src.digests == source_digest))
+    return f"{corpus.name} line {index + 1}"
+
+
+def check_languages(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Finding]:
+    """Report sides that are swapped, copied, or partly in the other side's language.
+
+    `reference` is the set from which the two languages were learned. The two sides are only
+    compared with each other if they were read without language log-odds.
     """
     num_pairs = pair.num_pairs
-    copied = (pair.src.digests[:num_pairs] == pair.tgt.digests[:num_pairs]) & ~pair.src.is_blank[
-        :num_pairs
-    ]
-    if copied.mean() > MOST:
-        text = f"{pair.name}: both sides are the same text in {share(int(copied.sum()), num_pairs, 'lines')}"
-        return [Finding("error", "languages", f"{pair.tgt.path}", text)]
-    findings = _about_lines(pair, pair.tgt, copied, "the target is a copy of the source")
-    if not (len(pair.src.odds) and len(pair.tgt.odds)):
+    has_equal_sides = pair.src.digests[:num_pairs] == pair.tgt.digests[:num_pairs]
+    is_copy = has_equal_sides & ~pair.src.is_blank[:num_pairs]
+    if is_copy.mean() > ERROR_FRACTION:
+        fraction = format_fraction(int(is_copy.sum()), num_pairs, "lines")
+        text = f"{pair.name}: both sides are the same text in {fraction}"
+        return [Finding("error", "languages", str(pair.tgt.path), text)]
+
+    findings = _report_lines(pair, pair.tgt, is_copy, "the target is a copy of the source")
+    has_log_odds = len(pair.src.log_odds) > 0 and len(pair.tgt.log_odds) > 0
+    if not has_log_odds:
         return findings
-    strange = []
-    for side, sign, ours, other in (
-        (pair.src, 1, "source", "target"),
-        (pair.tgt, -1, "target", "source"),
-    ):
-        wrong, right = sign * side.odds < -CLEAR_ODDS, sign * side.odds > CLEAR_ODDS
-        if wrong.sum() > right.sum():
-            strange.append(
-                (
-                    str(side.path),
-                    f"the {ours} side is in the language of {reference.name}'s {other} side",
-                )
-            )
-        wrong[:num_pairs] &= ~copied
-        findings += _about_lines(
-            pair, side, wrong, f"the {ours} side seems to be in the {other}'s language"
-        )
-    if not strange:
-        return findings
-    where, told = strange[0]
-    told = (
-        f"its sides are the other way round than {reference.name}'s" if len(strange) == 2 else told
-    )
-    return [Finding("error", "languages", where, f"{pair.name}: {told}", {"swapped": 1})]
+
+    src_in_tgt_lang = pair.src.log_odds < -MIN_LOG_ODDS
+    tgt_in_src_lang = pair.tgt.log_odds > MIN_LOG_ODDS
+    src_is_wrong = src_in_tgt_lang.sum() > (pair.src.log_odds > MIN_LOG_ODDS).sum()
+    tgt_is_wrong = tgt_in_src_lang.sum() > (pair.tgt.log_odds < -MIN_LOG_ODDS).sum()
+    if src_is_wrong and tgt_is_wrong:
+        return [
+            _swapped(pair, pair.src, f"its sides are the other way round than {reference.name}'s")
+        ]
+    if src_is_wrong:
+        text = f"the source side is in the language of {reference.name}'s target side"
+        return [_swapped(pair, pair.src, text)]
+    if tgt_is_wrong:
+        text = f"the target side is in the language of {reference.name}'s source side"
+        return [_swapped(pair, pair.tgt, text)]
+
+    src_in_tgt_lang[:num_pairs] &= ~is_copy
+    tgt_in_src_lang[:num_pairs] &= ~is_copy
+    text = "the source side seems to be in the target's language"
+    findings += _report_lines(pair, pair.src, src_in_tgt_lang, text)
+    text = "the target side seems to be in the source's language"
+    findings += _report_lines(pair, pair.tgt, tgt_in_src_lang, text)
+    return findings
+
+
+def _swapped(pair: ParallelSurvey, file: FileSurvey, text: str) -> Finding:
+    """Return the finding that a side, or both, is in the other language."""
+    return Finding("error", "languages", str(file.path), f"{pair.name}: {text}", {"swapped": 1})
+
+
+def is_swapped(finding: Finding) -> bool:
+    """Return whether a finding of `check_languages` says that a side is in the other language."""
+    return "swapped" in finding.numbers
+
+
+def _report_lines(pair: ParallelSurvey, file: FileSurvey, mask: Mask, text: str) -> list[Finding]:
+    """Return a finding about the lines of a file where `mask` is true, if there are any."""
+    numbers = line_numbers(mask)
+    if not numbers:
+        return []
+    level: Level = "warning" if len(numbers) > WARN_FRACTION * len(mask) else "note"
+    text = f"{pair.name}: {text} in {format_lines(numbers)}"
+    return [Finding(level, "languages", first_place(file, numbers), text)]
 
 
 def describe_lengths(pair: ParallelSurvey) -> Finding:
-    """How long the sentences are."""
-    sides, asked = (
-        (pair.src, pair.tgt),
-        ((np.median, "num_words"), (np.median, "num_chars"), (np.max, "num_chars")),
+    """Return a finding about how long the sentences are."""
+    src = pair.src
+    tgt = pair.tgt
+    words = f"{np.median(src.num_words):,.0f} / {np.median(tgt.num_words):,.0f}"
+    characters = f"{np.median(src.num_chars):,.0f} / {np.median(tgt.num_chars):,.0f}"
+    longest = f"{np.max(src.num_chars):,.0f} / {np.max(tgt.num_chars):,.0f}"
+    text = (
+        f"{pair.name}: median line {words} words, {characters} characters, longest {longest} "
+        "(source / target)"
     )
-    words, chars, longest = (
-        " / ".join(f"{f(getattr(side, name)):,.0f}" for side in sides) for f, name in asked
-    )
-    text = f"{pair.name}: median line {words} words, {chars} characters, longest {longest} (source / target)"
     return Finding("ok", "lengths", "", text)
 
 
-def place(side: FileSurvey, numbers: Sequence[int]) -> str:
-    """FILE:LINE of the first of some lines."""
-    return f"{side.path}:{numbers[0]}"
+def first_place(file: FileSurvey, numbers: Sequence[int]) -> str:
+    """Return FILE:LINE of the first of some lines."""
+    return f"{file.path}:{numbers[0]}"
 
 
-def lines_listed(numbers: Sequence[int]) -> str:
-    """[5, 7, 9, 11] -> "4 lines (5, 7, 9, ...)", [5] -> "line 5"; without separators, as an editor wants them."""
+def format_lines(numbers: Sequence[int]) -> str:
+    """Return "line 5" for [5], and "4 lines (5, 7, 9, ...)" for [5, 7, 9, 11].
+
+    Line numbers have no thousands separators, so that they can be pasted into an editor.
+    """
     if len(numbers) == 1:
         return f"line {numbers[0]}"
-    shown = ", ".join(str(number) for number in numbers[:NUM_SHOWN]) + ", ..." * (
-        len(numbers) > NUM_SHOWN
-    )
-    return f"{len(numbers):,} lines ({shown})"
+    shown = [str(number) for number in numbers[:NUM_LINES_SHOWN]]
+    if len(numbers) > NUM_LINES_SHOWN:
+        shown.append("...")
+    return f"{len(numbers):,} lines ({', '.join(shown)})"
 
 
-def share(part: int, whole: int, things: str) -> str:
-    """(12, 1000, "pairs") -> "12 of 1,000 pairs (1.2 %)" """
+def format_fraction(part: int, whole: int, things: str) -> str:
+    """Return "12 of 1,000 pairs (1.2 %)" for (12, 1000, "pairs")."""
     return f"{part:,} of {whole:,} {things} ({100 * part / whole:.2g} %)"
 
 
-def line_numbers(mask: NDArray[np.bool_]) -> list[int]:
-    """The line numbers, from 1, where the mask is true."""
+def line_numbers(mask: Mask) -> list[int]:
+    """Return the line numbers, from 1, where the mask is true."""
     return [int(index) + 1 for index in np.flatnonzero(mask)]
 
 
 def _describe_drift(drift: Drift, num_pairs: int) -> str:
-    side, size = ("target", -drift.offset) if drift.offset < 0 else ("source", drift.offset)
-    lost = "a line is" if size == 1 else f"{size} lines are"
-    until = f" and until line {drift.stop:,}" if drift.stop < num_pairs - 10 else ""
-    start = (
-        f"from near line {drift.start + 1:,} on" if drift.start > 10 else "from the beginning on"
+    lines = "from the beginning on"
+    if drift.start > DRIFT_PLACE_TOLERANCE:
+        lines = f"from near line {drift.start + 1:,} on"
+    if drift.stop < num_pairs - DRIFT_PLACE_TOLERANCE:
+        lines += f" and until line {drift.stop:,}"
+
+    side = "target" if drift.offset < 0 else "source"
+    num_missing = abs(drift.offset)
+    missing = "a line is" if num_missing == 1 else f"{num_missing} lines are"
+    return (
+        f"{lines}, {missing} missing on the {side} side "
+        f"(source line i matches target line i{drift.offset:+d})"
     )
-    return f"{start}{until}, {lost} missing on the {side} side (source line i answers target line i{drift.offset:+d})"
-
-
-def _about_lines(
-    pair: ParallelSurvey, side: FileSurvey, mask: NDArray[np.bool_], what: str
-) -> list[Finding]:
-    """A finding about some lines of a pair's side, if there are any."""
-    if not (numbers := line_numbers(mask)):
-        return []
-    text = f"{pair.name}: {what} in {lines_listed(numbers)}"
-    return [
-        Finding(
-            "warning" if len(numbers) > MANY * len(mask) else "note",
-            "languages",
-            place(side, numbers),
-            text,
-        )
-    ]

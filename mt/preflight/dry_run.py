@@ -1,12 +1,12 @@
-"""The training part of `mt check`: tokenizers, model and a few real updates, and what a whole run would cost."""
+"""Dry run of a training: a few real updates, and what a whole run would cost."""
 
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,227 +15,382 @@ from tqdm import tqdm
 from mt.config.schema import Config, EvalSetConfig, TrainConfig
 from mt.data.corpus import EncodedCorpus
 from mt.data.dataset import Epoch
-from mt.data.eval_set import EvalSet, load_eval_set, training_files
+from mt.data.eval_set import EvalSet, load_eval_set
 from mt.data.tokenizer import Tokenizer
 from mt.distributed import Runtime
-from mt.experiment import encode_training_set, load_tokenizers, make_tokenizers
+from mt.experiment import Experiment, Tokenizers
 from mt.preflight.checks import Finding, Level
 from mt.storage.run_dir import RunDir
+from mt.training.console import format_duration
 from mt.training.memory_check import check_memory, largest_batches
-from mt.training.metrics_log import clock
 from mt.training.optimizer import pack_optimizer
-from mt.training.run import make_trainer
 from mt.training.trainer import Trainer
 
-NUM_WARM_UPS, NUM_UPDATES = 2, 5  # before the clock starts, and at least while it runs
-LEAST_SECONDS, MOST_SECONDS = 1.0, 10.0  # that it runs
-NUM_TRANSLATED = 64  # validation sentences that are translated to see how long all take
-MANY_LEFT_OUT, MANY_STRANGE = (
-    0.1,
-    1.0,
-)  # share of pairs, and percentage of tokens, that are worth a warning
-FULL = 0.8  # share of the free disk space, likewise
-human_size = partial(tqdm.format_sizeof, suffix="B")  # 1234567 -> 1.23MB
+# The first updates are slower than the others: memory is allocated, and kernels are chosen.
+NUM_WARM_UP_UPDATES = 2
+
+# The speed is measured over at least so many updates and at least MIN_SECONDS. Where updates are
+# slow, MAX_SECONDS ends it earlier.
+NUM_TIMED_UPDATES = 5
+MIN_SECONDS = 1.0
+MAX_SECONDS = 10.0
+
+# Validation sentences to translate. The time that the whole set would take is estimated from them.
+NUM_TRANSLATED = 64
+
+# The following limits are rules of thumb, not measurements.
+
+# Leaving out more than this fraction of the training pairs is a warning.
+FILTERED_WARN_FRACTION = 0.1
+
+# In a validation or test set, a larger percentage than this of tokens that are single bytes, or
+# that never occur in the training text, is a warning.
+UNFAMILIAR_WARN_PERCENTAGE = 1.0
+
+# A run that may fill more than this fraction of the free disk space is a warning.
+DISK_WARN_FRACTION = 0.8
 
 
 def try_training(
-    config: Config, runtime: Runtime, trial: RunDir, *, real: RunDir, has_begun: bool
+    config: Config, runtime: Runtime, trial_dir: RunDir, *, run_dir: RunDir, reuse_tokenizers: bool
 ) -> Iterator[Finding]:
-    """Do all that `mt train` does, up to a few updates, in the directory `trial`, and tell what was seen.
+    """Do what `mt train` does in the directory `trial_dir`, up to a few updates; yield the
+    findings.
 
-    A run that has begun lends its tokenizers; nothing else of `real` is touched.
+    `run_dir` is the directory that `mt train` would use. Nothing in it is changed. Its tokenizers
+    are copied if `reuse_tokenizers`, else new ones are trained. Raises MtError, for example when
+    memory is too small.
     """
-    files = training_files(config.data)
-    if has_begun:
-        trial.path.mkdir()
-        for path in set(real.tokenizers(config.tokenizer.joint)):
-            shutil.copyfile(path, trial.path / path.name)
+    experiment = Experiment(config, trial_dir)
+    if reuse_tokenizers:
+        copy_tokenizers(run_dir, trial_dir, joint=config.tokenizer.joint)
     else:
-        make_tokenizers(config, trial, files)
-    src, tgt = load_tokenizers(config, trial)
-    corpus = encode_training_set(config, trial, files, src, tgt)
-    yield from look_at_tokens(config, corpus, src, tgt)
+        experiment.train_tokenizers()
+    corpus = experiment.training_data.corpus
+    yield describe_filters(corpus)
+    yield describe_lengths(corpus)
+    yield from check_tokens(config, corpus, experiment.tokenizers)
 
-    config, part = cut_validation(config, trial.path, num_lines=NUM_TRANSLATED)
-    # A model that was never trained does not know when to stop: it is held to the length of real translations.
-    factor = len(corpus.tgt.ids) / len(corpus.src.ids)
-    search = config.search.model_copy(update={"max_length_factor": factor, "max_length_offset": 1})
-    config = config.model_copy(update={"search": search})
-    before = runtime.peak_memory()
-    trainer = make_trainer(config, trial, runtime, has_begun=True)
-    num_parameters = sum(weight.numel() for weight in trainer.model.parameters())
-    text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
-    yield Finding("ok", "model", "", text, {"parameters": num_parameters})
-    began = time.monotonic()
-    epoch = trainer.open_epoch(0, config.train.batch_tokens)
-    epoch_start = time.monotonic() - began
-    yield look_at_memory(trainer, epoch, before=before)
-    yield (speed := measure_speed(trainer, epoch))
-    began = time.monotonic()
-    trainer.model.eval()
-    trainer.validate()
-    validation = (time.monotonic() - began) / part
-    update, per_epoch = (
-        speed.numbers["update_seconds"],
-        math.ceil(epoch.plan.num_batches / config.train.gradient_accumulation),
+    config, validation_fraction = shorten_validation_set(
+        config, trial_dir.path, num_lines=NUM_TRANSLATED
     )
+    config = limit_translation_length(config, corpus)
+    memory_before = runtime.peak_memory()
+    trainer = Trainer.from_experiment(Experiment(config, trial_dir), runtime)
+    yield describe_model(trainer)
+
+    start_time = time.monotonic()
+    epoch = trainer.dataset.epoch(0, batch_tokens=config.train.batch_tokens)
+    epoch_start_seconds = time.monotonic() - start_time
+    yield try_largest_batches(trainer, epoch, memory_before=memory_before)
+    speed = measure_speed(trainer, epoch)
+    yield speed
+
+    validation_seconds = time_validation(trainer) / validation_fraction
+    num_batches = epoch.plan.num_batches
+    updates_per_epoch = math.ceil(num_batches / config.train.gradient_accumulation)
     yield estimate_time(
-        config.train, update + epoch_start / per_epoch, validation, per_epoch=per_epoch
+        config.train,
+        update_seconds=speed.numbers["update_seconds"] + epoch_start_seconds / updates_per_epoch,
+        validation_seconds=validation_seconds,
+        updates_per_epoch=updates_per_epoch,
     )
-    yield look_at_disk(trainer, trial, real)
+    yield check_disk_space(trainer, trial_dir, run_dir)
 
 
-def cut_validation(config: Config, directory: Path, *, num_lines: int) -> tuple[Config, float]:
-    """The config with a validation set of some lines from everywhere in it, and the share of it that they are."""
+# Preparation
+
+
+def copy_tokenizers(run_dir: RunDir, trial_dir: RunDir, *, joint: bool) -> None:
+    """Create the trial directory with copies of a run's tokenizers."""
+    trial_dir.path.mkdir()
+    for path in set(run_dir.tokenizers(joint)):
+        shutil.copyfile(path, trial_dir.path / path.name)
+
+
+def shorten_validation_set(
+    config: Config, directory: Path, *, num_lines: int
+) -> tuple[Config, float]:
+    """Write at most `num_lines` lines of the validation set, evenly spaced, to files in
+    `directory`.
+
+    Return the config with these files as its validation set, and the fraction of lines kept. Only
+    the first reference is kept.
+    """
     valid = load_eval_set(config.data.valid, config.data)
     stride = math.ceil(len(valid.src) / num_lines)
-    paths = [directory / "valid.src", directory / "valid.ref"]
-    for path, lines in zip(paths, (valid.src, valid.refs[0]), strict=True):
-        path.write_text(
-            "".join(f"{line}\n" for line in lines[::stride]), encoding="utf-8", newline=""
-        )
-    section = EvalSetConfig(name=valid.name, src=str(paths[0]), refs=(str(paths[1]),))
+    src_path = directory / "valid.src"
+    ref_path = directory / "valid.ref"
+    _write_lines(src_path, valid.src[::stride])
+    _write_lines(ref_path, valid.refs[0][::stride])
+
+    section = EvalSetConfig(name=valid.name, src=str(src_path), refs=(str(ref_path),))
     data = config.data.model_copy(update={"valid": section})
-    return config.model_copy(update={"data": data}), len(valid.src[::stride]) / len(valid.src)
+    fraction = len(valid.src[::stride]) / len(valid.src)
+    return config.model_copy(update={"data": data}), fraction
 
 
-def look_at_tokens(
-    config: Config, corpus: EncodedCorpus, src: Tokenizer, tgt: Tokenizer
-) -> Iterator[Finding]:
-    """What the filters leave out, how long sentences are in tokens, and whether the vocabulary covers the text."""
-    counts, sides, tokenizers = corpus.counts, (corpus.src, corpus.tgt), (src, tgt)
-    many = counts.kept < (1 - MANY_LEFT_OUT) * sum(vars(counts).values())
-    yield Finding("warning" if many else "ok", "filters", "", f"train: {counts}", vars(counts))
-    medians, longest = (
-        " / ".join(f"{f(side.lengths):,.0f}" for side in sides) for f in (np.median, np.max)
-    )
-    yield Finding(
-        "ok",
-        "tokens",
-        "",
-        f"train: median line {medians} tokens, longest {longest} (source / target)",
-    )
-    seen = [
-        np.bincount(side.ids, minlength=each.vocab_size) > 0
-        for side, each in zip(sides, tokenizers, strict=True)
-    ]
-    if config.tokenizer.joint:
-        seen = [seen[0] | seen[1]] * 2
-    for section in (config.data.valid, *config.data.test):
-        yield describe_tokens(load_eval_set(section, config.data), tokenizers, seen)
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
 
 
-def describe_tokens(
-    each: EvalSet, tokenizers: tuple[Tokenizer, Tokenizer], seen: list[NDArray[np.bool_]]
-) -> Finding:
-    """How a set that is not trained on looks in tokens: many bytes or new tokens say that it is other text.
+def limit_translation_length(config: Config, corpus: EncodedCorpus) -> Config:
+    """Return the config with translations no longer than real ones are on average.
 
-    `seen` tells for each side which ids occur in the training text.
+    A model that was never trained does not know when to stop, and validation would seem slow.
     """
-    rates = []  # one row a side
-    for texts, tokenizer, is_seen in zip((each.src, each.refs[0]), tokenizers, seen, strict=True):
-        ids = np.concatenate([np.array(row[:-1], np.int64) for row in tokenizer.encode(texts)])
-        pieces = [tokenizer.piece(token_id) for token_id in range(tokenizer.vocab_size)]
-        is_byte = np.array(
-            [piece.startswith("<0x") and len(piece) == 6 for piece in pieces]
-        )  # such as "<0x41>"
-        num_words = sum(len(text.split()) for text in texts)
-        rates.append(
-            (len(ids) / num_words, 100 * is_byte[ids].mean(), 100 * (~is_seen[ids]).mean())
-        )
-    level: Level = "warning" if max(max(row[1:]) for row in rates) > MANY_STRANGE else "ok"
-    per_word, in_bytes, new = (
-        " / ".join(f"{rate:.2f}" for rate in side) for side in zip(*rates, strict=True)
+    length_ratio = len(corpus.tgt.ids) / len(corpus.src.ids)
+    limits = {"max_length_factor": length_ratio, "max_length_offset": 1}
+    return config.model_copy(update={"search": config.search.model_copy(update=limits)})
+
+
+# Use of the trainer
+
+
+def update_batches(trainer: Trainer, epoch: Epoch) -> Iterator[range]:
+    """Yield the indices of the batches of each update, through the epoch again and again."""
+    stride = trainer.config.gradient_accumulation
+    num_batches = epoch.plan.num_batches
+    for start in cycle(range(0, num_batches, stride)):
+        yield range(start, min(start + stride, num_batches))
+
+
+def synchronized_time(trainer: Trainer) -> float:
+    """Wait until the device has done all its work, and return the time of a monotonic clock."""
+    trainer.window.save()  # copies sums from the device, which waits for it
+    return time.monotonic()
+
+
+def time_validation(trainer: Trainer) -> float:
+    """Return the seconds that one validation takes, translations included."""
+    start_time = time.monotonic()
+    trainer.objective.eval()
+    trainer.validate(trainer.objective)
+    return time.monotonic() - start_time
+
+
+def checkpoint_size(trainer: Trainer) -> int:
+    """Return the bytes of a checkpoint's tensors: weights and optimizer."""
+    tensors = [
+        *trainer.objective.transformer.state_dict().values(),
+        *pack_optimizer(trainer.optimizer, trainer.objective.transformer).values(),
+    ]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# Findings about the encoded text
+
+
+def describe_filters(corpus: EncodedCorpus) -> Finding:
+    """Report how many training pairs the filters leave out."""
+    counts = corpus.counts
+    num_pairs = sum(vars(counts).values())
+    is_common = counts.kept < (1 - FILTERED_WARN_FRACTION) * num_pairs
+    level: Level = "warning" if is_common else "ok"
+    return Finding(level, "filters", "", f"train: {counts}", vars(counts))
+
+
+def describe_lengths(corpus: EncodedCorpus) -> Finding:
+    """Report how long the training sentences are in tokens."""
+    src_lengths = corpus.src.lengths
+    tgt_lengths = corpus.tgt.lengths
+    medians = f"{np.median(src_lengths):,.0f} / {np.median(tgt_lengths):,.0f}"
+    longest = f"{np.max(src_lengths):,.0f} / {np.max(tgt_lengths):,.0f}"
+    text = f"train: median line {medians} tokens, longest {longest} (source / target)"
+    return Finding("ok", "tokens", "", text)
+
+
+def check_tokens(
+    config: Config, corpus: EncodedCorpus, tokenizers: Tokenizers
+) -> Iterator[Finding]:
+    """Yield for each validation and test set how well the vocabulary and training text cover it."""
+    src_is_seen = np.bincount(corpus.src.ids, minlength=tokenizers.src.vocab_size) > 0
+    tgt_is_seen = np.bincount(corpus.tgt.ids, minlength=tokenizers.tgt.vocab_size) > 0
+    if config.tokenizer.joint:
+        src_is_seen = tgt_is_seen = src_is_seen | tgt_is_seen
+    for section in (config.data.valid, *config.data.test):
+        eval_set = load_eval_set(section, config.data)
+        src = measure_tokens(eval_set.src, tokenizers.src, src_is_seen)
+        tgt = measure_tokens(eval_set.refs[0], tokenizers.tgt, tgt_is_seen)
+        yield describe_tokens(eval_set, src, tgt)
+
+
+class TokenRates(NamedTuple):
+    """How the lines of one file look in tokens."""
+
+    tokens_per_word: float
+    byte_percentage: float  # of tokens that are a single byte of an unknown character
+    unseen_percentage: float  # of tokens that do not occur in the training text
+
+
+def measure_tokens(
+    lines: Sequence[str], tokenizer: Tokenizer, is_seen: NDArray[np.bool_]
+) -> TokenRates:
+    """Encode the lines of a file and return their rates.
+
+    `is_seen`, (vocab_size,), is true for the tokens that occur in the training text.
+    """
+    encoded = tokenizer.encode(lines)
+    ids = np.concatenate([np.array(row[:-1], np.int64) for row in encoded])  # without eos
+    is_byte = np.array(
+        [_is_byte_piece(tokenizer.piece(token_id)) for token_id in range(tokenizer.vocab_size)]
     )
+    num_words = sum(len(line.split()) for line in lines)
+    return TokenRates(
+        tokens_per_word=len(ids) / num_words,
+        byte_percentage=100 * is_byte[ids].mean(),
+        unseen_percentage=100 * (~is_seen[ids]).mean(),
+    )
+
+
+def _is_byte_piece(piece: str) -> bool:
+    """Return whether a piece of the vocabulary is a single byte, such as "<0x41>"."""
+    return piece.startswith("<0x") and len(piece) == 6
+
+
+def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Finding:
+    """Report the rates of a validation or test set: high ones suggest text of another kind."""
+    largest_percentage = max(
+        src.byte_percentage, src.unseen_percentage, tgt.byte_percentage, tgt.unseen_percentage
+    )
+    level: Level = "warning" if largest_percentage > UNFAMILIAR_WARN_PERCENTAGE else "ok"
+    tokens_per_word = f"{src.tokens_per_word:.2f} / {tgt.tokens_per_word:.2f}"
+    in_bytes = f"{src.byte_percentage:.2f} / {tgt.byte_percentage:.2f}"
+    unseen = f"{src.unseen_percentage:.2f} / {tgt.unseen_percentage:.2f}"
     text = (
-        f"{each.name}: {per_word} tokens a word, {in_bytes} % of them bytes, {new} % not in train"
+        f"{eval_set.name}: {tokens_per_word} tokens a word, {in_bytes} % of them bytes, "
+        f"{unseen} % not in train"
     )
     return Finding(level, "tokens", "", text)
 
 
-def look_at_memory(trainer: Trainer, epoch: Epoch, *, before: int) -> Finding:
-    """Try the largest batches; DeviceError, with a size that would do, when memory is too small."""
-    reopen, batch_tokens = partial(trainer.open_epoch, 0), trainer.config.batch_tokens
-    check_memory(trainer.model, epoch, trainer.runtime, reopen=reopen, batch_tokens=batch_tokens)
-    after = trainer.runtime.peak_memory()
-    plan, rows = epoch.plan, np.diff(epoch.plan.starts)
-    sizes = [
-        f"{rows[i]:,} pairs of {plan.src_lengths[i]:,} and {plan.tgt_lengths[i]:,}"
-        for i in largest_batches(plan)
-    ]
-    text = f"{human_size(after)} at the peak, at least {human_size(after - before)} of it for the model and "
-    text += f"the largest batch ({' or '.join(sizes)} tokens)"
-    return Finding("ok", "memory", "", text, {"peak_bytes": after, "growth_bytes": after - before})
+# Findings about the training
+
+
+def describe_model(trainer: Trainer) -> Finding:
+    """Report the size of the model, and where and how it is computed."""
+    runtime = trainer.runtime
+    num_parameters = sum(parameter.numel() for parameter in trainer.objective.parameters())
+    text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
+    return Finding("ok", "model", "", text, {"parameters": num_parameters})
+
+
+def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -> Finding:
+    """Run the batches that need most memory, and report how much they need.
+
+    Raises DeviceError, with a batch size that would fit, when memory is too small.
+    """
+    check_memory(
+        trainer.objective,
+        trainer.dataset,
+        epoch,
+        batch_tokens=trainer.config.batch_tokens,
+        runtime=trainer.runtime,
+    )
+    peak = trainer.runtime.peak_memory()
+    growth = peak - memory_before
+
+    plan = epoch.plan
+    num_pairs = np.diff(plan.starts)
+    sizes = []
+    for index in largest_batches(plan):
+        src_length = plan.src_lengths[index]
+        tgt_length = plan.tgt_lengths[index]
+        sizes.append(f"{num_pairs[index]:,} pairs of {src_length:,} and {tgt_length:,}")
+    text = (
+        f"{format_bytes(peak)} at the peak, at least {format_bytes(growth)} of it for the model "
+        f"and the largest batch ({' or '.join(sizes)} tokens)"
+    )
+    return Finding("ok", "memory", "", text, {"peak_bytes": peak, "growth_bytes": growth})
 
 
 def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:
-    """A few real updates, the clock running after the first ones."""
-    stride, num_batches = trainer.config.gradient_accumulation, epoch.plan.num_batches
-    batches = (
-        range(start, min(start + stride, num_batches))
-        for start in cycle(range(0, num_batches, stride))
+    """Do a few real updates and report their speed."""
+    batches = update_batches(trainer, epoch)
+    trainer.ddp_objective.train()
+    for _ in range(NUM_WARM_UP_UPDATES):
+        trainer.update(epoch, next(batches))
+
+    tokens_before = trainer.state.tokens_seen
+    start_time = synchronized_time(trainer)
+    num_updates = 0
+    seconds = 0.0
+    while seconds < MIN_SECONDS or (num_updates < NUM_TIMED_UPDATES and seconds < MAX_SECONDS):
+        trainer.update(epoch, next(batches))
+        num_updates += 1
+        seconds = synchronized_time(trainer) - start_time
+
+    update_seconds = seconds / num_updates
+    tokens_per_second = (trainer.state.tokens_seen - tokens_before) / seconds
+    text = (
+        f"{tokens_per_second:,.0f} target tokens/s, {update_seconds:.3g} s an update, "
+        f"over {num_updates} updates"
     )
-    trainer.wrapped.train()
-    for _ in range(NUM_WARM_UPS):
-        trainer.update(epoch, next(batches))
-    before, began, seconds, num_updates = trainer.state.tokens_seen, now(trainer), 0.0, 0
-    while seconds < LEAST_SECONDS or (num_updates < NUM_UPDATES and seconds < MOST_SECONDS):
-        trainer.update(epoch, next(batches))
-        seconds, num_updates = now(trainer) - began, num_updates + 1
-    update, rate = seconds / num_updates, (trainer.state.tokens_seen - before) / seconds
-    text = f"{rate:,.0f} target tokens/s, {update:.3g} s an update, over {num_updates} updates"
-    return Finding("ok", "speed", "", text, {"update_seconds": update, "tokens_per_second": rate})
-
-
-def now(trainer: Trainer) -> float:
-    """The time once the device has done all that it was given."""
-    trainer.window.save()  # its sums come from there
-    return time.monotonic()
+    numbers = {"update_seconds": update_seconds, "tokens_per_second": tokens_per_second}
+    return Finding("ok", "speed", "", text, numbers)
 
 
 def estimate_time(
-    train: TrainConfig, update: float, validation: float, *, per_epoch: int
+    train: TrainConfig,
+    *,
+    update_seconds: float,
+    validation_seconds: float,
+    updates_per_epoch: int,
 ) -> Finding:
-    """How long a run takes to the first of its limits, from the seconds of an update and of a validation."""
-    ends = [
-        end
-        for end in (train.max_steps, train.max_epochs and train.max_epochs * per_epoch)
-        if end is not None
-    ]
+    """Report how long a run takes until the first of its limits."""
+    limits = []  # in updates
+    if train.max_steps is not None:
+        limits.append(train.max_steps)
+    if train.max_epochs is not None:
+        limits.append(train.max_epochs * updates_per_epoch)
     if train.max_minutes is not None:
-        ends.append(
-            max(1, int(train.max_minutes * 60 / (update + validation / train.validate_every)))
-        )
-    num_updates = min(ends)
+        seconds_per_update = update_seconds + validation_seconds / train.validate_every
+        limits.append(max(1, int(train.max_minutes * 60 / seconds_per_update)))
+    num_updates = min(limits)
+
     num_validations = math.ceil(num_updates / train.validate_every)
-    total = num_updates * update + num_validations * validation
+    all_validations_seconds = num_validations * validation_seconds
+    total_seconds = num_updates * update_seconds + all_validations_seconds
+    num_epochs = num_updates / updates_per_epoch
     text = (
-        f"about {clock(total)} for {num_updates:,} updates ({num_updates / per_epoch:.1f} epochs), "
+        f"about {format_duration(total_seconds)} for {num_updates:,} updates ({num_epochs:.1f} epochs), "
+        f"{format_duration(all_validations_seconds)} of it for {num_validations:,} validations "
+        "with translations"
     )
-    text += f"{clock(num_validations * validation)} of it for {num_validations:,} validations with translating"
-    text += "; patience may end it sooner" * (train.patience is not None)
-    return Finding(
-        "ok",
-        "time",
-        "",
-        text,
-        {"seconds": total, "updates": num_updates, "validation_seconds": validation},
-    )
+    if train.patience is not None:
+        text += "; early stopping (patience) may end it sooner"
+    numbers = {
+        "seconds": total_seconds,
+        "updates": num_updates,
+        "validation_seconds": validation_seconds,
+    }
+    return Finding("ok", "time", "", text, numbers)
 
 
-def look_at_disk(trainer: Trainer, trial: RunDir, real: RunDir) -> Finding:
-    """What the run directory will hold at most, against what is free."""
-    tensors = [
-        *trainer.model.transformer.state_dict().values(),
-        *pack_optimizer(trainer.optimizer, trainer.model.transformer).values(),
-    ]
-    checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    kept = trainer.config.keep_checkpoints + 2  # the best one, and the next one while it is written
-    cache = sum(path.stat().st_size for path in trial.cache.rglob("*") if path.is_file())
-    needed = kept * checkpoint + cache
-    parent = next(path for path in (real.path, *real.path.parents) if path.is_dir())
-    free = shutil.disk_usage(parent).free
-    text = f"{human_size(needed)} at most ({kept} checkpoints of {human_size(checkpoint)}, cache {human_size(cache)}), "
-    text += f"{human_size(free)} free in {parent}"
-    level: Level = "error" if needed > free else "warning" if needed > FULL * free else "ok"
+def check_disk_space(trainer: Trainer, trial_dir: RunDir, run_dir: RunDir) -> Finding:
+    """Compare what the run directory will hold at most with the free disk space."""
+    checkpoint = checkpoint_size(trainer)
+    # Besides those to keep: the best one, and the next one while it is written.
+    num_checkpoints = trainer.config.keep_checkpoints + 2
+    cache = sum(path.stat().st_size for path in trial_dir.cache.rglob("*") if path.is_file())
+    needed = num_checkpoints * checkpoint + cache
+
+    candidates = (run_dir.path, *run_dir.path.parents)
+    existing_dir = next(path for path in candidates if path.is_dir())
+    free = shutil.disk_usage(existing_dir).free
+    level: Level = "ok"
+    if needed > free:
+        level = "error"
+    elif needed > DISK_WARN_FRACTION * free:
+        level = "warning"
+    text = (
+        f"{format_bytes(needed)} at most ({num_checkpoints} checkpoints of "
+        f"{format_bytes(checkpoint)}, cache {format_bytes(cache)}), "
+        f"{format_bytes(free)} free in {existing_dir}"
+    )
     return Finding(level, "disk", "", text, {"needed_bytes": needed, "free_bytes": free})
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Return "1.23MB" for 1234567."""
+    return tqdm.format_sizeof(num_bytes, suffix="B")

@@ -1,4 +1,7 @@
-"""Does a killed run go on to the same bits? `mt check --resume` tries it with the user's own config and machine."""
+"""Check that a killed training resumes to the same weights, with the user's own config.
+
+It runs `mt train` in processes of its own, as the user would, and kills one of them.
+"""
 
 import hashlib
 import json
@@ -9,153 +12,211 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mt.config.load import dump_config
 from mt.config.schema import Config, TokenizerConfig
 from mt.distributed import Runtime
 from mt.errors import TrainingError
 from mt.preflight.checks import Finding
-from mt.preflight.dry_run import cut_validation
+from mt.preflight.dry_run import shorten_validation_set
 from mt.storage.checkpoint import MODEL, OPTIMIZER, find_checkpoint
 from mt.storage.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES, VALIDATE_EVERY, SAVE_EVERY, LOG_EVERY = (
-    8,
-    4,
-    2,
-    3,
-)  # a line of the log is under way when a run is killed
-NUM_LINES = 4  # of the validation set
-NUM_TRIES = 3  # to kill a run before it is done
+# A training this short has checkpoints and validations to resume between. LOG_EVERY divides neither
+# of the other intervals, so that a run is also killed with a line of the log half collected.
+NUM_UPDATES = 8
+VALIDATE_EVERY = 4
+SAVE_EVERY = 2
+LOG_EVERY = 3
+
+# Lines of the validation set that are used.
+NUM_VALIDATION_LINES = 4
+
+# A training may end before it is killed; then another one is started, up to so many in all.
+MAX_TRIES = 3
+
+# Between two looks for a first checkpoint.
+POLL_SECONDS = 0.002
 
 
-def prove_resume(
-    config: Config, runtime: Runtime, trial: RunDir, *, directory: Path
+class RunDigests(NamedTuple):
+    """SHA-256 of the results of a run."""
+
+    weights: str
+    optimizer: str
+    metrics: str  # without what depends on a clock
+
+
+class KilledRun(NamedTuple):
+    """A run that was killed, and the checkpoint that it will resume from."""
+
+    run_dir: RunDir
+    checkpoint: str
+
+
+def check_resume(
+    config: Config, runtime: Runtime, trial_dir: RunDir, *, directory: Path
 ) -> Iterator[Finding]:
-    """Train a few updates at once, and again with a kill in between; compare all that a run is.
+    """Train a few updates, then again with a kill in between, and compare the two results.
 
-    `trial` lends its tokenizers and its cache.
+    The trainings run in new folders of `directory`, with the tokenizers and the encoded text of
+    `trial_dir`. Raises TrainingError when one of them fails.
     """
-    runtime.release_memory()  # the processes to come need it
-    path = directory / "probe.yaml"
-    path.write_text(dump_config(make_probe(config, runtime, trial, directory)), encoding="utf-8")
-    whole = RunDir(directory / "whole")
-    logger.info(f"resume: training {NUM_UPDATES} updates at once")
-    run_to_end(path, whole, trial)
-    for number in range(NUM_TRIES):
-        killed = RunDir(directory / ("killed" + "-again" * number))
-        logger.info("resume: training them again, with a kill in between")
-        if (killed_at := run_and_kill(path, killed, trial)) is not None:
-            break
-    else:
-        yield Finding(
-            "warning",
-            "resume",
-            "",
-            f"all {NUM_UPDATES} updates were done before a run could be killed",
-        )
+    runtime.release_memory()  # the trainings are other processes, and need it
+    config_path = directory / "short.yaml"
+    short_config = make_short_config(config, runtime, trial_dir, directory)
+    config_path.write_text(dump_config(short_config), encoding="utf-8")
+
+    whole_dir = RunDir(directory / "whole")
+    logger.info(f"resume: training {NUM_UPDATES} updates without a kill")
+    train_to_end(config_path, whole_dir, trial_dir)
+    killed = train_until_killed(config_path, directory, trial_dir)
+    if killed is None:
+        text = f"not checked: all {NUM_UPDATES} updates were done before a run could be killed"
+        yield Finding("warning", "resume", "", text)
         return
-    run_to_end(path, killed, trial)
+    train_to_end(config_path, killed.run_dir, trial_dir)
     text = (
-        f"{NUM_UPDATES} updates at once, and the same killed by SIGKILL, going on from {killed_at}:"
+        f"{NUM_UPDATES} updates, and the same with the training killed by SIGKILL and resumed "
+        f"from {killed.checkpoint}:"
     )
     yield Finding("ok", "resume", "", text)
-    at_once, with_kill = digests(whole), digests(killed)
-    for name, one, other in zip(
-        ("weights", "optimizer", "metrics"), at_once, with_kill, strict=True
-    ):
-        text = f"equal, SHA-256 {one}" if one == other else f"{one} at once, {other} with a kill"
-        yield Finding("ok" if one == other else "error", "resume", "", f"{name}: {text}")
-    if at_once != with_kill and runtime.device.type == "cuda":
-        again = RunDir(directory / "whole-again")
-        run_to_end(path, again, trial)
-        if digests(again) != at_once:
-            yield Finding(
-                "note",
-                "resume",
-                "",
-                "nor are two unkilled runs equal: this GPU does not repeat itself",
-            )
+
+    whole = digest_run(whole_dir)
+    resumed = digest_run(killed.run_dir)
+    yield from compare_runs(whole, resumed)
+    if whole != resumed and runtime.device.type == "cuda":
+        again_dir = RunDir(directory / "whole-again")
+        train_to_end(config_path, again_dir, trial_dir)
+        if digest_run(again_dir) != whole:
+            text = "two uninterrupted runs also differ: this GPU is not deterministic"
+            yield Finding("note", "resume", "", text)
 
 
-def make_probe(config: Config, runtime: Runtime, trial: RunDir, directory: Path) -> Config:
-    """The user's config, but for how long it runs, what it validates on, and tokenizers that are there already."""
-    section, (src, tgt) = config.tokenizer, trial.tokenizers(config.tokenizer.joint)
-    named = {"model": str(src)} if section.joint else {"src_model": str(src), "tgt_model": str(tgt)}
-    tokenizer = TokenizerConfig(joint=section.joint, bpe_dropout=section.bpe_dropout).model_copy(
-        update=named
-    )
-    config, _ = cut_validation(config, directory, num_lines=NUM_LINES)
-    train: dict[str, object] = {
+def make_short_config(
+    config: Config, runtime: Runtime, trial_dir: RunDir, directory: Path
+) -> Config:
+    """Return the config with a short training, few validation lines and the trial's tokenizers.
+
+    Writes the validation lines to files in `directory`.
+    """
+    config, _ = shorten_validation_set(config, directory, num_lines=NUM_VALIDATION_LINES)
+    joint = config.tokenizer.joint
+    src_model, tgt_model = trial_dir.tokenizers(joint)
+    models = {"src_model": str(src_model), "tgt_model": str(tgt_model)}
+    if joint:
+        models = {"model": str(src_model)}
+    tokenizer = TokenizerConfig(joint=joint, bpe_dropout=config.tokenizer.bpe_dropout)
+    train = {
         "max_steps": NUM_UPDATES,
         "max_epochs": None,
         "max_minutes": None,
         "patience": None,
+        "validate_every": VALIDATE_EVERY,
+        "save_every": SAVE_EVERY,
+        "log_every": LOG_EVERY,
+        "device": runtime.device.type,
+        "precision": runtime.precision,
+        "warmup_steps": min(config.train.warmup_steps, NUM_UPDATES // 2),
     }
-    train |= {"validate_every": VALIDATE_EVERY, "save_every": SAVE_EVERY, "log_every": LOG_EVERY}
-    train |= {"device": runtime.device.type, "precision": runtime.precision}
-    train |= {"warmup_steps": min(config.train.warmup_steps, NUM_UPDATES // 2)}
-    sections = {"data": config.data.model_copy(update={"test": ()}), "tokenizer": tokenizer}
-    return config.model_copy(update={**sections, "train": config.train.model_copy(update=train)})
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"test": ()}),
+            "tokenizer": tokenizer.model_copy(update=models),
+            "train": config.train.model_copy(update=train),
+        }
+    )
 
 
-def run_to_end(config: Path, run: RunDir, trial: RunDir) -> None:
-    """`mt train`, as anyone would start it. Raises TrainingError when it fails."""
-    process = start(config, run, trial)
+def train_to_end(config_path: Path, run_dir: RunDir, trial_dir: RunDir) -> None:
+    """Run `mt train` to its end, resuming if it was killed. Raises TrainingError if it fails."""
+    process = start_training(config_path, run_dir, trial_dir)
     try:
         process.wait()
     finally:
-        process.kill()  # when we are interrupted; one that has ended is not harmed
+        process.kill()  # in case we are interrupted; does nothing to a process that has ended
     if process.returncode != 0:
-        lines = (
-            (run.path / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        )
-        raise TrainingError(
-            f"mt train ended with exit code {process.returncode}: {lines[-1] if lines else 'no word'}"
-        )
+        log = log_path(run_dir).read_text(encoding="utf-8", errors="replace")
+        lines = log.strip().splitlines()
+        last_line = lines[-1] if lines else "it printed nothing"
+        raise TrainingError(f"mt train ended with exit code {process.returncode}: {last_line}")
 
 
-def run_and_kill(config: Path, run: RunDir, trial: RunDir) -> str | None:
-    """Kill the training once it has a checkpoint to go on from; its name, or None when the training was quicker."""
-    process, last = start(config, run, trial), run.checkpoints / "last"
+def train_until_killed(config_path: Path, directory: Path, trial_dir: RunDir) -> KilledRun | None:
+    """Start trainings in new folders until one can be killed; return None if all end too soon."""
+    for number in range(MAX_TRIES):
+        run_dir = RunDir(directory / f"killed-{number}")
+        logger.info("resume: training them again, with a kill in between")
+        checkpoint = train_and_kill(config_path, run_dir, trial_dir)
+        if checkpoint is not None:
+            return KilledRun(run_dir, checkpoint)
+    return None
+
+
+def train_and_kill(config_path: Path, run_dir: RunDir, trial_dir: RunDir) -> str | None:
+    """Run `mt train` and kill it once it has a checkpoint; return the checkpoint's name.
+
+    Return None when the training ended before that.
+    """
+    process = start_training(config_path, run_dir, trial_dir)
+    last = run_dir.checkpoints / "last"
     try:
         while process.poll() is None and not last.is_file():
-            time.sleep(0.002)
+            time.sleep(POLL_SECONDS)
     finally:
         process.kill()
-    return last.read_text(encoding="utf-8").strip() if process.wait() < 0 else None
+    was_killed = process.wait() < 0
+    return last.read_text(encoding="utf-8").strip() if was_killed else None
 
 
-def start(config: Path, run: RunDir, trial: RunDir) -> "subprocess.Popen[bytes]":
-    """`mt train` in a process of its own, the text being encoded already."""
-    run.path.mkdir(exist_ok=True)
-    if not run.cache.exists():
-        os.symlink(trial.cache, run.cache)
-    command = [
-        sys.executable,
-        "-m",
-        "mt",
-        "train",
-        "--config",
-        str(config),
-        "--run-dir",
-        str(run.path),
-    ]
-    with (run.path / "log").open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+def start_training(
+    config_path: Path, run_dir: RunDir, trial_dir: RunDir
+) -> "subprocess.Popen[bytes]":
+    """Start `mt train` in a process of its own, with the trial's encoded text as its cache."""
+    run_dir.path.mkdir(exist_ok=True)
+    if not run_dir.cache.exists():
+        os.symlink(trial_dir.cache, run_dir.cache)
+    command = [sys.executable, "-m", "mt", "train"]
+    options = ["--config", str(config_path), "--run-dir", str(run_dir.path)]
+    with log_path(run_dir).open("ab") as log:
+        return subprocess.Popen(
+            [*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
 
 
-def digests(run: RunDir) -> list[str]:
-    """SHA-256 of the last weights, of the optimizer, and of all that was measured but by a clock."""
-    last = find_checkpoint(run.checkpoints, "last")
-    lines: list[dict[str, Any]] = [
-        json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()
-    ]
-    timeless = json.dumps(
-        [{key: value for key, value in line.items() if key != "timing"} for line in lines]
+def log_path(run_dir: RunDir) -> Path:
+    """Return the file with what the training in `run_dir` prints."""
+    return run_dir.path / "log"
+
+
+def digest_run(run_dir: RunDir) -> RunDigests:
+    """Return the digests of a run's last checkpoint and of its metrics."""
+    checkpoint = find_checkpoint(run_dir.checkpoints, "last")
+    metrics: list[dict[str, Any]] = []
+    for line in run_dir.metrics.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        values.pop("timing", None)
+        metrics.append(values)
+    return RunDigests(
+        weights=_sha256((checkpoint / MODEL).read_bytes()),
+        optimizer=_sha256((checkpoint / OPTIMIZER).read_bytes()),
+        metrics=_sha256(json.dumps(metrics).encode()),
     )
-    contents = [(last / MODEL).read_bytes(), (last / OPTIMIZER).read_bytes(), timeless.encode()]
-    return [hashlib.sha256(content).hexdigest() for content in contents]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def compare_runs(whole: RunDigests, resumed: RunDigests) -> Iterator[Finding]:
+    """Yield a finding about each result of the two runs, an error for one that differs."""
+    for name, whole_digest, resumed_digest in zip(RunDigests._fields, whole, resumed, strict=True):
+        if whole_digest == resumed_digest:
+            text = f"{name}: equal, SHA-256 {whole_digest}"
+            yield Finding("ok", "resume", "", text)
+        else:
+            text = f"{name}: different, {whole_digest} without a kill, {resumed_digest} with one"
+            yield Finding("error", "resume", "", text)

@@ -1,6 +1,7 @@
-"""One reading of a text file, of which some 60 bytes a line are kept and no text, but all that `checks.py` asks.
+"""Survey of a text file: all that the checks need to know about it, gathered in one reading.
 
-Whatever is in a file, it is read to its end: faults are counted.
+A survey keeps about 60 bytes a line and no text. The file is read to its end whatever is in it: bad
+lines are listed, not refused.
 """
 
 import re
@@ -17,121 +18,181 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.data.text import read_lines
-from mt.preflight.languages import NUM_TRIGRAMS, LanguageOdds, hash_trigrams, judge_lines
+from mt.preflight.languages import (
+    NUM_TRIGRAM_HASHES,
+    TrigramCounts,
+    TrigramLogOdds,
+    hash_trigrams,
+    score_lines,
+)
 
-CHUNK_SIZE = 4096  # lines in memory at a time
-NUM_MARKS = 2**16  # hashed
+# Lines in memory at a time.
+CHUNK_SIZE = 4096
+
+# Cues are kept as 16-bit hashes, two bytes each.
+NUM_CUE_HASHES = 2**16
+
+# Letters of a word that make a cue. Words of two languages that begin with the same four characters
+# are often cognates (Simard, Foster & Isabelle, 1992).
+CUE_LENGTH = 4
+
 NOT_UTF8 = "not UTF-8"
-# Where other programs end a line, though "\n" alone does: Python's str.splitlines, editors, JavaScript.
+
+# Characters at which other programs end a line, though only "\n" does here: Python's
+# str.splitlines, editors, and JavaScript.
 SEPARATORS = {
-    "\x00": "NUL", "\x0b": "VT (U+000B)", "\x0c": "FF (U+000C)", "\r": "lone CR (U+000D)", "\x1c": "FS (U+001C)",
-    "\x1d": "GS (U+001D)", "\x1e": "RS (U+001E)", "\x85": "NEL (U+0085)", "\u2028": "U+2028", "\u2029": "U+2029",
-}  # fmt: skip
-_FAULT = re.compile(
-    f"[{''.join(SEPARATORS)}\udc80-\udcff]"
-)  # the latter stand for bytes that are not UTF-8
-_WORD = re.compile(r"\d+|[^\W\d_]+")
-_FULL_WIDTH = str.maketrans("。！？", ".!?")
+    "\x00": "NUL",
+    "\x0b": "VT (U+000B)",
+    "\x0c": "FF (U+000C)",
+    "\r": "lone CR (U+000D)",
+    "\x1c": "FS (U+001C)",
+    "\x1d": "GS (U+001D)",
+    "\x1e": "RS (U+001E)",
+    "\x85": "NEL (U+0085)",
+    "\u2028": "U+2028",
+    "\u2029": "U+2029",
+}
+
+# The surrogates U+DC80 to U+DCFF stand for bytes that are not UTF-8, in text decoded with
+# `surrogateescape`.
+_BAD_CHARACTER = re.compile(f"[{''.join(SEPARATORS)}\udc80-\udcff]")
+
+_NUMBER_OR_WORD = re.compile(r"\d+|[^\W\d_]+")
+
+# A Japanese or Chinese sentence ends in full-width punctuation where its translation has the ASCII
+# character.
+_FULL_WIDTH_TO_ASCII = str.maketrans("。！？", ".!?")
 
 Digests = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class FileSurvey:
-    """What one reading of a file leaves: for each line a few numbers, and no text."""
+    """What is kept of a text file: a few numbers for each line, and no text."""
 
     path: Path
-    digests: (
-        Digests  # (num_lines,): of the words, so that spacing does not matter; 0 for a blank line
-    )
+
+    # (num_lines,): a hash of the words of each line, the same whatever space is between them; 0 for
+    # a blank line.
+    digests: Digests
+
     num_chars: NDArray[np.int32]  # (num_lines,)
     num_words: NDArray[np.int32]  # (num_lines,)
-    marks: NDArray[
-        np.uint16
-    ]  # hashes of the words' beginnings and of the last character, lines end to end
-    starts: NDArray[
-        np.int64
-    ]  # (num_lines + 1,): those of line i are `marks[starts[i] : starts[i + 1]]`
-    odds: NDArray[
-        np.float32
-    ]  # (num_lines,) or empty: log-odds of the source's language against the target's
-    trigrams: NDArray[np.int64]  # how often each hashed three bytes occur
-    faults: Mapping[str, list[int]]  # line numbers, from 1, by the kind of fault
+
+    # The hashed cues of all lines, one line after the other (see `find_cues`). Those of line i are
+    # `cues[cue_starts[i] : cue_starts[i + 1]]`.
+    cues: NDArray[np.uint16]
+    cue_starts: NDArray[np.int64]  # (num_lines + 1,)
+
+    # (num_lines,): log-odds that a line is in the source's language rather than the target's. Empty
+    # if the file was read before the languages were known.
+    log_odds: NDArray[np.float32]
+
+    trigram_counts: TrigramCounts
+
+    # Line numbers, from 1, by the kind of fault: NOT_UTF8 or one of the names in SEPARATORS.
+    bad_lines: Mapping[str, list[int]]
 
     def __len__(self) -> int:
         return len(self.digests)
 
     @property
     def is_blank(self) -> NDArray[np.bool_]:
+        """Mask of the blank lines, (num_lines,)."""
         return np.asarray(self.digests == 0)
 
 
 class ParallelSurvey(NamedTuple):
-    """Two files that should answer each other line by line; `name` is what people call them."""
+    """Surveys of two files that should be translations of each other, line by line."""
 
-    name: str
+    name: str  # as shown to the user, such as "train" or "test ref 2"
     src: FileSurvey
     tgt: FileSurvey
 
     @property
     def num_pairs(self) -> int:
-        """As far as both go."""
+        """Number of lines of the shorter file."""
         return min(len(self.src), len(self.tgt))
 
     @property
     def digests(self) -> Digests:
-        """(num_pairs,): of both sides together; 0 where one is blank."""
-        src, tgt = self.src.digests[: self.num_pairs], self.tgt.digests[: self.num_pairs]
-        return np.where(
-            (src == 0) | (tgt == 0), np.uint64(0), src * np.uint64(0x9E3779B97F4A7C15) + tgt
-        )
+        """Hash of both sides of each pair, (num_pairs,); 0 where one side is blank."""
+        src = self.src.digests[: self.num_pairs]
+        tgt = self.tgt.digests[: self.num_pairs]
+        # The factor (2**64 divided by the golden ratio) makes the hash depend on which side is
+        # which.
+        combined = src * np.uint64(0x9E3779B97F4A7C15) + tgt
+        return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
 
 
-def survey_file(path: Path, language_odds: LanguageOdds | None = None) -> FileSurvey:
-    """Read a file once, to its end whatever is in it; DataError when it is missing, empty or a damaged gzip file."""
-    faults: dict[str, list[int]] = defaultdict(list)
-    digests, marks, odds = bytearray(), bytearray(), []
-    rows: list[tuple[int, int, int]] = []
-    trigrams = np.zeros(NUM_TRIGRAMS, np.int64)
+def survey_file(path: Path, language_log_odds: TrigramLogOdds | None = None) -> FileSurvey:
+    """Read a file to its end and return its survey. Lines are only scored if log-odds are given.
+
+    Raises DataError when the file is missing, empty, a damaged gzip file, or has a line of absurd
+    length.
+    """
+    digests = bytearray()
+    cues = bytearray()
+    num_chars: list[int] = []
+    num_words: list[int] = []
+    num_cues: list[int] = []
+    log_odds: list[NDArray[np.float32]] = []
+    trigram_counts = np.zeros(NUM_TRIGRAM_HASHES, np.int64)
+    bad_lines: dict[str, list[int]] = defaultdict(list)
+
     lines = read_lines(path, errors="surrogateescape")
     while chunk := list(islice(lines, CHUNK_SIZE)):
-        raw = [line.encode("utf-8", "surrogateescape") for line in chunk]
-        trigrams += np.bincount(hash_trigrams(raw), minlength=NUM_TRIGRAMS)
-        if language_odds is not None:
-            odds.append(judge_lines(raw, language_odds))
+        raw_lines = [line.encode("utf-8", "surrogateescape") for line in chunk]
+        trigram_counts += np.bincount(hash_trigrams(raw_lines), minlength=NUM_TRIGRAM_HASHES)
+        if language_log_odds is not None:
+            log_odds.append(score_lines(raw_lines, language_log_odds))
         for line in chunk:
-            for kind in faults_of(line):
-                faults[kind].append(len(rows) + 1)
-            words, found = line.split(), marks_of(line)
-            text = " ".join(words).encode("utf-8", "surrogateescape")
-            digests += blake2b(text, digest_size=8).digest() if words else bytes(8)
-            marks += np.fromiter(found, np.uint16, len(found)).tobytes()
-            rows.append((len(line), len(words), len(found)))
-    num_chars, num_words, num_marks = np.array(rows, np.int32).T
+            words = line.split()
+            line_cues = find_cues(line)
+            digests += hash_words(words)
+            cues += np.fromiter(line_cues, np.uint16, len(line_cues)).tobytes()
+            num_chars.append(len(line))
+            num_words.append(len(words))
+            num_cues.append(len(line_cues))
+            line_number = len(num_chars)
+            for fault in find_faults(line):
+                bad_lines[fault].append(line_number)
+
     return FileSurvey(
         path=path,
         digests=np.frombuffer(bytes(digests), np.uint64),
-        num_chars=num_chars,
-        num_words=num_words,
-        marks=np.frombuffer(bytes(marks), np.uint16),
-        starts=np.concatenate(([0], np.cumsum(num_marks, dtype=np.int64))),
-        odds=np.concatenate(odds) if odds else np.zeros(0, np.float32),
-        trigrams=trigrams,
-        faults=dict(faults),
+        num_chars=np.array(num_chars, np.int32),
+        num_words=np.array(num_words, np.int32),
+        cues=np.frombuffer(bytes(cues), np.uint16),
+        cue_starts=np.concatenate(([0], np.cumsum(num_cues, dtype=np.int64))),
+        log_odds=np.concatenate(log_odds) if log_odds else np.zeros(0, np.float32),
+        trigram_counts=trigram_counts,
+        bad_lines=dict(bad_lines),
     )
 
 
-def faults_of(line: str) -> list[str]:
-    """What is wrong with a line that was read with `surrogateescape`: NOT_UTF8, or the names in SEPARATORS."""
-    return sorted({SEPARATORS.get(character, NOT_UTF8) for character in _FAULT.findall(line)})
+def hash_words(words: list[str]) -> bytes:
+    """Return eight bytes that identify a line by its words; zeros for a blank line."""
+    if not words:
+        return bytes(8)
+    text = " ".join(words).encode("utf-8", "surrogateescape")
+    return blake2b(text, digest_size=8).digest()
 
 
-def marks_of(line: str) -> set[int]:
-    """What a translation often shares with its source, hashed: how words and numbers begin, and how the line ends.
+def find_faults(line: str) -> list[str]:
+    """Return the faults of a line decoded with `surrogateescape`: NOT_UTF8, names in SEPARATORS."""
+    bad_characters = _BAD_CHARACTER.findall(line)
+    return sorted({SEPARATORS.get(character, NOT_UTF8) for character in bad_characters})
 
-    Words of two languages with the same first four characters are often cognates (Simard, Foster & Isabelle, 1992).
+
+def find_cues(line: str) -> set[int]:
+    """Return hashes of what a translation often shares with its source, the cues.
+
+    They are the first four characters of each word and number, and the last character of the line.
     """
-    marks = {word[:4] for word in _WORD.findall(line.casefold())}
-    if line := line.rstrip():
-        marks.add(f"${line[-1].translate(_FULL_WIDTH)}")
-    return {zlib.crc32(mark.encode("utf-8", "surrogateescape")) % NUM_MARKS for mark in marks}
+    cues = {word[:CUE_LENGTH] for word in _NUMBER_OR_WORD.findall(line.casefold())}
+    text = line.rstrip()
+    if text:
+        last_character = text[-1].translate(_FULL_WIDTH_TO_ASCII)
+        cues.add(f"${last_character}")  # "$" tells it from a word of one letter
+    return {zlib.crc32(cue.encode("utf-8", "surrogateescape")) % NUM_CUE_HASHES for cue in cues}

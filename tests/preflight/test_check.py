@@ -1,425 +1,434 @@
-"""mt check, from a config to a verdict: planted faults end in one, and nothing is changed by looking."""
+"""The whole check, from a config to its findings: planted faults are found."""
 
 from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from parallel_text import MULTI30K, toy_lines, write_lines
 
 import mt.device
-from mt.config.schema import TrainConfig
-from mt.distributed import Runtime
-from mt.preflight import dry_run as trial
-from mt.preflight import resume_check as resumption
-from mt.preflight.check import as_text, check, report, verdict
+from mt.cli.check import print_findings
+from mt.config.schema import DataConfig
+from mt.preflight import dry_run
+from mt.preflight.check import check, check_files
 from mt.preflight.checks import Finding
-from mt.storage.run_dir import RunDir
 from mt.training.run import read_config, train
 
-ROOT = Path(__file__).resolve().parents[2]
-TOY, MULTI30K = ROOT / "data" / "toy", ROOT.parent / "shared" / "data" / "multi30k" / "raw"
-Lines = dict[str, list[str]]
+Text = dict[str, list[str]]  # lines by file name
+Edit = Callable[[Text], None]
 
 CONFIG = """
-data: {src_lang: en, tgt_lang: de, train: [{prefix: train}], valid: {name: valid, prefix: valid},
-       test: [{name: test, prefix: test}]}
+data:
+  src_lang: en
+  tgt_lang: de
+  train: [{prefix: train}]
+  valid: {name: valid, prefix: valid}
+  test: [{name: test, prefix: test}]
 tokenizer: {vocab_size: 500, bpe_dropout: 0.1}
 model: {d_model: 16, d_ff: 32, num_heads: 2, num_encoder_layers: 1, num_decoder_layers: 1}
-train: {run_dir: run, batch_tokens: 512, max_steps: 40, schedule: cosine, warmup_steps: 30, validate_every: 20,
-        device: cpu, precision: fp32, patience: 5}
+train:
+  run_dir: run
+  batch_tokens: 512
+  max_steps: 40
+  schedule: cosine
+  warmup_steps: 30
+  validate_every: 20
+  device: cpu
+  precision: fp32
+  patience: 5
 """
+SHORT_RUN = ("train.max_steps=31", "train.validate_every=31")
 
 
 @pytest.fixture(autouse=True)
-def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in an empty directory, and let no clock run longer than it must."""
+def _quick_check_in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trial, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(dry_run, "MIN_SECONDS", 0.0)
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Lines:
-    """A few hundred lines of the toy corpus, by file name."""
-    sizes = {"train": 800, "valid": 100, "test": 60}
-    return {
-        f"{name}.{lang}": (TOY / f"{name}.{lang}").read_text(encoding="utf-8").splitlines()[:size]
-        for name, size in sizes.items()
-        for lang in ("en", "de")
-    }
+def text() -> Text:
+    """A few hundred lines of the toy corpus."""
+    lines = {}
+    for name, num_lines in (("train", 800), ("valid", 100), ("test", 60)):
+        for lang in ("en", "de"):
+            lines[f"{name}.{lang}"] = toy_lines(f"{name}.{lang}", num_lines)
+    return lines
 
 
-def write(text: Lines) -> Path:
-    """The files, and a config for them, in the current directory."""
+def write_project(text: Text) -> Path:
+    """Write the text files and a config for them to the current directory."""
     for name, lines in text.items():
-        Path(name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
-    Path("toy.yaml").write_text(CONFIG, encoding="utf-8")
-    return Path("toy.yaml")
+        write_lines(Path(name), lines)
+    path = Path("toy.yaml")
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
 
 
-def look(path: Path, *overrides: str, resume: bool = False) -> list[Finding]:
+def find_all(path: Path, *overrides: str, resume: bool = False) -> list[Finding]:
     return list(check(path, overrides, device=None, resume=resume))
 
 
-def troubles(findings: list[Finding]) -> list[tuple[str, str]]:
+def problems(findings: list[Finding]) -> list[tuple[str, str]]:
+    """Return level and topic of the warnings and errors."""
     return [
-        (finding.level, finding.what)
+        (finding.level, finding.topic)
         for finding in findings
         if finding.level in ("error", "warning")
     ]
 
 
-def drop(name: str, index: int) -> Callable[[Lines], None]:
-    return lambda text: text[name].pop(index) and None
+def read_files(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def put(name: str, index: int, old: str, new: str) -> Callable[[Lines], None]:
-    def edit(text: Lines) -> None:
+# Planted faults
+
+
+def drop(name: str, index: int) -> Edit:
+    def edit(text: Text) -> None:
+        del text[name][index]
+
+    return edit
+
+
+def replace(name: str, index: int, old: str, new: str) -> Edit:
+    def edit(text: Text) -> None:
         text[name][index] = text[name][index].replace(old, new)
 
     return edit
 
 
-def both(*edits: Callable[[Lines], None]) -> Callable[[Lines], None]:
-    return lambda text: [edit(text) for edit in edits] and None
+def set_line(name: str, index: int, line: str) -> Edit:
+    def edit(text: Text) -> None:
+        text[name][index] = line
+
+    return edit
 
 
-def swap(name: str) -> Callable[[Lines], None]:
-    def edit(text: Lines) -> None:
+def do_both(first: Edit, second: Edit) -> Edit:
+    def edit(text: Text) -> None:
+        first(text)
+        second(text)
+
+    return edit
+
+
+def swap_sides(name: str) -> Edit:
+    def edit(text: Text) -> None:
         text[f"{name}.en"], text[f"{name}.de"] = text[f"{name}.de"], text[f"{name}.en"]
 
     return edit
 
 
-def leak(text: Lines) -> None:
-    text["train.en"][300], text["train.de"][300] = text["test.en"][7], text["test.de"][7]
+def copy_test_pair_to_train(text: Text) -> None:
+    for lang in ("en", "de"):
+        text[f"train.{lang}"][300] = text[f"test.{lang}"][7]
 
 
-PLANTED = {
-    "a line deleted in the middle": (drop("train.de", 400), "error", "alignment", "on the target side"),
-    "a line deleted, and the other side's last": (
-        both(drop("train.de", 400), drop("train.en", -1)),
+PLANTED_FAULTS = {
+    "a line missing on one side": (
+        drop("train.de", 400),
+        "error",
+        "alignment",
+        "on the target side",
+    ),
+    "a line missing on each side": (
+        do_both(drop("train.de", 400), drop("train.en", -1)),
         "error",
         "alignment",
         "as many lines on both sides",
     ),
-    "U+2028": (put("train.de", 200, " ", "\u2028"), "warning", "encoding", "U+2028: line 201"),
-    "a test sentence in train": (leak, "warning", "overlap", "line 8 is train line 301"),
-    "train swapped": (swap("train"), "error", "languages", "the other way round than valid's; test: as in valid"),
-    "valid swapped": (swap("valid"), "error", "languages", "valid: its sides are swapped"),
-    "a blank reference": (lambda text: text["test.de"].__setitem__(4, " "),
-                          "warning", "blank lines", "test: blank: line 5"),
-}  # fmt: skip
+    "U+2028": (
+        replace("train.de", 200, " ", "\u2028"),
+        "warning",
+        "encoding",
+        "U+2028: line 201",
+    ),
+    "a test sentence in train": (
+        copy_test_pair_to_train,
+        "warning",
+        "overlap",
+        "line 8 is train line 301",
+    ),
+    "train swapped": (
+        swap_sides("train"),
+        "error",
+        "languages",
+        "the other way round than valid's; test: as in valid",
+    ),
+    "valid swapped": (
+        swap_sides("valid"),
+        "error",
+        "languages",
+        "valid: its sides are swapped",
+    ),
+    "a blank reference": (
+        set_line("test.de", 4, " "),
+        "warning",
+        "blank lines",
+        "test: blank: line 5",
+    ),
+}
 
 
-@pytest.mark.parametrize(("plant", "level", "what", "words"), PLANTED.values(), ids=PLANTED)
-def test_a_planted_fault_is_found_and_nothing_else(
-    text: Lines, plant: Callable[[Lines], None], level: str, what: str, words: str
+@pytest.mark.parametrize(
+    ("plant", "level", "topic", "words"), PLANTED_FAULTS.values(), ids=PLANTED_FAULTS.keys()
+)
+def test_planted_fault_is_the_only_problem(
+    text: Text, plant: Edit, level: str, topic: str, words: str
 ) -> None:
     plant(text)
-    findings = look(write(text))
-    assert troubles(findings) == [(level, what)]
+    findings = find_all(write_project(text))
+    assert problems(findings) == [(level, topic)]
     (finding,) = (finding for finding in findings if finding.level == level)
     assert words in finding.text
-    tried = any(finding.what == "speed" for finding in findings)
-    assert tried == (level == "warning"), "an error ends the check before training is tried"
+    # Training is only tried if the files have no errors.
+    training_was_tried = any(finding.topic == "speed" for finding in findings)
+    assert training_was_tried == (level == "warning")
 
 
-def test_sound_files_are_ready_and_everything_is_told(
-    text: Lines, capsys: pytest.CaptureFixture[str]
+def test_all_unreadable_files_are_reported_at_once(text: Text) -> None:
+    path = write_project(text)
+    Path("test.de").unlink()
+    Path("train.en").write_bytes(b"caf\xe9\n" * 800)
+    findings = find_all(path)
+    assert problems(findings)[:2] == [("error", "files"), ("error", "encoding")]
+    (encoding,) = (finding for finding in findings if finding.topic == "encoding")
+    assert "train.en:1" in encoding.place
+
+
+def test_corpora_and_references_are_named_one_by_one(text: Text) -> None:
+    text["train.de"][3] = "\u2028"
+    path = write_project(text)
+    train_files = "[{prefix: valid}, {src: train.en, tgt: train.de}]"
+    test_files = "[{name: test, src: test.en, refs: [test.de, test.de]}]"
+    findings = find_all(path, f"data.train={train_files}", f"data.test={test_files}")
+    names = [finding.text.split(":")[0] for finding in findings if finding.topic == "alignment"]
+    assert names == ["train.0", "train.1", "valid", "test ref 1", "test ref 2"]
+
+
+# Sound files
+
+
+def test_sound_files_give_every_topic_and_change_nothing(
+    text: Text, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(text)
-    before = {file: file.read_bytes() for file in Path().rglob("*")}
-    assert report(check(path, (), device=None, resume=False), as_json=False) == 0
-    assert {file: file.read_bytes() for file in Path().rglob("*")} == before, (
-        "looking changes nothing"
-    )
-    shown = capsys.readouterr().out
-    topics = [line[:12].strip() for line in shown.splitlines() if line[:1].strip()]
-    assert topics == [
-        "config", "encoding", "alignment", "blank lines", "duplicates", "overlap", "languages", "lengths", "filters",
-        "tokens", "model", "memory", "speed", "time", "disk", "ready",
-    ]  # fmt: skip
-    assert max(map(len, shown.splitlines())) <= 118
+    path = write_project(text)
+    before = read_files(Path())
+    findings = find_all(path)
+    assert print_findings(findings, as_json=False) == 0
+    assert read_files(Path()) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 118
+    assert lines[-1] == "ready"
+    topics = [line[:12].strip() for line in lines if line[:1].strip()]
+    assert topics[:-1] == [
+        "config",
+        "encoding",
+        "alignment",
+        "blank lines",
+        "duplicates",
+        "overlap",
+        "languages",
+        "lengths",
+        "filters",
+        "tokens",
+        "model",
+        "memory",
+        "speed",
+        "time",
+        "disk",
+    ]
 
 
-def test_the_json_is_one_object_with_the_same_verdict(
-    text: Lines, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_of_a_failed_check(text: Text, capsys: pytest.CaptureFixture[str]) -> None:
     text["train.de"].pop()
-    assert report(check(write(text), (), device=None, resume=False), as_json=True) == 1
+    findings = check(write_project(text), (), device=None, resume=False)
+    assert print_findings(findings, as_json=True) == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["exit_code"] == 1
-    assert answer["verdict"].startswith(
-        "not ready: alignment: train: 800 source lines, but 799 target lines"
-    )
-    assert {"level": "error", "what": "alignment"}.items() <= answer["findings"][2].items()
-    assert answer["findings"][2]["numbers"]["tgt_lines"] == 799
+    expected = "not ready: alignment: train: 800 source lines, but 799 target lines"
+    assert answer["verdict"].startswith(expected)
+    alignment = answer["findings"][2]
+    assert alignment["level"] == "error"
+    assert alignment["what"] == "alignment"
+    assert alignment["numbers"]["tgt_lines"] == 799
+
+
+# The config and the machine
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.learning_rat=1", "unknown key (did you mean learning_rate?)"),
-        ("model.num_heads=3", "wanted a divisor of model.d_model (16), found 3"),
+        ("train.learning_rat=1", ["learning_rat", "did you mean learning_rate"]),
+        ("model.num_heads=3", ["model.num_heads", "model.d_model (16)", "found 3"]),
     ],
 )
-def test_a_mistake_in_the_config_is_a_finding_and_ends_the_check(
-    text: Lines, override: str, words: str
+def test_mistake_in_the_config_ends_the_check(text: Text, override: str, words: list[str]) -> None:
+    (finding,) = find_all(write_project(text), override)
+    assert finding.level == "error"
+    assert finding.topic == "config"
+    for word in words:
+        assert word in finding.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_files_are_checked_even_if_the_device_is_missing(text: Text) -> None:
+    findings = find_all(write_project(text), "train.device=cuda")
+    assert problems(findings) == [("error", "device")]
+    assert any(finding.topic == "lengths" for finding in findings)
+
+
+def test_full_disk_during_the_check_is_a_finding(
+    text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (finding,) = look(write(text), override)
-    assert (finding.level, finding.what) == ("error", "config")
-    assert words in finding.text
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dry_run, "shorten_validation_set", fail)
+    findings = find_all(write_project(text))
+    assert problems(findings) == [("error", "training")]
+    assert "No space left on device" in findings[-1].text
 
 
-def test_all_missing_and_broken_files_are_told_at_once(text: Lines) -> None:
-    path = write(text)
-    Path("test.de").unlink()
-    Path("train.en").write_bytes(b"caf\xe9\n" * 800)
-    findings = look(path)
-    assert troubles(findings)[:2] == [("error", "files"), ("error", "encoding")]
-    assert "train.en:1" in next(finding.where for finding in findings if finding.what == "encoding")
+# Training
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
-def test_a_device_that_is_not_there_is_told_with_the_files(text: Lines) -> None:
-    findings = look(write(text), "train.device=cuda")
-    assert troubles(findings) == [("error", "device")]
-    assert any(finding.what == "lengths" for finding in findings)
-
-
-def test_text_of_another_kind_shows_in_the_tokens(text: Lines) -> None:
+def test_test_set_of_another_kind_of_text_is_a_warning(text: Text) -> None:
     text["test.en"] = ["Ξεσκεπάζω την ψυχοφθόρα βδελυγμία"] * 60
-    findings = look(write(text))
-    assert ("warning", "tokens") in troubles(findings)
-    assert [finding.level for finding in findings if finding.what == "tokens"] == [
-        "ok",
-        "ok",
-        "warning",
-    ]
+    findings = find_all(write_project(text))
+    assert ("warning", "tokens") in problems(findings)
+    levels = [finding.level for finding in findings if finding.topic == "tokens"]
+    assert levels == ["ok", "ok", "warning"]  # train, valid, test
 
 
-def test_pairs_that_the_filters_leave_out_are_a_warning_when_many(text: Lines) -> None:
-    findings = look(write(text), "data.max_length=25")
-    assert troubles(findings) == [("warning", "filters")]
-    findings = look(Path("toy.yaml"), "data.max_length=1")
-    assert troubles(findings) == [("error", "training")]
+def test_leaving_out_many_pairs_is_a_warning(text: Text) -> None:
+    findings = find_all(write_project(text), "data.max_length=25")
+    assert problems(findings) == [("warning", "filters")]
 
 
-def test_several_corpora_and_references_are_named_one_by_one(text: Lines) -> None:
-    text["train.de"][3] = "\u2028"
-    path = write(text)
-    files = "[{prefix: valid}, {src: train.en, tgt: train.de}]"
-    refs = "[{name: test, src: test.en, refs: [test.de, test.de]}]"
-    named = [finding.text.split(":")[0] for finding in look(path, f"data.train={files}", f"data.test={refs}")
-             if finding.what == "alignment"]  # fmt: skip
-    assert named == ["train.0", "train.1", "valid", "test ref 1", "test ref 2"]
+def test_leaving_out_all_pairs_is_an_error(text: Text) -> None:
+    findings = find_all(write_project(text), "data.max_length=1")
+    assert problems(findings) == [("error", "training")]
 
 
-@pytest.mark.parametrize(
-    ("limits", "num_updates"),
-    [
-        ({"max_steps": 700}, 700),
-        ({"max_epochs": 3}, 150),
-        ({"max_steps": 700, "max_epochs": 3}, 150),
-        ({"max_minutes": 1.0}, 100),
-        ({"max_minutes": 1.0, "max_steps": 30}, 30),
-    ],
-)
-def test_the_time_is_that_to_the_first_limit(limits: dict[str, float], num_updates: int) -> None:
-    """An update of half a second, a validation of 5 seconds every 50: a minute is 100 updates and 2 validations."""
-    config = TrainConfig(**limits, validate_every=50)
-    found = trial.estimate_time(config, 0.5, 5.0, per_epoch=50)
-    assert found.numbers["updates"] == num_updates
-    assert found.numbers["seconds"] == num_updates * 0.5 + -(-num_updates // 50) * 5.0
-
-
-@pytest.mark.parametrize(
-    ("levels", "words"),
-    [
-        (["ok", "note"], "ready"),
-        (["ok", "warning"], "ready with 1 warning"),
-        (["warning", "note", "warning"], "ready with 2 warnings"),
-        (["warning", "error", "error"], "not ready: b: text b (and 1 more)"),
-    ],
-)
-def test_the_verdict_is_one_line(levels: list, words: str) -> None:
-    findings = [
-        Finding(level, name, "", f"text {name}") for level, name in zip(levels, "abc", strict=False)
-    ]
-    assert verdict(findings) == words
-
-
-def test_a_place_below_is_written_the_shorter_way(tmp_path: Path) -> None:
-    lines = as_text(
-        Finding("error", "files", str(tmp_path / "a:1"), "word " * 40), with_topic=True
-    ).splitlines()
-    assert lines[0].startswith("files        ERROR    word word")
-    assert lines[-1] == f"{'':22}a:1"
-
-
-# Resume
-
-
-def test_resuming_is_proved_with_real_processes_and_a_run_that_has_begun_is_left_alone(
-    text: Lines, capsys: pytest.CaptureFixture[str]
+def test_resume_check_beside_an_existing_run(
+    text: Text, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, limits = write(text), ("train.max_steps=31", "train.validate_every=31")
-    train(read_config(path, limits, run_dir=None, device=None))
-    before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
+    """The resume check trains in real processes, with the run's tokenizers, and leaves it alone."""
+    path = write_project(text)
+    train(read_config(path, SHORT_RUN, run_dir=None, device=None))
+    before = read_files(Path("run"))
     capsys.readouterr()
-    findings = look(path, *limits, resume=True)
-    assert {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()} == before
-    assert "tokenizer: training" not in capsys.readouterr().err, "the run lends its own"
-    assert troubles(findings) == []
+    findings = find_all(path, *SHORT_RUN, resume=True)
+    assert read_files(Path("run")) == before
+    assert "tokenizer: training" not in capsys.readouterr().err
+    assert problems(findings) == []
     assert any("holds a run already" in finding.text for finding in findings)
-    told = [finding.text for finding in findings if finding.what == "resume"]
-    assert "killed by SIGKILL, going on from step_0000000" in told[0]
-    assert [line.split(",")[0] for line in told[1:]] == [
+
+    texts = [finding.text for finding in findings if finding.topic == "resume"]
+    assert "killed by SIGKILL" in texts[0]
+    assert "resumed from step_0000000" in texts[0]
+    assert [text.split(",")[0] for text in texts[1:]] == [
         "weights: equal",
         "optimizer: equal",
         "metrics: equal",
     ]
-    changed = look(path, *limits, "train.learning_rate=0.5")
-    assert any(
-        finding.level == "error"
-        and "another config" in finding.text
-        and "train.learning_rate" in finding.text
-        for finding in changed
-    )
 
 
-def test_beside_a_run_of_another_config_all_is_tried_with_this_one(
-    text: Lines, monkeypatch: pytest.MonkeyPatch
+def test_existing_run_with_another_config_is_an_error(
+    text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, limits = write(text), ("train.max_steps=31", "train.validate_every=31")
-    train(read_config(path, limits, run_dir=None, device=None))
-    others = (
+    """The rest of the check is then done with the new config: its tokenizers and precision."""
+    path = write_project(text)
+    train(read_config(path, SHORT_RUN, run_dir=None, device=None))
+    changes = (
         "tokenizer.joint=false",
         "tokenizer.vocab_size=350",
         "model.tie_embeddings=decoder",
         "train.precision=auto",
+        "train.learning_rate=0.5",
     )
-    monkeypatch.setattr(
-        mt.device, "_bf16_is_quick", lambda: True
-    )  # while the run has begun in fp32
-    findings = look(path, *limits, *others)
-    assert troubles(findings) == [("error", "config")]
-    assert next(finding.text for finding in findings if finding.what == "model").endswith("in bf16")
-    assert findings[-1].what == "disk", "the last to be looked at"
+    monkeypatch.setattr(mt.device, "_bf16_is_quick", lambda: True)  # the run has fp32
+    findings = find_all(path, *SHORT_RUN, *changes)
+    assert problems(findings) == [("error", "config")]
+    (error,) = (finding for finding in findings if finding.level == "error")
+    assert "another config" in error.text
+    assert "train.learning_rate" in error.text
+    (model,) = (finding for finding in findings if finding.topic == "model")
+    assert model.text.endswith("in bf16")
+    assert findings[-1].topic == "disk"  # the check was done to its end
 
 
-def test_what_the_disk_refuses_meanwhile_is_a_finding(
-    text: Lines, monkeypatch: pytest.MonkeyPatch
+# Multi30k
+
+MULTI30K_FAULTS = {
+    "a line missing on one side": (
+        drop("train.de", 14_500),
+        "error",
+        "alignment",
+        "29,000 source lines, but 28,999 target lines",
+    ),
+    "a line missing on each side": (
+        do_both(drop("train.de", 14_500), drop("train.en", 15_000)),
+        "error",
+        "alignment",
+        "until line",
+    ),
+    "U+2028": (
+        replace("train.en", 7000, " ", "\u2028"),
+        "warning",
+        "encoding",
+        "U+2028: line 7001",
+    ),
+    "a test sentence in train": (
+        copy_test_pair_to_train,
+        "warning",
+        "overlap",
+        "line 8 is train line 301",
+    ),
+    "train swapped": (
+        swap_sides("train"),
+        "error",
+        "languages",
+        "train: its sides are the other way round than valid's",
+    ),
+}
+
+
+@pytest.mark.skipif(not MULTI30K.exists(), reason="needs Multi30k")
+@pytest.mark.parametrize(
+    ("plant", "level", "topic", "words"), MULTI30K_FAULTS.values(), ids=MULTI30K_FAULTS.keys()
+)
+def test_planted_fault_is_the_only_problem_of_multi30k(
+    plant: Edit, level: str, topic: str, words: str
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(trial, "cut_validation", refuse)
-    findings = look(write(text))
-    assert troubles(findings) == [("error", "training")]
-    assert "No space left on device" in findings[-1].text
-
-
-def test_no_training_outlives_a_check_that_is_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-
-    def end(_: float) -> None:
-        raise SystemExit(143)
-
-    monkeypatch.setattr(resumption, "start", lambda *_: process)
-    monkeypatch.setattr(time, "sleep", end)
-    with pytest.raises(SystemExit):
-        resumption.run_and_kill(tmp_path / "probe.yaml", RunDir(tmp_path), RunDir(tmp_path))
-    assert process.wait() < 0
-
-
-@pytest.mark.parametrize(("name", "index"), [("weights", 0), ("optimizer", 1), ("metrics", 2)])
-def test_a_resumed_run_that_differs_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, name: str, index: int
-) -> None:
-    def hashes(run: RunDir) -> list[str]:
-        return ["same" if i != index else run.path.name for i in range(3)]
-
-    assert troubles(list(faked_resume(monkeypatch, hashes))) == [("error", "resume")]
-    (finding,) = (
-        finding for finding in faked_resume(monkeypatch, hashes) if finding.level == "error"
-    )
-    assert finding.text == f"{name}: whole at once, killed with a kill"
-
-
-def faked_resume(
-    monkeypatch: pytest.MonkeyPatch, hashes: Callable[[RunDir], list[str]]
-) -> Iterator[Finding]:
-    """The comparison alone: no process is started."""
-    monkeypatch.setattr(resumption, "make_probe", lambda *_: None)
-    monkeypatch.setattr(resumption, "dump_config", lambda _: "")
-    monkeypatch.setattr(resumption, "run_to_end", lambda *_: None)
-    monkeypatch.setattr(resumption, "run_and_kill", lambda *_: "step_00000002")
-    monkeypatch.setattr(resumption, "digests", hashes)
-    config, runtime = None, Runtime(torch.device("cpu"))
-    return resumption.prove_resume(config, runtime, RunDir(Path("trial")), directory=Path())  # type: ignore[arg-type]
-
-
-# Real text
-
-
-@pytest.mark.skipif(not MULTI30K.exists(), reason="Multi30k is not here")
-@pytest.mark.parametrize("name", ["deleted", "nasty", "U+2028", "leak", "swapped"])
-def test_faults_planted_in_multi30k_are_found(name: str) -> None:
-    from mt.config.schema import DataConfig
-    from mt.preflight.check import inspect_files
-
-    text = {
-        f"{ours}.{lang}": (MULTI30K / f"{theirs}.{lang}")
-        .read_text(encoding="utf-8")
-        .split("\n")[:-1]
-        for ours, theirs in (("train", "train"), ("valid", "val"), ("test", "test_2016_flickr"))
-        for lang in ("en", "de")
-    }
-    plant, level, what, words = {
-        "deleted": (
-            drop("train.de", 14_500),
-            "error",
-            "alignment",
-            "29,000 source lines, but 28,999 target lines",
-        ),
-        "nasty": (
-            both(drop("train.de", 14_500), drop("train.en", 15_000)),
-            "error",
-            "alignment",
-            "until line",
-        ),
-        "U+2028": (
-            put("train.en", 7000, " ", "\u2028"),
-            "warning",
-            "encoding",
-            "U+2028: line 7001",
-        ),
-        "leak": (leak, "warning", "overlap", "line 8 is train line 301"),
-        "swapped": (
-            swap("train"),
-            "error",
-            "languages",
-            "train: its sides are the other way round than valid's",
-        ),
-    }[name]
+    text = {}
+    sources = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
+    for name, source in sources.items():
+        for lang in ("en", "de"):
+            content = (MULTI30K / f"{source}.{lang}").read_text(encoding="utf-8")
+            text[f"{name}.{lang}"] = content.removesuffix("\n").split("\n")
     plant(text)
-    write(text)
-    data = DataConfig.model_validate({"src_lang": "en", "tgt_lang": "de", "train": [{"prefix": "train"}],
-                                      "valid": {"name": "valid", "prefix": "valid"},
-                                      "test": [{"name": "test", "prefix": "test"}]}, strict=False)  # fmt: skip
-    findings = list(inspect_files(data))
-    assert troubles(findings) == [(level, what)]
+    write_project(text)
+
+    config = {
+        "src_lang": "en",
+        "tgt_lang": "de",
+        "train": [{"prefix": "train"}],
+        "valid": {"name": "valid", "prefix": "valid"},
+        "test": [{"name": "test", "prefix": "test"}],
+    }
+    findings = list(check_files(DataConfig.model_validate(config, strict=False)))
+    assert problems(findings) == [(level, topic)]
     (finding,) = (finding for finding in findings if finding.level == level)
     assert words in finding.text
-    if what == "alignment":
+    if topic == "alignment":
         assert abs(finding.numbers["line"] - 14_501) <= 10
