@@ -10,7 +10,8 @@ from mt.config.schema import Config
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus, encode_pairs
 from mt.data.dataset import Dataset, Epoch
 from mt.data.eval_set import EvalSet
-from mt.data.tokenizer import Tokenizer, train_tokenizer_from_files
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer_from_files
 from mt.device import oom_as_device_error
 from mt.distributed import Runtime
 from mt.errors import DataError

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mt.data.batching import BatchPlan, group_by_length, make_batch, plan_batches
 from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray, encode_pairs
 from mt.data.text import read_lines
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 
 MULTI30K = Path(__file__).parents[2] / "shared/data/multi30k/raw"
 PAD_ID, BOS_ID, EOS_ID = 0, 2, 3

@@ -66,4 +66,4 @@ def test_bpe_dropout_overlooks_each_merge_with_its_probability() -> None:
 
 
 def test_what_is_no_piece_becomes_its_bytes() -> None:
-    assert make_pieces(MERGES).look_up(["ab", "ü", "aa"]) == [256, *"ü".encode(), 259]
+    assert make_pieces(MERGES).segment_ids(["ab", "ü", "aa"]) == [256, *"ü".encode(), 259]

@@ -20,7 +20,8 @@ from mt.data.corpus import (
     encode_pairs,
     resample,
 )
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import DataError
 
 PAIRS = [

@@ -102,7 +102,7 @@ def test_an_interval_stays_within_what_a_score_can_be(
 
 
 def test_too_few_sentences_have_a_score_and_no_interval() -> None:
-    hyps, refs = noisy_pairs(metrics.FEWEST - 1, seed=1)
+    hyps, refs = noisy_pairs(metrics.MIN_SENTENCES - 1, seed=1)
     for estimate in score_corpus(hyps, [refs], tokenize="13a", num_resamples=100):
         assert estimate.value > 0.0
         assert all(map(math.isnan, (estimate.half_width, *estimate.interval)))
