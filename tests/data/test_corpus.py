@@ -229,11 +229,19 @@ def test_a_cache_of_the_right_size_and_wrong_numbers_is_damaged(
         (directory / f"{side}.offsets").write_bytes(np.array([0, 10, 20, 30], np.int64).tobytes())
     meta = {"num_pairs": [3], "counts": {"kept": 3}}
     (directory / "meta.json").write_text(json.dumps(meta))
-    sizes = {"src": tokenizer.vocab_size, "tgt": tokenizer.vocab_size}
-    assert len(mt.data.corpus._load(directory, weights=[1.0], vocab_sizes=sizes)) == 3
+
+    def load() -> EncodedCorpus:
+        return mt.data.corpus._load_cache(
+            directory,
+            weights=[1.0],
+            src_vocab_size=tokenizer.vocab_size,
+            tgt_vocab_size=tokenizer.vocab_size,
+        )
+
+    assert len(load()) == 3
     (directory / name).write_bytes(np.array(values, dtype).tobytes())
     with pytest.raises(DataError, match="this cache is damaged"):
-        mt.data.corpus._load(directory, weights=[1.0], vocab_sizes=sizes)
+        load()
 
 
 @pytest.mark.parametrize(
