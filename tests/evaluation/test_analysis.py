@@ -16,7 +16,7 @@ from mt.evaluation.analysis import (
     copied_words,
     length_buckets,
     word_diff,
-    words,
+    words_and_punctuation,
 )
 from mt.evaluation.metrics import Score, score_corpus
 
@@ -110,7 +110,7 @@ def test_too_few_sentences_have_a_score_and_no_interval() -> None:
 
 def test_a_large_set_gets_fewer_resamples_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     hyps, refs = noisy_pairs(20, seed=1)
-    monkeypatch.setattr(metrics, "DRAWS_AT_MOST", 20 * 150)
+    monkeypatch.setattr(metrics, "MAX_RESAMPLED_SENTENCES", 20 * 150)
     assert "|bs:150|" in score_corpus(hyps, [refs], num_resamples=1000)[0].signature
 
 
@@ -157,8 +157,12 @@ def test_the_spans_join_to_the_texts_and_tell_how_to_make_one_of_the_other(
     hyp_spans, ref_spans = word_diff(hyp, ref)
     assert "".join(span.text for span in hyp_spans) == hyp
     assert "".join(span.text for span in ref_spans) == ref
-    assert words(" ".join(s.text if s.other is None else s.other for s in hyp_spans)) == words(ref)
-    assert words(" ".join(s.text if s.other is None else s.other for s in ref_spans)) == words(hyp)
+    assert words_and_punctuation(
+        " ".join(s.text if s.other is None else s.other for s in hyp_spans)
+    ) == words_and_punctuation(ref)
+    assert words_and_punctuation(
+        " ".join(s.text if s.other is None else s.other for s in ref_spans)
+    ) == words_and_punctuation(hyp)
     edits = [(span.text, span.other) for span in hyp_spans if span.other is not None]
     assert edits == [(span.other, span.text) for span in ref_spans if span.other is not None]
 
@@ -172,7 +176,7 @@ def test_only_the_words_that_differ_are_marked() -> None:
 
 
 def test_a_mark_is_a_word_of_its_own_and_so_is_a_character_of_chinese() -> None:
-    assert words("„Ja“, sagt sie; 我吃魚。") == [
+    assert words_and_punctuation("„Ja“, sagt sie; 我吃魚。") == [
         "„",
         "Ja",
         "“",
@@ -246,7 +250,11 @@ def test_each_reason_to_be_instructive_is_found_and_named() -> None:
         example.sentence: example.reason
         for example in choose_examples(judged, num_each=3)["instructive"]
     }
-    assert found == {5: "lost: Maria", 6: "0.6 times the reference's words", 7: "sure, yet wrong"}
+    assert found == {
+        5: "missing: Maria",
+        6: "0.6 times as many words as the reference",
+        7: "confident but wrong",
+    }
 
 
 @pytest.mark.parametrize(
