@@ -18,7 +18,8 @@ from mt.config.schema import Config
 from mt.data.corpus import encode_corpus
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet, load_eval_set, training_files
-from mt.data.tokenizer import Tokenizer, train_tokenizer_from_files
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer_from_files
 from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
 from mt.model.transformer import Transformer

@@ -29,7 +29,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads could not be forked
 
 import mt.data.corpus
-import mt.data.tokenizer
+import mt.data.tokenizer_training
 import mt.storage.atomic
 import mt.storage.checkpoint
 import mt.training.run  # before the first fork
@@ -163,7 +163,7 @@ def in_tokenizer(draw: random.Random) -> Callable[[], None]:
     number = draw.randrange(802)  # of 800 sentences
 
     def prepare() -> None:
-        original = mt.data.tokenizer._escape
+        original = mt.data.tokenizer_training.escape
         counts = iter(range(10**9))
 
         def escape(text: str) -> str:
@@ -171,9 +171,9 @@ def in_tokenizer(draw: random.Random) -> Callable[[], None]:
                 die()
             return original(text)
 
-        mt.data.tokenizer._escape = escape
+        mt.data.tokenizer_training.escape = escape
         if number >= 800:
-            mt.data.tokenizer.atomic_file = lambda path: die()  # type: ignore[assignment, return-value]
+            mt.data.tokenizer_training.atomic_file = lambda path: die()  # type: ignore[assignment, return-value]
 
     return prepare
 

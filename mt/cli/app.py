@@ -358,7 +358,7 @@ def tokenizer_train(
     ] = 1.0,
 ) -> None:
     """Train a tokenizer on text."""
-    from mt.data.tokenizer import train_tokenizer_from_files
+    from mt.data.tokenizer_training import train_tokenizer_from_files
 
     train_tokenizer_from_files(
         texts, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage

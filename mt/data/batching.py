@@ -1,7 +1,8 @@
-"""Lengths -> a plan of batches -> padded tensors.
+"""Batching: from lengths to a plan of batches, and from a plan to padded tensors.
 
-A batch holds as many pairs as fit a budget of padded positions. Pairs of like length go together, so that little of
-the budget is padding; pairs of equal lengths are in random order, and so are the batches.
+A batch holds as many pairs as fit into a budget of padded positions. Pairs of similar length go
+into one batch, so that little of the budget is padding. Pairs of equal lengths are shuffled, and so
+are the batches.
 """
 
 from collections.abc import Iterator
@@ -22,38 +23,40 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of one epoch: batch i is the pairs `order[starts[i] : starts[i + 1]]`."""
+    """The batches of one epoch: batch i holds the pairs `order[starts[i] : starts[i + 1]]`."""
 
-    order: Indices  # (num_pairs,)
+    order: Indices  # (num_planned_pairs,)
     starts: NDArray[np.int64]  # (num_batches + 1,)
-    num_tokens: NDArray[np.int64]  # (num_batches,): target tokens
-    src_lengths: Lengths  # (num_batches,): of the longest source in each, and so the batch's width
-    tgt_lengths: Lengths  # likewise
+    num_tokens: NDArray[np.int64]  # (num_batches,): target tokens, without padding
+    src_lengths: Lengths  # (num_batches,): length of the longest source in each batch
+    tgt_lengths: Lengths  # (num_batches,): length of the longest target in each batch
 
     @property
     def num_batches(self) -> int:
         return len(self.num_tokens)
 
     def indices(self, batch_index: int) -> Indices:
+        """Return the indices of the pairs in a batch."""
         return self.order[self.starts[batch_index] : self.starts[batch_index + 1]]
 
 
 class Batch(NamedTuple):
-    """Long tensors padded with pad_id; `tgt_in` begins with bos and lacks eos, `tgt_out` ends in eos."""
+    """Sentence pairs as int64 tensors, padded with pad_id at the end of each row."""
 
     src: Tensor  # (batch, src_length)
-    tgt_in: Tensor  # (batch, tgt_length)
-    tgt_out: Tensor  # (batch, tgt_length)
+    tgt_in: Tensor  # (batch, tgt_length): begins with bos, lacks eos
+    tgt_out: Tensor  # (batch, tgt_length): ends in eos
     num_tokens: int  # in tgt_out, without padding
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on `device`."""
+        """Return the batch on `device`; copies to a GPU are asynchronous."""
         if device.type == "cpu":
             return self
-        src, tgt_in, tgt_out = (
-            tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:3]
+        return self._replace(
+            src=self.src.pin_memory().to(device, non_blocking=True),
+            tgt_in=self.tgt_in.pin_memory().to(device, non_blocking=True),
+            tgt_out=self.tgt_out.pin_memory().to(device, non_blocking=True),
         )
-        return self._replace(src=src, tgt_in=tgt_in, tgt_out=tgt_out)
 
 
 def plan_batches(
@@ -65,93 +68,130 @@ def plan_batches(
     epoch: int,
     weights: Floats | None = None,
 ) -> BatchPlan:
-    """Plan an epoch, as a pure function of the arguments.
+    """Plan the batches of an epoch, as a pure function of the arguments.
 
-    Each pair is taken `weight` times, a fraction being a probability. A batch has at most `batch_tokens` positions on
-    its longer side, padding included, unless it is a single pair that has more.
+    Each pair is taken as often as its weight says. The fraction of a weight is the probability to
+    take the pair once more. No weights are weights of 1.
+
+    A batch has at most `batch_tokens` positions on its longer side, padding included. Only a pair
+    that is longer by itself makes a larger batch, of one pair.
     """
     assert len(src_lengths) == len(tgt_lengths) > 0, (len(src_lengths), len(tgt_lengths))
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(src_lengths))
     if weights is not None:
-        order = generator.permutation(_draw(order, weights[order], generator))
-    order = order[_by_length(src_lengths[order], tgt_lengths[order])]
-    stretches = list(_cut(np.maximum(src_lengths, tgt_lengths)[order], batch_tokens))
-    batches = [order[slice(*stretches[index])] for index in generator.permutation(len(stretches))]
+        order = _take_by_weight(order, weights[order], generator)
+        order = generator.permutation(order)
+    order = order[_sort_by_length(src_lengths[order], tgt_lengths[order])]
+
+    longer_sides = np.maximum(src_lengths, tgt_lengths)[order]
+    slices = list(_cut_by_budget(longer_sides, batch_tokens))
+    batches = []
+    for index in generator.permutation(len(slices)):
+        start, end = slices[index]
+        batches.append(order[start:end])
+
     order = np.concatenate(batches)
-    starts = np.cumsum([0, *map(len, batches)])
-    src_lengths, tgt_lengths, starts_of = src_lengths[order], tgt_lengths[order], starts[:-1]
-    longest_src, longest_tgt = (
-        np.maximum.reduceat(side, starts_of) for side in (src_lengths, tgt_lengths)
-    )
+    starts = np.cumsum([0] + [len(batch) for batch in batches])
+    ordered_src_lengths = src_lengths[order]
+    ordered_tgt_lengths = tgt_lengths[order]
     return BatchPlan(
-        order, starts, np.add.reduceat(tgt_lengths, starts_of), longest_src, longest_tgt
+        order=order,
+        starts=starts,
+        num_tokens=np.add.reduceat(ordered_tgt_lengths, starts[:-1]),
+        src_lengths=np.maximum.reduceat(ordered_src_lengths, starts[:-1]),
+        tgt_lengths=np.maximum.reduceat(ordered_tgt_lengths, starts[:-1]),
     )
 
 
 def group_by_length(lengths: Lengths, *, batch_tokens: int) -> list[list[int]]:
-    """Indices of inputs in batches of at most `batch_tokens` padded positions, the longest first; for search."""
+    """Return the indices of inputs in batches of at most `batch_tokens` padded positions.
+
+    The batches with the longest inputs come first. An input that is longer than `batch_tokens` is a
+    batch of its own.
+    """
     order = np.argsort(lengths, kind="stable")
-    return [
-        order[start:end].tolist()
-        for start, end in _cut(np.maximum(lengths[order], 1), batch_tokens)
-    ][::-1]
+    # An empty input counts as one position.
+    sorted_lengths = np.maximum(lengths[order], 1)
+    groups = [
+        order[start:end].tolist() for start, end in _cut_by_budget(sorted_lengths, batch_tokens)
+    ]
+    groups.reverse()
+    return groups
 
 
 def make_batch(corpus: EncodedCorpus, indices: Indices, *, pad_id: int, bos_id: int) -> Batch:
-    """Gather the pairs of `indices` into padded tensors."""
-    src, _ = _pad(corpus.src, indices, pad_id)
-    tgt_out, is_token = _pad(corpus.tgt, indices, pad_id)
+    """Return the pairs of `indices` as padded tensors."""
+    src, _ = _pad_rows(corpus.src, indices, pad_id)
+    tgt_out, is_token = _pad_rows(corpus.tgt, indices, pad_id)
+    # The decoder's input is its output, one position later: bos first, and without eos.
     tgt_in = np.full_like(tgt_out, bos_id)
     tgt_in[:, 1:] = np.where(is_token[:, 1:], tgt_out[:, :-1], pad_id)
     return Batch(
-        torch.from_numpy(src),
-        torch.from_numpy(tgt_in),
-        torch.from_numpy(tgt_out),
-        int(is_token.sum()),
+        src=torch.from_numpy(src),
+        tgt_in=torch.from_numpy(tgt_in),
+        tgt_out=torch.from_numpy(tgt_out),
+        num_tokens=int(is_token.sum()),
     )
 
 
-def _draw(order: Indices, weights: Floats, generator: np.random.Generator) -> Indices:
-    """Each index of a shuffled order as often as its weight says, in all the sum of the weights to within one."""
-    reached = np.floor(np.cumsum(weights, dtype=np.float64) + generator.random()).astype(np.int64)
-    drawn = np.repeat(order, np.diff(reached, prepend=0))
-    return drawn if len(drawn) else order[:1]  # an epoch without a batch would never end
+def _take_by_weight(order: Indices, weights: Floats, generator: np.random.Generator) -> Indices:
+    """Return each index as often as its weight says; `weights` are in the order of `order`.
 
-
-def _by_length(src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
-    """Sort by the longer side, then by the difference of the two; equal pairs keep their order.
-
-    The difference runs up for one length and down for the next, so that where two lengths share a batch, their
-    shorter sides are alike too. On Multi30k this leaves 3.2 % of padding; with the difference always running up it is
-    4.2 %, and 7.0 % without the difference.
+    This is systematic sampling: the weights are laid end to end from a random start, and an index
+    is taken each time that an integer is passed. So the number of indices differs by less than one
+    from the sum of the weights.
     """
-    longest = np.maximum(src_lengths, tgt_lengths)
+    ends = np.cumsum(weights, dtype=np.float64) + generator.random()
+    integers_passed = np.floor(ends).astype(np.int64)
+    taken = np.repeat(order, np.diff(integers_passed, prepend=0))
+    if len(taken) == 0:
+        return order[:1]  # training would never end if an epoch had no batch
+    return taken
+
+
+def _sort_by_length(src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
+    """Return the order by the longer side, then by the difference of the sides; the sort is stable.
+
+    The difference ascends for one length and descends for the next. Where a batch has pairs of two
+    lengths, their shorter sides are then similar too. On Multi30k, 3.2 % of the positions are
+    padding; with a difference that always ascends it is 4.2 %, and 7.0 % without the difference.
+    """
+    longer_sides = np.maximum(src_lengths, tgt_lengths)
     difference = src_lengths - tgt_lengths
-    return np.lexsort((np.where(longest % 2, difference, -difference), longest))
+    is_odd = longer_sides % 2 == 1
+    return np.lexsort((np.where(is_odd, difference, -difference), longer_sides))
 
 
-def _cut(longest: Lengths, batch_tokens: int) -> Iterator[tuple[int, int]]:
-    """Cut ascending lengths into stretches as large as the budget allows."""
+def _cut_by_budget(lengths: Lengths, batch_tokens: int) -> Iterator[tuple[int, int]]:
+    """Cut ascending lengths into the largest slices (start, end) that fit the budget.
+
+    The cost of a slice is its last and largest length times the number of lengths.
+    """
     start = 0
-    while start < len(longest):
-        window = longest[
-            start : start + max(1, batch_tokens // int(longest[start]))
-        ]  # no stretch can be larger
-        costs = window * np.arange(1, len(window) + 1)
-        end = start + max(1, int(np.searchsorted(costs, batch_tokens, side="right")))
+    while start < len(lengths):
+        # No later length is smaller than lengths[start], so no slice can be larger than this.
+        max_size = max(1, batch_tokens // int(lengths[start]))
+        candidates = lengths[start : start + max_size]
+        costs = candidates * np.arange(1, len(candidates) + 1)
+        num_fitting = int(np.searchsorted(costs, batch_tokens, side="right"))
+        end = start + max(1, num_fitting)
         yield start, end
         start = end
 
 
-def _pad(
+def _pad_rows(
     rows: TokenArray, indices: Indices, pad_id: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The rows of `indices` one below the other, and where their tokens are: both (batch, longest)."""
+    """Return the rows of `indices`, padded to the longest, and a mask that is True for tokens.
+
+    Both have the shape (len(indices), longest).
+    """
     starts = rows.offsets[indices]
     lengths = rows.offsets[indices + 1] - starts
     columns = np.arange(lengths.max())
     is_token = columns < lengths[:, None]
     padded = np.full(is_token.shape, pad_id, np.int64)
-    padded[is_token] = rows.ids[(starts[:, None] + columns)[is_token]]
+    positions = starts[:, None] + columns  # in rows.ids
+    padded[is_token] = rows.ids[positions[is_token]]
     return padded, is_token

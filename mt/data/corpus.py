@@ -1,16 +1,18 @@
-"""Parallel text as token ids: filtered, encoded once, kept on disk, and mapped into memory when used.
+"""Encoded corpora: parallel text as token ids, filtered, cached on disk and mapped into memory.
 
-The cache is named by everything that its content depends on, so a changed file, tokenizer or limit makes another one,
-and none is ever out of date.
+The name of a cache is a digest of everything that its content depends on: the text, the tokenizers
+and the limits of the filter. When one of these changes, another cache is made, so a cache is never
+out of date.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,21 +23,22 @@ from mt.errors import DataError
 from mt.storage.atomic import atomic_directory, sha256
 
 FORMAT_VERSION = 3
-CHUNK_SIZE, CHUNK_CHARS = 16_384, 8_000_000  # pairs encoded at a time, and characters
-SHORT_LENGTH = 10  # tokens; in pairs up to this length, a high length ratio means nothing
+CHUNK_SIZE = 16_384  # pairs that are encoded at a time
+CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer pairs
+SHORT_LENGTH = 10  # tokens; if neither side is longer, a high length ratio means nothing
 
 
 class ParallelFiles(NamedTuple):
-    """Two text files that translate each other line by line, and how often an epoch is to see each pair."""
+    """Two text files that translate each other line by line, with the weight of their pairs."""
 
     src: Path
     tgt: Path
-    weight: float = 1.0
+    weight: float = 1.0  # how often each pair is taken in an epoch
 
 
 @dataclass(frozen=True)
 class TokenArray:
-    """Many id sequences laid end to end: sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
+    """Sequences of ids, stored end to end: sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]  # (len + 1,)
@@ -48,12 +51,13 @@ class TokenArray:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
+        """Return the length of each sequence, (len,)."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class FilterCounts:
-    """How many pairs were kept, and how many were left out for what reason."""
+    """Numbers of pairs that the filter kept, and that it left out for each reason."""
 
     kept: int = 0
     blank: int = 0
@@ -62,43 +66,38 @@ class FilterCounts:
 
     def __add__(self, other: "FilterCounts") -> "FilterCounts":
         return FilterCounts(
-            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+            kept=self.kept + other.kept,
+            blank=self.blank + other.blank,
+            too_long=self.too_long + other.too_long,
+            bad_ratio=self.bad_ratio + other.bad_ratio,
         )
 
     def __str__(self) -> str:
-        reasons = {
+        total = self.kept + self.blank + self.too_long + self.bad_ratio
+        text = f"{self.kept:,} of {total:,} pairs kept"
+        counts_by_reason = {
             "blank": self.blank,
             "too long": self.too_long,
             "bad length ratio": self.bad_ratio,
         }
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-        total = sum(vars(self).values())
-        return f"{self.kept:,} of {total:,} pairs kept" + (
-            f" (left out: {left_out})" if left_out else ""
-        )
+        left_out = [f"{count:,} {reason}" for reason, count in counts_by_reason.items() if count]
+        if left_out:
+            text += f" (left out: {', '.join(left_out)})"
+        return text
 
 
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """Sentence pairs as ids, every sequence ending in eos."""
+    """Sentence pairs as ids; every sequence ends in eos."""
 
     src: TokenArray
     tgt: TokenArray
-    weights: NDArray[np.float32]  # (len,): how often an epoch is to see each pair
+    weights: NDArray[np.float32]  # (len,): how often each pair is taken in an epoch
     counts: FilterCounts
-    digest: str = ""  # names the content of the files, the tokenizers and the limits; "" in memory
+    digest: str = ""  # of the text, the tokenizers and the limits; "" if the corpus is not cached
 
     def __len__(self) -> int:
         return len(self.src)
-
-
-class _Chunk(NamedTuple):
-    """The pairs kept from a stretch of one corpus."""
-
-    corpus_index: int
-    src: list[list[int]]
-    tgt: list[list[int]]
-    counts: FilterCounts
 
 
 def encode_corpus(
@@ -110,31 +109,46 @@ def encode_corpus(
     max_length_ratio: float,
     cache_dir: Path,
 ) -> EncodedCorpus:
-    """The training pairs of all corpora, in order, encoded now or taken from `cache_dir`.
+    """Return the training pairs of all corpora, in order, from the cache in `cache_dir`.
 
-    Left out are pairs with a blank side, with more than `max_length` tokens on a side (eos included), or with one side
-    more than `max_length_ratio` times as long as the other. Memory does not grow with the corpus. DataError when no
-    pair is left.
+    The cache is written first if it does not exist. The memory for this does not grow with the
+    size of the corpora.
+
+    Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos
+    included), or with one side more than `max_length_ratio` times as long as the other.
+
+    Raises DataError when a file cannot be read, when the files of a pair differ in their number of
+    lines, when the cache is damaged, and when no pair is left.
     """
+    # Runs resume only with the digest that they were started with, so the digest of the same data
+    # must stay the same: change nothing here without a new FORMAT_VERSION.
     identity = {
         "format_version": FORMAT_VERSION,
-        "files": [[_sha256(path) for path in (files.src, files.tgt)] for files in corpora],
+        "files": [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora],
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
         "limits": [max_length, max_length_ratio, SHORT_LENGTH],
     }
-    directory = cache_dir / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    directory = cache_dir / digest
     if not directory.exists():
         chunks = _encode_chunks(
-            corpora, (src_tokenizer, tgt_tokenizer), (max_length, max_length_ratio)
+            corpora,
+            src_tokenizer,
+            tgt_tokenizer,
+            max_length=max_length,
+            max_length_ratio=max_length_ratio,
         )
         with atomic_directory(directory) as partial:
-            counts = _write(partial, chunks, num_corpora=len(corpora))
+            counts = _write_cache(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
-                raise DataError(
-                    f"{', '.join(str(files.src) for files in corpora)}: no training pair is left: {counts}"
-                )
-    sizes = {"src": src_tokenizer.vocab_size, "tgt": tgt_tokenizer.vocab_size}
-    return _load(directory, weights=[files.weight for files in corpora], vocab_sizes=sizes)
+                names = ", ".join(str(files.src) for files in corpora)
+                raise DataError(f"{names}: no training pair is left: {counts}")
+    return _load_cache(
+        directory,
+        weights=[files.weight for files in corpora],
+        src_vocab_size=src_tokenizer.vocab_size,
+        tgt_vocab_size=tgt_tokenizer.vocab_size,
+    )
 
 
 def encode_pairs(
@@ -144,11 +158,15 @@ def encode_pairs(
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
 ) -> EncodedCorpus:
-    """All the pairs given, in memory and unfiltered: for validation, where no sentence may go missing."""
+    """Return all the given pairs, in memory and without a filter.
+
+    Validation uses this, because a score must count every sentence of its set.
+    """
     src = _pack([src_tokenizer.encode(src_texts)])
     tgt = _pack([tgt_tokenizer.encode(tgt_texts)])
     assert len(src) == len(tgt), (len(src), len(tgt))
-    return EncodedCorpus(src, tgt, np.ones(len(src), np.float32), FilterCounts(kept=len(src)))
+    weights = np.ones(len(src), np.float32)
+    return EncodedCorpus(src, tgt, weights, FilterCounts(kept=len(src)))
 
 
 def resample(
@@ -159,9 +177,10 @@ def resample(
     epoch: int,
     max_length: int,
 ) -> EncodedCorpus:
-    """The same pairs in this epoch's sampled encoding, in memory; a side stays plain where it would be over-long.
+    """Return the same pairs in the encoding that BPE-dropout samples for this epoch, in memory.
 
-    No text is needed, since decoding gives it back exactly.
+    A sequence that would have more than `max_length` tokens keeps its plain encoding. A side with a
+    tokenizer without BPE-dropout is returned as it is.
     """
     src = _resample_side(corpus.src, src_tokenizer, epoch=epoch, max_length=max_length)
     tgt = _resample_side(corpus.tgt, tgt_tokenizer, epoch=epoch, max_length=max_length)
@@ -173,118 +192,192 @@ def _resample_side(
 ) -> TokenArray:
     if tokenizer.bpe_dropout == 0.0:
         return side
+    return _pack(_resample_chunks(side, tokenizer, epoch=epoch, max_length=max_length))
 
-    def chunks() -> Iterator[list[list[int]]]:
-        for start in range(0, len(side), CHUNK_SIZE):
-            plain = [
-                side[index].tolist() for index in range(start, min(start + CHUNK_SIZE, len(side)))
-            ]
-            sampled = tokenizer.encode(tokenizer.decode(plain), epoch=epoch)
-            yield [
-                new if len(new) <= max_length else old
-                for old, new in zip(plain, sampled, strict=True)
-            ]
 
-    return _pack(chunks())
+def _resample_chunks(
+    side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_length: int
+) -> Iterator[list[list[int]]]:
+    """Yield sampled encodings of the text, which the lossless tokenizer decodes from the ids."""
+    for start in range(0, len(side), CHUNK_SIZE):
+        end = min(start + CHUNK_SIZE, len(side))
+        plain_rows = [side[index].tolist() for index in range(start, end)]
+        sampled_rows = tokenizer.encode(tokenizer.decode(plain_rows), epoch=epoch)
+        rows = []
+        for plain, sampled in zip(plain_rows, sampled_rows, strict=True):
+            rows.append(sampled if len(sampled) <= max_length else plain)
+        yield rows
+
+
+# Encoding and filtering
+
+
+class _Chunk(NamedTuple):
+    """Pairs that the filter kept of a part of one corpus."""
+
+    corpus_index: int
+    src_rows: list[list[int]]
+    tgt_rows: list[list[int]]
+    counts: FilterCounts
 
 
 def _encode_chunks(
     corpora: Sequence[ParallelFiles],
-    tokenizers: tuple[Tokenizer, Tokenizer],
-    limits: tuple[int, float],
+    src_tokenizer: Tokenizer,
+    tgt_tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    max_length_ratio: float,
 ) -> Iterator[_Chunk]:
-    max_length, max_length_ratio = limits
     for corpus_index, files in enumerate(corpora):
-        pairs = read_parallel(files.src, files.tgt)
-        for chunk in chunked(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
-            texts = zip(*chunk, strict=True)
-            src, tgt = (
-                tokenizer.encode(side) for tokenizer, side in zip(tokenizers, texts, strict=True)
-            )
-            lengths = np.array([[len(a), len(b)] for a, b in zip(src, tgt, strict=True)])
-            longer, shorter = lengths.max(axis=1), lengths.min(axis=1)
-            blank = np.array([not (a.strip() and b.strip()) for a, b in chunk])
-            too_long = ~blank & (longer > max_length)
-            bad_ratio = (
-                ~blank & ~too_long & (longer > SHORT_LENGTH) & (longer > max_length_ratio * shorter)
-            )
-            keep = ~(blank | too_long | bad_ratio)
-            counts = FilterCounts(*(int(mask.sum()) for mask in (keep, blank, too_long, bad_ratio)))
-            yield _Chunk(corpus_index, list(compress(src, keep)), list(compress(tgt, keep)), counts)
+        text_pairs = read_parallel(files.src, files.tgt)
+        for text_chunk in chunked(text_pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
+            src_encoded = src_tokenizer.encode([src for src, _ in text_chunk])
+            tgt_encoded = tgt_tokenizer.encode([tgt for _, tgt in text_chunk])
+            src_kept = []
+            tgt_kept = []
+            outcomes: Counter[str] = Counter()
+            for texts, src_ids, tgt_ids in zip(text_chunk, src_encoded, tgt_encoded, strict=True):
+                outcome = _filter_pair(
+                    texts,
+                    lengths=(len(src_ids), len(tgt_ids)),
+                    max_length=max_length,
+                    max_length_ratio=max_length_ratio,
+                )
+                outcomes[outcome] += 1
+                if outcome == "kept":
+                    src_kept.append(src_ids)
+                    tgt_kept.append(tgt_ids)
+            yield _Chunk(corpus_index, src_kept, tgt_kept, FilterCounts(**outcomes))
 
 
-def _write(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> FilterCounts:
-    """Write ids as they come; offsets and a description, which are small, at the end."""
-    counts, num_pairs = FilterCounts(), [0] * num_corpora
-    lengths: dict[str, list[NDArray[np.int64]]] = {"src": [], "tgt": []}
+def _filter_pair(
+    texts: tuple[str, str],
+    *,
+    lengths: tuple[int, int],
+    max_length: int,
+    max_length_ratio: float,
+) -> Literal["kept", "blank", "too_long", "bad_ratio"]:
+    """Return "kept", or the first reason to leave a pair out: the name of a field of FilterCounts.
+
+    `lengths` are the numbers of tokens of both sides.
+    """
+    src, tgt = texts
+    longer = max(lengths)
+    shorter = min(lengths)
+    if not src.strip() or not tgt.strip():
+        return "blank"
+    if longer > max_length:
+        return "too_long"
+    if longer > SHORT_LENGTH and longer > max_length_ratio * shorter:
+        return "bad_ratio"
+    return "kept"
+
+
+# The cache: a directory with src.ids, src.offsets, tgt.ids, tgt.offsets and meta.json
+
+
+def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> FilterCounts:
+    """Write the ids chunk by chunk and the other files, which are small, at the end."""
+    counts = FilterCounts()
+    num_pairs = [0] * num_corpora
+    src_lengths: list[NDArray[np.int64]] = []
+    tgt_lengths: list[NDArray[np.int64]] = []
     with (
         (directory / "src.ids").open("wb") as src_file,
         (directory / "tgt.ids").open("wb") as tgt_file,
     ):
         for chunk in chunks:
-            for side, file, rows in (("src", src_file, chunk.src), ("tgt", tgt_file, chunk.tgt)):
-                ids, row_lengths = _flatten(rows)
-                file.write(ids.tobytes())
-                lengths[side].append(row_lengths)
+            src_ids, chunk_src_lengths = _flatten(chunk.src_rows)
+            src_file.write(src_ids.tobytes())
+            src_lengths.append(chunk_src_lengths)
+            tgt_ids, chunk_tgt_lengths = _flatten(chunk.tgt_rows)
+            tgt_file.write(tgt_ids.tobytes())
+            tgt_lengths.append(chunk_tgt_lengths)
             counts += chunk.counts
             num_pairs[chunk.corpus_index] += chunk.counts.kept
-    for side, side_lengths in lengths.items():
-        (directory / f"{side}.offsets").write_bytes(_offsets(side_lengths).tobytes())
+    (directory / "src.offsets").write_bytes(_offsets(src_lengths).tobytes())
+    (directory / "tgt.offsets").write_bytes(_offsets(tgt_lengths).tobytes())
     meta = {"num_pairs": num_pairs, "counts": asdict(counts)}
     (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return counts
 
 
-def _load(
-    directory: Path, *, weights: Sequence[float], vocab_sizes: Mapping[str, int]
+def _load_cache(
+    directory: Path, *, weights: Sequence[float], src_vocab_size: int, tgt_vocab_size: int
 ) -> EncodedCorpus:
-    """The cache in `directory`, believed in nothing: it comes and goes with a run directory."""
+    """Map the files of a cache into memory.
+
+    Raises DataError when the files do not fit each other or the vocabularies. Everything is
+    checked, because a cache is part of a run directory and may come from somewhere else.
+    """
     try:
-        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-        num_pairs, counts = meta["num_pairs"], FilterCounts(**meta["counts"])
-        if not all(
-            type(number) is int and number >= 0 for number in (*num_pairs, *vars(counts).values())
-        ):
-            raise ValueError("meta.json has counts that are none")
-        src, tgt = (
-            _load_side(directory, side, vocab_size) for side, vocab_size in vocab_sizes.items()
-        )
+        num_pairs, counts = _load_meta(directory)
+        src = _load_side(directory, "src", src_vocab_size)
+        tgt = _load_side(directory, "tgt", tgt_vocab_size)
         if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
-            raise ValueError(f"{len(src)} sources, {len(tgt)} targets, {sum(num_pairs)} pairs")
+            raise ValueError(
+                f"{len(src)} sources, {len(tgt)} targets, and in meta.json "
+                f"{sum(num_pairs)} pairs, of which {counts.kept} were kept"
+            )
         pair_weights = np.repeat(np.array(weights, np.float32), num_pairs)
-        return EncodedCorpus(src, tgt, pair_weights, counts, directory.name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
         ) from error
+    return EncodedCorpus(src, tgt, pair_weights, counts, digest=directory.name)
 
 
-def _load_side(directory: Path, side: str, vocab_size: int) -> TokenArray:
+def _load_meta(directory: Path) -> tuple[list[int], FilterCounts]:
+    """Return the number of pairs of each corpus, and the filter's counts over all of them."""
+    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    num_pairs = meta["num_pairs"]
+    counts = FilterCounts(**meta["counts"])
+    for number in (*num_pairs, *asdict(counts).values()):
+        # Not `isinstance`: JSON's true and false are instances of int.
+        if type(number) is not int or number < 0:
+            raise ValueError(f"meta.json: {number!r} is not a number of pairs")
+    return num_pairs, counts
+
+
+def _load_side(directory: Path, side: Literal["src", "tgt"], vocab_size: int) -> TokenArray:
+    # `np.asarray` keeps the mapping, and drops the memmap class, which is slow to index.
     ids = np.asarray(np.memmap(directory / f"{side}.ids", mode="r", dtype=np.int32))
     offsets = np.asarray(np.memmap(directory / f"{side}.offsets", mode="r", dtype=np.int64))
     if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 1).any():
         raise ValueError(f"{side}.offsets does not belong to {side}.ids")
     if ids.min() < 0 or ids.max() >= vocab_size:
-        raise ValueError(f"{side}.ids has ids that are not the tokenizer's")
-    return TokenArray(ids, offsets)  # the same pages, without the slow indexing of a memmap object
+        raise ValueError(f"{side}.ids has ids that the tokenizer does not have")
+    return TokenArray(ids, offsets)
+
+
+# Lists of ids as arrays
 
 
 def _pack(chunks: Iterable[list[list[int]]]) -> TokenArray:
-    ids, lengths = zip(*(_flatten(rows) for rows in chunks), strict=True)
+    """Store all the sequences of all chunks in one TokenArray."""
+    ids = []
+    lengths = []
+    for rows in chunks:
+        chunk_ids, chunk_lengths = _flatten(rows)
+        ids.append(chunk_ids)
+        lengths.append(chunk_lengths)
     return TokenArray(np.concatenate(ids), _offsets(lengths))
 
 
 def _flatten(rows: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """All ids end to end, and the length of each row."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    return np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum()), lengths
+    """Return the ids of all rows end to end, and the length of each row."""
+    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
+    return ids, lengths
 
 
 def _offsets(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return where each row starts, and where the last ends, from the lengths in each chunk."""
     return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
 
 
-def _sha256(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Training and validation data: for each epoch, a plan of batches and a way to make each batch."""
+"""Training data: for each epoch, a plan of batches and a way to make each batch."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from mt.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """One pass over the data: `plan` says which pairs each batch has, `batch` makes one."""
+    """One pass over the data: `plan` says which pairs are in each batch, `batch` makes one."""
 
     number: int
     plan: BatchPlan
@@ -18,24 +18,24 @@ class Epoch:
     bos_id: int
 
     def batch(self, index: int) -> Batch:
-        """Return the plan's batch number `index`, on the CPU."""
+        """Return batch number `index` of the plan, on the CPU."""
         indices = self.plan.indices(index)
         return make_batch(self.corpus, indices, pad_id=self.pad_id, bos_id=self.bos_id)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Encoded sentence pairs, and the tokenizers that BPE-dropout encodes them with in each epoch."""
+    """Encoded sentence pairs, and the tokenizers that sample their encodings in each epoch."""
 
     corpus: EncodedCorpus
     src_tokenizer: Tokenizer
     tgt_tokenizer: Tokenizer
-    max_length: int  # tokens on a side; a sampled encoding that is longer is not used
+    max_length: int  # tokens on a side; a longer sampled encoding is not used
     seed: int
 
     @property
     def digest(self) -> str:
-        """What identifies the content: text, tokenizers and limits. A run resumes with the same only."""
+        """Return what identifies the text, the tokenizers and the limits; it must not change."""
         return self.corpus.digest
 
     def epoch(self, number: int, *, batch_tokens: int) -> Epoch:
@@ -43,14 +43,21 @@ class Dataset:
 
         A batch has at most `batch_tokens` padded positions on its longer side.
         """
-        src, tgt = self.src_tokenizer, self.tgt_tokenizer
-        sampled = resample(self.corpus, src, tgt, epoch=number, max_length=self.max_length)
+        corpus = resample(
+            self.corpus,
+            self.src_tokenizer,
+            self.tgt_tokenizer,
+            epoch=number,
+            max_length=self.max_length,
+        )
         plan = plan_batches(
-            sampled.src.lengths,
-            sampled.tgt.lengths,
+            corpus.src.lengths,
+            corpus.tgt.lengths,
             batch_tokens=batch_tokens,
             seed=self.seed,
             epoch=number,
-            weights=sampled.weights,
+            weights=corpus.weights,
         )
-        return Epoch(number, plan, sampled, pad_id=src.pad_id, bos_id=tgt.bos_id)
+        return Epoch(
+            number, plan, corpus, pad_id=self.src_tokenizer.pad_id, bos_id=self.tgt_tokenizer.bos_id
+        )

@@ -1,4 +1,4 @@
-"""Evaluation sets, and the text files that a config names."""
+"""Evaluation sets, and the text files that the `data` section of a config names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from mt.errors import DataError
 
 
 class EvalSet(NamedTuple):
-    """Source lines with one or several references for each."""
+    """Source lines with one or more reference translations of each."""
 
     name: str
     src: list[str]
@@ -19,7 +19,10 @@ class EvalSet(NamedTuple):
 
 
 def training_files(data: DataConfig) -> list[ParallelFiles]:
-    """Return the two files of each training corpus, with the corpus's weight."""
+    """Return the two files of each training corpus, with the corpus's weight.
+
+    Raises DataError when a file that a prefix stands for does not exist.
+    """
     files = []
     for corpus in data.train:
         src, (tgt,) = find_files(corpus, data)
@@ -28,24 +31,41 @@ def training_files(data: DataConfig) -> list[ParallelFiles]:
 
 
 def find_files(section: EvalSetConfig | CorpusConfig, data: DataConfig) -> tuple[Path, list[Path]]:
-    """Return the source file and the target file or files of a corpus or set. Raises DataError."""
-    if section.prefix is None:
-        tgts = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
-        # The schema has checked that these are set when there is no prefix.
-        return Path(section.src or ""), [Path(tgt or "") for tgt in tgts]
-    src_lang = section.src_lang if isinstance(section, CorpusConfig) else None
-    src, tgt = find_pair(section.prefix, src_lang=src_lang or data.src_lang, tgt_lang=data.tgt_lang)
-    return src, [tgt]
+    """Return the source file and the target files of a corpus or an evaluation set.
+
+    A corpus has one target file, an evaluation set one for each reference. Raises DataError when a
+    file that a prefix stands for does not exist.
+    """
+    if section.prefix is not None:
+        src_lang = data.src_lang
+        if isinstance(section, CorpusConfig) and section.src_lang is not None:
+            src_lang = section.src_lang
+        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
+        return src, [tgt]
+
+    # The schema has checked that without a prefix, all files are named.
+    assert section.src is not None
+    if isinstance(section, EvalSetConfig):
+        return Path(section.src), [Path(ref) for ref in section.refs]
+    assert section.tgt is not None
+    return Path(section.src), [Path(section.tgt)]
 
 
 def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
-    """Read one of the config's validation and test sets. Raises DataError."""
+    """Read one of the config's validation and test sets.
+
+    Raises DataError as `find_files` and `read_eval_set` do.
+    """
     src, refs = find_files(section, data)
     return read_eval_set(section.name, src, refs)
 
 
 def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
-    """Read the files of a set. Raises DataError when their numbers of lines differ."""
+    """Read the files of an evaluation set.
+
+    Raises DataError for a file that cannot be read, and for a reference file with another number of
+    lines than the source file.
+    """
     eval_set = EvalSet(name, list(read_lines(src)), [list(read_lines(ref)) for ref in refs])
     num_lines = len(eval_set.src)
     for path, lines in zip(refs, eval_set.refs, strict=True):

@@ -1,7 +1,11 @@
-"""Reading parallel text strictly: UTF-8, one sentence a line, line i of one file belonging to line i of the other.
+r"""Strict reading of parallel text.
 
-Lines end at "\\n" alone, so that no character inside a sentence can shift the files against each other. Of the habits
-of other systems a byte order mark and CR LF are taken, and a file named *.gz is decompressed.
+The text is UTF-8, with one sentence per line; line i of one file translates line i of the other.
+
+A line ends at "\n" and nowhere else. Other characters that some programs treat as line ends
+(U+2028, a lone "\r", ...) stay inside the sentence, so they cannot move the lines of one file
+against those of the other. A byte order mark at the start and "\r\n" at line ends are accepted
+and removed. A file named *.gz is decompressed.
 """
 
 import gzip
@@ -13,70 +17,103 @@ from typing import BinaryIO, Literal, TypeVar, cast
 
 from mt.errors import DataError
 
-Text = TypeVar("Text", str, tuple[str, str])
+LineOrPair = TypeVar("LineOrPair", str, tuple[str, str])
 
-MAX_LINE_SIZE = 4_000_000  # bytes; what is longer is no sentence, and may be a few kB of gzip that fill the memory
+# Bytes. A longer line is not a sentence; and a few kilobytes of gzip data can expand to a line that
+# fills the memory.
+MAX_LINE_SIZE = 4_000_000
 
-# Bytes that are not UTF-8 are refused, become U+FFFD, or lone surrogates that encode to them again.
+UTF8_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# What to do with bytes that are not UTF-8, as in `bytes.decode`. "strict": raise an error.
+# "replace": put U+FFFD in their place. "surrogateescape": put lone surrogates in their place, which
+# can be encoded back to the same bytes.
 Errors = Literal["strict", "replace", "surrogateescape"]
 
 
 def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]:
-    """The two files PREFIX.<src_lang> and PREFIX.<tgt_lang>, each plain or with .gz added."""
-    return _find(f"{prefix}.{src_lang}"), _find(f"{prefix}.{tgt_lang}")
+    """Return the paths of PREFIX.<src_lang> and PREFIX.<tgt_lang>; each name may end in .gz.
+
+    Raises DataError when one of the files does not exist.
+    """
+    src = _find_plain_or_gzipped(f"{prefix}.{src_lang}")
+    tgt = _find_plain_or_gzipped(f"{prefix}.{tgt_lang}")
+    return src, tgt
 
 
 def read_lines(
     path: Path, *, errors: Errors = "strict", may_be_empty: bool = False
 ) -> Iterator[str]:
-    """The lines of a file without their ends; DataError when it is missing, damaged, empty or not UTF-8."""
-    number = 0
+    """Yield the lines of a file without their line ends.
+
+    Raises DataError for a file that cannot be read, is damaged, is empty (unless `may_be_empty`) or
+    is not UTF-8.
+    """
+    num_lines = 0
     try:
         with _open(path) as file:
             for line in decode_lines(raw_lines(file), name=str(path), errors=errors):
-                number += 1
+                num_lines += 1
                 yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}:{number + 1}: the gzip data are damaged: {error}") from error
+        message = f"{path}:{num_lines + 1}: the gzip data are damaged: {error}"
+        raise DataError(message) from error
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror}") from error
-    if number == 0 and not may_be_empty:
+    if num_lines == 0 and not may_be_empty:
         raise DataError(f"{path}: the file is empty")
 
 
 def raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a binary file, the rest of a line of more than MAX_LINE_SIZE as another."""
-    return iter(lambda: file.readline(MAX_LINE_SIZE + 1), b"")
+    """Yield the lines of a binary file with their line ends.
+
+    At most MAX_LINE_SIZE + 1 bytes are read at once, so a longer line comes in several pieces, of
+    which `decode_lines` refuses the first.
+    """
+    while line := file.readline(MAX_LINE_SIZE + 1):
+        yield line
 
 
 def decode_lines(lines: Iterable[bytes], *, name: str, errors: Errors = "strict") -> Iterator[str]:
-    """Decode lines as `raw_lines` gives them; `name` is for the error message."""
-    for number, raw in enumerate(lines, 1):
-        if len(raw) > MAX_LINE_SIZE:
+    """Decode lines as `raw_lines` yields them, and remove their line ends.
+
+    Raises DataError for a line that is too long or is not UTF-8; its message begins with `name`.
+    """
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LINE_SIZE:
             raise DataError(
-                f"{name}:{number}: wanted lines of at most {MAX_LINE_SIZE:,} bytes, found a longer one"
+                f"{name}:{number}: wanted lines of at most {MAX_LINE_SIZE:,} bytes, "
+                "found a longer one"
             )
         if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-            if not raw:
-                continue
-        content = raw[:-2] if raw.endswith(b"\r\n") else raw.removesuffix(b"\n")
+            line = line.removeprefix(UTF8_BYTE_ORDER_MARK)
+            if not line:
+                continue  # the file holds a byte order mark and nothing else
+        content = _remove_line_end(line)
         try:
             yield content.decode("utf-8", errors)
         except UnicodeDecodeError as error:
-            found = f"byte 0x{content[error.start]:02X} at column {len(content[: error.start].decode()) + 1}"
+            column = len(content[: error.start].decode("utf-8")) + 1
             raise DataError(
-                f"{name}:{number}: not UTF-8: {found} (convert the file, e.g. with iconv)"
+                f"{name}:{number}: not UTF-8: byte 0x{content[error.start]:02X} at column {column} "
+                "(convert the file, e.g. with iconv)"
             ) from error
 
 
 def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
-    """The sentence pairs of two files; DataError after the last pair when one of them has more lines."""
-    num_src = num_tgt = 0
+    """Yield the sentence pairs of two files.
+
+    Raises DataError, after the last pair, when one file has more lines than the other. The longer
+    file is then read to its end, so that the message can give both numbers of lines.
+    """
+    num_src = 0
+    num_tgt = 0
     for src_line, tgt_line in zip_longest(read_lines(src), read_lines(tgt)):
-        num_src += src_line is not None
-        num_tgt += tgt_line is not None
-        if num_src == num_tgt:
+        if src_line is not None:
+            num_src += 1
+        if tgt_line is not None:
+            num_tgt += 1
+        if src_line is not None and tgt_line is not None:
             yield src_line, tgt_line
     if num_src != num_tgt:
         raise DataError(
@@ -84,21 +121,31 @@ def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
         )
 
 
-def chunked(items: Iterable[Text], *, size: int, num_chars: int) -> Iterator[list[Text]]:
-    """Lines, or pairs of lines, `size` at a time, fewer once they have `num_chars` characters: what bounds memory."""
-    chunk: list[Text] = []
-    length = 0
+def chunked(
+    items: Iterable[LineOrPair], *, size: int, num_chars: int
+) -> Iterator[list[LineOrPair]]:
+    """Yield lines, or pairs of lines, in lists of `size`.
+
+    A list ends earlier when it has reached `num_chars` characters, so that the memory for a list is
+    bounded even when the lines are long.
+    """
+    chunk: list[LineOrPair] = []
+    chunk_chars = 0
     for item in items:
         chunk.append(item)
-        length += len(item) if isinstance(item, str) else sum(map(len, item))
-        if len(chunk) == size or length >= num_chars:
+        if isinstance(item, str):
+            chunk_chars += len(item)
+        else:
+            chunk_chars += sum(len(text) for text in item)
+        if len(chunk) == size or chunk_chars >= num_chars:
             yield chunk
-            chunk, length = [], 0
+            chunk = []
+            chunk_chars = 0
     if chunk:
         yield chunk
 
 
-def _find(name: str) -> Path:
+def _find_plain_or_gzipped(name: str) -> Path:
     for path in (Path(name), Path(f"{name}.gz")):
         if path.exists():
             return path
@@ -106,4 +153,12 @@ def _find(name: str) -> Path:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    return path.open("rb")
+
+
+def _remove_line_end(line: bytes) -> bytes:
+    if line.endswith(b"\r\n"):
+        return line[:-2]
+    return line.removesuffix(b"\n")

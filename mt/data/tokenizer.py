@@ -1,83 +1,90 @@
-"""Text <-> token ids by SentencePiece, set up so that decoding gives back exactly the text that was encoded.
-
-SentencePiece itself loses two things, which this module puts right. It writes a space as U+2581, so that a U+2581 of
-the text would come back as a space: such characters are escaped on the way in. And it draws sampled encodings from a
-generator that differs from process to process, so that no run could be repeated: `bpe_dropout.py` draws them from ours.
-"""
+"""Tokenizer: text to token ids and back, with a SentencePiece model."""
 
 import hashlib
-import io
 import random
-import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import sentencepiece
 
 from mt.data.bpe_dropout import Pieces, sample_segments
-from mt.data.text import read_lines
 from mt.errors import TokenizerError
-from mt.storage.atomic import atomic_file
-
-Kind = Literal["bpe", "unigram"]
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
-NUM_DRAWS = 16  # samples of one word in one call; making them is what costs time
+NUM_BYTES = 256
+NUM_TAGS = 16  # control pieces that every new tokenizer reserves, e.g. for target languages
+
 MAX_VOCAB_SIZE = 500_000
-MAX_FILE_SIZE = 32_000_000  # bytes; room for as many pieces
-NUM_TAGS = 16  # control pieces kept free for marks such as a target language
-SPACE = "\u2581"  # how SentencePiece writes a space, and the start of a text
-ESCAPE = "\x10"  # ASCII's "data link escape": what follows is not what it seems
-UNTRAINABLE = "\u2585"  # SentencePiece leaves out of its training every sentence with this in it
-PROBE = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE} "
+MAX_FILE_SIZE = 32_000_000  # bytes; enough for a model of MAX_VOCAB_SIZE pieces
+
+SPACE_SYMBOL = "\u2581"  # SentencePiece writes it in place of a space and before a text
+ESCAPE = "\x10"  # ASCII's "data link escape"
+
+SAMPLES_PER_WORD = 16  # sampled encodings of one word in one call
+
+# `Tokenizer.load` encodes and decodes this text to find out whether a model changes texts. It has
+# spaces in all places, a tab, characters that normalization replaces, the name of a control piece,
+# and both characters that must be escaped.
+ROUND_TRIP_TEXT = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE_SYMBOL} "
 
 
 class Tokenizer:
-    """One SentencePiece model, in which encode and decode are inverse for every text without a newline.
+    """Lossless encoder and decoder: a SentencePiece model and an escape for U+2581.
 
-    `bpe_dropout` is the probability of BPE-dropout; 0 is none. No id is ever read from
-    a user's text: "<s>" in it is three characters.
+    Lossless means that `decode([ids])` for the ids of any text without a newline is exactly that
+    text: no normalization, no space lost, bytes for characters that have no piece. Data can then be
+    encoded again in each epoch (BPE-dropout) from the ids alone, and a score is that of the real
+    text. For this, U+2581 must be escaped: SentencePiece writes spaces as U+2581, so it decodes a
+    U+2581 of the text to a space.
+
+    No text can produce a control id: "<s>" in a text is encoded as three characters.
+
+    `bpe_dropout` is the probability to skip a merge in sampled encodings (see `encode`), which are
+    random but depend on `seed`.
     """
 
-    pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
+    pad_id = PAD_ID
+    unk_id = UNK_ID
+    bos_id = BOS_ID
+    eos_id = EOS_ID
 
     def __init__(self, model: bytes, *, bpe_dropout: float = 0.0, seed: int = 0) -> None:
-        sentencepiece.set_min_log_level(2)  # lest it warn on stderr of what `_fault` finds
-        self._processor = processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromSerializedProto(model)
-        self.bpe_dropout, self.seed = bpe_dropout, seed
+        # SentencePiece would print warnings about models that `load` refuses with an error.
+        sentencepiece.set_min_log_level(2)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+        self.bpe_dropout = bpe_dropout
+        self.seed = seed
         self.digest = hashlib.sha256(model).hexdigest()
-        self.vocab_size = len(processor)
+        self.vocab_size = len(self._processor)
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise TokenizerError(
                 f"wanted at most {MAX_VOCAB_SIZE:,} pieces, found {self.vocab_size:,}"
             )
+
         ids = range(self.vocab_size)
-        texts = processor.id_to_piece(list(ids))
-        control_ids = {i for i in ids if processor.is_control(i)}
-        byte_ids = tuple(i for i in ids if processor.is_byte(i))
-        ordinary = {texts[i]: i for i in ids if i not in {UNK_ID, *control_ids, *byte_ids}}
-        scores = {text: processor.get_score(i) for text, i in ordinary.items()}
-        self._pieces = Pieces(ids=ordinary, scores=scores, byte_ids=byte_ids)
-        # In a BPE model a piece's score is the negated number of its merge; in a unigram model, a log-probability.
-        self._is_bpe = all(score.is_integer() for score in scores.values())
+        piece_texts = self._processor.id_to_piece(list(ids))
+        control_ids = {i for i in ids if self._processor.is_control(i)}
+        self._pieces = self._ordinary_pieces(piece_texts, control_ids)
+
         self.tag_ids = tuple(sorted(control_ids - {PAD_ID, BOS_ID, EOS_ID}))
-        newline_ids = {i for i in ids if texts[i] == "<0x0A>" or "\n" in texts[i]}
-        # What a search must never generate: eos alone among the control ids may be, and one line stays one line.
-        self.forbidden_ids = tuple(sorted({UNK_ID} | control_ids - {EOS_ID} | newline_ids))
+        # Ids that a search must not generate: all control ids but eos, and what would break a line.
+        newline_ids = {i for i in ids if piece_texts[i] == "<0x0A>" or "\n" in piece_texts[i]}
+        forbidden_ids = {UNK_ID} | (control_ids - {EOS_ID}) | newline_ids
+        self.forbidden_ids = tuple(sorted(forbidden_ids))
 
     @classmethod
     def load(cls, path: Path, *, bpe_dropout: float = 0.0, seed: int = 0) -> Self:
-        """Read a model file; TokenizerError unless it is there and keeps our rules (see `_fault`)."""
+        """Read a model file.
+
+        Raises TokenizerError for a file that is missing or is not a SentencePiece model, and for a
+        model that is not lossless, has other special ids, or cannot be used with `bpe_dropout`.
+        """
         try:
-            with path.open("rb") as file:
-                content = file.read(MAX_FILE_SIZE + 1)
-            if len(content) > MAX_FILE_SIZE:
-                raise TokenizerError(f"wanted at most {MAX_FILE_SIZE:,} bytes, found more")
+            content = _read_model_file(path)
             tokenizer = cls(content, bpe_dropout=bpe_dropout, seed=seed)
         except TokenizerError as error:
             raise TokenizerError(f"{path}: not a tokenizer: {error}") from None
@@ -85,152 +92,124 @@ class Tokenizer:
             raise TokenizerError(f"{path}: cannot read the tokenizer: {error.strerror}") from error
         except (RuntimeError, ValueError) as error:
             raise TokenizerError(f"{path}: not a SentencePiece model") from error
-        if fault := tokenizer._fault():
-            raise TokenizerError(f"{path}: not a model as `mt tokenizer train` makes them: {fault}")
+        problem = tokenizer._find_incompatibility()
+        if problem is not None:
+            raise TokenizerError(
+                f"{path}: not a tokenizer as `mt tokenizer train` makes them: {problem}"
+            )
         return tokenizer
 
     def encode(self, texts: Sequence[str], *, epoch: int | None = None) -> list[list[int]]:
-        """The ids of each text, eos last. With an epoch, a sampled encoding: a function of (seed, epoch, texts)."""
-        escaped = [_escape(text) for text in texts]
+        """Return the ids of each text, with eos as the last.
+
+        With an epoch, and if `bpe_dropout` is above 0, the encodings are sampled. They are a pure
+        function of (seed, epoch, texts).
+        """
+        escaped = [escape(text) for text in texts]
         if epoch is None or self.bpe_dropout == 0.0:
             rows: list[list[int]] = self._processor.encode(escaped, add_eos=True)
             return rows
         return self._encode_sampled(escaped, epoch)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of ids; pad, bos, eos and tags are passed over."""
-        return [_unescape(text) for text in self._processor.decode([list(row) for row in rows])]
+        """Return the text of each row of ids; pad, bos, eos and tags have no text."""
+        decoded = self._processor.decode([list(row) for row in rows])
+        return [unescape(text) for text in decoded]
 
     def piece(self, token_id: int) -> str:
-        """How a token is written, for people to read; a space is U+2581."""
+        """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
-    def _encode_sampled(self, texts: Sequence[str], epoch: int) -> list[list[int]]:
-        """Encode word by word, for no piece reaches over a space; a frequent word has NUM_DRAWS samples to pick from.
+    def _ordinary_pieces(self, piece_texts: Sequence[str], control_ids: set[int]) -> Pieces:
+        """Return the pieces that encode text; `piece_texts` holds the text of every id."""
+        ids: dict[str, int] = {}
+        scores: dict[str, float] = {}
+        byte_ids: list[int] = []
+        for token_id, text in enumerate(piece_texts):
+            if self._processor.is_byte(token_id):
+                byte_ids.append(token_id)
+            elif token_id != UNK_ID and token_id not in control_ids:
+                ids[text] = token_id
+                scores[text] = self._processor.get_score(token_id)
+        return Pieces(ids=ids, scores=scores, byte_ids=tuple(byte_ids))
 
-        The texts themselves are in the seed, lest all chunks of a corpus get the same draws.
+    def _encode_sampled(self, texts: Sequence[str], epoch: int) -> list[list[int]]:
+        """Encode escaped texts word by word with BPE-dropout.
+
+        Words can be encoded on their own because no piece contains a space after its start. To
+        sample an encoding is slow, so each word gets at most SAMPLES_PER_WORD samples; further
+        occurrences of the word take one of these at random.
         """
-        draw = random.Random(
-            f"{self.seed} {epoch} {zlib.crc32(chr(10).join(texts).encode())}"
-        ).random
-        samples: dict[str, list[list[int]]] = defaultdict(list)
+        # The texts are part of the seed so that each chunk of a corpus gets other random numbers.
+        checksum = zlib.crc32("\n".join(texts).encode())
+        draw = random.Random(f"{self.seed} {epoch} {checksum}").random
+        samples_by_word: dict[str, list[list[int]]] = defaultdict(list)
         rows = []
         for text in texts:
+            words = text.split(" ") if text else []
             row: list[int] = []
-            for word in text.split(" ") if text else ():
-                drawn = samples[word]
-                if len(drawn) < NUM_DRAWS:
+            for word in words:
+                samples = samples_by_word[word]
+                if len(samples) < SAMPLES_PER_WORD:
                     segments = sample_segments(
-                        SPACE + word, self._pieces, dropout=self.bpe_dropout, draw=draw
+                        SPACE_SYMBOL + word, self._pieces, dropout=self.bpe_dropout, draw=draw
                     )
-                    drawn.append(self._pieces.look_up(segments))
-                    row += drawn[-1]
+                    ids = self._pieces.segment_ids(segments)
+                    samples.append(ids)
                 else:
-                    row += drawn[int(draw() * NUM_DRAWS)]
-            rows.append([*row, EOS_ID])
+                    ids = samples[int(draw() * SAMPLES_PER_WORD)]
+                row.extend(ids)
+            row.append(EOS_ID)
+            rows.append(row)
         return rows
 
-    def _fault(self) -> str | None:
-        """What keeps a model, perhaps not of our making, from serving here."""
+    def _find_incompatibility(self) -> str | None:
+        """Return why mt cannot use this model, which another program may have made, or None."""
         processor = self._processor
-        ids = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
-        if ids != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
-            return f"its ids of pad, unk, bos and eos are {ids}, not {(PAD_ID, UNK_ID, BOS_ID, EOS_ID)}"
-        if len(self._pieces.byte_ids) != 256:
+        special_ids = (
+            processor.pad_id(),
+            processor.unk_id(),
+            processor.bos_id(),
+            processor.eos_id(),
+        )
+        wanted_ids = (PAD_ID, UNK_ID, BOS_ID, EOS_ID)
+        if special_ids != wanted_ids:
+            return f"its ids of pad, unk, bos and eos are {special_ids}, not {wanted_ids}"
+        if len(self._pieces.byte_ids) != NUM_BYTES:
             return "it has no pieces for bytes (byte_fallback), so some characters would be lost"
-        if any(SPACE in piece[1:] for piece in self._pieces.ids):
-            return "some of its pieces reach over a space"
-        if self.bpe_dropout > 0.0 and not self._is_bpe:
-            return "it is a unigram model, and only BPE has a dropout (sampling)"
-        if self.decode(self.encode([PROBE])) != [PROBE]:
+        if any(SPACE_SYMBOL in text[1:] for text in self._pieces.ids):
+            return "some of its pieces contain a space between characters (split_by_whitespace)"
+        if self.bpe_dropout > 0.0 and not self._is_bpe():
+            return "it is a unigram model, and BPE-dropout needs a BPE model"
+        if self.decode(self.encode([ROUND_TRIP_TEXT])) != [ROUND_TRIP_TEXT]:
             return "it changes the text (normalization, or removal of spaces)"
         return None
 
+    def _is_bpe(self) -> bool:
+        """Return whether this is a BPE model, in which a piece's score is its negated merge number.
 
-def train_tokenizer(
-    sentences: Iterable[str],
-    path: Path,
-    *,
-    kind: Kind,
-    vocab_size: int,
-    character_coverage: float = 1.0,
-) -> None:
-    """Train on all the sentences and write the model to `path`, which appears whole or not at all.
+        In a unigram model, the score is a log-probability.
+        """
+        return all(score.is_integer() for score in self._pieces.scores.values())
 
-    The same sentences give the same bytes. TokenizerError when the sentences cannot fill or fit the vocabulary;
-    an error raised by `sentences` itself is passed on.
+
+def escape(text: str) -> str:
+    """Return the text without U+2581, which SentencePiece would take for a space.
+
+    `unescape` gives the text back.
     """
-    if vocab_size > MAX_VOCAB_SIZE:
-        raise TokenizerError(
-            f"{path}: vocab_size {vocab_size} is too large: wanted at most {MAX_VOCAB_SIZE}"
-        )
-    failures: list[BaseException] = []
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_trainable(sentences, failures),
-            model_writer=model,
-            model_type=kind,
-            vocab_size=vocab_size,
-            character_coverage=character_coverage,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            byte_fallback=True,
-            pad_id=PAD_ID,
-            unk_id=UNK_ID,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            control_symbols=[f"<tag_{number}>" for number in range(NUM_TAGS)],
-            max_sentence_length=2
-            ** 30,  # bytes; longer sentences are left out, and the default is 4192
-            num_threads=1,  # the model depends on their number
-            minloglevel=2,
-        )
-    except (RuntimeError, ValueError) as error:
-        if failures:
-            raise failures[0] from None
-        raise TokenizerError(f"{path}: {_explain(str(error), vocab_size)}") from error
-    with atomic_file(path) as file:
-        file.write(model.getvalue())
+    return text.replace(ESCAPE, ESCAPE + "e").replace(SPACE_SYMBOL, ESCAPE + "s")
 
 
-def train_tokenizer_from_files(
-    paths: Iterable[Path], model: Path, *, kind: Kind, vocab_size: int, character_coverage: float
-) -> None:
-    """Train one tokenizer on all lines of all files."""
-    lines = chain.from_iterable(map(read_lines, paths))
-    train_tokenizer(
-        lines, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
-    )
+def unescape(text: str) -> str:
+    """Undo `escape`."""
+    return text.replace(ESCAPE + "s", SPACE_SYMBOL).replace(ESCAPE + "e", ESCAPE)
 
 
-def _trainable(sentences: Iterable[str], failures: list[BaseException]) -> Iterator[str]:
-    """Sentences as SentencePiece takes them; keeps an exception, for on its way through C++ it loses its type."""
-    try:
-        for sentence in sentences:
-            yield _escape(sentence).replace(UNTRAINABLE, " ")
-    except BaseException as error:
-        failures.append(error)
-        raise
-
-
-def _explain(message: str, vocab_size: int) -> str:
-    """Say in our words what SentencePiece's trainer found wrong."""
-    if largest := re.search(r"Vocabulary size too high .*<= (\d+)", message):
-        return f"vocab_size {vocab_size} is more than this text can fill; it can be {largest[1]} at most"
-    if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        num_fixed = 4 + NUM_TAGS + 256
-        parts = f"{num_fixed} fixed pieces and {int(smallest[1]) - num_fixed} different characters"
-        return f"vocab_size {vocab_size} is too small for this text; it must be {smallest[1]} at least: {parts}"
-    if "!sentences_.empty()" in message:
-        return "there is no text to train on"
-    return f"SentencePiece could not train: {' '.join(message.split())}"
-
-
-def _escape(text: str) -> str:
-    """Free the text of U+2581, which means a space to SentencePiece. The inverse of `_unescape`."""
-    return text.replace(ESCAPE, ESCAPE + "e").replace(SPACE, ESCAPE + "s")
-
-
-def _unescape(text: str) -> str:
-    return text.replace(ESCAPE + "s", SPACE).replace(ESCAPE + "e", ESCAPE)
+def _read_model_file(path: Path) -> bytes:
+    """Return the content of a file; raise TokenizerError, without the path, if it is too large."""
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_SIZE + 1)
+    if len(content) > MAX_FILE_SIZE:
+        raise TokenizerError(f"wanted at most {MAX_FILE_SIZE:,} bytes, found more")
+    return content

@@ -1,163 +1,253 @@
-"""How sentences fall into buckets by length, where a translation differs, and which are worth a look."""
+"""Analysis of translated sentences: length buckets, word differences, and examples to look at."""
 
 import difflib
 import math
 import re
 import statistics
 import string
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 from sacrebleu.metrics.chrf import CHRF
 
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without spaces: a word a character
-MARKS = re.escape(string.punctuation + "„“”‚‘’«»‹›–—…¿¡。、，．！？：；「」『』（）·")
-_WORD = re.compile(rf"[{CJK}{MARKS}]|[^\s{CJK}{MARKS}]+")
+# Japanese kana and Chinese characters. Such text has no spaces, so each character is a word.
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+PUNCTUATION = re.escape(string.punctuation + "„“”‚‘’«»‹›–—…¿¡。、，．！？：；「」『』（）·")
+_WORD_OR_PUNCTUATION = re.compile(rf"[{CJK}{PUNCTUATION}]|[^\s{CJK}{PUNCTUATION}]+")
 
-# Upper ends of the buckets of source length, the last one being open.
-LENGTHS = {
+# The largest source length in each bucket. One more bucket holds the sentences that are longer.
+BUCKET_ENDS = {
     "words": (5, 10, 15, 20, 25, 30, 40, 60),
     "characters": (10, 20, 30, 40, 60, 80, 120, 160),
 }
 
-LENGTH_RATIO = 1.5  # between texts, from which it is instructive
+# The length of a translation is unusual if it has more than LENGTH_RATIO times as many words as the
+# reference, or the reference has more than LENGTH_RATIO times as many words as the translation.
+LENGTH_RATIO = 1.5
 
 
 class Bucket(NamedTuple):
-    """Sentences of like length."""
+    """Sentences of similar source length."""
 
     label: str
     indices: list[int]
 
 
 class Span(NamedTuple):
-    """A stretch of a text, and what the other text has in its place; None where both are the same."""
+    """A part of a text, and what the other text has in its place.
+
+    `other` is None where both texts are the same.
+    """
 
     text: str
     other: str | None = None
 
 
 class ScoredSentence(NamedTuple):
-    """One translated sentence: its own chrF, and the geometric mean of its tokens' probabilities by the model."""
+    """A sentence of a translated set, with its own scores."""
 
     src: str
     hyp: str
     ref: str
     chrf: float
-    probability: float
+    probability: float  # geometric mean of the probabilities that the model gave to hyp's tokens
 
 
 class Example(NamedTuple):
-    """A sentence to look at, by its place in the set, and why."""
+    """A sentence to look at."""
 
-    sentence: int
-    reason: str
+    sentence: int  # its index in the set
+    reason: str  # "" for a best or worst sentence
 
 
 def length_buckets(sources: Sequence[str]) -> tuple[str, list[Bucket]]:
-    """What length is counted in ("words", or "characters" of texts without spaces), and the buckets that are filled."""
-    num_spaced = sum(" " in text.strip() for text in sources)
-    unit = "words" if 2 * num_spaced >= len(sources) else "characters"
-    ends = LENGTHS[unit]
-    lengths = [len(text.split()) if unit == "words" else len(text.strip()) for text in sources]
-    labels = [
-        f"up to {ends[0]}",
-        *(f"{low + 1}–{high}" for low, high in pairwise(ends)),
-        f"over {ends[-1]}",
-    ]
-    places = np.searchsorted(ends, lengths)
-    buckets = [
-        Bucket(label, np.flatnonzero(places == place).tolist())
-        for place, label in enumerate(labels)
-    ]
+    """Group sentences by source length; return the unit of length and the buckets.
+
+    The unit is "words" (split at white space), or "characters" if most sources have no space. No
+    bucket is empty.
+    """
+    num_with_spaces = sum(1 for text in sources if " " in text.strip())
+    if 2 * num_with_spaces >= len(sources):
+        unit = "words"
+        lengths = [len(text.split()) for text in sources]
+    else:
+        unit = "characters"
+        lengths = [len(text.strip()) for text in sources]
+
+    ends = BUCKET_ENDS[unit]
+    labels = [f"up to {ends[0]}"]
+    labels += [f"{previous_end + 1}–{end}" for previous_end, end in pairwise(ends)]
+    labels.append(f"over {ends[-1]}")
+    buckets = [Bucket(label, []) for label in labels]
+    for index, length in enumerate(lengths):
+        buckets[bisect_left(ends, length)].indices.append(index)
     return unit, [bucket for bucket in buckets if bucket.indices]
 
 
 def sentence_chrf(hyp: str, references: Sequence[str]) -> float:
-    """chrF of one sentence; of several references, the best counts."""
-    return float(CHRF().sentence_score(hyp.rstrip(), [ref.rstrip() for ref in references]).score)
+    """Return chrF of one sentence; with several references, that of the best."""
+    references = [ref.rstrip() for ref in references]
+    return float(CHRF().sentence_score(hyp.rstrip(), references).score)
 
 
-def words(text: str) -> list[str]:
-    """The text's words, punctuation marks and CJK characters, without the spaces."""
-    return _WORD.findall(text)
+def words_and_punctuation(text: str) -> list[str]:
+    """Split a text into words, single punctuation marks and single CJK characters, without spaces.
+
+    Texts are compared in these units, so that a word with a comma after it is still the same word.
+    """
+    return _WORD_OR_PUNCTUATION.findall(text)
 
 
 def word_diff(hyp: str, ref: str) -> tuple[list[Span], list[Span]]:
-    """Both texts as spans that join to the whole; where words differ, each span knows what the other text has there.
+    """Return both texts as spans, which say where they differ and what the other text has there.
 
-    Where one text has nothing, an empty span marks the place.
+    The texts of the spans join to the whole text. Where only the other text has something, there is
+    a span with an empty text.
     """
-    opcodes = difflib.SequenceMatcher(None, words(hyp), words(ref), autojunk=False).get_opcodes()
-    edits = [
-        (_reach(hyp, hyp_first, hyp_end), _reach(ref, ref_first, ref_end))
-        for tag, hyp_first, hyp_end, ref_first, ref_end in opcodes
-        if tag != "equal"
-    ]
-    return _spans(hyp, ref, edits), _spans(ref, hyp, [edit[::-1] for edit in edits])
-
-
-def _reach(text: str, first: int, end: int) -> slice:
-    """Where words `first` to `end` (exclusive) are in the text; of none, the place after the word before."""
-    ends = [0, *(word.end() for word in _WORD.finditer(text))]
-    return slice(ends[end] - len(text[ends[first] : ends[end]].lstrip()), ends[end])
-
-
-def _spans(text: str, other: str, edits: Sequence[tuple[slice, slice]]) -> list[Span]:
-    """The text in spans; `edits` has where each difference is, here and in the other text."""
-    spans, done = [], 0
-    for here, there in edits:
-        spans += [Span(text[done : here.start]), Span(text[here], other[there])]
-        done = here.stop
-    return [span for span in (*spans, Span(text[done:])) if span.text or span.other]
-
-
-def choose_examples(judged: Sequence[ScoredSentence], *, num_each: int) -> dict[str, list[Example]]:
-    """The best (half as many), the worst and the most instructive sentences, `num_each` at most and none twice."""
-    ranked = sorted(range(len(judged)), key=lambda i: (judged[i].chrf, -len(judged[i].src)))
-    best = sorted(ranked, key=lambda i: (-judged[i].chrf, -len(judged[i].src)))
-    wrong = [i for i in ranked if judged[i].hyp.strip() != judged[i].ref.strip()]
-    wanted: list[tuple[str, list[Example], int]] = [
-        ("best", [Example(i, "") for i in best], -(-num_each // 2)),
-        ("worst", [Example(i, "") for i in wrong], num_each),
-        *(("instructive", found, -(-num_each // 3)) for found in _lessons(judged, wrong)),
-    ]
-    taken = {""}  # sources: a blank line teaches nothing, and none teaches twice
-    chosen: dict[str, list[Example]] = {kind: [] for kind, _, _ in wanted}
-    for kind, candidates, count in wanted:
-        end = min(len(chosen[kind]) + count, num_each)
-        for example in candidates:
-            src = judged[example.sentence].src.strip()
-            if len(chosen[kind]) < end and src not in taken:
-                chosen[kind].append(example)
-                taken.add(src)
-    return chosen
-
-
-def _lessons(judged: Sequence[ScoredSentence], wrong: Sequence[int]) -> Iterator[list[Example]]:
-    """What makes a wrong translation instructive, as reports explain: of each kind, the strongest cases first."""
-    lost = (
-        (i, copied_words(judged[i].src, judged[i].ref) - {*words(judged[i].hyp)}) for i in wrong
+    hyp_edits: list[_Edit] = []
+    ref_edits: list[_Edit] = []
+    matcher = difflib.SequenceMatcher(
+        None, words_and_punctuation(hyp), words_and_punctuation(ref), autojunk=False
     )
-    yield [Example(i, f"lost: {', '.join(sorted(missing))}") for i, missing in lost if missing]
-    ratios = {
-        i: max(1, len(words(judged[i].hyp))) / max(1, len(words(judged[i].ref))) for i in wrong
-    }
-    by_ratio = sorted(wrong, key=lambda i: -abs(math.log(ratios[i])))
-    odd = [i for i in by_ratio if not 1 / LENGTH_RATIO <= ratios[i] <= LENGTH_RATIO]
-    yield [Example(i, f"{ratios[i]:.1f} times the reference's words") for i in odd]
-    median = statistics.median(each.probability for each in judged)
-    yield [Example(i, "sure, yet wrong") for i in wrong if judged[i].probability > median]
+    for tag, hyp_first, hyp_end, ref_first, ref_end in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        hyp_slice = _slice_of_words(hyp, hyp_first, hyp_end)
+        ref_slice = _slice_of_words(ref, ref_first, ref_end)
+        hyp_edits.append(_Edit(hyp_slice, ref[ref_slice]))
+        ref_edits.append(_Edit(ref_slice, hyp[hyp_slice]))
+    return _split_at_edits(hyp, hyp_edits), _split_at_edits(ref, ref_edits)
+
+
+class _Edit(NamedTuple):
+    """A place where a text differs from the other, and the other text there."""
+
+    place: slice
+    other: str
+
+
+def _slice_of_words(text: str, first: int, end: int) -> slice:
+    """Return where words `first` to `end` (exclusive) are in the text.
+
+    If there are no words from `first` to `end`, return the empty slice after the word before.
+    """
+    matches = list(_WORD_OR_PUNCTUATION.finditer(text))
+    if first < end:
+        return slice(matches[first].start(), matches[end - 1].end())
+    position = matches[first - 1].end() if first > 0 else 0
+    return slice(position, position)
+
+
+def _split_at_edits(text: str, edits: Sequence[_Edit]) -> list[Span]:
+    """Return the text in spans: one for each edit, and one for the text between two edits."""
+    spans = []
+    end_of_last_edit = 0
+    for edit in edits:
+        spans.append(Span(text[end_of_last_edit : edit.place.start]))
+        spans.append(Span(text[edit.place], edit.other))
+        end_of_last_edit = edit.place.stop
+    spans.append(Span(text[end_of_last_edit:]))
+    return [span for span in spans if span.text or span.other]
+
+
+def choose_examples(
+    sentences: Sequence[ScoredSentence], *, num_each: int
+) -> dict[str, list[Example]]:
+    """Choose the "best", the "worst" and the most "instructive" sentences.
+
+    There are at most `num_each` of each kind, and half as many of the best. A third of the
+    instructive ones (rounded up) is chosen for each reason: a name or number is missing, the length
+    is unusual, or the model was confident in a wrong translation. A worst or instructive sentence
+    differs from its reference. No source is chosen twice, and no blank source.
+    """
+
+    def chrf_then_longest(index: int) -> tuple[float, int]:
+        return sentences[index].chrf, -len(sentences[index].src)
+
+    def best_chrf_then_longest(index: int) -> tuple[float, int]:
+        return -sentences[index].chrf, -len(sentences[index].src)
+
+    worst_first = sorted(range(len(sentences)), key=chrf_then_longest)
+    best_first = sorted(range(len(sentences)), key=best_chrf_then_longest)
+    wrong = [i for i in worst_first if sentences[i].hyp.strip() != sentences[i].ref.strip()]
+
+    chosen_sources = {""}  # this excludes blank sources
+
+    def choose(candidates: Sequence[Example], count: int) -> list[Example]:
+        chosen: list[Example] = []
+        for example in candidates:
+            src = sentences[example.sentence].src.strip()
+            if len(chosen) < count and src not in chosen_sources:
+                chosen.append(example)
+                chosen_sources.add(src)
+        return chosen
+
+    best = choose([Example(i, "") for i in best_first], math.ceil(num_each / 2))
+    worst = choose([Example(i, "") for i in wrong], num_each)
+    instructive: list[Example] = []
+    for candidates in (
+        _missing_names_and_numbers(sentences, wrong),
+        _unusual_lengths(sentences, wrong),
+        _confident_errors(sentences, wrong),
+    ):
+        count = min(math.ceil(num_each / 3), num_each - len(instructive))
+        instructive += choose(candidates, count)
+    return {"best": best, "worst": worst, "instructive": instructive}
+
+
+def _missing_names_and_numbers(
+    sentences: Sequence[ScoredSentence], wrong: Sequence[int]
+) -> list[Example]:
+    """Return the wrong translations without a name or number of their source and reference."""
+    examples = []
+    for index in wrong:
+        sentence = sentences[index]
+        missing = copied_words(sentence.src, sentence.ref) - {*words_and_punctuation(sentence.hyp)}
+        if missing:
+            examples.append(Example(index, f"missing: {', '.join(sorted(missing))}"))
+    return examples
+
+
+def _unusual_lengths(sentences: Sequence[ScoredSentence], wrong: Sequence[int]) -> list[Example]:
+    """Return the wrong translations with an unusual length, the most unusual first."""
+    ratios = {}
+    for index in wrong:
+        num_hyp_words = max(1, len(words_and_punctuation(sentences[index].hyp)))
+        num_ref_words = max(1, len(words_and_punctuation(sentences[index].ref)))
+        ratios[index] = num_hyp_words / num_ref_words
+    examples = []
+    for index in sorted(wrong, key=lambda index: -abs(math.log(ratios[index]))):
+        if not 1 / LENGTH_RATIO <= ratios[index] <= LENGTH_RATIO:
+            reason = f"{ratios[index]:.1f} times as many words as the reference"
+            examples.append(Example(index, reason))
+    return examples
+
+
+def _confident_errors(sentences: Sequence[ScoredSentence], wrong: Sequence[int]) -> list[Example]:
+    """Return the wrong translations with a probability above the median of the set."""
+    median = statistics.median(sentence.probability for sentence in sentences)
+    return [
+        Example(index, "confident but wrong")
+        for index in wrong
+        if sentences[index].probability > median
+    ]
 
 
 def copied_words(src: str, ref: str) -> set[str]:
-    """Names and numbers: words that both texts have as they stand, with a digit, or capitalised and not the first."""
-    shared = {*words(src)} & {*words(ref)}
-    first = {*words(src)[:1]} | {*words(ref)[:1]}
-    return {
-        w
-        for w in shared
-        if any(map(str.isdigit, w)) or (w[0].isupper() and len(w) > 1 and w not in first)
-    }
+    """Return the words that are likely names or numbers, because source and reference share them.
+
+    A number has a digit. A name has a capital first letter and more letters, and is the first word
+    of neither text, since first words are capitalised anyway.
+    """
+    src_words = words_and_punctuation(src)
+    ref_words = words_and_punctuation(ref)
+    first_words = {*src_words[:1], *ref_words[:1]}
+    copied = set()
+    for word in {*src_words} & {*ref_words}:
+        is_number = any(character.isdigit() for character in word)
+        is_name = word[0].isupper() and len(word) > 1 and word not in first_words
+        if is_number or is_name:
+            copied.add(word)
+    return copied

@@ -228,7 +228,8 @@ def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatM
     short = [
         src
         for src in sources
-        if len(analysis.words(src)) in HEAT_MAP_WORDS and len(translator.split(src)) == 1
+        if len(analysis.words_and_punctuation(src)) in HEAT_MAP_WORDS
+        and len(translator.split(src)) == 1
     ]
     heat_maps = []
     for place in np.linspace(0, len(short) - 1, min(NUM_HEAT_MAPS, len(short))).round().astype(int):

@@ -12,7 +12,7 @@ import torch
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
-from mt.data.tokenizer import train_tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.alignment import align_translations
 from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer

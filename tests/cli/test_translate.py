@@ -16,7 +16,8 @@ import torch
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translation, Translator
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore

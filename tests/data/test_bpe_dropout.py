@@ -1,4 +1,4 @@
-"""Sampled segmentations have the distributions of their paper."""
+"""Tests of the sampling of segmentations by BPE-dropout."""
 
 from __future__ import annotations
 
@@ -6,64 +6,64 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt.data.bpe_dropout import Pieces, sample_segments
 
-MERGES = {"ab": 0.0, "bc": -1.0, "abc": -2.0, "aa": -3.0, "aaaa": -4.0}
-
-
-def make_pieces(scores: dict[str, float]) -> Pieces:
-    return Pieces(
-        ids={piece: 256 + i for i, piece in enumerate(scores)},
-        scores=scores,
-        byte_ids=tuple(range(256)),
-    )
-
-
-@pytest.mark.parametrize("dropout", [0.1, 0.5, 1.0])
-def test_the_segments_of_a_word_are_the_word(dropout: float) -> None:
-    pieces = make_pieces(MERGES)
-
-    @given(st.text("abcxü", min_size=1), st.integers(0))
-    def check(word: str, seed: int) -> None:
-        segments = sample_segments(word, pieces, dropout=dropout, draw=Random(seed).random)
-        assert "".join(segments) == word
-        assert all(segment in pieces.ids or len(segment) == 1 for segment in segments)
-
-    check()
-
-
-@pytest.mark.parametrize(
-    ("dropout", "segments"), [(0.0, ["abc", "aaaa", "c"]), (1.0, list("abcaaaac"))]
+MERGE_SCORES = {"ab": 0.0, "bc": -1.0, "abc": -2.0, "aa": -3.0, "aaaa": -4.0}
+PIECES = Pieces(
+    ids={piece: 256 + number for number, piece in enumerate(MERGE_SCORES)},
+    scores=MERGE_SCORES,
+    byte_ids=tuple(range(256)),
 )
-def test_bpe_dropout_of_none_is_the_plain_encoding_and_of_all_the_characters(
-    dropout: float, segments: list[str]
-) -> None:
-    assert (
-        sample_segments("abcaaaac", make_pieces(MERGES), dropout=dropout, draw=Random(1).random)
-        == segments
-    )
 
 
-def test_bpe_dropout_overlooks_each_merge_with_its_probability() -> None:
-    """Of "abc", first "ab" is merged if seen; else "bc" if seen; else nothing; then "abc" if seen."""
-    draw, dropout, num_draws = Random(1).random, 0.3, 20_000
-    seen = Counter(
-        tuple(sample_segments("abc", make_pieces(MERGES), dropout=dropout, draw=draw))
-        for _ in range(num_draws)
+@settings(max_examples=300)
+@given(
+    dropout=st.sampled_from([0.1, 0.5, 1.0]),
+    word=st.text("abcxü", min_size=1),
+    seed=st.integers(0),
+)
+def test_segments_join_to_the_word(dropout: float, word: str, seed: int) -> None:
+    segments = sample_segments(word, PIECES, dropout=dropout, draw=Random(seed).random)
+    assert "".join(segments) == word
+    assert all(segment in PIECES.ids or len(segment) == 1 for segment in segments)
+
+
+def test_dropout_of_0_gives_the_plain_segmentation() -> None:
+    segments = sample_segments("abcaaaac", PIECES, dropout=0.0, draw=Random(1).random)
+    assert segments == ["abc", "aaaa", "c"]
+
+
+def test_dropout_of_1_gives_characters() -> None:
+    segments = sample_segments("abcaaaac", PIECES, dropout=1.0, draw=Random(1).random)
+    assert segments == list("abcaaaac")
+
+
+def test_each_merge_is_skipped_with_probability_dropout() -> None:
+    """Compare the frequencies of all segmentations of "abc" with their probabilities.
+
+    In the first round, "ab" is merged if it is not skipped, otherwise "bc" if that is not skipped,
+    otherwise nothing. In the second round, "abc" is merged if it is not skipped.
+    """
+    dropout = 0.3
+    num_samples = 20_000
+    draw = Random(1).random
+    counts = Counter(
+        tuple(sample_segments("abc", PIECES, dropout=dropout, draw=draw))
+        for _ in range(num_samples)
     )
-    expected = {
+    probabilities = {
         ("abc",): (1 - dropout**2) * (1 - dropout),
         ("ab", "c"): (1 - dropout) * dropout,
         ("a", "bc"): dropout * (1 - dropout) * dropout,
         ("a", "b", "c"): dropout**2,
     }
-    assert sum(expected.values()) == pytest.approx(1)
-    for segments, probability in expected.items():
-        assert seen[segments] / num_draws == pytest.approx(probability, abs=0.015)
+    assert sum(probabilities.values()) == pytest.approx(1)
+    for segments, probability in probabilities.items():
+        assert counts[segments] / num_samples == pytest.approx(probability, abs=0.015)
 
 
-def test_what_is_no_piece_becomes_its_bytes() -> None:
-    assert make_pieces(MERGES).look_up(["ab", "ü", "aa"]) == [256, *"ü".encode(), 259]
+def test_characters_without_a_piece_become_bytes() -> None:
+    assert PIECES.segment_ids(["ab", "ü", "aa"]) == [256, *"ü".encode(), 259]

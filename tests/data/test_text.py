@@ -1,4 +1,4 @@
-"""Text files are read as they are, or refused with file and line."""
+"""Tests of reading parallel text files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt.data.text import decode_lines, find_pair, read_lines, read_parallel
+from mt.data.text import chunked, decode_lines, find_pair, read_lines, read_parallel
 from mt.errors import DataError
 
-GZIPPED = gzip.compress(
-    b"Hund\nKatze\n" * 1000, mtime=0
-)  # pytest-xdist wants the same names in every process
+# Without a time in the header: pytest-xdist wants the same test ids in all its processes.
+GZIPPED = gzip.compress(b"Hund\nKatze\n" * 1000, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +29,13 @@ GZIPPED = gzip.compress(
     ],
 )
 @pytest.mark.parametrize("name", ["text.de", "text.de.gz"])
-def test_lines_end_at_newlines_alone(
+def test_lines_end_at_newlines_only(
     tmp_path: Path, name: str, content: bytes, lines: list[str]
 ) -> None:
     path = tmp_path / name
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    path.write_bytes(content)
     assert list(read_lines(path)) == lines
 
 
@@ -44,8 +45,9 @@ def test_lines_end_at_newlines_alone(
         min_size=1,
     )
 )
-def test_lines_that_were_written_are_read(lines: list[str]) -> None:
-    assert list(decode_lines((f"{line}\n".encode() for line in lines), name="test")) == lines
+def test_written_lines_are_read_back(lines: list[str]) -> None:
+    encoded = [f"{line}\n".encode() for line in lines]
+    assert list(decode_lines(encoded, name="test")) == lines
 
 
 @pytest.mark.parametrize(
@@ -64,19 +66,20 @@ def test_lines_that_were_written_are_read(lines: list[str]) -> None:
         ("a.de.gz", gzip.compress(b"", mtime=0), "a.de.gz: the file is empty"),
     ],
 )
-def test_a_broken_file_is_refused_with_file_and_line(
+def test_broken_file_is_refused_with_file_and_line(
     tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
+    path = tmp_path / name
     if content is not None:
-        (tmp_path / name).write_bytes(content)
+        path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        list(read_lines(tmp_path / name))
-    assert str(caught.value).startswith(str(tmp_path / name))
+        list(read_lines(path))
+    assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_utf_8_may_be_replaced_and_moves_no_line(tmp_path: Path) -> None:
+def test_invalid_utf8_can_be_replaced_without_moving_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.de"
     path.write_bytes(
         "schön\n".encode("latin-1") + b"\xed\xa0\x80\r\n\xff\n" + "\u2028\n\xff".encode("utf-16-le")
@@ -88,40 +91,55 @@ def test_what_is_not_utf_8_may_be_replaced_and_moves_no_line(tmp_path: Path) -> 
 
 
 @given(st.lists(st.binary().filter(lambda line: b"\n" not in line), min_size=1))
-def test_any_bytes_are_as_many_lines_as_they_have_newlines(lines: list[bytes]) -> None:
+def test_any_bytes_have_as_many_lines_as_newlines(lines: list[bytes]) -> None:
     raw = [line + b"\n" for line in lines]
     assert len(list(decode_lines(raw, name="test", errors="replace"))) == len(lines)
 
 
-def test_a_file_without_a_line_may_be_welcome(tmp_path: Path) -> None:
-    (tmp_path / "a.de").write_bytes(b"")
-    assert list(read_lines(tmp_path / "a.de", may_be_empty=True)) == []
+def test_empty_file_can_be_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "a.de"
+    path.write_bytes(b"")
+    assert list(read_lines(path, may_be_empty=True)) == []
 
 
-def test_a_directory_is_no_text(tmp_path: Path) -> None:
+def test_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read: Is a directory"):
         list(read_lines(tmp_path))
 
 
 @pytest.mark.parametrize(("num_src", "num_tgt"), [(1200, 3), (3, 1200), (1, 2)])
-def test_files_of_different_length_are_no_pair(tmp_path: Path, num_src: int, num_tgt: int) -> None:
-    src, tgt = tmp_path / "a.en", tmp_path / "a.de"
+def test_parallel_files_must_have_equal_lengths(tmp_path: Path, num_src: int, num_tgt: int) -> None:
+    src = tmp_path / "a.en"
+    tgt = tmp_path / "a.de"
     src.write_text("x\n" * num_src)
     tgt.write_text("y\n" * num_tgt)
+    num_pairs = min(num_src, num_tgt)
     pairs = read_parallel(src, tgt)
-    assert [next(pairs) for _ in range(min(num_src, num_tgt))] == [("x", "y")] * min(
-        num_src, num_tgt
-    )
+    assert [next(pairs) for _ in range(num_pairs)] == [("x", "y")] * num_pairs
     with pytest.raises(DataError) as caught:
         next(pairs)
     assert str(caught.value).startswith(f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}")
 
 
-def test_a_prefix_names_two_files_either_of_which_may_be_compressed(tmp_path: Path) -> None:
-    (tmp_path / "train.en").write_text("dog\n")
+def test_prefix_finds_plain_and_gzipped_files(tmp_path: Path) -> None:
     prefix = str(tmp_path / "train")
+    (tmp_path / "train.en").write_text("dog\n")
     with pytest.raises(DataError, match=r"train\.de: no such file \(nor .*train\.de\.gz\)$"):
         find_pair(prefix, src_lang="en", tgt_lang="de")
     (tmp_path / "train.de.gz").write_bytes(gzip.compress(b"Hund\n"))
     src, tgt = find_pair(prefix, src_lang="en", tgt_lang="de")
     assert list(read_parallel(src, tgt)) == [("dog", "Hund")]
+
+
+@given(st.lists(st.text(max_size=20)), st.integers(1, 5), st.integers(1, 30))
+def test_chunks_are_bounded_in_items_and_characters(
+    lines: list[str], size: int, num_chars: int
+) -> None:
+    chunks = list(chunked(lines, size=size, num_chars=num_chars))
+    assert [line for chunk in chunks for line in chunk] == lines
+    for chunk in chunks:
+        assert 1 <= len(chunk) <= size
+        # Only the last item of a chunk may reach the limit.
+        assert sum(len(line) for line in chunk[:-1]) < num_chars
+    for chunk in chunks[:-1]:
+        assert len(chunk) == size or sum(len(line) for line in chunk) >= num_chars

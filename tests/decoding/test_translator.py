@@ -21,7 +21,8 @@ import mt
 import mt.decoding.translator as translator_module
 from mt.config.load import dump_config
 from mt.config.schema import ModelConfig, SearchConfig
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import CheckpointError, DeviceError, RunDirError
 from mt.model.transformer import Transformer

@@ -14,7 +14,8 @@ import torch
 from shell import mt
 
 from mt.config.load import load_config
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
 from mt.export.ctranslate2 import MARK, MIN_POSITIONS, export

@@ -14,7 +14,8 @@ from browser import Browser, Page, open_browser
 from shell import mt
 
 from mt.config.schema import ModelConfig, SearchConfig
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
 from mt.report.attention_maps import attention_maps, describe

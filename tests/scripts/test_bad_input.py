@@ -22,7 +22,8 @@ from mt.config.schema import Config
 from mt.config.yaml_file import read_config_file
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus
 from mt.data.text import MAX_LINE_SIZE, read_lines, read_parallel
-from mt.data.tokenizer import MAX_FILE_SIZE, Tokenizer, train_tokenizer
+from mt.data.tokenizer import MAX_FILE_SIZE, Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import ConfigError, DataError, MtError, TokenizerError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -356,6 +357,7 @@ def test_a_tokenizer_of_too_many_pieces_is_refused(
     tmp_path: Path, good: Good, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mt.data.tokenizer.MAX_VOCAB_SIZE", 339)  # it has one more
+    monkeypatch.setattr("mt.data.tokenizer_training.MAX_VOCAB_SIZE", 339)
     (tmp_path / "big.model").write_bytes(good.tokenizer)
     with pytest.raises(TokenizerError, match="wanted at most 339 pieces, found 340"):
         Tokenizer.load(tmp_path / "big.model")

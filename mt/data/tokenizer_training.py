@@ -1,0 +1,136 @@
+"""Training of a tokenizer by SentencePiece, with the settings that make the tokenizer lossless."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import sentencepiece
+
+from mt.data.text import read_lines
+from mt.data.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    MAX_VOCAB_SIZE,
+    NUM_BYTES,
+    NUM_TAGS,
+    PAD_ID,
+    UNK_ID,
+    escape,
+)
+from mt.errors import TokenizerError
+from mt.storage.atomic import atomic_file
+
+TokenizerKind = Literal["bpe", "unigram"]
+
+# Pieces that are in every tokenizer: pad, unk, bos and eos, the tags, and the bytes.
+NUM_FIXED_PIECES = 4 + NUM_TAGS + NUM_BYTES
+
+# SentencePiece uses this character itself and skips every training sentence that contains it.
+RESERVED_CHARACTER = "\u2585"
+
+# Bytes. SentencePiece skips longer sentences; its default is 4192.
+MAX_SENTENCE_LENGTH = 2**30
+
+
+def train_tokenizer_from_files(
+    paths: Iterable[Path],
+    model: Path,
+    *,
+    kind: TokenizerKind,
+    vocab_size: int,
+    character_coverage: float,
+) -> None:
+    """Train one tokenizer on all lines of all files. See `train_tokenizer`."""
+    lines = chain.from_iterable(read_lines(path) for path in paths)
+    train_tokenizer(
+        lines, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
+    )
+
+
+def train_tokenizer(
+    sentences: Iterable[str],
+    path: Path,
+    *,
+    kind: TokenizerKind,
+    vocab_size: int,
+    character_coverage: float = 1.0,
+) -> None:
+    """Train a tokenizer on all the sentences, and write its model to `path` atomically.
+
+    The same sentences give the same bytes. Raises TokenizerError when the vocabulary is too large
+    or too small for the sentences. An exception that `sentences` raises is passed on unchanged.
+    """
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise TokenizerError(
+            f"{path}: vocab_size {vocab_size} is too large: wanted at most {MAX_VOCAB_SIZE}"
+        )
+    # An exception of `sentences` passes through SentencePiece's C++ code and comes out as a
+    # RuntimeError, so the original is kept here.
+    sentence_errors: list[BaseException] = []
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_prepare_sentences(sentences, sentence_errors),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            byte_fallback=True,
+            pad_id=PAD_ID,
+            unk_id=UNK_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            control_symbols=[f"<tag_{number}>" for number in range(NUM_TAGS)],
+            max_sentence_length=MAX_SENTENCE_LENGTH,
+            num_threads=1,  # the model depends on the number of threads
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        if sentence_errors:
+            raise sentence_errors[0] from None
+        message = _explain_training_error(str(error), vocab_size)
+        raise TokenizerError(f"{path}: {message}") from error
+    with atomic_file(path) as file:
+        file.write(model.getvalue())
+
+
+def _prepare_sentences(
+    sentences: Iterable[str], sentence_errors: list[BaseException]
+) -> Iterator[str]:
+    """Yield the sentences as SentencePiece can train on them.
+
+    An exception that `sentences` raises is appended to `sentence_errors` and raised again.
+    """
+    try:
+        for sentence in sentences:
+            yield escape(sentence).replace(RESERVED_CHARACTER, " ")
+    except BaseException as error:
+        sentence_errors.append(error)
+        raise
+
+
+def _explain_training_error(message: str, vocab_size: int) -> str:
+    """Return a message for the user in place of one of SentencePiece's trainer."""
+    too_large = re.search(r"Vocabulary size too high .*<= (\d+)", message)
+    if too_large:
+        return (
+            f"vocab_size {vocab_size} is more than this text can fill; "
+            f"it can be {too_large[1]} at most"
+        )
+    too_small = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if too_small:
+        smallest_size = int(too_small[1])
+        num_characters = smallest_size - NUM_FIXED_PIECES
+        return (
+            f"vocab_size {vocab_size} is too small for this text; "
+            f"it must be {smallest_size} at least: "
+            f"{NUM_FIXED_PIECES} fixed pieces and {num_characters} different characters"
+        )
+    if "!sentences_.empty()" in message:
+        return "there is no text to train on"
+    return f"SentencePiece could not train: {' '.join(message.split())}"

@@ -1,0 +1,115 @@
+"""Tests of the training of a tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import (
+    TokenizerKind,
+    train_tokenizer,
+    train_tokenizer_from_files,
+)
+from mt.errors import DataError, TokenizerError
+
+VOCAB_SIZE = 310
+SENTENCES = [
+    f"{article} {adjective} {noun} {verb}."
+    for article in ("The", "A", "Ein")
+    for adjective in ("old", "small", "kleiner", "übergroße")
+    for noun in ("woman", "dog", "Hund", "Straßenbahn")
+    for verb in ("sees", "schläft", "is running")
+]
+
+both_kinds = pytest.mark.parametrize("kind", ["bpe", "unigram"])
+
+
+@both_kinds
+def test_same_sentences_give_the_same_model(tmp_path: Path, kind: TokenizerKind) -> None:
+    first = tmp_path / "first.model"
+    second = tmp_path / "second.model"
+    train_tokenizer(SENTENCES, first, kind=kind, vocab_size=VOCAB_SIZE)
+    train_tokenizer(SENTENCES, second, kind=kind, vocab_size=VOCAB_SIZE)
+    assert first.read_bytes() == second.read_bytes()
+    assert Tokenizer.load(first).digest == hashlib.sha256(first.read_bytes()).hexdigest()
+
+
+def test_model_from_files_equals_model_from_sentences(tmp_path: Path) -> None:
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    files[0].write_text("".join(f"{line}\n" for line in SENTENCES[:50]), encoding="utf-8")
+    files[1].write_text("".join(f"{line}\n" for line in SENTENCES[50:]), encoding="utf-8")
+    from_files = tmp_path / "files.model"
+    from_sentences = tmp_path / "sentences.model"
+    train_tokenizer_from_files(
+        files, from_files, kind="bpe", vocab_size=VOCAB_SIZE, character_coverage=1.0
+    )
+    train_tokenizer(SENTENCES, from_sentences, kind="bpe", vocab_size=VOCAB_SIZE)
+    assert from_files.read_bytes() == from_sentences.read_bytes()
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("wrong_size", "advice"),
+    [(20_000, r"more than .* (\d+) at most"), (100, r"small .* (\d+) at least")],
+)
+def test_impossible_vocab_size_is_refused_with_one_that_works(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    kind: TokenizerKind,
+    wrong_size: int,
+    advice: str,
+) -> None:
+    path = tmp_path / "tokenizer.model"
+    with pytest.raises(TokenizerError) as caught:
+        train_tokenizer(SENTENCES, path, kind=kind, vocab_size=wrong_size)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: vocab_size {wrong_size} is ")
+    assert list(tmp_path.iterdir()) == []
+
+    match = re.search(advice, message)
+    assert match, message
+    possible_size = int(match[1])
+    train_tokenizer(SENTENCES, path, kind=kind, vocab_size=possible_size)
+    assert Tokenizer.load(path).vocab_size == possible_size
+    assert capfd.readouterr() == ("", "")
+
+
+@both_kinds
+@pytest.mark.parametrize("sentences", [[], ["", "  "]])
+def test_training_without_text_is_refused(
+    tmp_path: Path, kind: TokenizerKind, sentences: list[str]
+) -> None:
+    with pytest.raises(TokenizerError):
+        train_tokenizer(sentences, tmp_path / "tokenizer.model", kind=kind, vocab_size=300)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("vocab_size", [500_001, 2**31, 10**12])
+def test_vocab_size_has_a_maximum(tmp_path: Path, vocab_size: int) -> None:
+    path = tmp_path / "tokenizer.model"
+    message = f"^{path}: vocab_size {vocab_size} is too large: wanted at most 500000$"
+    with pytest.raises(TokenizerError, match=message):
+        train_tokenizer(SENTENCES, path, kind="bpe", vocab_size=vocab_size)
+
+
+def test_exception_of_the_sentences_is_passed_on(tmp_path: Path) -> None:
+    def sentences() -> Iterator[str]:
+        yield "The old dog"
+        raise DataError("train.de:2: not UTF-8")
+
+    with pytest.raises(DataError, match=r"^train\.de:2: not UTF-8$"):
+        train_tokenizer(sentences(), tmp_path / "tokenizer.model", kind="bpe", vocab_size=300)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_sentences_and_reserved_characters_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    sentences = [*SENTENCES, "Dampfschiff " * 1000, "Boxkämpfer \u2585 " * 1000]
+    train_tokenizer(sentences, path, kind="bpe", vocab_size=360)
+    encoded = Tokenizer.load(path).encode(["Dampfschiff", "Boxkämpfer"])
+    assert [len(ids) for ids in encoded] == [2, 2]  # one piece for the word, and eos
