@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mt.decoding.search import Hypothesis, SearchOptions, _best_indices, _close_gaps, beam_search
+from mt.decoding.search import Hypothesis, SearchOptions, _best_indices, _rows_to_keep, beam_search
 
 PAD, EOS, BOS = 0, 1, 2  # ordinary members of a table's vocabulary, unless a test forbids them
 Ids = tuple[int, ...]
@@ -330,7 +330,7 @@ def test_sentences_leave_the_state_before_its_beams_are_reordered() -> None:
     "done", [done for length in range(1, 7) for done in product([False, True], repeat=length)]
 )
 def test_the_last_sentences_move_into_the_gaps_and_the_others_stay(done: tuple[bool, ...]) -> None:
-    rows = _close_gaps(done)
+    rows = _rows_to_keep(done)
     assert sorted(rows) == [row for row, is_done in enumerate(done) if not is_done]
     assert all(rows[row] == row for row in range(len(rows)) if not done[row])
 
