@@ -244,6 +244,7 @@ def evaluate(
         raise typer.BadParameter(
             "--ref goes with --src or --hyp, and they with it", param_hint="--ref"
         )
+    from mt.cli.evaluate import as_json, as_text
     from mt.cli.streams import write_lines
     from mt.evaluation import evaluate as command
 
@@ -252,7 +253,7 @@ def evaluate(
     else:
         options = {"checkpoint": checkpoint, "device": device}
         found = command.evaluate(run_dir, src=src, refs=ref or [], beam_size=beam_size, **options)
-    write_lines([command.as_json(found) if json else command.as_text(found)])
+    write_lines([as_json(found) if json else as_text(found)])
 
 
 @app.command()

@@ -1,63 +1,19 @@
-"""mt translate: lines in, as many lines out, in the same order.
-
-Memory holds the model, one batch of its search and one chunk of lines: CHUNK_SIZE of them, or fewer once they have
-CHUNK_CHARS characters. A line has at most text.py's MAX_LINE_SIZE bytes, and takes about 70 for each of them while it
-is translated; so memory is bounded whatever comes.
-"""
+"""The command `mt translate`: translate lines of a file or of stdin, and print them in a format."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
-
-from mt.cli.streams import read_input, write_lines
-from mt.data.text import Errors, chunked
+from mt.cli.streams import read_input, refuse_overwriting_input, write_lines
+from mt.data.text import Errors
 from mt.decoding.alignment import align_translations, format_alignment
-from mt.decoding.translator import Translation, Translator
-from mt.errors import DiskError
+from mt.decoding.translator import CHUNK_SIZE, Translation, Translator
 
-CHUNK_SIZE = 512  # lines sorted by length together
-CHUNK_CHARS = 2**18
-JSON_KEYS = (
-    "text",
-    "score",
-    "log_prob",
-    "num_parts",
-    "alignment",
-)  # of a translation; the last one if asked for
-
-# (line number from 1, source, its translations) -> text to print
+# Returns what to print for a line: (line number from 1, source, its translations) -> text
 Format = Callable[[int, str, list[Translation]], str]
-
-
-def best_line(number: int, src: str, translations: list[Translation]) -> str:
-    """The best translation alone, or `text ||| alignment`."""
-    return translations[0].text + _last_field(translations[0])
-
-
-def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
-    """`line ||| text ||| log_prob ||| score`, a line for each translation, counting lines from 0 as Moses does.
-
-    An alignment follows as the last field, as it does there.
-    """
-    return "\n".join(
-        f"{number - 1} ||| {found.text} ||| log_prob={found.log_prob:.6f} ||| {found.score:.6f}{_last_field(found)}"
-        for found in translations
-    )
-
-
-def json_line(number: int, src: str, translations: list[Translation]) -> str:
-    """One JSON object: the source and its translations with scores."""
-    found = [
-        {key: value for key in JSON_KEYS if (value := getattr(each, key)) is not None}
-        for each in translations
-    ]
-    return json.dumps({"line": number, "src": src, "translations": found}, ensure_ascii=False)
 
 
 def translate(
@@ -75,11 +31,12 @@ def translate(
     length_penalty: float | None,
     exact: bool,
 ) -> None:
-    """Translate a file or stdin to a file or stdout; typed lines are answered one by one.
+    """Translate a file, or stdin if `source` is None, to a file, or stdout if `output` is None.
 
-    An output file appears, or takes an old one's place, when the last line is translated.
+    An output file appears, or replaces an older one, when the last line is translated. Lines that
+    are typed at a terminal are translated one by one. Raises MtError.
     """
-    refuse_overwriting_input(source, output)
+    refuse_overwriting_input(source, output, written="its translation")
     translator = Translator.load(
         run_dir,
         checkpoint=checkpoint,
@@ -89,21 +46,22 @@ def translate(
         exact=exact,
     )
     if n_best > translator.search.beam_size:
-        translator = replace(
-            translator, search=translator.search.model_copy(update={"beam_size": n_best})
-        )
-    typed = source is None and sys.stdin is not None and sys.stdin.isatty()
-    lines = read_input(source, errors=errors)
-    size = 1 if typed else CHUNK_SIZE
-    answers = translate_lines(
-        translator, lines, form=form, n_best=n_best, alignments=alignments, chunk_size=size
+        search = translator.search.model_copy(update={"beam_size": n_best})
+        translator = replace(translator, search=search)
+
+    input_is_terminal = source is None and sys.stdin is not None and sys.stdin.isatty()
+    output_is_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
+    # On a terminal, a progress bar would get between the lines.
+    with_bar = sys.stderr.isatty() and not input_is_terminal and not output_is_terminal
+    formatted = translate_lines(
+        translator,
+        read_input(source, errors=errors),
+        form=form,
+        n_best=n_best,
+        alignments=alignments,
+        chunk_size=1 if input_is_terminal else CHUNK_SIZE,
     )
-    is_shown = (
-        output is None and sys.stdout is not None and sys.stdout.isatty()
-    )  # a bar would stand between the lines
-    write_lines(
-        answers, output, with_bar=sys.stderr.isatty() and not typed and not is_shown, at_once=typed
-    )
+    write_lines(formatted, output, with_bar=with_bar, at_once=input_is_terminal)
 
 
 def translate_lines(
@@ -115,29 +73,66 @@ def translate_lines(
     alignments: bool,
     chunk_size: int,
 ) -> Iterator[str]:
-    """What to print for each line, in order. A chunk size of 1 answers each line before the next is read."""
-    numbers = count(1)
-    for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
-        answers = [translations[:n_best] for translations in translator.n_best(chunk)]
+    """Yield what to print for each line, in order.
+
+    With a chunk size of 1, each line is translated before the next one is read.
+    """
+    number = 0
+    for chunk in translator.translate_chunks(lines, n_best=n_best, chunk_size=chunk_size):
+        n_best_lists = chunk.translations
         if alignments:
-            answers = align_translations(translator, chunk, answers)
-        for line, translations in zip(chunk, answers, strict=True):
-            number, num_parts = next(numbers), translations[0].num_parts
-            if num_parts > 1:
-                said = f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts"
-                tqdm.write(said, file=sys.stderr)
+            n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
+        for line, translations in zip(chunk.lines, n_best_lists, strict=True):
+            number += 1
             yield form(number, line, translations)
 
 
-def _last_field(found: Translation) -> str:
-    return "" if found.alignment is None else f" ||| {format_alignment(found.alignment)}"
+def best_line(number: int, src: str, translations: list[Translation]) -> str:
+    """Return the best translation alone, as `text` or `text ||| alignment`."""
+    best = translations[0]
+    return " ||| ".join([best.text, *_alignment_field(best)])
 
 
-def refuse_overwriting_input(
-    source: Path | None, output: Path | None, *, by: str = "its translation"
-) -> None:
-    """Raise DiskError when the output, if it is a file, would take the input's place."""
-    if output is None or not output.is_file() or (source is not None and not source.exists()):
-        return
-    if os.path.samestat(os.stat(source or 0), output.stat()):
-        raise DiskError(f"{output}: is the input too, and would be replaced by {by}")
+def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
+    """Return an n-best list in the format of Moses, with a line for each translation.
+
+    A line is `number ||| text ||| log_prob=... ||| score` with the line number counted from 0. An
+    alignment is one more field at the end.
+    """
+    lines = []
+    for translation in translations:
+        fields = [
+            str(number - 1),
+            translation.text,
+            f"log_prob={translation.log_prob:.6f}",
+            f"{translation.score:.6f}",
+            *_alignment_field(translation),
+        ]
+        lines.append(" ||| ".join(fields))
+    return "\n".join(lines)
+
+
+def json_line(number: int, src: str, translations: list[Translation]) -> str:
+    """Return one JSON object with the line number from 1, the source, and its translations."""
+    objects = [_json_object(translation) for translation in translations]
+    return json.dumps({"line": number, "src": src, "translations": objects}, ensure_ascii=False)
+
+
+def _json_object(translation: Translation) -> dict[str, Any]:
+    """Return a translation as JSON writes it; `alignment` is there only if it was computed."""
+    fields: dict[str, Any] = {
+        "text": translation.text,
+        "score": translation.score,
+        "log_prob": translation.log_prob,
+        "num_parts": len(translation.segments),
+    }
+    if translation.alignment is not None:
+        fields["alignment"] = translation.alignment
+    return fields
+
+
+def _alignment_field(translation: Translation) -> list[str]:
+    """Return the alignment as a list of one field, or no field if it was not computed."""
+    if translation.alignment is None:
+        return []
+    return [format_alignment(translation.alignment)]
