@@ -116,9 +116,13 @@ class Experiment:
             model.compile(dynamic=True)
         return model
 
-    def translator(self, checkpoint: str = "best", *, device: str = "auto") -> Translator:
+    def translator(
+        self, checkpoint: str = "best", *, device: str = "auto", beam_size: int | None = None
+    ) -> Translator:
         """Return the translator of a checkpoint of this run (see `Translator.load`)."""
-        return Translator.load(self.run_dir.path, checkpoint=checkpoint, device=device)
+        return Translator.load(
+            self.run_dir.path, checkpoint=checkpoint, device=device, beam_size=beam_size
+        )
 
     def _make_tokenizer(self, path: Path, existing: str | None, texts: list[Path]) -> None:
         """Copy an existing tokenizer model to `path`, or train one on the given text files."""

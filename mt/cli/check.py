@@ -1,108 +1,41 @@
-"""mt check: prints the findings about a config as text or as JSON."""
+"""The command `mt check`."""
 
-import json
-import os
-import textwrap
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated
 
-from mt.cli.streams import standard_output
-from mt.preflight.check import check as run_checks
-from mt.preflight.checks import Finding
+import typer
 
-# The text report, in columns: topic, level, text.
-TOPIC_WIDTH = 12
-LEVEL_WIDTH = 8
-INDENT = TOPIC_WIDTH + 1 + LEVEL_WIDTH + 1
-REPORT_WIDTH = 118
+from mt.cli.options import (
+    ConfigDeviceOption,
+    JsonOption,
+    QuietOption,
+    SetOption,
+    VerboseOption,
+)
+from mt.cli.signals import exit_on_sigterm
 
 
 def check(
-    config: Path, overrides: Sequence[str], *, device: str | None, resume: bool, as_json: bool
-) -> int:
-    """Check a config and its files, print the findings and return the exit code."""
-    findings = run_checks(config, overrides, device=device, resume=resume)
-    return print_findings(findings, as_json=as_json)
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file that says what to train")
+    ],
+    overrides: SetOption = None,
+    device: ConfigDeviceOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="also kill a short training, and compare what it resumes to"),
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check a config and its files before training: faults, sizes, speed, time. Changes nothing.
 
-
-def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print each finding as it comes and then a summary, or one JSON object in the end.
-
-    Return the exit code: 1 if there is an error, else 0.
+    The exit code is 1 when there are errors, 0 when there are none or only warnings.
     """
-    with standard_output() as file:
-        if as_json:
-            printed = list(findings)
-            text = json.dumps(as_json_object(printed), ensure_ascii=False, indent=2)
-        else:
-            printed = _print_as_text(findings, file)
-            text = f"\n{summary_line(printed)}"
-        file.write(f"{text}\n".encode())
-    return exit_code(printed)
+    exit_on_sigterm()
+    from mt.cli.check_output import print_findings
+    from mt.preflight.check import check as run_checks
 
-
-def _print_as_text(findings: Iterable[Finding], file: BinaryIO) -> list[Finding]:
-    """Print each finding as it comes, and return all of them."""
-    printed: list[Finding] = []
-    for finding in findings:
-        repeats_topic = bool(printed) and printed[-1].topic == finding.topic
-        file.write(f"{as_text(finding, with_topic=not repeats_topic)}\n".encode())
-        file.flush()
-        printed.append(finding)
-    return printed
-
-
-def as_text(finding: Finding, *, with_topic: bool) -> str:
-    """Format a finding as topic, level and text in columns, and its place on a line below.
-
-    The place is relative to the current directory if that is shorter.
-    """
-    topic = finding.topic if with_topic else ""
-    level = "ERROR" if finding.level == "error" else finding.level
-    lines = textwrap.wrap(
-        finding.text, REPORT_WIDTH - INDENT, break_long_words=False, break_on_hyphens=False
-    )
-    if finding.place:
-        lines.append(min(finding.place, os.path.relpath(finding.place), key=len))
-    head = f"{topic:<{TOPIC_WIDTH}} {level:<{LEVEL_WIDTH}} "
-    return head + f"\n{' ' * INDENT}".join(lines)
-
-
-def as_json_object(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return the object that `--json` prints. Programs read it: its keys never change."""
-    return {
-        "verdict": summary_line(findings),
-        "exit_code": exit_code(findings),
-        "findings": [
-            {
-                "level": finding.level,
-                "what": finding.topic,
-                "where": finding.place,
-                "text": finding.text,
-                "numbers": finding.numbers,
-            }
-            for finding in findings
-        ],
-    }
-
-
-def summary_line(findings: Sequence[Finding]) -> str:
-    """Return the result of all checks in one line."""
-    errors = [finding for finding in findings if finding.level == "error"]
-    warnings = [finding for finding in findings if finding.level == "warning"]
-    if errors:
-        line = f"not ready: {errors[0].topic}: {errors[0].text}"
-        if len(errors) > 1:
-            line += f" (and {len(errors) - 1:,} more)"
-        return line
-    if len(warnings) == 1:
-        return "ready with 1 warning"
-    if warnings:
-        return f"ready with {len(warnings):,} warnings"
-    return "ready"
-
-
-def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 1 if there is an error among the findings, else 0."""
-    return int(any(finding.level == "error" for finding in findings))
+    findings = run_checks(config, overrides or [], device=device, resume=resume)
+    raise typer.Exit(print_findings(findings, as_json=json))

@@ -1,4 +1,4 @@
-"""What a command reads, where its results go, and how it speaks while it works."""
+"""Input and output of the commands: files, stdin and stdout."""
 
 import os
 import signal
@@ -16,23 +16,27 @@ from mt.storage.atomic import atomic_file
 
 
 def read_input(path: Path | None, *, errors: Errors = "strict") -> Iterator[str]:
-    """The lines of a file, which may have none, or of stdin as they come. Raises DataError."""
+    """Yield the lines of a file, which may be empty, or of stdin as they arrive.
+
+    Raises DataError.
+    """
     if path is not None:
         yield from read_lines(path, errors=errors, may_be_empty=True)
-    elif sys.stdin is None:
+        return
+    if sys.stdin is None:
         raise DataError("stdin: it is closed (--input names a file to read)")
-    else:
-        try:
-            yield from decode_lines(raw_lines(sys.stdin.buffer), name="stdin", errors=errors)
-        except OSError as error:
-            raise DataError(f"stdin: cannot read: {error.strerror}") from error
+    try:
+        yield from decode_lines(raw_lines(sys.stdin.buffer), name="stdin", errors=errors)
+    except OSError as error:
+        raise DataError(f"stdin: cannot read: {error.strerror}") from error
 
 
 @contextmanager
 def standard_output() -> Iterator[BinaryIO]:
-    """Stdout, all of it written in the end; DiskError when that is closed or full.
+    """Provide stdout as a binary file, and flush it at the end.
 
-    When the reader has left, as `head` does, the command ends quietly with the exit code of any filter.
+    Raises DiskError when stdout is closed or full. When its reader has gone, as with `| head`, the
+    command ends without a message, and with the exit code that the shell reports for SIGPIPE.
     """
     if sys.stdout is None:
         raise DiskError("stdout: cannot write: it is closed")
@@ -40,9 +44,8 @@ def standard_output() -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # lest Python try again when it leaves
+        # Python flushes stdout again when it exits. This must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(128 + signal.SIGPIPE)
         raise DiskError(f"stdout: cannot write: {error.strerror}") from error
@@ -55,17 +58,30 @@ def write_lines(
     with_bar: bool = False,
     at_once: bool = False,
 ) -> None:
-    """Results, in UTF-8 whatever the terminal's habits, to stdout or to a file that appears when the last is there.
+    """Write lines to a file, which appears when the last line is written, or to stdout.
 
-    `at_once` keeps none back until there are more.
+    The encoding is UTF-8, whatever the locale is. `with_bar` shows a progress bar. `at_once`
+    flushes after each line.
     """
-    with standard_output() if output is None else atomic_file(output) as file:
+    destination = standard_output() if output is None else atomic_file(output)
+    with destination as file:
         for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
             file.write(f"{line}\n".encode())
             if at_once:
                 file.flush()
 
 
-def say(line: str) -> None:
-    """Speak to the user, on stderr: stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
+def refuse_overwriting_input(source: Path | None, output: Path | None, *, written: str) -> None:
+    """Raise DiskError when the output is the same file as the input.
+
+    `source` is None for stdin, which may be redirected from a file. `written` names what would
+    replace the input, for the message.
+    """
+    if output is None or not output.is_file():
+        return
+    if source is not None and not source.exists():
+        return
+    stdin_descriptor = 0
+    input_stat = os.stat(stdin_descriptor) if source is None else source.stat()
+    if os.path.samestat(input_stat, output.stat()):
+        raise DiskError(f"{output}: is the input too, and would be replaced by {written}")

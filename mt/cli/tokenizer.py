@@ -1,34 +1,96 @@
-"""mt tokenizer: the tokenizer that training uses, driven from the shell."""
+"""The commands `mt tokenizer train`, `encode` and `decode`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
-from mt.cli.streams import read_input
+import typer
+
+from mt.cli.options import InputOption
+from mt.cli.streams import read_input, write_lines
 from mt.data.text import chunked
-from mt.data.tokenizer import Tokenizer
 from mt.errors import TokenizerError
 
-CHUNK_SIZE, CHUNK_CHARS = 4096, 2**20  # lines at a time, and their characters
+CHUNK_SIZE = 4096  # lines that are encoded together
+CHUNK_CHARS = 2**20  # a chunk ends early when its lines have this many characters
+
+ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .model file")]
+
+tokenizer_app = typer.Typer(
+    help="Train and try a tokenizer, as training does it.", no_args_is_help=True
+)
+
+
+@tokenizer_app.command()
+def train(
+    texts: Annotated[list[Path], typer.Argument(help="files of text, plain or .gz")],
+    model: ModelOption,
+    vocab_size: Annotated[int, typer.Option(min=1, help="number of tokens")] = 8000,
+    kind: Annotated[Literal["bpe", "unigram"], typer.Option(help="algorithm")] = "bpe",
+    character_coverage: Annotated[
+        float, typer.Option(min=0.98, max=1.0, help="share of characters with a token")
+    ] = 1.0,
+) -> None:
+    """Train a tokenizer on text."""
+    from mt.data.tokenizer_training import train_tokenizer_from_files
+
+    train_tokenizer_from_files(
+        texts, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
+    )
+
+
+@tokenizer_app.command()
+def encode(
+    model: ModelOption,
+    source: InputOption = None,
+    pieces: Annotated[
+        bool, typer.Option("--pieces", help="print subwords instead of their ids")
+    ] = False,
+) -> None:
+    """Convert text to token ids, line by line."""
+    write_lines(encode_lines(model, source, as_pieces=pieces))
+
+
+@tokenizer_app.command()
+def decode(model: ModelOption, source: InputOption = None) -> None:
+    """Convert token ids to text, line by line."""
+    write_lines(decode_lines(model, source))
 
 
 def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -> Iterator[str]:
-    """Each line of a file or of stdin as ids, or as the pieces that they stand for, with spaces between and no eos."""
+    """Yield the ids of each line of a file, or of stdin if `source` is None.
+
+    The ids, or their pieces if `as_pieces`, are separated by spaces and do not include eos.
+    """
+    from mt.data.tokenizer import Tokenizer
+
     tokenizer = Tokenizer.load(model)
-    show: Callable[[int], str] = tokenizer.piece if as_pieces else str
     for chunk in chunked(read_input(source), size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
-        for ids in tokenizer.encode(chunk):
-            yield " ".join(map(show, ids[:-1]))
+        for ids_with_eos in tokenizer.encode(chunk):
+            ids = ids_with_eos[:-1]
+            if as_pieces:
+                yield " ".join(tokenizer.piece(token_id) for token_id in ids)
+            else:
+                yield " ".join(str(token_id) for token_id in ids)
 
 
 def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
-    """The text of each line of ids in a file or stdin. Raises TokenizerError for what is no id."""
+    """Yield the text of each line of ids in a file, or in stdin if `source` is None.
+
+    Raises TokenizerError for a word that is not an id of the tokenizer.
+    """
+    from mt.data.tokenizer import Tokenizer
+
     tokenizer = Tokenizer.load(model)
-    known = {str(token_id) for token_id in range(tokenizer.vocab_size)}
+    # Words are compared with this set, because int() also accepts digits of other scripts.
+    valid_ids = {str(token_id) for token_id in range(tokenizer.vocab_size)}
     for number, line in enumerate(read_input(source), start=1):
         words = line.split()
-        wrong = next((word for word in words if word not in known), None)
-        if wrong is not None:
-            raise TokenizerError(
-                f"line {number}: wanted ids from 0 to {tokenizer.vocab_size - 1}, found {wrong!r}"
-            )
-        yield tokenizer.decode([[int(word) for word in words]])[0]
+        for word in words:
+            if word not in valid_ids:
+                largest = tokenizer.vocab_size - 1
+                raise TokenizerError(
+                    f"line {number}: wanted ids from 0 to {largest}, found {word!r}"
+                )
+        (text,) = tokenizer.decode([[int(word) for word in words]])
+        yield text

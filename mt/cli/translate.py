@@ -1,85 +1,85 @@
-"""mt translate: lines in, as many lines out, in the same order.
+"""The command `mt translate`."""
 
-Memory holds the model, one batch of its search and one chunk of lines: CHUNK_SIZE of them, or fewer once they have
-CHUNK_CHARS characters. A line has at most text.py's MAX_LINE_SIZE bytes, and takes about 70 for each of them while it
-is translated; so memory is bounded whatever comes.
-"""
-
-import json
-import os
+import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tqdm import tqdm
+import typer
 
-from mt.cli.streams import read_input, write_lines
-from mt.data.text import Errors, chunked
-from mt.decoding.alignment import align_translations, format_alignment
-from mt.decoding.translator import Translation, Translator
-from mt.errors import DiskError
+from mt.cli.options import (
+    BeamOption,
+    CheckpointOption,
+    DeviceOption,
+    InputOption,
+    OutputOption,
+    QuietOption,
+    RunDirArgument,
+    VerboseOption,
+)
+from mt.cli.signals import exit_on_sigterm
+from mt.cli.streams import read_input, refuse_overwriting_input, write_lines
 
-CHUNK_SIZE = 512  # lines sorted by length together
-CHUNK_CHARS = 2**18
-JSON_KEYS = (
-    "text",
-    "score",
-    "log_prob",
-    "num_parts",
-    "alignment",
-)  # of a translation; the last one if asked for
-
-# (line number from 1, source, its translations) -> text to print
-Format = Callable[[int, str, list[Translation]], str]
-
-
-def best_line(number: int, src: str, translations: list[Translation]) -> str:
-    """The best translation alone, or `text ||| alignment`."""
-    return translations[0].text + _last_field(translations[0])
-
-
-def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
-    """`line ||| text ||| log_prob ||| score`, a line for each translation, counting lines from 0 as Moses does.
-
-    An alignment follows as the last field, as it does there.
-    """
-    return "\n".join(
-        f"{number - 1} ||| {found.text} ||| log_prob={found.log_prob:.6f} ||| {found.score:.6f}{_last_field(found)}"
-        for found in translations
-    )
-
-
-def json_line(number: int, src: str, translations: list[Translation]) -> str:
-    """One JSON object: the source and its translations with scores."""
-    found = [
-        {key: value for key in JSON_KEYS if (value := getattr(each, key)) is not None}
-        for each in translations
-    ]
-    return json.dumps({"line": number, "src": src, "translations": found}, ensure_ascii=False)
+if TYPE_CHECKING:
+    from mt.cli.translate_output import Format
+    from mt.decoding.translator import Translator
 
 
 def translate(
-    run_dir: Path,
-    source: Path | None,
-    output: Path | None,
-    *,
-    form: Format,
-    n_best: int,
-    alignments: bool,
-    errors: Errors,
-    checkpoint: str,
-    device: str,
-    beam_size: int | None,
-    length_penalty: float | None,
-    exact: bool,
+    run_dir: RunDirArgument,
+    source: InputOption = None,
+    output: OutputOption = None,
+    beam_size: BeamOption = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=10.0, help="score = log_prob / length^this  [default: the config's]"
+        ),
+    ] = None,
+    n_best: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="print that many translations a line, as Moses does"),
+    ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="print a JSON object a line, with scores")
+    ] = False,
+    alignments: Annotated[
+        bool,
+        typer.Option("--alignments", help="add ' ||| 0-0 1-2': source word-target word"),
+    ] = False,
+    errors: Annotated[
+        Literal["strict", "replace"],
+        typer.Option(help="bytes that are not UTF-8: an error with the line, or U+FFFD"),
+    ] = "strict",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="batches of one line: slower, but independent of each other"),
+    ] = False,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Translate a file or stdin to a file or stdout; typed lines are answered one by one.
+    """Translate lines: line i of the output is the translation of line i of the input.
 
-    An output file appears, or takes an old one's place, when the last line is translated.
+    A blank line stays blank. A line longer than the model was trained for is cut at the space
+    nearest to its middle, repeatedly if needed, and translated in parts. An output file appears, or
+    replaces an older one, when the last line is translated; stdout gets what was translated before
+    an error.
     """
-    refuse_overwriting_input(source, output)
+    exit_on_sigterm()
+    if length_penalty is not None and math.isnan(length_penalty):
+        raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
+    if n_best is not None and beam_size is not None and n_best > beam_size:
+        raise typer.BadParameter(
+            f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best"
+        )
+    refuse_overwriting_input(source, output, written="its translation")
+
+    from mt.cli import translate_output as formats
+    from mt.decoding.translator import CHUNK_SIZE, Translator
+
     translator = Translator.load(
         run_dir,
         checkpoint=checkpoint,
@@ -88,56 +88,51 @@ def translate(
         length_penalty=length_penalty,
         exact=exact,
     )
-    if n_best > translator.search.beam_size:
-        translator = replace(
-            translator, search=translator.search.model_copy(update={"beam_size": n_best})
-        )
-    typed = source is None and sys.stdin is not None and sys.stdin.isatty()
-    lines = read_input(source, errors=errors)
-    size = 1 if typed else CHUNK_SIZE
-    answers = translate_lines(
-        translator, lines, form=form, n_best=n_best, alignments=alignments, chunk_size=size
+    num_translations = n_best or 1
+    if num_translations > translator.search.beam_size:
+        search = translator.search.model_copy(update={"beam_size": num_translations})
+        translator = replace(translator, search=search)
+    format_line = formats.best_line
+    if jsonl:
+        format_line = formats.json_line
+    elif n_best is not None:
+        format_line = formats.moses_lines
+
+    input_is_terminal = source is None and sys.stdin is not None and sys.stdin.isatty()
+    output_is_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
+    formatted = translate_lines(
+        translator,
+        read_input(source, errors=errors),
+        format_line=format_line,
+        n_best=num_translations,
+        alignments=alignments,
+        chunk_size=1 if input_is_terminal else CHUNK_SIZE,  # a typed line is answered at once
     )
-    is_shown = (
-        output is None and sys.stdout is not None and sys.stdout.isatty()
-    )  # a bar would stand between the lines
-    write_lines(
-        answers, output, with_bar=sys.stderr.isatty() and not typed and not is_shown, at_once=typed
-    )
+    # On a terminal, a progress bar would get between the lines.
+    with_bar = sys.stderr.isatty() and not input_is_terminal and not output_is_terminal
+    write_lines(formatted, output, with_bar=with_bar, at_once=input_is_terminal)
 
 
 def translate_lines(
-    translator: Translator,
+    translator: "Translator",
     lines: Iterable[str],
     *,
-    form: Format,
+    format_line: "Format",
     n_best: int,
     alignments: bool,
     chunk_size: int,
 ) -> Iterator[str]:
-    """What to print for each line, in order. A chunk size of 1 answers each line before the next is read."""
-    numbers = count(1)
-    for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
-        answers = [translations[:n_best] for translations in translator.n_best(chunk)]
+    """Yield what to print for each line, in order.
+
+    With a chunk size of 1, each line is translated before the next one is read.
+    """
+    from mt.decoding.alignment import align_translations
+
+    number = 0
+    for chunk in translator.translate_chunks(lines, n_best=n_best, chunk_size=chunk_size):
+        n_best_lists = chunk.translations
         if alignments:
-            answers = align_translations(translator, chunk, answers)
-        for line, translations in zip(chunk, answers, strict=True):
-            number, num_parts = next(numbers), translations[0].num_parts
-            if num_parts > 1:
-                said = f"mt: line {number}: over {translator.max_length} tokens: translated in {num_parts} parts"
-                tqdm.write(said, file=sys.stderr)
-            yield form(number, line, translations)
-
-
-def _last_field(found: Translation) -> str:
-    return "" if found.alignment is None else f" ||| {format_alignment(found.alignment)}"
-
-
-def refuse_overwriting_input(
-    source: Path | None, output: Path | None, *, by: str = "its translation"
-) -> None:
-    """Raise DiskError when the output, if it is a file, would take the input's place."""
-    if output is None or not output.is_file() or (source is not None and not source.exists()):
-        return
-    if os.path.samestat(os.stat(source or 0), output.stat()):
-        raise DiskError(f"{output}: is the input too, and would be replaced by {by}")
+            n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
+        for line, translations in zip(chunk.lines, n_best_lists, strict=True):
+            number += 1
+            yield format_line(number, line, translations)

@@ -1,12 +1,17 @@
-"""Word alignments: which source word each target word was made from, read off the decoder's cross-attention.
+"""Word alignment: the source word that each target word was translated from.
 
-Words are what ASCII white space parts, as for Moses and fast_align, counted from 0. Each target word is linked to the
-one source word that it looks at most: the weight of a word is the sum over its subwords, in the mean of all heads of
-one layer; a weight on the end mark counts for no word. Which layer and which position of the decoder, `step`, show it
-best can only be told by gold alignments: `scripts/alignment_error.py` scores them all.
+The links are read from the decoder's cross-attention. Words are separated by ASCII white space, as
+in Moses and fast_align, and counted from 0. Each target word is linked to one source word: the one
+with the highest attention weight, which is the sum over its subwords, in the mean of all heads of
+one layer. Weights on eos count for no word.
+
+Which decoder layer and position give the best links can only be found by comparison with gold
+alignments. `scripts/alignment_error.py` scores them all.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Literal
 
@@ -15,17 +20,25 @@ from numpy.typing import NDArray
 
 from mt.data.batching import group_by_length
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.translator import Alignment, Segment, Translation, Translator
+from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
 from mt.model.recording import cross_attention
 
-# "output": the position that writes the first subword of a target word. "input": the one that has just read its last
-# (Chen et al. 2020, "Accurate Word Alignment Induction from Neural Machine Translation").
+logger = logging.getLogger(__name__)
+
+# The decoder position that the links of a target word are read from. The decoder reads the previous
+# token at each position, and writes the next one.
+#   "output": the position that writes the first subword of the word.
+#   "input":  the position that has read the last subword of the word, and writes the token after
+#             it. Chen et al. (2020), "Accurate Word Alignment Induction from Neural Machine
+#             Translation", found this one to be better.
 AlignmentStep = Literal["output", "input"]
 
 
 def default_layer(num_layers: int) -> int:
-    """The layer before the last (Garg et al. 2019), but not the first of two; counted from 0."""
-    return max(num_layers - 2, min(num_layers - 1, 1))
+    """Return the last layer but one (Garg et al. 2019), or the second of two; counted from 0."""
+    if num_layers <= 2:
+        return num_layers - 1
+    return num_layers - 2
 
 
 def align(
@@ -35,21 +48,113 @@ def align(
     layer: int | None = None,
     step: AlignmentStep = "output",
 ) -> list[Alignment]:
-    """The links of each pair, in one pass of the decoder over the target that it is given (teacher forcing)."""
-    layer = default_layer(len(translator.model.decoder_layers)) if layer is None else layer
-    found: list[Alignment] = [[] for _ in pairs]
-    lengths = np.array([max(map(len, pair)) for pair in pairs])
-    for group in group_by_length(lengths, batch_tokens=translator.search.batch_tokens):
-        src = translator.pad([pairs[i].src for i in group])
-        tgt_in = translator.pad(
-            [[translator.tgt_tokenizer.bos_id, *pairs[i].tgt[:-1]] for i in group]
-        )
-        weights = cross_attention(translator.model, src, tgt_in, layer=layer).mean(dim=1).numpy()
-        for index, row in zip(group, weights, strict=True):
-            src_words = word_indices(translator.src_tokenizer, pairs[index].src)
-            tgt_words = word_indices(translator.tgt_tokenizer, pairs[index].tgt)
-            found[index] = link_words(row, src_words, tgt_words, step=step)
-    return found
+    """Return the links of each pair of token ids.
+
+    This takes one pass of the decoder over the given targets (teacher forcing). `layer` is counted
+    from 0, and is `default_layer` if it is None.
+    """
+    if layer is None:
+        layer = default_layer(len(translator.model.decoder_layers))
+    src_tokenizer = translator.src_tokenizer
+    tgt_tokenizer = translator.tgt_tokenizer
+    alignments: list[Alignment] = [[] for _ in pairs]
+    lengths = np.array([max(len(pair.src), len(pair.tgt)) for pair in pairs])
+    for batch in group_by_length(lengths, batch_tokens=translator.search.batch_tokens):
+        src = translator.pad([pairs[index].src for index in batch])
+        tgt_in = translator.pad([[tgt_tokenizer.bos_id, *pairs[index].tgt[:-1]] for index in batch])
+        weights = cross_attention(translator.model, src, tgt_in, layer=layer)
+        mean_weights = weights.mean(dim=1).numpy()  # (batch, tgt_length, src_length)
+        for index, pair_weights in zip(batch, mean_weights, strict=True):
+            src_words = word_indices(src_tokenizer, pairs[index].src)
+            tgt_words = word_indices(tgt_tokenizer, pairs[index].tgt)
+            alignments[index] = link_words(pair_weights, src_words, tgt_words, step=step)
+    return alignments
+
+
+def align_lines(
+    translator: Translator,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    layer: int | None = None,
+    step: AlignmentStep = "output",
+) -> Iterator[Alignment]:
+    """Yield the links of each pair of lines.
+
+    A pair has no links when one of its lines is blank. A pair of which one line has more than
+    `max_length` tokens gets a warning and no links.
+    """
+    numbered_pairs = enumerate(pairs, start=1)
+    while chunk := list(islice(numbered_pairs, CHUNK_SIZE)):
+        encoded = [_encode_pair(translator, number, pair) for number, pair in chunk]
+        yield from align(translator, encoded, layer=layer, step=step)
+
+
+def _encode_pair(translator: Translator, number: int, pair: tuple[str, str]) -> Segment:
+    """Return the ids of a pair of lines; eos alone for both if one of them is too long."""
+    src_text, tgt_text = pair
+    (src_ids,) = translator.src_tokenizer.encode([src_text])
+    (tgt_ids,) = translator.tgt_tokenizer.encode([tgt_text])
+    num_tokens = max(len(src_ids), len(tgt_ids))
+    if num_tokens <= translator.max_length:
+        return Segment(src_ids, tgt_ids)
+    logger.warning(
+        f"line {number}: {num_tokens:,} tokens, over {translator.max_length:,}: not aligned"
+    )
+    return Segment([translator.src_tokenizer.eos_id], [translator.tgt_tokenizer.eos_id])
+
+
+def align_translations(
+    translator: Translator, texts: Sequence[str], n_best_lists: Sequence[Sequence[Translation]]
+) -> list[list[Translation]]:
+    """Return the translations of each text with their alignments.
+
+    The tokens that the search generated are aligned. They can differ from those that the tokenizer
+    makes from the translated text.
+    """
+    segments = [
+        segment
+        for translations in n_best_lists
+        for translation in translations
+        for segment in translation.segments
+    ]
+    alignments = iter(align(translator, segments))
+    aligned_lists = []
+    for text, translations in zip(texts, n_best_lists, strict=True):
+        aligned = []
+        for translation in translations:
+            segments = list(translation.segments)
+            alignment = _join_alignments(
+                translator, text, segments, list(islice(alignments, len(segments)))
+            )
+            aligned.append(translation._replace(alignment=alignment))
+        aligned_lists.append(aligned)
+    return aligned_lists
+
+
+def _join_alignments(
+    translator: Translator,
+    text: str,
+    segments: Sequence[Segment],
+    alignments: Sequence[Alignment],
+) -> Alignment:
+    """Return the links of a whole text from the links of its segments.
+
+    Words are counted from the start of each segment, so the words before it have to be added. A
+    long source word may have been cut in two. It is found by counting bytes that are not white
+    space.
+    """
+    src_texts = translator.src_tokenizer.decode([segment.src for segment in segments])
+    tgt_texts = translator.tgt_tokenizer.decode([segment.tgt for segment in segments])
+    word_ends = list(accumulate(len(word) for word in words(text)))  # in bytes without white space
+    num_src_bytes = 0  # before the segment, without white space
+    num_tgt_words = 0  # before the segment
+    links: set[tuple[int, int]] = set()
+    for alignment, src_text, tgt_text in zip(alignments, src_texts, tgt_texts, strict=True):
+        num_src_words = bisect_right(word_ends, num_src_bytes)  # that end before the segment
+        links.update((num_src_words + i, num_tgt_words + j) for i, j in alignment)
+        num_src_bytes += sum(len(word) for word in words(src_text))
+        num_tgt_words += len(words(tgt_text))
+    return sorted(links)
 
 
 def link_words(
@@ -59,65 +164,49 @@ def link_words(
     *,
     step: AlignmentStep,
 ) -> Alignment:
-    """Links (source word, target word) from weights (tgt_length, src_length) and the word of each token, -1 for none.
+    """Return the links of one pair from attention weights (tgt_length, src_length).
 
-    The end mark, and padding, may follow the tokens on either side.
+    `src_words` and `tgt_words` hold the word index of each token, or -1 for a token of no word. The
+    weights may have more rows and columns than these, for eos and padding.
     """
-    num_words = max(src_words, default=-1) + 1
-    is_part = np.arange(num_words) == np.array(src_words).reshape(-1, 1)  # (tokens, num_words) bool
-    looked = weights[:, : len(src_words)] @ is_part  # (tgt_length, num_words)
-    rows = {
-        word: i + 1 if step == "input" else tgt_words.index(word)
-        for i, word in enumerate(tgt_words)
-    }
+    num_src_words = max(src_words, default=-1) + 1
+    if num_src_words == 0:
+        return []
+    token_is_in_word = np.arange(num_src_words) == np.array(src_words).reshape(-1, 1)
+    word_weights = weights[:, : len(src_words)] @ token_is_in_word  # (tgt_length, num_src_words)
+
+    rows: dict[int, int] = {}  # of the weights, for each target word
+    for position, word in enumerate(tgt_words):
+        if step == "input":
+            rows[word] = position + 1  # the last subword of the word overwrites the earlier ones
+        else:
+            rows.setdefault(word, position)  # the first subword stays
     return sorted(
-        (int(looked[row].argmax()), word)
-        for word, row in rows.items()
-        if word >= 0 and num_words > 0
+        (int(word_weights[row].argmax()), word) for word, row in rows.items() if word >= 0
     )
 
 
 def word_indices(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """The word of each token before eos, a space going with the next word; -1 for spaces at the end."""
-    *before, text = tokenizer.decode([ids[:end] for end in range(1, len(ids) + 1)])
-    next_letter = [
-        len(words(f"{start}.")) - 1 for start in before
-    ]  # the word it would be in, after each token
-    return [word if word < len(words(text)) else -1 for word in next_letter]
+    """Return the word index of each token before eos; `ids` ends in eos.
+
+    A space that is a token of its own belongs to the word after it. Spaces at the end of the text
+    belong to no word, and get -1.
+    """
+    prefixes = tokenizer.decode([ids[:length] for length in range(1, len(ids) + 1)])
+    num_words = len(words(prefixes.pop()))  # the last prefix is the whole text
+    indices = []
+    for prefix in prefixes:
+        # The token belongs to the word in which the next character would be.
+        index = len(words(f"{prefix}.")) - 1
+        indices.append(index if index < num_words else -1)
+    return indices
 
 
 def words(text: str) -> list[bytes]:
-    """The words of a text: what ASCII white space parts."""
+    """Return the words of a text, separated by ASCII white space."""
     return text.encode().split()
 
 
 def format_alignment(alignment: Alignment) -> str:
-    """As Pharaoh and those after it write it: `0-0 1-2`."""
+    """Return links in the format of Pharaoh, such as `0-0 1-2`."""
     return " ".join(f"{i}-{j}" for i, j in alignment)
-
-
-def align_translations(
-    translator: Translator, texts: Sequence[str], answers: Sequence[Sequence[Translation]]
-) -> list[list[Translation]]:
-    """The translations of each text with their alignments, from the very tokens that the search wrote."""
-    links = iter(
-        align(translator, [part for answer in answers for each in answer for part in each.parts])
-    )
-    return [
-        [each._replace(alignment=_join(translator, text, each.parts, links)) for each in answer]
-        for text, answer in zip(texts, answers, strict=True)
-    ]
-
-
-def _join(
-    translator: Translator, text: str, parts: Sequence[Segment], links: Iterator[Alignment]
-) -> Alignment:
-    """The next links, those of the parts of a text, as links of the whole; a long word may have been cut in two."""
-    src_texts = translator.src_tokenizer.decode([part.src for part in parts])
-    tgt_texts = translator.tgt_tokenizer.decode([part.tgt for part in parts])
-    letters_before = accumulate((len(b"".join(words(part))) for part in src_texts), initial=0)
-    ends = np.cumsum([len(word) for word in words(text)])  # the letters up to the end of each word
-    src_starts = np.searchsorted(ends, list(letters_before), side="right").tolist()
-    tgt_starts = accumulate((len(words(part)) for part in tgt_texts), initial=0)
-    starts = zip(src_starts, tgt_starts, islice(links, len(parts)), strict=False)
-    return sorted({(src + i, tgt + j) for src, tgt, part in starts for i, j in part})

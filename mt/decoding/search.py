@@ -1,11 +1,38 @@
-"""Beam search, greedy when its beam is 1, over any step function; knows no model, no text and no files.
+"""Beam search over any step function.
 
-The search holds the live beams, `step` says what may follow, and `state` is whatever the step needs to remember. All
-arithmetic is vectorised over (batch, beam) and stays on the device; the host waits once a position, to learn which
-sentences are done. Those leave the state, so that later steps are smaller.
+This module knows no model, no text and no files. The caller passes a `step`, which returns the
+log-probabilities of the next token of each beam, and a `state`, which holds what the step has to
+remember of the tokens so far. For a Transformer the state is its KV cache.
 
-A constraint on tokens needs no option here: wrap `step` in one that sets what it forbids to -inf, and keep what it has
-to know (the prefix, say) in a state that wraps the model's, for `reorder` and `keep` carry it along.
+The algorithm for one sentence, with a beam size of k:
+
+1. Begin with one beam, which contains bos.
+2. Extend each beam by each token of the vocabulary. The log-probability of such a candidate is the
+   sum of the log-probabilities of all its tokens.
+3. Take the 2 * k best candidates. Each beam has one candidate that ends in eos, so at most k of
+   them end in eos, and at least k are left to continue with.
+4. Each candidate that ends in eos and is among the best k becomes a finished hypothesis
+   (Sutskever et al. 2014, section 3.2). One that ends in eos and is not among the best k is
+   dropped, because otherwise unlikely short hypotheses would fill the places of better long ones.
+5. The best k candidates that do not end in eos are the beams of the next position. At the maximum
+   length only eos is allowed, so no beam is left.
+6. Repeat from 2 until k hypotheses are finished or no beam is left.
+7. Sort the finished hypotheses by their log-probability, normalised by length, and return the
+   best k.
+
+Steps 3 to 6 are the rules of fairseq (Ott et al. 2019). Where two candidates have equal
+log-probabilities, the one of the better beam comes first, then the one with the lower token id. So
+the result does not depend on the order in which a device happens to sort. With k = 1 this is greedy
+search.
+
+All arithmetic is vectorised over (batch, beam) and stays on the device. The host waits for the
+device once for each position, to learn which sentences are done. Those are removed from the batch
+and from the state, so that later steps compute less.
+
+A constraint on the tokens needs no option here. Wrap `step` in a function that sets the
+log-probability of each token that is not allowed to -inf. If the constraint depends on the tokens
+so far, keep them in a state that wraps the state of the model: the search calls `reorder` and
+`keep` on the wrapper.
 """
 
 from __future__ import annotations
@@ -19,65 +46,93 @@ from torch import Tensor
 
 
 class SearchState(Protocol):
-    """What a step remembers of the beams so far: a value with batch and beam dimensions, until `keep` uses it up."""
+    """What a step remembers of the beams so far, with a batch and a beam dimension."""
 
     def reorder(self, beam_index: Tensor) -> Self:
-        """Make beam i of each sentence what beam `beam_index[:, i]` was: (batch, new_beam), wider at the start."""
+        """Return a state in which beam i of each sentence is the old beam `beam_index[:, i]`.
+
+        `beam_index` is long (batch, new_beam). The number of beams grows from one to the beam size
+        over the first positions.
+        """
         ...
 
     def keep(self, sentences: Sequence[int]) -> Self:
-        """Keep the sentences of these batch indices, in this order. No older state is used after that."""
+        """Return a state with only the sentences of these batch indices, in this order.
+
+        The search does not use an older state after this call, so `keep` may reuse its memory.
+        """
         ...
 
 
 State = TypeVar("State", bound=SearchState)
 
-_CHUNK_LENGTH = (
-    64  # how many candidates are looked at together when the best are sought; any length is right
-)
-
-# (tokens (batch, beam), state) -> (log_probs (batch, beam, vocab) float32, state); a log-probability is never above 0.
+# Computes the next position: (tokens, state) -> (log_probs, state). `tokens` is long (batch, beam),
+# the newest token of each beam. `log_probs` is float32 (batch, beam, vocab), and never above 0.
 DecodeStep = Callable[[Tensor, State], tuple[Tensor, State]]
+
+# `_best_indices` compares the maxima of groups of this many candidates. It changes the speed only.
+_GROUP_SIZE = 64
 
 
 class SearchOptions(NamedTuple):
-    """How to search: `max_lengths` (batch,) bounds each hypothesis, eos included, and names the device to search on."""
+    """Settings of a search. It runs on the device of `max_lengths`."""
 
     beam_size: int
-    length_penalty: float
-    max_lengths: Tensor
-    forbidden_ids: tuple[int, ...] = ()
+    length_penalty: float  # see Hypothesis
+    max_lengths: Tensor  # long (batch,): most tokens of a hypothesis, eos included
+    forbidden_ids: tuple[int, ...] = ()  # tokens that are never generated
 
 
 class Hypothesis(NamedTuple):
-    """A finished translation: `ids` without bos and eos, `log_prob` with eos, and the score that ranks it.
+    """A finished translation as token ids, with its score.
 
-    score = log_prob / (len(ids) + 1) ** length_penalty, after the length normalisation of Wu et al. (2016), section 7,
-    in its simple form.
+    score = log_prob / (len(ids) + 1) ** length_penalty. This is the length normalisation of Wu et
+    al. (2016), section 7, in its simple form.
     """
 
-    ids: tuple[int, ...]
-    log_prob: float
-    score: float
+    ids: tuple[int, ...]  # without bos and eos
+    log_prob: float  # of all tokens, eos included
+    score: float  # what hypotheses are sorted by
 
 
-class _Beams(NamedTuple):
-    """Extensions of the beams of one position, best first; all three (live, num_beams)."""
+class _Candidates(NamedTuple):
+    """Candidates of one position, best first. Each tensor is (active, num_candidates).
 
-    parents: Tensor  # which beam of the position before was extended
-    tokens: Tensor
-    log_probs: Tensor  # of the whole prefix; -inf marks an extension that does not exist
+    A candidate extends a beam of the position before, its parent, by one token. `active` is the
+    number of sentences that are not done.
+    """
 
-    def take(self, order: Tensor) -> _Beams:  # order: (live, num_taken)
-        return _Beams(*(column.gather(1, order) for column in self))
+    parents: Tensor  # long: index of the parent
+    tokens: Tensor  # long: the new token
+    log_probs: Tensor  # float32: of all tokens so far; -inf marks an impossible candidate
+
+    def select_rows(self, rows: Tensor) -> _Candidates:
+        """Return the candidates of the sentences in these rows, a long tensor (num_rows,)."""
+        return _Candidates(self.parents[rows], self.tokens[rows], self.log_probs[rows])
+
+    def select_columns(self, columns: Tensor) -> _Candidates:
+        """Return these candidates of each sentence; `columns` is long (active, num_columns)."""
+        return _Candidates(
+            self.parents.gather(1, columns),
+            self.tokens.gather(1, columns),
+            self.log_probs.gather(1, columns),
+        )
+
+    def to_lists(self) -> list[list[tuple[int, int, float]]]:
+        """Return a list of (parent, token, log_prob) for each sentence, on the host."""
+        columns = (self.parents.tolist(), self.tokens.tolist(), self.log_probs.tolist())
+        return [list(zip(*row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-class _Position(NamedTuple):
-    """What the search leaves behind at one position: enough to read every hypothesis when it is over."""
+class _Selection(NamedTuple):
+    """What the search selected at one position.
 
-    sentences: list[int]  # the batch index of each live row
-    ended: _Beams
-    beams: _Beams
+    The parents link it to the selection before, so a list of selections holds every hypothesis.
+    """
+
+    sentences: list[int]  # batch index of each row
+    finished: _Candidates  # these end in eos
+    beams: _Candidates  # these are extended at the next position
 
 
 def beam_search(
@@ -89,141 +144,183 @@ def beam_search(
     eos_id: int,
     options: SearchOptions,
 ) -> list[list[Hypothesis]]:
-    """Find up to `beam_size` hypotheses for each sentence, best first, never none; equals go to the lower token id.
+    """Return at least one and at most `beam_size` hypotheses for each sentence, best first.
 
-    The first step sees one beam, bos; later ones see what has grown from it, up to `beam_size`. A sentence is done when
-    `beam_size` hypotheses have ended or no beam lives; at its `max_length` none does, for only eos may follow there.
+    `state` holds one beam for each sentence, before bos. The first call of `step` gets bos alone,
+    as tokens of shape (batch, 1). Later calls get up to `beam_size` beams. A sentence for which
+    every hypothesis is impossible gets an empty hypothesis with a score of -inf.
     """
-    device, max_lengths = options.max_lengths.device, options.max_lengths.tolist()
+    device = options.max_lengths.device
+    max_lengths: list[int] = options.max_lengths.tolist()
     assert len(max_lengths) == batch_size, (batch_size, max_lengths)
     assert min(max_lengths, default=1) >= 1, max_lengths
     assert eos_id not in options.forbidden_ids, (eos_id, options.forbidden_ids)
-    forbidden = _upload(options.forbidden_ids, device)
-    sentences = list(range(batch_size))
-    bos = torch.full((batch_size, 1), bos_id, device=device)
-    beams = _Beams(
-        parents=torch.zeros_like(bos),
-        tokens=bos,
-        log_probs=torch.zeros(batch_size, 1, device=device),
-    )
-    num_ended = torch.zeros(batch_size, dtype=torch.long, device=device)
-    trace: list[_Position] = []
 
-    while sentences:
+    forbidden_ids = _to_device(options.forbidden_ids, device, dtype=torch.long)
+    active = list(range(batch_size))  # the sentences that are not done: row i is sentence active[i]
+    beams = _first_beams(batch_size, bos_id=bos_id, device=device)
+    num_finished = torch.zeros(batch_size, dtype=torch.long, device=device)
+    history: list[_Selection] = []
+
+    while active:
+        length = len(history) + 1  # of the hypotheses that finish at this position, with eos
         log_probs, state = step(beams.tokens, state)
-        totals = beams.log_probs[:, :, None] + log_probs  # (live, beam, vocab)
-        totals.index_fill_(2, forbidden, -math.inf)
-        at_limit = [max_lengths[sentence] == len(trace) + 1 for sentence in sentences]
-        if any(at_limit):
-            others = torch.arange(totals.shape[2], device=device) != eos_id
-            totals.masked_fill_(_upload(at_limit, device)[:, None, None] & others, -math.inf)
-        ended, beams = _advance(totals, eos_id=eos_id, beam_size=options.beam_size)
-        trace.append(_Position(sentences, ended, beams))
+        totals = beams.log_probs[:, :, None] + log_probs  # (active, beam, vocab)
+        totals.index_fill_(2, forbidden_ids, -math.inf)
+        at_max_length = [max_lengths[sentence] == length for sentence in active]
+        if any(at_max_length):
+            _allow_only_eos(totals, at_max_length, eos_id=eos_id)
+        finished, beams = _select(totals, eos_id=eos_id, beam_size=options.beam_size)
+        history.append(_Selection(active, finished, beams))
 
-        num_ended += (ended.log_probs > -math.inf).sum(1)
-        done = (
-            (num_ended >= options.beam_size) | (beams.log_probs[:, 0] == -math.inf)
-        ).tolist()  # the host waits here
+        num_finished += (finished.log_probs > -math.inf).sum(1)
+        has_enough = num_finished >= options.beam_size
+        has_no_beam = beams.log_probs[:, 0] == -math.inf  # not even the best one is possible
+        done: list[bool] = (has_enough | has_no_beam).tolist()  # waits for the device
         if all(done):
             break
         if any(done):
-            rows = _close_gaps(done)
-            sentences = [sentences[row] for row in rows]
-            live = _upload(rows, device)
-            state, num_ended, beams = (
-                state.keep(rows),
-                num_ended[live],
-                _Beams(*(column[live] for column in beams)),
-            )
-        if options.beam_size > 1:
+            kept = _rows_to_keep(done)
+            active = [active[row] for row in kept]
+            state = state.keep(kept)
+            rows = _to_device(kept, device, dtype=torch.long)
+            beams = beams.select_rows(rows)
+            num_finished = num_finished[rows]
+        if options.beam_size > 1:  # a single beam is always its own parent
             state = state.reorder(beams.parents)
-    return _read_hypotheses(trace, batch_size, options=options)
+    return _collect_hypotheses(history, batch_size, options=options)
 
 
-def _close_gaps(done: Sequence[bool]) -> list[int]:
-    """The rows that are not done, with the last ones in the places of those that are: as few as can be move."""
-    last = (row for row in reversed(range(len(done))) if not done[row])
-    return [next(last) if is_done else row for row, is_done in enumerate(done[: done.count(False)])]
+def _first_beams(batch_size: int, *, bos_id: int, device: torch.device) -> _Candidates:
+    """Return one beam for each sentence, which contains bos."""
+    tokens = torch.full((batch_size, 1), bos_id, device=device)
+    return _Candidates(
+        parents=torch.zeros_like(tokens),
+        tokens=tokens,
+        log_probs=torch.zeros(batch_size, 1, device=device),
+    )
 
 
-def _advance(totals: Tensor, *, eos_id: int, beam_size: int) -> tuple[_Beams, _Beams]:
-    """Choose from all extensions `totals` (live, beam, vocab) the hypotheses that end here and the beams that live on.
+def _allow_only_eos(totals: Tensor, at_max_length: Sequence[bool], *, eos_id: int) -> None:
+    """Set all tokens but eos to -inf, in place, for the sentences that are at their maximum length.
 
-    Of the best 2 * beam_size at most beam_size are eos, one for each beam, so enough are left to go on with. To end, a
-    hypothesis has to be among the best beam_size itself, lest unlikely short ones fill the places of better long ones.
+    `totals` is (active, beam, vocab), and `at_max_length` has one truth value for each sentence.
+    """
+    rows = _to_device(at_max_length, totals.device, dtype=torch.bool)
+    is_not_eos = torch.arange(totals.shape[2], device=totals.device) != eos_id
+    totals.masked_fill_(rows[:, None, None] & is_not_eos, -math.inf)
+
+
+def _select(totals: Tensor, *, eos_id: int, beam_size: int) -> tuple[_Candidates, _Candidates]:
+    """Return the finished candidates and the beams of the next position: steps 3 to 5 above.
+
+    `totals` (active, beam, vocab) has the log-probabilities of all candidates.
     """
     _, num_beams, vocab_size = totals.shape
-    flat = totals.flatten(1)
+    flat = totals.flatten(1)  # (active, beam * vocab)
     index = _best_indices(flat, min(2 * beam_size, num_beams * vocab_size))
-    best = _Beams(
-        parents=index // vocab_size, tokens=index % vocab_size, log_probs=flat.gather(1, index)
+    best = _Candidates(
+        parents=index // vocab_size,
+        tokens=index % vocab_size,
+        log_probs=flat.gather(1, index),
     )
     is_eos = best.tokens == eos_id
-    ended = _Beams(*(column[:, :beam_size] for column in best))
-    ended = ended._replace(log_probs=ended.log_probs.masked_fill(~is_eos[:, :beam_size], -math.inf))
+
+    # The first beam_size candidates, in which those that do not end in eos count as impossible.
+    finished = _Candidates(
+        parents=best.parents[:, :beam_size],
+        tokens=best.tokens[:, :beam_size],
+        log_probs=best.log_probs[:, :beam_size].masked_fill(~is_eos[:, :beam_size], -math.inf),
+    )
+
+    # A stable sort by "is eos" moves the others to the front and keeps them in order.
     others_first = is_eos.byte().argsort(dim=1, stable=True)
-    return ended, best.take(others_first[:, : min(beam_size, num_beams * (vocab_size - 1))])
+    num_others = min(beam_size, num_beams * (vocab_size - 1))
+    beams = best.select_columns(others_first[:, :num_others])
+    return finished, beams
+
+
+def _rows_to_keep(done: Sequence[bool]) -> list[int]:
+    """Return the rows that are not done, in an order in which as few rows as possible move.
+
+    The last rows move into the places of rows that are done; all others stay where they are.
+    """
+    not_done = [row for row, is_done in enumerate(done) if not is_done]
+    num_kept = len(not_done)
+    return [not_done.pop() if done[row] else row for row in range(num_kept)]
 
 
 def _best_indices(values: Tensor, count: int) -> Tensor:
-    """Return where the `count` largest of each row are (live, count): best first, the lower index first among equals.
+    """Return the indices (active, count) of the largest values of each row (active, num_values).
 
-    The best values lie in the chunks with the best maxima, so one cheap pass spares all but `count` chunks the sorting.
+    The largest comes first; among equal values, the one with the lower index.
+
+    The `count` largest values lie in the `count` groups with the largest maxima. So one cheap pass
+    over all values finds these groups, and only their values have to be sorted.
     """
-    length = values.shape[1]
-    num_whole = length // _CHUNK_LENGTH
-    whole = values[:, : num_whole * _CHUNK_LENGTH].reshape(len(values), num_whole, _CHUNK_LENGTH)
-    maxima = whole.amax(2)
-    if length % _CHUNK_LENGTH:  # a last chunk that is shorter
-        last = values[:, num_whole * _CHUNK_LENGTH :].amax(1, keepdim=True)
-        maxima = torch.cat((maxima, last), dim=1)  # (live, num_chunks)
-    chunks = _stable_topk(maxima, min(count, maxima.shape[1])).sort(dim=1).values
-    places = torch.arange(_CHUNK_LENGTH, device=values.device)
-    index = (chunks[:, :, None] * _CHUNK_LENGTH + places).flatten(
-        1
-    )  # (live, at least count), ascending
-    candidates = values.gather(1, index.clamp(max=length - 1)).masked_fill(
-        index >= length, -math.inf
-    )
+    num_rows, num_values = values.shape
+    num_full_groups = num_values // _GROUP_SIZE
+    num_grouped = num_full_groups * _GROUP_SIZE
+    full_groups = values[:, :num_grouped].reshape(num_rows, num_full_groups, _GROUP_SIZE)
+    maxima = full_groups.amax(2)  # (active, num_groups)
+    if num_grouped < num_values:
+        last_maximum = values[:, num_grouped:].amax(1, keepdim=True)  # of a shorter last group
+        maxima = torch.cat((maxima, last_maximum), dim=1)
+
+    best_groups = _stable_topk(maxima, min(count, maxima.shape[1]))
+    best_groups = best_groups.sort(dim=1).values  # so that the indices below are ascending
+    offsets = torch.arange(_GROUP_SIZE, device=values.device)
+    index = (best_groups[:, :, None] * _GROUP_SIZE + offsets).flatten(1)
+    is_beyond_end = index >= num_values  # in the last group
+    candidates = values.gather(1, index.clamp(max=num_values - 1))
+    candidates = candidates.masked_fill(is_beyond_end, -math.inf)
     return index.gather(1, _stable_topk(candidates, count))
 
 
 def _stable_topk(values: Tensor, count: int) -> Tensor:
-    """Do as `topk(count).indices`, but with the lower index first among equals, which torch leaves open.
+    """Return `values.topk(count).indices`, but with the lower index first among equal values.
 
-    Values are float32 and not above 0. In float64 each has room below its last bit for an index, which makes it unique.
+    PyTorch leaves the order of equal values open. The values are float32 and not above 0. In
+    float64 they have unused bits, which are enough to make each value a little lower the higher its
+    index is: too little to change the order of two different values. A value of 0 stays 0, but this
+    is the probability 1, which only one candidate can have.
     """
     index = torch.arange(values.shape[1], dtype=torch.float64, device=values.device)
     finite = values.clamp(min=torch.finfo(values.dtype).min)
     return (finite * (1 + index * 2.0**-52)).topk(count).indices
 
 
-def _read_hypotheses(
-    trace: Sequence[_Position], batch_size: int, *, options: SearchOptions
+def _collect_hypotheses(
+    history: Sequence[_Selection], batch_size: int, *, options: SearchOptions
 ) -> list[list[Hypothesis]]:
-    """Follow the beams through the trace on the host; a sentence to which nothing is possible gets an empty one."""
-    found: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
-    prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch_size)]
-    for length, (sentences, ended, beams) in enumerate(trace, start=1):
-        rows = zip(sentences, *(column.tolist() for column in (*ended, *beams)), strict=True)
-        for sentence, end_parents, _, end_log_probs, parents, tokens, _ in rows:
-            before = prefixes[sentence]
-            found[sentence] += [
-                Hypothesis(before[parent], log_prob, log_prob / length**options.length_penalty)
-                for parent, log_prob in zip(end_parents, end_log_probs, strict=True)
-                if log_prob > -math.inf
-            ]
-            prefixes[sentence] = [
-                (*before[parent], token) for parent, token in zip(parents, tokens, strict=True)
-            ]
+    """Return the best hypotheses of each sentence, read from what each position selected."""
+    hypotheses: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
+    prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch_size)]  # of each beam
+    for length, selection in enumerate(history, start=1):
+        rows = zip(
+            selection.sentences,
+            selection.finished.to_lists(),
+            selection.beams.to_lists(),
+            strict=True,
+        )
+        for sentence, finished, beams in rows:
+            parent_prefixes = prefixes[sentence]
+            for parent, _, log_prob in finished:
+                if log_prob > -math.inf:
+                    score = log_prob / length**options.length_penalty
+                    hypotheses[sentence].append(
+                        Hypothesis(parent_prefixes[parent], log_prob, score)
+                    )
+            prefixes[sentence] = [(*parent_prefixes[parent], token) for parent, token, _ in beams]
+
     impossible = Hypothesis((), -math.inf, -math.inf)
-    return [
-        sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)[: options.beam_size]
-        or [impossible]
-        for hypotheses in found
-    ]
+    results = []
+    for found in hypotheses:
+        best_first = sorted(found, key=lambda hypothesis: hypothesis.score, reverse=True)
+        results.append(best_first[: options.beam_size] or [impossible])
+    return results
 
 
-def _upload(values: Sequence[int], device: torch.device) -> Tensor:
-    """Send a few integers or truths to the device without waiting for it."""
-    return torch.tensor(values, dtype=None if values else torch.long).to(device, non_blocking=True)
+def _to_device(values: Sequence[int], device: torch.device, *, dtype: torch.dtype) -> Tensor:
+    """Send a few integers or booleans to the device without waiting for it."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

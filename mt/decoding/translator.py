@@ -1,10 +1,11 @@
-"""Texts in, texts out: the trained model, its tokenizers and the search, put together."""
+"""Translation of text: a trained model, its tokenizers and beam search in one object."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, overload
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.batching import group_by_length
+from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
 from mt.device import find_device, oom_as_device_error
@@ -23,47 +25,61 @@ from mt.model.transformer import Memory, Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
 
-ENCODED_TOGETHER = 32  # sentences, on a CPU
+logger = logging.getLogger(__name__)
 
-Alignment = list[tuple[int, int]]  # (source word, target word), from 0, in order
+CHUNK_SIZE = 512  # lines that are sorted by length and translated together
+CHUNK_CHARS = 2**18  # a chunk ends early when its lines have this many characters
+CPU_ENCODER_BATCH_SIZE = 32  # sentences
+
+Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
 
 
 class Segment(NamedTuple):
-    """Token ids of a text, or of one part of a long one, and of its translation; eos last in both."""
+    """Token ids of a text, or of one piece of a long one, and of its translation.
+
+    Both end in eos.
+    """
 
     src: list[int]
     tgt: list[int]
 
 
 class Translation(NamedTuple):
-    """One hypothesis for one line: `score` ranks it, `log_prob` is the model's own (0 for a blank line)."""
+    """One translation of one text.
+
+    A text that is too long is translated in several segments, whose scores are added up. A blank
+    text has no segments, and both of its scores are 0.
+    """
 
     text: str
-    score: float
-    log_prob: float
-    parts: tuple[Segment, ...] = ()  # what was translated in one piece; none of a blank line
-    alignment: Alignment | None = None  # only if it was asked for
+    score: float  # what translations are sorted by: log_prob, normalised by length
+    log_prob: float  # of all tokens, by the model
+    segments: tuple[Segment, ...] = ()
+    alignment: Alignment | None = None  # None: not computed
 
-    @property
-    def num_parts(self) -> int:
-        """In how many parts the text was translated."""
-        return len(self.parts)
+
+class TranslatedChunk(NamedTuple):
+    """Successive lines of a text with their translations."""
+
+    lines: list[str]
+    translations: list[list[Translation]]  # of each line, best first
 
 
 @dataclass(frozen=True, eq=False)
 class Translator:
-    """Answers each text with its translations; what it answers does not depend on the other texts beside it.
+    """Translates texts with a trained model.
 
-    But for near-ties: the shape of a batch changes the last bits of a sum, and may turn the balance between two
-    hypotheses that score the same to six digits (`scripts/near_ties.py` counts them). A search of one text at a time,
-    `batch_tokens=1`, is exact.
+    The translation of a text does not depend on the other texts of the same call, except for
+    near-ties: the shape of a batch changes the last bits of a sum, and this may change the order of
+    two hypotheses with scores that are equal to six digits (`scripts/near_ties.py` counts such
+    cases). With `batch_tokens=1` each text is searched alone, and the results are exact.
     """
 
     model: Transformer
     src_tokenizer: Tokenizer
     tgt_tokenizer: Tokenizer
     search: SearchConfig
-    max_length: int  # source tokens, eos included, that the model has been trained on
+    max_length: int  # of a source segment in tokens, eos included, as in training
 
     @classmethod
     @oom_as_device_error("to load this model")
@@ -77,144 +93,231 @@ class Translator:
         length_penalty: float | None = None,
         exact: bool = False,
     ) -> Self:
-        """The model of a run directory, in float32. Raises MtError for a directory that holds none.
+        """Load the model of a run directory, in float32. Raises MtError when there is none.
 
-        `exact` searches each text on its own, so that no bit of a score depends on other texts. It is slower.
+        `beam_size` and `length_penalty` default to the values in the run's config. `exact` searches
+        each text alone, so that no bit of a score depends on other texts. This is slower.
         """
         run = open_run_dir(Path(run_dir))
         config = load_run_config(run.config)
-        src, tgt = (Tokenizer.load(path) for path in run.tokenizers(config.tokenizer.joint))
-        sizes = {"src_vocab_size": src.vocab_size, "tgt_vocab_size": tgt.vocab_size}
-        with torch.device("meta"):  # no memory before the file is known to have these very tensors
-            model = Transformer(config.model, **sizes, pad_id=src.pad_id)
-        load_weights(model, find_checkpoint(run.checkpoints, checkpoint))
-        chosen = {
-            "beam_size": beam_size,
-            "length_penalty": length_penalty,
-            "batch_tokens": 1 if exact else None,
-        }
-        search = config.search.model_copy(
-            update={key: value for key, value in chosen.items() if value is not None}
-        )
-        return cls(model.eval().to(find_device(device)), src, tgt, search, config.data.max_length)
+        src_path, tgt_path = run.tokenizers(config.tokenizer.joint)
+        src_tokenizer = Tokenizer.load(src_path)
+        tgt_tokenizer = Tokenizer.load(tgt_path)
 
-    def translate(self, texts: Sequence[str]) -> list[str]:
-        """The best translation of each text; of a blank text, the empty one."""
+        # On the meta device, a model takes no memory. So a config that claims a huge model does no
+        # harm: `load_weights` checks that the file has tensors of these shapes, and assigns them.
+        with torch.device("meta"):
+            model = Transformer(
+                config.model,
+                src_vocab_size=src_tokenizer.vocab_size,
+                tgt_vocab_size=tgt_tokenizer.vocab_size,
+                pad_id=src_tokenizer.pad_id,
+            )
+        load_weights(model, find_checkpoint(run.checkpoints, checkpoint))
+        model = model.eval().to(find_device(device))
+
+        changes: dict[str, int | float] = {}
+        if beam_size is not None:
+            changes["beam_size"] = beam_size
+        if length_penalty is not None:
+            changes["length_penalty"] = length_penalty
+        if exact:
+            changes["batch_tokens"] = 1
+        search = config.search.model_copy(update=changes)
+        return cls(model, src_tokenizer, tgt_tokenizer, search, config.data.max_length)
+
+    # A str is also a Sequence[str]; mypy takes the first overload that fits.
+    @overload
+    def translate(self, texts: str) -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def translate(self, texts: Sequence[str]) -> list[str]: ...
+
+    def translate(self, texts: str | Sequence[str]) -> str | list[str]:
+        """Return the best translation of one text, or of each text of a list.
+
+        The translation of a blank text is empty.
+        """
+        if isinstance(texts, str):
+            return self.translate([texts])[0]
         return [translations[0].text for translations in self.n_best(texts)]
 
     def n_best(self, texts: Sequence[str]) -> list[list[Translation]]:
-        """Up to `beam_size` translations of each text, the best first.
+        """Return up to `beam_size` translations of each text, best first.
 
-        A text of more than `max_length` tokens is translated in parts (see `split`): its k-th translation joins the
-        k-th of each part.
+        A text of more than `max_length` tokens is split into segments. Its k-th translation joins
+        the k-th translations of all segments.
         """
-        parts = [self.split(text) for text in texts]
-        found = iter(self._search([ids for rows in parts for ids in rows]))
-        return [_join([next(found) for _ in rows]) for rows in parts]
+        if isinstance(texts, str):
+            raise TypeError("n_best takes a list of texts, not a single str")
+        segments_of_texts = [self.split(text) for text in texts]
+        all_segments = [ids for segments in segments_of_texts for ids in segments]
+        translations = iter(self._translate_segments(all_segments))
+        return [
+            _join_segments([next(translations) for _ in segments]) for segments in segments_of_texts
+        ]
 
-    @torch.inference_mode()
-    def _search(self, rows: Sequence[Sequence[int]]) -> list[list[Translation]]:
-        """The translations of each row of source ids, whatever their order."""
-        found: list[list[Translation]] = [[] for _ in rows]
-        budget = self.search.batch_tokens // self.search.beam_size
-        for group in group_by_length(np.array([len(row) for row in rows]), batch_tokens=budget):
-            for index, hypotheses in zip(
-                group, self._search_batch([rows[i] for i in group]), strict=True
-            ):
-                texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
-                for text, (ids, log_prob, score) in zip(texts, hypotheses, strict=True):
-                    part = Segment(list(rows[index]), [*ids, self.tgt_tokenizer.eos_id])
-                    # A carriage return would end a line, or be taken off its end, for many a reader.
-                    found[index].append(
-                        Translation(text.replace("\r", " "), score, log_prob, (part,))
+    def translate_chunks(
+        self, lines: Iterable[str], *, n_best: int = 1, chunk_size: int = CHUNK_SIZE
+    ) -> Iterator[TranslatedChunk]:
+        """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
+
+        A chunk has at most `chunk_size` lines, and ends early when they have CHUNK_CHARS
+        characters. Memory holds the model, one chunk and one batch of its search. A line takes
+        about 70 times its size in bytes while it is translated, and `read_lines` bounds that size.
+        So memory is bounded whatever the text is.
+        """
+        num_lines = 0
+        for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
+            translations = [found[:n_best] for found in self.n_best(chunk)]
+            for line_translations in translations:
+                num_lines += 1
+                num_segments = len(line_translations[0].segments)
+                if num_segments > 1:
+                    logger.warning(
+                        f"line {num_lines}: over {self.max_length} tokens: "
+                        f"translated in {num_segments} parts"
                     )
-        return found
-
-    @oom_as_device_error(
-        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
-    )
-    def _search_batch(self, rows: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
-        model, tokenizer, search = self.model, self.tgt_tokenizer, self.search
-
-        def step(tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
-            states, cache = model.decode(tokens.reshape(-1, 1), cache)  # (batch * beam, 1, d_model)
-            log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
-            return log_probs.view(*tokens.shape, -1), cache
-
-        lengths = [
-            math.ceil(search.max_length_factor * len(row)) + search.max_length_offset
-            for row in rows
-        ]
-        if model.max_length is not None:
-            lengths = [min(length, model.max_length) for length in lengths]
-        max_lengths = torch.tensor(lengths, device=model.output_table.device)
-        options = SearchOptions(
-            search.beam_size, search.length_penalty, max_lengths, tokenizer.forbidden_ids
-        )
-        cache = model.start(self._encode(rows))
-        return beam_search(
-            step,
-            cache,
-            len(rows),
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            options=options,
-        )
-
-    def _encode(self, rows: Sequence[Sequence[int]]) -> Memory:
-        """Encode a few rows at a time: neighbours are of like length, so there is less padding to compute."""
-        longest = max(map(len, rows))
-        size = len(rows) if self.model.output_table.is_cuda else ENCODED_TOGETHER
-        memories = [
-            self.model.encode(self.pad(rows[start : start + size]))
-            for start in range(0, len(rows), size)
-        ]
-        spare = [longest - memory.mask.size(3) for memory in memories]
-        states = [
-            F.pad(memory.states, (0, 0, 0, more))
-            for memory, more in zip(memories, spare, strict=True)
-        ]
-        masks = [
-            F.pad(memory.mask, (0, more)) for memory, more in zip(memories, spare, strict=True)
-        ]
-        return Memory(torch.cat(states), torch.cat(masks))
-
-    def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Rows of ids as one tensor (batch, length) where the model is, padded."""
-        tensors, model = [torch.tensor(row) for row in rows], self.model
-        return pad_sequence(tensors, batch_first=True, padding_value=model.pad_id).to(
-            model.output_table.device
-        )
+            yield TranslatedChunk(chunk, translations)
 
     def split(self, text: str) -> list[list[int]]:
-        """The source ids of `text` in as few parts as halving takes to fit each into `max_length`; none if it is blank.
+        """Return the source ids of the segments of a text, each of at most `max_length` tokens.
 
-        It is cut at the space nearest to the middle, or through the middle of a text without one.
+        A text that is too long is cut at the space nearest to its middle, or through the middle if
+        it has no space. The halves are split in the same way. A blank text has no segments.
         """
         if not text.strip():
             return []
         (ids,) = self.src_tokenizer.encode([text])
         if len(ids) <= self.max_length or len(text) < 2:
             return [ids]
-        middle = len(text) // 2
-        spaces = (text.rfind(" ", 1, middle + 1), text.find(" ", middle, len(text) - 1))
-        cut = min(
-            (space for space in spaces if space > 0),
-            key=lambda space: abs(space - middle),
-            default=middle,
-        )
+        cut = _cut_position(text)
         return self.split(text[:cut]) + self.split(text[cut:].removeprefix(" "))
 
+    def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Return rows of ids as one padded tensor (batch, length) on the device of the model."""
+        tensors = [torch.tensor(row) for row in rows]
+        padded = pad_sequence(tensors, batch_first=True, padding_value=self.model.pad_id)
+        return padded.to(self.model.output_table.device)
 
-def _join(parts: list[list[Translation]]) -> list[Translation]:
-    """The translations of a text from those of its parts, rank by rank; a blank text has no parts."""
-    joined = [
-        Translation(
-            text=" ".join(each.text for each in rank),
-            score=sum(each.score for each in rank),
-            log_prob=sum(each.log_prob for each in rank),
-            parts=tuple(part for each in rank for part in each.parts),
+    @torch.inference_mode()
+    def _translate_segments(self, segments: Sequence[Sequence[int]]) -> list[list[Translation]]:
+        """Return the translations of each segment of source ids, best first.
+
+        Segments of similar length are searched together. The order of the results is that of
+        `segments`.
+        """
+        translations: list[list[Translation]] = [[] for _ in segments]
+        lengths = np.array([len(segment) for segment in segments])
+        batch_tokens = self.search.batch_tokens // self.search.beam_size
+        for batch in group_by_length(lengths, batch_tokens=batch_tokens):
+            results = self._search_batch([segments[index] for index in batch])
+            for index, hypotheses in zip(batch, results, strict=True):
+                translations[index] = self._read_hypotheses(segments[index], hypotheses)
+        return translations
+
+    def _read_hypotheses(
+        self, src_ids: Sequence[int], hypotheses: Sequence[Hypothesis]
+    ) -> list[Translation]:
+        """Return the hypotheses of one segment as translations."""
+        texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
+        translations = []
+        for text, hypothesis in zip(texts, hypotheses, strict=True):
+            segment = Segment(list(src_ids), [*hypothesis.ids, self.tgt_tokenizer.eos_id])
+            # Many programs end a line at a carriage return, or strip it from the end of a line.
+            text = text.replace("\r", " ")
+            translations.append(
+                Translation(text, hypothesis.score, hypothesis.log_prob, (segment,))
+            )
+        return translations
+
+    @oom_as_device_error(
+        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
+    )
+    def _search_batch(self, segments: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each segment of source ids, searched as one batch."""
+        model = self.model
+
+        def step(tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
+            states, cache = model.decode(tokens.reshape(-1, 1), cache)  # (batch * beam, 1, d_model)
+            log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
+            return log_probs.view(*tokens.shape, -1), cache
+
+        options = SearchOptions(
+            beam_size=self.search.beam_size,
+            length_penalty=self.search.length_penalty,
+            max_lengths=self._max_lengths(segments),
+            forbidden_ids=self.tgt_tokenizer.forbidden_ids,
         )
-        for rank in zip(*parts, strict=False)
-    ]
-    return joined or [Translation("", 0.0, 0.0)]
+        return beam_search(
+            step,
+            model.start(self._encode(segments)),
+            len(segments),
+            bos_id=self.tgt_tokenizer.bos_id,
+            eos_id=self.tgt_tokenizer.eos_id,
+            options=options,
+        )
+
+    def _max_lengths(self, segments: Sequence[Sequence[int]]) -> Tensor:
+        """Return how many tokens the translation of each segment may have, eos included."""
+        factor = self.search.max_length_factor
+        offset = self.search.max_length_offset
+        max_lengths = [math.ceil(factor * len(segment)) + offset for segment in segments]
+        limit = self.model.max_length
+        if limit is not None:
+            max_lengths = [min(length, limit) for length in max_lengths]
+        return torch.tensor(max_lengths, device=self.model.output_table.device)
+
+    def _encode(self, segments: Sequence[Sequence[int]]) -> Memory:
+        """Encode segments of source ids.
+
+        A CPU encodes a few at a time. Neighbours have similar lengths, so this computes less
+        padding.
+        """
+        batch_size = CPU_ENCODER_BATCH_SIZE
+        if self.model.output_table.is_cuda:
+            batch_size = len(segments)
+        longest = max(len(segment) for segment in segments)
+        states = []
+        masks = []
+        for start in range(0, len(segments), batch_size):
+            memory = self.model.encode(self.pad(segments[start : start + batch_size]))
+            num_padding = longest - memory.mask.size(3)
+            states.append(F.pad(memory.states, (0, 0, 0, num_padding)))
+            masks.append(F.pad(memory.mask, (0, num_padding)))
+        return Memory(torch.cat(states), torch.cat(masks))
+
+
+def _cut_position(text: str) -> int:
+    """Return the index of the space nearest to the middle, or the middle if there is no space.
+
+    A space at either end of the text does not count. Of two spaces that are equally near, the left
+    one is taken.
+    """
+    middle = len(text) // 2
+    left = text.rfind(" ", 1, middle + 1)
+    right = text.find(" ", middle, len(text) - 1)
+    spaces = [space for space in (left, right) if space > 0]
+    return min(spaces, key=lambda space: abs(space - middle), default=middle)
+
+
+def _join_segments(segments: Sequence[Sequence[Translation]]) -> list[Translation]:
+    """Return the translations of a text from those of its segments.
+
+    The k-th translation joins the k-th of each segment, as far as all segments have one. A blank
+    text has no segments, and its translation is empty.
+    """
+    if not segments:
+        return [Translation("", 0.0, 0.0)]
+    joined = []
+    for same_rank in zip(*segments, strict=False):
+        pieces = [segment for translation in same_rank for segment in translation.segments]
+        joined.append(
+            Translation(
+                text=" ".join(translation.text for translation in same_rank),
+                score=sum(translation.score for translation in same_rank),
+                log_prob=sum(translation.log_prob for translation in same_rank),
+                segments=tuple(pieces),
+            )
+        )
+    return joined

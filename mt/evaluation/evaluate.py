@@ -1,19 +1,16 @@
-"""mt evaluate: how well a run translates, or how good a ready translation is."""
+"""Evaluation of a run, or of a file of translations, by BLEU, chrF and TER."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.config.load import load_run_config
-from mt.data.eval_set import EvalSet, load_eval_set, read_eval_set
-from mt.decoding.translator import Translator
+from mt.data.eval_set import EvalSet, read_eval_set
 from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
-from mt.storage.run_dir import open_run_dir
+from mt.experiment import Experiment
 
 
 class SetScores(NamedTuple):
-    """The scores of one named set."""
+    """The scores of one named evaluation set."""
 
     name: str
     num_lines: int
@@ -29,56 +26,41 @@ def evaluate(
     device: str = "auto",
     beam_size: int | None = None,
 ) -> list[SetScores]:
-    """Translate and score the given files, or the config's test sets, or its validation set. Raises MtError."""
-    config = load_run_config(open_run_dir(Path(run_dir)).config)
+    """Translate evaluation sets with a run and score them. Raises MtError.
+
+    The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
+    of the run's config, or its validation set if it has no test sets.
+    """
+    experiment = Experiment.open(run_dir)
     if src is not None:
-        sets = [read_eval_set(Path(src).name, Path(src), list(map(Path, refs)))]
+        src_path = Path(src)
+        eval_sets = [read_eval_set(src_path.name, src_path, [Path(ref) for ref in refs])]
     else:
-        sets = [
-            load_eval_set(section, config.data)
-            for section in config.data.test or (config.data.valid,)
-        ]
-    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device, beam_size=beam_size)
+        eval_sets = experiment.evaluation_sets
+    translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
+    tgt_lang = experiment.config.data.tgt_lang
     return [
-        score_set(each, translator.translate(each.src), tgt_lang=config.data.tgt_lang)
-        for each in sets
+        score_set(eval_set, translator.translate(eval_set.src), tgt_lang=tgt_lang)
+        for eval_set in eval_sets
     ]
 
 
+def evaluate_file(hyp: Path, refs: Sequence[Path], *, tgt_lang: str = "") -> list[SetScores]:
+    """Score a file of translations against files of references. Raises MtError."""
+    eval_set = read_eval_set(hyp.name, hyp, refs)
+    hypotheses = eval_set.src
+    return [score_set(eval_set, hypotheses, tgt_lang=tgt_lang)]
+
+
 def score_set(
-    each: EvalSet,
+    eval_set: EvalSet,
     hypotheses: Sequence[str],
     *,
     tgt_lang: str,
     metrics: Sequence[str] = ("bleu", "chrf", "ter"),
 ) -> SetScores:
-    """Score one translation of a set."""
-    scores = score_corpus(hypotheses, each.refs, metrics=metrics, tokenize=bleu_tokenizer(tgt_lang))
-    return SetScores(each.name, len(each.src), scores)
-
-
-def evaluate_file(hyp: Path, refs: Sequence[Path], *, tgt_lang: str = "") -> list[SetScores]:
-    """Score a file of translations that are there already."""
-    each = read_eval_set(hyp.name, hyp, refs)
-    return [score_set(each, each.src, tgt_lang=tgt_lang)]
-
-
-def as_text(found: list[SetScores]) -> str:
-    """A line for each score: set, metric, value, signature."""
-    width = max(len(each.name) for each in found)
-    return "\n".join(
-        f"{each.name:<{width}}  {score.name:<4}  {score.value:6.2f}  {score.signature}"
-        for each in found
-        for score in each.scores
+    """Return the scores of one translation of an evaluation set."""
+    scores = score_corpus(
+        hypotheses, eval_set.refs, metrics=metrics, tokenize=bleu_tokenizer(tgt_lang)
     )
-
-
-def as_json(found: list[SetScores]) -> str:
-    """One object: sets by name, metrics by name, all digits."""
-    scores = {
-        each.name: {s.name: {"score": s.value, "signature": s.signature} for s in each.scores}
-        for each in found
-    }
-    return json.dumps(
-        {each.name: {"num_lines": each.num_lines, **scores[each.name]} for each in found}, indent=2
-    )
+    return SetScores(eval_set.name, len(eval_set.src), scores)

@@ -59,7 +59,7 @@ def attention_maps(
     if target is None:
         best = translator.n_best([sentence])[0][0]
         # Not its text encoded again: a model may write a word in other subwords than its tokenizer does.
-        target, tgt_out = best.text, best.parts[0].tgt
+        target, tgt_out = best.text, best.segments[0].tgt
     else:
         tgt_out = _ids(translator, tokenizer, target, what="the target")
     tgt_in = [tokenizer.bos_id, *tgt_out[:-1]]

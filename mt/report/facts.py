@@ -9,7 +9,7 @@ from mt.config.schema import Config, CorpusConfig, EvalSetConfig, Section
 from mt.config.yaml_file import show
 from mt.data.corpus import FilterCounts
 from mt.report.charts import MetricsLine, of_kind
-from mt.training.metrics_log import clock
+from mt.training.console import format_duration
 
 Fact = tuple[str, str]  # a line of a table: a name, and what there is to say
 
@@ -30,7 +30,7 @@ def summarise(
     facts += [("sentence pairs", f"{counts.all.kept:,}")] if counts else []
     facts.append(("updates", f"{last.get('step', 0):,}"))
     if timed := [line for line in metrics if "elapsed_seconds" in line.get("timing", {})]:
-        facts.append(("training time", clock(timed[-1]["timing"]["elapsed_seconds"])))
+        facts.append(("training time", format_duration(timed[-1]["timing"]["elapsed_seconds"])))
     facts.append(("device", f"{config.train.device}, {config.train.precision}"))
     if (begun := start.get("timing", {}).get("unix_time")) is not None:
         facts.append(("begun (UTC)", f"{datetime.fromtimestamp(begun, UTC):%d %b %Y, %H:%M}"))

@@ -185,7 +185,7 @@ def examine(each: EvalSet, translator: Translator, *, tgt_lang: str) -> ScoredSe
     for src, (found, *_), *refs in zip(
         each.src, translator.n_best(each.src), *each.refs, strict=True
     ):
-        num_tokens = sum(len(part.tgt) for part in found.parts) or 1
+        num_tokens = sum(len(segment.tgt) for segment in found.segments) or 1
         nearest = (
             max(refs, key=lambda ref: analysis.sentence_chrf(found.text, [ref]))
             if len(refs) > 1

@@ -1,4 +1,4 @@
-"""`mt align` and `mt translate --alignments`: a line for each line, and links that a reader of Pharaoh's form takes."""
+"""Tests of `mt align` and `mt translate --alignments`: links in the format of Pharaoh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ WORDS = [
     "sifa",
 ]
 MAX_LENGTH = 24
+VOCAB_SIZE = 320
 CONFIG = {
     "data": {
         "src_lang": "aa",
@@ -57,17 +59,19 @@ PHARAOH = re.compile(r"(\d+-\d+( \d+-\d+)*)?")
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of random weights."""
+    """A run with random weights."""
     run = RunDir(tmp_path_factory.mktemp("run"))
     run.config.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
-    draw = random.Random(5)
-    path, _ = run.tokenizers(joint=True)
-    train_tokenizer(
-        [" ".join(draw.choices(WORDS, k=6)) for _ in range(100)], path, kind="bpe", vocab_size=320
-    )
+    generator = random.Random(5)
+    texts = [" ".join(generator.choices(WORDS, k=6)) for _ in range(100)]
+    tokenizer_path, _ = run.tokenizers(joint=True)
+    train_tokenizer(texts, tokenizer_path, kind="bpe", vocab_size=VOCAB_SIZE)
     torch.manual_seed(2)
     model = Transformer(
-        load_run_config(run.config).model, src_vocab_size=320, tgt_vocab_size=320, pad_id=0
+        load_run_config(run.config).model,
+        src_vocab_size=VOCAB_SIZE,
+        tgt_vocab_size=VOCAB_SIZE,
+        pad_id=0,
     )
     weights = {name: 2.0 * tensor for name, tensor in model.state_dict().items()}
     CheckpointStore(run.checkpoints, keep=1).save(Checkpoint(weights, {}, {}), step=1, is_best=True)
@@ -79,108 +83,129 @@ def write(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def lines_of(done: Ended) -> list[str]:
-    assert done.code == 0, done.err
-    return done.out.split("\n")[:-1]
+def output_lines(ended: Ended) -> list[str]:
+    """Return the lines of stdout. The command must have succeeded."""
+    assert ended.code == 0, ended.err
+    return ended.out.split("\n")[:-1]
 
 
-def links_of(line: str) -> list[tuple[int, int]]:
+def assert_fails(ended: Ended, *contents: str) -> None:
+    """Check that a command printed nothing but one line of error, which has the given contents."""
+    assert ended.code == 1
+    assert ended.out == ""
+    assert ended.err.startswith("mt: ")
+    assert ended.err.endswith("\n")
+    assert ended.err.count("\n") == 1
+    for content in contents:
+        assert content in ended.err
+
+
+def parse_links(line: str) -> list[tuple[int, int]]:
     assert PHARAOH.fullmatch(line)
-    return [(int(i), int(j)) for i, j in (link.split("-") for link in line.split())]
+    links = []
+    for link in line.split():
+        src_word, tgt_word = link.split("-")
+        links.append((int(src_word), int(tgt_word)))
+    return links
 
 
+# mt align
+
+TOO_LONG_PAIRS = [
+    ("balo deru " * 20, "fimi"),
+    ("balo", "fimi " * 40),
+]
 PAIRS = [
-    *[
-        ("balo deru", "fimi gona hupe"),
-        ("", "fimi"),
-        ("balo", " "),
-        ("", ""),
-        ("\u00a0", "balo"),
-        ("jasi", "kelo"),
-    ],
-    *[
-        ("balo deru " * 20, "fimi"),
-        ("balo", "fimi " * 40),
-        ("a\rb \u2028 c", "\x85 d"),
-        ("😀  balo ", " nira\tpotu"),
-    ],
-    *[("0-0 1-1", "||| ||| x"), ("<s>", "</s>")],
+    ("balo deru", "fimi gona hupe"),
+    ("", "fimi"),
+    ("balo", " "),
+    ("", ""),
+    ("\u00a0", "balo"),
+    ("jasi", "kelo"),
+    *TOO_LONG_PAIRS,
+    ("a\rb \u2028 c", "\x85 d"),
+    ("😀  balo ", " nira\tpotu"),
+    ("0-0 1-1", "||| ||| x"),
+    ("<s>", "</s>"),
 ]
 
 
 @pytest.mark.parametrize("to_file", [False, True], ids=["stdout", "file"])
-def test_a_pair_is_answered_by_a_line_whatever_is_in_it(
-    run_dir: Path, tmp_path: Path, to_file: bool
-) -> None:
+def test_any_pair_gives_one_line_of_links(run_dir: Path, tmp_path: Path, to_file: bool) -> None:
     pairs = PAIRS * 50  # more than one chunk
-    files = [
-        write(tmp_path / name, list(side))
-        for name, side in zip("st", zip(*pairs, strict=True), strict=True)
-    ]
-    output = ("-o", tmp_path / "out") if to_file else ()
-    done = mt("align", run_dir, "--src", files[0], "--tgt", files[1], *output)
-    found = (tmp_path / "out").read_text().split("\n")[:-1] if to_file else lines_of(done)
-    assert (done.code, len(found)) == (0, len(pairs)), done.err
-    too_long = 0
-    for number, ((src, tgt), line) in enumerate(zip(pairs, found, strict=True), 1):
-        links = links_of(line)
-        warned = f"mt: line {number}: " in done.err
-        too_long += warned
-        num_words = [len(side.encode().split()) for side in (src, tgt)]
-        assert all(i < num_words[0] and j < num_words[1] for i, j in links)
-        has_links = all(num_words) and not warned
-        assert len(links) == (
-            num_words[1] if has_links and "\t" not in tgt else len(links) if has_links else 0
-        )
-        assert links == links_of(found[(number - 1) % len(PAIRS)]), (
-            "its links do not depend on where it stands"
-        )
-    assert too_long == 2 * 50
+    src_file = write(tmp_path / "src", [src for src, _ in pairs])
+    tgt_file = write(tmp_path / "tgt", [tgt for _, tgt in pairs])
+    output = tmp_path / "out"
+    options = ("-o", output) if to_file else ()
+    ended = mt("align", run_dir, "--src", src_file, "--tgt", tgt_file, *options)
+    lines = output_lines(ended)
+    if to_file:
+        assert lines == []
+        lines = output.read_text().split("\n")[:-1]
+    assert len(lines) == len(pairs)
+
+    for number, ((src, tgt), line) in enumerate(zip(pairs, lines, strict=True), start=1):
+        links = parse_links(line)
+        num_src_words = len(src.encode().split())
+        num_tgt_words = len(tgt.encode().split())
+        assert all(i < num_src_words and j < num_tgt_words for i, j in links)
+        is_too_long = (src, tgt) in TOO_LONG_PAIRS
+        assert (f"warning: line {number}: " in ended.err) == is_too_long
+        if is_too_long or num_src_words == 0 or num_tgt_words == 0:
+            assert links == []
+        elif "\t" not in tgt:  # a token may contain a tab, and so two words
+            assert len(links) == num_tgt_words
+        first_copy = lines[(number - 1) % len(PAIRS)]
+        assert line == first_copy, "links do not depend on the place in the file"
+    assert ended.err.count("\n") == len(TOO_LONG_PAIRS) * 50
 
 
-def test_a_pair_that_is_too_long_is_named(run_dir: Path, tmp_path: Path) -> None:
-    src, tgt = write(tmp_path / "s", ["balo", "balo"]), write(tmp_path / "t", ["fimi", "😀" * 6])
-    done = mt("align", run_dir, "--src", src, "--tgt", tgt)
-    assert done == (0, "0-0\n\n", "mt: line 2: 26 tokens, over 24: not aligned\n")
+def test_too_long_pair_gets_a_warning_and_no_links(run_dir: Path, tmp_path: Path) -> None:
+    src_file = write(tmp_path / "src", ["balo", "balo"])
+    tgt_file = write(tmp_path / "tgt", ["fimi", "😀" * 6])
+    ended = mt("align", run_dir, "--src", src_file, "--tgt", tgt_file)
+    assert output_lines(ended) == ["0-0", ""]
+    assert ended.err.startswith("warning: line 2: 26 tokens")
+    assert f"over {MAX_LENGTH}" in ended.err
+    assert ended.err.count("\n") == 1
 
 
-def test_layers_and_steps_can_be_chosen(run_dir: Path, tmp_path: Path) -> None:
-    draw = random.Random(1)
-    lines = [" ".join(draw.choices(WORDS, k=5)) for _ in range(40)]
-    files = "--src", write(tmp_path / "s", lines[:20]), "--tgt", write(tmp_path / "t", lines[20:])
-    plain = mt("align", run_dir, *files)
-    assert mt("align", run_dir, *files, "--layer", "2", "--step", "output") == plain
-    others = [("--layer", "1"), ("--step", "input"), ("--layer", "1", "--step", "input")]
-    assert len({plain.out, *(mt("align", run_dir, *files, *other).out for other in others)}) == 4
-    said = f"mt: --layer 3: the decoder of {run_dir} has 2 layers\n"
-    assert mt("align", run_dir, *files, "--layer", "3") == (1, "", said)
+def test_layer_and_step_options(run_dir: Path, tmp_path: Path) -> None:
+    generator = random.Random(1)
+    texts = [" ".join(generator.choices(WORDS, k=5)) for _ in range(40)]
+    src_file = write(tmp_path / "src", texts[:20])
+    tgt_file = write(tmp_path / "tgt", texts[20:])
+    command = ("align", run_dir, "--src", src_file, "--tgt", tgt_file)
+    default = mt(*command)
+    assert mt(*command, "--layer", "2", "--step", "output") == default
+    outputs = {
+        default.out,
+        mt(*command, "--layer", "1").out,
+        mt(*command, "--step", "input").out,
+        mt(*command, "--layer", "1", "--step", "input").out,
+    }
+    assert len(outputs) == 4
+    assert_fails(mt(*command, "--layer", "3"), "--layer 3", str(run_dir), "2 layers")
 
 
-def test_files_of_different_lengths_are_refused_and_no_output_appears(
-    run_dir: Path, tmp_path: Path
-) -> None:
-    src, tgt = write(tmp_path / "s", ["balo", "balo"]), write(tmp_path / "t", ["fimi"])
-    done = mt("align", run_dir, "--src", src, "--tgt", tgt, "-o", tmp_path / "out")
-    assert done == (
-        1,
-        "",
-        f"mt: {src} has 2 lines, but {tgt} has 1: they must match line by line\n",
-    )
-    assert not (tmp_path / "out").exists()
+def test_files_of_different_lengths_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    src_file = write(tmp_path / "src", ["balo", "balo"])
+    tgt_file = write(tmp_path / "tgt", ["fimi"])
+    output = tmp_path / "out"
+    ended = mt("align", run_dir, "--src", src_file, "--tgt", tgt_file, "-o", output)
+    assert_fails(ended, f"{src_file} has 2 lines", f"{tgt_file} has 1")
+    assert not output.exists()
 
 
-@pytest.mark.parametrize("name", ["s", "t"])
-def test_neither_input_is_replaced_by_its_alignments(
-    run_dir: Path, tmp_path: Path, name: str
-) -> None:
-    src, tgt = write(tmp_path / "s", ["balo"]), write(tmp_path / "t", ["fimi"])
-    done = mt("align", run_dir, "--src", src, "--tgt", tgt, "-o", tmp_path / name)
-    assert done == (
-        1,
-        "",
-        f"mt: {tmp_path / name}: is the input too, and would be replaced by alignments\n",
-    )
-    assert (src.read_text(), tgt.read_text()) == ("balo\n", "fimi\n")
+@pytest.mark.parametrize("name", ["src", "tgt"])
+def test_inputs_are_not_overwritten_by_alignments(run_dir: Path, tmp_path: Path, name: str) -> None:
+    src_file = write(tmp_path / "src", ["balo"])
+    tgt_file = write(tmp_path / "tgt", ["fimi"])
+    output = tmp_path / name
+    ended = mt("align", run_dir, "--src", src_file, "--tgt", tgt_file, "-o", output)
+    assert_fails(ended, f"{output}:", "input", "alignments")
+    assert src_file.read_text() == "balo\n"
+    assert tgt_file.read_text() == "fimi\n"
 
 
 # mt translate --alignments
@@ -189,34 +214,47 @@ LINES = ["balo deru fimi", "", "balo " * 20, "😀 xyz", "a\rb"]
 STDIN = "".join(f"{line}\n" for line in LINES)
 
 
-@pytest.mark.parametrize("options", [(), ("--n-best", "2")], ids=" ".join)
-def test_the_alignment_is_one_more_field_of_the_same_lines(
-    run_dir: Path, options: tuple[str, ...]
-) -> None:
-    plain = lines_of(mt("translate", run_dir, *options, stdin=STDIN))
-    found = lines_of(mt("translate", run_dir, *options, "--alignments", stdin=STDIN))
-    fields = [line.rsplit(" ||| ", 1) for line in found]
-    assert [first for first, _ in fields] == plain
-    for first, last in fields:
-        text = first.split(" ||| ")[1] if options else first
-        src = LINES[int(first.split(" ||| ")[0])] if options else LINES[plain.index(first)]
-        links = links_of(last)
-        assert all(i < len(src.split()) for i, _ in links)
-        assert {j for _, j in links} <= set(range(len(text.encode().split())))
-        assert bool(links) == bool(text.strip())
+def assert_links_fit(links: list[tuple[int, int]], src: str, translation: str) -> None:
+    """Check that links stay within the words of both texts, and exist unless the text is blank."""
+    num_src_words = len(src.split())
+    num_tgt_words = len(translation.encode().split())
+    assert all(i < num_src_words and j < num_tgt_words for i, j in links)
+    assert bool(links) == bool(translation.strip())
 
 
-def test_as_json_it_is_a_list_of_pairs_and_only_if_asked_for(run_dir: Path) -> None:
-    plain, found = (
-        [
-            json.loads(line)
-            for line in lines_of(mt("translate", run_dir, "--jsonl", *options, stdin=STDIN))
-        ]
-        for options in ((), ("--alignments",))
-    )
+def test_alignment_is_a_field_after_the_translation(run_dir: Path) -> None:
+    plain_lines = output_lines(mt("translate", run_dir, stdin=STDIN))
+    lines = output_lines(mt("translate", run_dir, "--alignments", stdin=STDIN))
+    assert len(lines) == len(LINES)
+    for src, plain_line, line in zip(LINES, plain_lines, lines, strict=True):
+        text, links = line.rsplit(" ||| ", 1)
+        assert text == plain_line
+        assert_links_fit(parse_links(links), src, text)
+
+
+def test_alignment_is_the_last_field_of_an_n_best_line(run_dir: Path) -> None:
+    command = ("translate", run_dir, "--n-best", "2")
+    plain_lines = output_lines(mt(*command, stdin=STDIN))
+    lines = output_lines(mt(*command, "--alignments", stdin=STDIN))
+    for plain_line, line in zip(plain_lines, lines, strict=True):
+        other_fields, links = line.rsplit(" ||| ", 1)
+        assert other_fields == plain_line
+        line_number, text, *_ = other_fields.split(" ||| ")
+        assert_links_fit(parse_links(links), LINES[int(line_number)], text)
+
+
+def test_alignment_in_json_is_a_list_of_pairs(run_dir: Path) -> None:
+    def translate(*options: str) -> list[dict[str, Any]]:
+        lines = output_lines(mt("translate", run_dir, "--jsonl", *options, stdin=STDIN))
+        return [json.loads(line) for line in lines]
+
     translator = Translator.load(run_dir, device="cpu")
-    aligned = align_translations(translator, LINES, [each[:1] for each in translator.n_best(LINES)])
-    for before, after, (expected,) in zip(plain, found, aligned, strict=True):
+    best = [translations[:1] for translations in translator.n_best(LINES)]
+    aligned = align_translations(translator, LINES, best)
+    plain = translate()
+    with_alignments = translate("--alignments")
+    for before, after, (expected,) in zip(plain, with_alignments, aligned, strict=True):
         (translation,) = after["translations"]
-        assert [tuple(link) for link in translation.pop("alignment")] == expected.alignment
-        assert after == before
+        links = [tuple(link) for link in translation.pop("alignment")]
+        assert links == expected.alignment
+        assert after == before, "without the option there is no alignment"

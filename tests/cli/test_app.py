@@ -241,7 +241,7 @@ def test_files_serve_as_well_as_pipes(task: Path, run_dir: Path, tmp_path: Path)
 def test_an_over_long_line_is_translated_in_parts_and_the_user_is_told(run_dir: Path) -> None:
     done = mt("translate", run_dir, stdin="balo deru\n" + " ".join(WORDS * 4) + "\n")
     assert done.out.count("\n") == 2
-    assert done.err.startswith("mt: line 2: over 24 tokens: translated in ")
+    assert done.err.startswith("warning: line 2: over 24 tokens: translated in ")
 
 
 def test_n_best_lists_have_the_form_of_moses(run_dir: Path) -> None:

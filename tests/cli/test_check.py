@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mt.cli.check import as_text, print_findings, summary_line
+from mt.cli.check_output import as_text, print_findings, summary_line
 from mt.preflight.checks import Finding
 
 FINDINGS = [

@@ -1,7 +1,8 @@
-"""A target word is linked to the source word that it looks at most, whatever subwords, batches and parts it came in."""
+"""Tests of word alignment, and of the scripts that score alignments."""
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.alignment import (
     AlignmentStep,
     align,
+    align_lines,
     align_translations,
     default_layer,
     format_alignment,
@@ -56,7 +58,8 @@ WORDS = [
     "ruke",
     "sifa",
 ]
-NUM_LAYERS, MAX_LENGTH = 3, 16
+NUM_LAYERS = 3
+MAX_LENGTH = 16
 SHAPE = {
     "d_model": 32,
     "d_ff": 32,
@@ -67,36 +70,42 @@ SHAPE = {
 STEPS: tuple[AlignmentStep, ...] = ("output", "input")
 
 
-def make_texts(num_texts: int, *, most_words: int, seed: int = 5) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(1, most_words))) for _ in range(num_texts)]
+def make_texts(num_texts: int, *, max_words: int, seed: int = 5) -> list[str]:
+    generator = random.Random(seed)
+    texts = []
+    for _ in range(num_texts):
+        num_words = generator.randint(1, max_words)
+        texts.append(" ".join(generator.choices(WORDS, k=num_words)))
+    return texts
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A tokenizer that splits most words into several subwords."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer(
-        make_texts(100, most_words=6), path, kind="bpe", vocab_size=310
-    )  # most words are of several subwords
+    train_tokenizer(make_texts(100, max_words=6), path, kind="bpe", vocab_size=310)
     return Tokenizer.load(path)
 
 
 def make_translator(tokenizer: Tokenizer, **search: int) -> Translator:
-    """Random weights in float64, large enough that it looks at some words much more than at others."""
+    """Return a translator with random weights in float64.
+
+    The weights are large, so that the attention weights of different words differ.
+    """
     torch.manual_seed(3)
-    sizes = {"src_vocab_size": tokenizer.vocab_size, "tgt_vocab_size": tokenizer.vocab_size}
-    model = (
-        Transformer(ModelConfig.model_validate(SHAPE), **sizes, pad_id=tokenizer.pad_id)
-        .double()
-        .eval()
+    model = Transformer(
+        ModelConfig.model_validate(SHAPE),
+        src_vocab_size=tokenizer.vocab_size,
+        tgt_vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
     )
+    model = model.double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    settings = SearchConfig.model_validate(
-        {"beam_size": 3, "max_length_offset": 4, "max_length_factor": 1.0, **search}
-    )
-    return Translator(model, tokenizer, tokenizer, search=settings, max_length=MAX_LENGTH)
+    defaults = {"beam_size": 3, "max_length_offset": 4, "max_length_factor": 1.0}
+    search_config = SearchConfig.model_validate({**defaults, **search})
+    return Translator(model, tokenizer, tokenizer, search=search_config, max_length=MAX_LENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -105,195 +114,226 @@ def translator(tokenizer: Tokenizer) -> Translator:
 
 
 def make_pairs(tokenizer: Tokenizer, num_pairs: int) -> list[Segment]:
-    sides = (tokenizer.encode(make_texts(num_pairs, most_words=9, seed=seed)) for seed in (1, 2))
-    return [Segment(src, tgt) for src, tgt in zip(*sides, strict=True)]
+    src_rows = tokenizer.encode(make_texts(num_pairs, max_words=9, seed=1))
+    tgt_rows = tokenizer.encode(make_texts(num_pairs, max_words=9, seed=2))
+    return [Segment(src, tgt) for src, tgt in zip(src_rows, tgt_rows, strict=True)]
 
 
-# Words of subwords
+# The word of each token
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *[
-            "balo",
-            "balo deru fimi",
-            "xyz qqq",
-            "",
-            " ",
-            "balo ",
-            " balo",
-            "balo   deru",
-            "äöü 😀 balo 中文",
-            "a\tb \r c",
-        ],
-        *["non\u00a0breaking \u2028 line", "\x10s \u2581 \x10", "<s> </s> a"],
+        "balo",
+        "balo deru fimi",
+        "xyz qqq",
+        "",
+        " ",
+        "balo ",
+        " balo",
+        "balo   deru",
+        "äöü 😀 balo 中文",
+        "a\tb \r c",
+        "non\u00a0breaking \u2028 line",
+        "\x10s \u2581 \x10",
+        "<s> </s> a",
     ],
 )
-def test_the_tokens_of_a_word_make_that_word(tokenizer: Tokenizer, text: str) -> None:
+def test_tokens_of_a_word_make_that_word(tokenizer: Tokenizer, text: str) -> None:
     (ids,) = tokenizer.encode([text])
-    found = word_indices(tokenizer, ids)
-    assert len(found) == len(ids) - 1, "the end mark is no word"
-    for index, word in enumerate(words(text)):
-        own = [token_id for token_id, place in zip(ids, found, strict=False) if place == index]
-        assert (
-            word.decode().replace(" ", "") in "".join(tokenizer.decode([own]))
-            or b"\t" in text.encode()
-        )
-    assert max(found, default=-1) == len(words(text)) - 1
+    indices = word_indices(tokenizer, ids)
+    assert len(indices) == len(ids) - 1, "eos belongs to no word"
+    for word_index, word in enumerate(words(text)):
+        word_ids = [
+            token_id for token_id, index in zip(ids, indices, strict=False) if index == word_index
+        ]
+        (word_text,) = tokenizer.decode([word_ids])
+        # A tab is not a token boundary, so here a token may contain two words.
+        assert word.decode().replace(" ", "") in word_text or "\t" in text
+    assert max(indices, default=-1) == len(words(text)) - 1
 
 
-def test_a_space_on_its_own_goes_with_the_next_word_and_at_the_end_with_none(
-    tokenizer: Tokenizer,
-) -> None:
+def test_single_space_token_belongs_to_the_next_word(tokenizer: Tokenizer) -> None:
     (ids,) = tokenizer.encode(["balo   😀 "])
     pieces = [tokenizer.piece(token_id) for token_id in ids]
     assert pieces[-9:-5] == ["\u2581", "\u2581", "\u2581", "<0xF0>"]
+    # The space at the end of the text belongs to no word.
     assert word_indices(tokenizer, ids)[-8:] == [1, 1, 1, 1, 1, 1, 1, -1]
 
 
-# From weights to links
+# From attention weights to links
 
-#     source words: 0    0    1    the end mark
+#     source words: 0    0    1    eos
 WEIGHTS = np.array(
     [
-        [0.3, 0.3, 0.4, 0.0],  # writes the first subword of word 0; 0 by the sum of its subwords
-        [0.1, 0.0, 0.2, 0.7],  # has read it, and writes the second; eos is no word
-        [0.0, 0.1, 0.6, 0.3],  # writes word 1
-        [0.0, 0.9, 0.1, 0.0],  # writes eos
+        # Writes the first subword of word 0. Its subwords together give source word 0.
+        [0.3, 0.3, 0.4, 0.0],
+        # Has read the first subword, and writes the second. The large weight is on eos.
+        [0.1, 0.0, 0.2, 0.7],
+        # Has read word 0, and writes word 1.
+        [0.0, 0.1, 0.6, 0.3],
+        # Has read word 1, and writes eos.
+        [0.0, 0.9, 0.1, 0.0],
     ],
     np.float32,
 )
-SRC_WORDS, TGT_WORDS = [0, 0, 1], [0, 0, 1]
+SRC_WORDS = [0, 0, 1]
+TGT_WORDS = [0, 0, 1]
 
 
 @pytest.mark.parametrize(
     ("step", "links"), [("output", [(0, 0), (1, 1)]), ("input", [(0, 1), (1, 0)])]
 )
-def test_a_word_is_asked_where_it_is_first_written_or_where_it_has_just_been_read(
-    step: AlignmentStep, links: Alignment
-) -> None:
+def test_links_are_read_at_the_output_or_input_step(step: AlignmentStep, links: Alignment) -> None:
     assert link_words(WEIGHTS, SRC_WORDS, TGT_WORDS, step=step) == links
     padded = np.pad(WEIGHTS, ((0, 2), (0, 3)), constant_values=9.0)
     assert link_words(padded, SRC_WORDS, TGT_WORDS, step=step) == links
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_without_words_on_either_side_there_are_no_links(step: AlignmentStep) -> None:
-    assert link_words(WEIGHTS, [-1, -1], TGT_WORDS, step=step) == []
-    assert (
-        link_words(WEIGHTS, [], TGT_WORDS, step=step)
-        == link_words(WEIGHTS, SRC_WORDS, [], step=step)
-        == []
-    )
-    assert link_words(WEIGHTS, SRC_WORDS, [-1, -1], step=step) == []
+def test_no_words_on_one_side_means_no_links(step: AlignmentStep) -> None:
+    no_words: list[list[int]] = [[], [-1, -1]]
+    for indices in no_words:
+        assert link_words(WEIGHTS, indices, TGT_WORDS, step=step) == []
+        assert link_words(WEIGHTS, SRC_WORDS, indices, step=step) == []
 
 
-def test_the_default_is_the_layer_before_the_last_but_not_the_first_of_two() -> None:
+def test_default_layer_is_last_but_one_or_second_of_two() -> None:
     assert [default_layer(num_layers) for num_layers in (1, 2, 3, 6)] == [0, 1, 1, 4]
 
 
-# A model's links
+def test_links_are_formatted_as_in_pharaoh() -> None:
+    links = [(0, 0), (1, 12), (10, 3)]
+    assert format_alignment(links) == "0-0 1-12 10-3"
+    assert sorted(read_gold(format_alignment(links)).sure) == links
+    assert format_alignment([]) == ""
 
 
-def looks_at_its_own_place(tokenizer: Tokenizer) -> Translator:
-    """A model in which target position i looks at source position i: it knows nothing but positions."""
+# Links of a model
+
+
+def make_diagonal_translator(tokenizer: Tokenizer) -> Translator:
+    """Return a translator in which target position i attends to source position i.
+
+    All its weights are zero, except those that pass positions to the cross-attention.
+    """
     translator = make_translator(tokenizer)
-    eye = torch.eye(SHAPE["d_model"], dtype=torch.double)
+    identity = torch.eye(SHAPE["d_model"], dtype=torch.double)
     with torch.no_grad():
         for name, parameter in translator.model.named_parameters():
-            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            is_norm_weight = "norm" in name and name.endswith("weight")
+            parameter.fill_(1.0 if is_norm_weight else 0.0)
             if name.endswith("cross_attention.query.weight"):
-                parameter.copy_(eye)
+                parameter.copy_(identity)
             elif name.endswith("cross_attention.key_value.weight"):
-                parameter.copy_(torch.cat((eye, 0 * eye)))
+                parameter.copy_(torch.cat((identity, torch.zeros_like(identity))))
     return translator
 
 
-def test_a_model_that_looks_at_its_own_place_aligns_the_diagonal_or_a_step_later_the_one_beside_it(
-    tokenizer: Tokenizer,
-) -> None:
-    translator = looks_at_its_own_place(tokenizer)
-    pieces = [tokenizer.piece(token_id) for token_id in range(tokenizer.vocab_size)]
-    whole = [
-        token_id
-        for token_id, piece in enumerate(pieces)
-        if piece.startswith("\u2581") and len(piece) > 1
-    ]
+def test_diagonal_attention_gives_diagonal_links(tokenizer: Tokenizer) -> None:
+    translator = make_diagonal_translator(tokenizer)
+    whole_word_ids = []
+    for token_id in range(tokenizer.vocab_size):
+        piece = tokenizer.piece(token_id)
+        if piece.startswith("\u2581") and len(piece) > 1:
+            whole_word_ids.append(token_id)
     sizes = [4, 2]
-    rows = [[*whole[:size], tokenizer.eos_id] for size in sizes]  # each token a word
+    rows = [[*whole_word_ids[:size], tokenizer.eos_id] for size in sizes]
     pairs = [Segment(row, row) for row in rows]
     for layer in range(NUM_LAYERS):
-        assert align(translator, pairs, layer=layer) == [
-            [(i, i) for i in range(size)] for size in sizes
-        ]
-        later = align(translator, pairs, layer=layer, step="input")
-        for links, size in zip(
-            later, sizes, strict=True
-        ):  # the last one looks at the end mark, which is no word
-            assert [(i, j) for i, j in links if j < size - 1] == [
-                (j + 1, j) for j in range(size - 1)
-            ]
+        at_output = align(translator, pairs, layer=layer)
+        assert at_output == [[(i, i) for i in range(size)] for size in sizes]
+        at_input = align(translator, pairs, layer=layer, step="input")
+        for links, size in zip(at_input, sizes, strict=True):
+            # The last position attends to eos, which is no word, so its link means nothing.
+            without_last = [(i, j) for i, j in links if j < size - 1]
+            assert without_last == [(j + 1, j) for j in range(size - 1)]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_links_are_those_of_the_recorded_weights(
+def test_links_have_the_highest_recorded_weights(
     translator: Translator, step: AlignmentStep
 ) -> None:
-    pairs = make_pairs(translator.src_tokenizer, 12)
-    by_layer = []
+    tokenizer = translator.tgt_tokenizer
+    pairs = make_pairs(tokenizer, 12)
+    alignments_by_layer = []
     for layer in range(NUM_LAYERS):
-        found = align(translator, pairs, layer=layer, step=step)
-        for (src, tgt), links in zip(pairs, found, strict=True):
-            tgt_in = [translator.tgt_tokenizer.bos_id, *tgt[:-1]]
+        alignments = align(translator, pairs, layer=layer, step=step)
+        alignments_by_layer.append(alignments)
+        for (src, tgt), links in zip(pairs, alignments, strict=True):
+            tgt_in = [tokenizer.bos_id, *tgt[:-1]]
             weights = attention_weights(translator.model, src, tgt_in).cross[layer].mean(dim=0)
-            for source, target in links:
-                places = [
-                    i
-                    for i, word in enumerate(word_indices(translator.tgt_tokenizer, tgt))
-                    if word == target
-                ]
-                row = weights[
-                    places[0] if step == "output" else places[-1] + 1, :-1
-                ]  # without the end mark
-                src_words = torch.tensor(word_indices(translator.src_tokenizer, src))
-                sums = [
-                    float(row[src_words == word].sum()) for word in range(int(src_words.max()) + 1)
-                ]
-                assert sums[source] == max(sums)
-            assert [target for _, target in sorted(links, key=lambda link: link[1])] == list(
-                range(len(links))
-            )
-        by_layer.append(found)
-    assert by_layer[0] != by_layer[1] != by_layer[2], "layers that all look alike show nothing"
+            src_words = torch.tensor(word_indices(translator.src_tokenizer, src))
+            num_src_words = int(src_words.max()) + 1
+            tgt_words = word_indices(tokenizer, tgt)
+            for src_word, tgt_word in links:
+                positions = [i for i, word in enumerate(tgt_words) if word == tgt_word]
+                row = positions[0] if step == "output" else positions[-1] + 1
+                without_eos = weights[row, :-1]
+                sums = [float(without_eos[src_words == i].sum()) for i in range(num_src_words)]
+                assert sums[src_word] == max(sums)
+            linked_tgt_words = sorted(tgt_word for _, tgt_word in links)
+            assert linked_tgt_words == list(range(len(links))), "one link for each target word"
+    first, second, third = alignments_by_layer
+    assert first != second != third, "equal layers would show nothing"
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])
-def test_a_pair_has_the_links_that_it_has_alone(tokenizer: Tokenizer, batch_tokens: int) -> None:
+def test_links_do_not_depend_on_the_batch(tokenizer: Tokenizer, batch_tokens: int) -> None:
     translator = make_translator(tokenizer, batch_tokens=batch_tokens)
     pairs = make_pairs(tokenizer, 20)
     for step in STEPS:
-        together = align(translator, pairs, step=step)
-        assert together == [align(translator, [pair], step=step)[0] for pair in pairs]
-        assert len({format_alignment(links) for links in together}) > 10
+        in_a_batch = align(translator, pairs, step=step)
+        assert in_a_batch == [align(translator, [pair], step=step)[0] for pair in pairs]
+        assert len({format_alignment(links) for links in in_a_batch}) > 10
 
 
-def test_nothing_has_no_links(translator: Translator) -> None:
+def test_no_pairs_and_empty_pairs_have_no_links(translator: Translator) -> None:
+    eos_id = translator.src_tokenizer.eos_id
     assert align(translator, []) == []
-    assert align(translator, [Segment([3], [3])]) == [[]]
+    assert align(translator, [Segment([eos_id], [eos_id])]) == [[]]
 
 
-# Translations
+def test_align_lines_aligns_encoded_lines(translator: Translator) -> None:
+    src_texts = make_texts(10, max_words=3, seed=1)
+    tgt_texts = make_texts(10, max_words=3, seed=2)
+    src_rows = translator.src_tokenizer.encode(src_texts)
+    tgt_rows = translator.tgt_tokenizer.encode(tgt_texts)
+    pairs = [Segment(src, tgt) for src, tgt in zip(src_rows, tgt_rows, strict=True)]
+    lines = zip(src_texts, tgt_texts, strict=True)
+    alignments = list(align_lines(translator, lines, layer=0, step="input"))
+    assert alignments == align(translator, pairs, layer=0, step="input")
 
 
-def aligned(translator: Translator, texts: list[str]) -> list[Alignment]:
-    found = align_translations(translator, texts, [found[:1] for found in translator.n_best(texts)])
-    return [translations[0].alignment or [] for translations in found]
+def test_align_lines_warns_of_lines_that_are_too_long(
+    translator: Translator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The command line stops messages of the logger "mt" from reaching the root logger.
+    monkeypatch.setattr(logging.getLogger("mt"), "propagate", True)
+    long_text = "balo " * 40
+    lines = [("balo", "deru"), (long_text, "deru"), ("balo", long_text), ("balo", "")]
+    alignments = list(align_lines(translator, lines))
+    assert alignments == [[(0, 0)], [], [], []]
+    messages = [record.getMessage() for record in caplog.records]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert ["line 2:" in messages[0], "line 3:" in messages[1]] == [True, True]
+    assert all(f"over {MAX_LENGTH}" in message for message in messages)
 
 
-def test_every_translation_has_links_of_its_own_words(translator: Translator) -> None:
+# Links of translations
+
+
+def best_alignments(translator: Translator, texts: list[str]) -> list[Alignment]:
+    """Return the alignment of the best translation of each text."""
+    best = [translations[:1] for translations in translator.n_best(texts)]
+    aligned = align_translations(translator, texts, best)
+    return [translations[0].alignment or [] for translations in aligned]
+
+
+def test_every_translation_gets_links_of_its_own_words(translator: Translator) -> None:
     texts = [
-        *make_texts(12, most_words=30),
+        *make_texts(12, max_words=30),
         "",
         "  ",
         "xyz 😀",
@@ -301,132 +341,129 @@ def test_every_translation_has_links_of_its_own_words(translator: Translator) ->
         "balo" * 12,
         "\u00a0",
     ]
-    answers = translator.n_best(texts)
-    found = align_translations(translator, texts, answers)
+    n_best_lists = translator.n_best(texts)
+    aligned_lists = align_translations(translator, texts, n_best_lists)
     num_links = 0
-    for text, before, after in zip(texts, answers, found, strict=True):
-        assert [each._replace(alignment=None) for each in after] == before
-        for each in after:
-            assert each.alignment == sorted(set(each.alignment or []))
-            assert all(
-                0 <= i < len(words(text)) and 0 <= j < len(words(each.text))
-                for i, j in each.alignment
-            )
-            num_links += len(each.alignment)
+    for text, before, after in zip(texts, n_best_lists, aligned_lists, strict=True):
+        assert [translation._replace(alignment=None) for translation in after] == before
+        for translation in after:
+            links = translation.alignment
+            assert links is not None
+            assert links == sorted(set(links))
+            assert all(0 <= i < len(words(text)) for i, _ in links)
+            assert all(0 <= j < len(words(translation.text)) for _, j in links)
+            num_links += len(links)
     assert num_links > 200
 
 
-def test_what_the_search_wrote_is_aligned_and_not_its_text_encoded_again(
-    translator: Translator,
-) -> None:
-    texts = make_texts(12, most_words=3)
-    answers = [found[0] for found in translator.n_best(texts)]
-    tokens = [each.parts[0].tgt for each in answers]
-    assert tokens != translator.tgt_tokenizer.encode([each.text for each in answers]), (
-        "they differ, as they may"
-    )
-    src = translator.src_tokenizer.encode(texts)
-    expected = align(translator, [Segment(*pair) for pair in zip(src, tokens, strict=True)])
-    assert aligned(translator, texts) == expected
+def test_generated_tokens_are_aligned_not_the_encoded_text(translator: Translator) -> None:
+    texts = make_texts(12, max_words=3)
+    best = [translations[0] for translations in translator.n_best(texts)]
+    generated = [translation.segments[0].tgt for translation in best]
+    encoded = translator.tgt_tokenizer.encode([translation.text for translation in best])
+    assert generated != encoded, "equal tokens would show nothing"
+    src_rows = translator.src_tokenizer.encode(texts)
+    pairs = [Segment(src, tgt) for src, tgt in zip(src_rows, generated, strict=True)]
+    assert best_alignments(translator, texts) == align(translator, pairs)
 
 
 @pytest.mark.parametrize("gap", [" ", "   "])
-def test_the_links_of_a_long_text_are_those_of_its_parts_further_on(
+def test_links_of_a_long_text_are_shifted_links_of_its_segments(
     translator: Translator, gap: str
 ) -> None:
     halves = [" ".join(WORDS[:3]), " ".join(WORDS[3:6])]
     text = gap.join(halves)
-    (whole,), parts = (
-        translator.n_best([text])[0][:1],
-        [found[0] for found in translator.n_best(halves)],
-    )
-    texts = translator.src_tokenizer.decode([part.src for part in whole.parts])
-    assert [piece.strip() for piece in texts] == halves
-    assert [part.tgt for part in whole.parts] == [
-        part.tgt for each in parts for part in each.parts
-    ] or gap != " "
-    first, second = align(translator, whole.parts)
-    num_tgt = len(words(translator.tgt_tokenizer.decode([whole.parts[0].tgt])[0]))
-    assert aligned(translator, [text]) == [
-        sorted({*first, *((i + 3, j + num_tgt) for i, j in second)})
-    ]
+    whole = translator.n_best([text])[0][0]
+    src_texts = translator.src_tokenizer.decode([segment.src for segment in whole.segments])
+    assert [src_text.strip() for src_text in src_texts] == halves
+    if gap == " ":
+        best_of_halves = [translations[0] for translations in translator.n_best(halves)]
+        tgt_of_halves = [half.segments[0].tgt for half in best_of_halves]
+        assert [segment.tgt for segment in whole.segments] == tgt_of_halves
+
+    first, second = align(translator, whole.segments)
     assert first
     assert second
+    (first_tgt_text,) = translator.tgt_tokenizer.decode([whole.segments[0].tgt])
+    num_tgt_words = len(words(first_tgt_text))
+    shifted = [(i + 3, j + num_tgt_words) for i, j in second]
+    assert best_alignments(translator, [text]) == [sorted({*first, *shifted})]
 
 
-def test_a_word_that_was_cut_in_two_is_still_one_word(translator: Translator) -> None:
+def test_word_cut_by_segmentation_is_still_one_word(translator: Translator) -> None:
     text = "ba " + "xyz" * 8
-    assert len(translator.n_best([text])[0][0].parts) > 2
-    (links,) = aligned(translator, [text])
+    assert len(translator.n_best([text])[0][0].segments) > 2
+    (links,) = best_alignments(translator, [text])
     assert {i for i, _ in links} == {0, 1}
 
 
-def test_links_are_written_as_pharaoh_writes_them() -> None:
-    links = [(0, 0), (1, 12), (10, 3)]
-    assert format_alignment(links) == "0-0 1-12 10-3"
-    assert sorted(read_gold(format_alignment(links)).sure) == links
-    assert format_alignment([]) == ""
+# scripts/alignment_error.py and its baselines
 
 
-# The error rate, and what stands beside it
-
-
-def test_the_error_rate_is_that_of_och_and_ney() -> None:
+def test_error_rate_equals_och_and_ney() -> None:
     gold = [read_gold("0-0 1-1 2p1"), read_gold("0-1"), read_gold("")]
     assert gold[0] == Gold({(0, 0), (1, 1)}, {(0, 0), (1, 1), (2, 1)})
-    found = [{(0, 0), (2, 1), (2, 2)}, {(0, 1)}, {(5, 5)}]
+    links = [{(0, 0), (2, 1), (2, 2)}, {(0, 1)}, {(5, 5)}]
     # |A| = 5, |S| = 3, |A & S| = 2, |A & P| = 3
-    error = alignment_error(found, gold)
-    assert error == pytest.approx((1 - 5 / 8, 3 / 5, 2 / 3, 5))
-    assert alignment_error([each.sure for each in gold], gold).aer == 0.0
-    assert alignment_error([each.possible for each in gold], gold).aer == 0.0
+    assert alignment_error(links, gold) == pytest.approx((1 - 5 / 8, 3 / 5, 2 / 3, 5))
+    assert alignment_error([sentence.sure for sentence in gold], gold).aer == 0.0
+    assert alignment_error([sentence.possible for sentence in gold], gold).aer == 0.0
     assert alignment_error([set(), set(), set()], gold).aer == 1.0
 
 
-def test_the_diagonal_links_each_target_word_and_reaches_both_ends() -> None:
+def test_diagonal_baseline_links_every_target_word() -> None:
     assert diagonal("a b c", "x y z") == {(0, 0), (1, 1), (2, 2)}
     assert diagonal("a b", "w x y z") == {(0, 0), (0, 1), (1, 2), (1, 3)}
-    assert diagonal("", "x") == diagonal("a", "") == set()
+    assert diagonal("", "x") == set()
+    assert diagonal("a", "") == set()
 
 
-def test_both_directions_are_joined_as_their_names_say() -> None:
-    forward, backward = {(0, 0), (1, 1), (3, 3)}, {(0, 0), (1, 2), (5, 5)}
+def test_symmetries_join_both_directions() -> None:
+    forward = {(0, 0), (1, 1), (3, 3)}
+    backward = {(0, 0), (1, 2), (5, 5)}
     assert SYMMETRIES["intersection"](forward, backward) == {(0, 0)}
     assert SYMMETRIES["union"](forward, backward) == forward | backward
-    # 1-1 stands beside 0-0, and 1-2 beside 1-1; 3-3 and 5-5 stand alone
+    # 1-1 is next to 0-0, and 1-2 next to 1-1. 3-3 and 5-5 are next to no link.
     assert grow_diagonally(forward, backward) == {(0, 0), (1, 1), (1, 2)}
 
 
-def test_model_1_learns_from_three_sentences_what_no_one_of_them_says() -> None:
-    src, tgt = ["das Haus", "das Buch", "ein Buch", ""], ["the house", "the book", "a book", "x"]
+def test_ibm1_learns_from_several_sentences() -> None:
+    src = ["das Haus", "das Buch", "ein Buch", ""]
+    tgt = ["the house", "the book", "a book", "x"]
     assert ibm1(src, tgt) == [{(0, 0), (1, 1)}] * 3 + [set()]
 
 
-def test_model_1_takes_the_step_of_brown_et_al() -> None:
-    """From t = 1, a has counts 1/2 + 1/3 with x and 1/3 with y, b has 1/3 with each: so x is from a, y from b."""
+def test_ibm1_makes_the_first_em_step_of_brown_et_al() -> None:
+    """With uniform t, the counts of a are 1/2 + 1/3 for x and 1/3 for y; of b, 1/3 for each.
+
+    So x is linked to a, and y to b.
+    """
     assert ibm1(["a", "a b"], ["x", "x y"], iterations=1)[1] == {(0, 0), (1, 1)}
 
 
-def test_a_runs_layers_and_steps_are_all_there(
+def test_script_scores_every_layer_and_step(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Translator, "load", lambda run_dir: translator)
-    src, tgt = make_texts(4, most_words=5), make_texts(4, most_words=5, seed=6)
-    found = dict(layers_and_steps(Path("run"), src, tgt))
-    assert list(found) == [
-        f"layer {n} {step}" + "*" * (n == 2 and step == "output")
-        for n in (1, 2, 3)
-        for step in STEPS
+    src_texts = make_texts(4, max_words=5)
+    tgt_texts = make_texts(4, max_words=5, seed=6)
+    results = dict(layers_and_steps(Path("run"), src_texts, tgt_texts))
+    assert list(results) == [
+        "layer 1 output",
+        "layer 1 input",
+        "layer 2 output*",
+        "layer 2 input",
+        "layer 3 output",
+        "layer 3 input",
     ]
-    pairs = [
-        Segment(*pair)
-        for pair in zip(*map(translator.src_tokenizer.encode, (src, tgt)), strict=True)
-    ]
-    assert found["layer 2 output*"] == [set(links) for links in align(translator, pairs)]
+    src_rows = translator.src_tokenizer.encode(src_texts)
+    tgt_rows = translator.tgt_tokenizer.encode(tgt_texts)
+    pairs = [Segment(src, tgt) for src, tgt in zip(src_rows, tgt_rows, strict=True)]
+    assert results["layer 2 output*"] == [set(links) for links in align(translator, pairs)]
 
 
 @pytest.mark.parametrize(
-    ("line", "parted"),
+    ("line", "expected"),
     [
         ("Ist das, was Sie (heute) wollen?", "Ist das , was Sie ( heute ) wollen ?"),
         (
@@ -437,31 +474,35 @@ def test_a_runs_layers_and_steps_are_all_there(
         ("", ""),
     ],
 )
-def test_marks_are_parted_from_words_and_no_further(line: str, parted: str) -> None:
-    assert split_words(line) == parted
-    assert split_words(parted) == parted
+def test_split_words_separates_punctuation_once(line: str, expected: str) -> None:
+    assert split_words(line) == expected
+    assert split_words(expected) == expected
 
 
-def test_the_script_scores_files_and_baselines_on_the_lines_that_count(
+def test_script_scores_files_and_baselines_on_chosen_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, content in {
+    contents = {
         "gold": "0-0 1-1\n0-0 1-1\n0p0 1-0\n",
         "src": "das Haus\ndas Buch\nein Buch\n",
         "tgt": "the house\nthe book\nbook\n",
         "found.align": "5-5\n0-0 1-1\n0-0\n",
-    }.items():
+    }
+    for name, content in contents.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["x", "gold", "found.align", "--src", "src", "--tgt", "tgt", "--lines", "1:"]
-    )
+    arguments = ["gold", "found.align", "--src", "src", "--tgt", "tgt", "--lines", "1:"]
+    monkeypatch.setattr(sys, "argv", ["alignment_error.py", *arguments])
     script.main()
     heading, _, *rows = capsys.readouterr().out.splitlines()
     assert heading == "2 sentences"
-    found = {row[:28].strip(): row[28:].split() for row in rows}
-    assert found["found.align"] == ["0.167", "1.000", "0.667", "3"]  # 1 - (2 + 3) / (3 + 3)
-    assert found["diagonal"] == ["0.000", "1.000", "1.000", "3"]
-    assert list(found)[2:] == [
-        f"IBM 1{way}" for way in ("", " reverse", " intersection", " grow-diag", " union")
+    scores = {row[:28].strip(): row[28:].split() for row in rows}
+    assert scores["found.align"] == ["0.167", "1.000", "0.667", "3"]  # 1 - (2 + 3) / (3 + 3)
+    assert scores["diagonal"] == ["0.000", "1.000", "1.000", "3"]
+    assert list(scores)[2:] == [
+        "IBM 1",
+        "IBM 1 reverse",
+        "IBM 1 intersection",
+        "IBM 1 grow-diag",
+        "IBM 1 union",
     ]

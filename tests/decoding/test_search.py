@@ -1,4 +1,4 @@
-"""Search is tested with a table in place of a model: log-probabilities of the next token, keyed by the prefix."""
+"""Tests of beam search on tables of log-probabilities, which take the place of a model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mt.decoding.search import Hypothesis, SearchOptions, _best_indices, _close_gaps, beam_search
+from mt.decoding.search import (
+    Hypothesis,
+    SearchOptions,
+    _best_indices,
+    _rows_to_keep,
+    beam_search,
+)
 
-PAD, EOS, BOS = 0, 1, 2  # ordinary members of a table's vocabulary, unless a test forbids them
+# These are ordinary tokens of a table's vocabulary, unless a test forbids them.
+PAD = 0
+EOS = 1
+BOS = 2
+
 Ids = tuple[int, ...]
-Table = Callable[[int, Ids], Tensor]  # (sentence, prefix without bos) -> log_probs (vocab,) float32
+# Returns the log-probabilities (vocab,) of the next token: (sentence, prefix without bos) -> Tensor
+Table = Callable[[int, Ids], Tensor]
+
+EMPTY = Hypothesis((), -math.inf, -math.inf)
 
 
 def random_table(seed: int, vocab_size: int) -> Table:
-    """A distribution for each prefix, with no ties to speak of."""
+    """Return a table with a random distribution for each prefix, almost without ties."""
 
     @cache
     def log_probs(sentence: int, prefix: Ids) -> Tensor:
@@ -34,56 +47,63 @@ def random_table(seed: int, vocab_size: int) -> Table:
 
 
 def coarse_table(seed: int, vocab_size: int) -> Table:
-    """Few values, so that nearly all is a tie, and a third of it impossible; sums of these are exact in float32."""
+    """Return a table with few different values, so that nearly all candidates are ties.
+
+    A third of the tokens are impossible. Sums of these values are exact in float32.
+    """
 
     @cache
     def log_probs(sentence: int, prefix: Ids) -> Tensor:
-        draw = random.Random(hash((seed, sentence, prefix)))
-        return torch.tensor(
-            draw.choices([-1.0, -2.0, -3.0, -math.inf], weights=[1, 9, 20, 15], k=vocab_size)
-        )
+        generator = random.Random(hash((seed, sentence, prefix)))
+        values = [-1.0, -2.0, -3.0, -math.inf]
+        return torch.tensor(generator.choices(values, weights=[1, 9, 20, 15], k=vocab_size))
 
     return log_probs
 
 
 @dataclass(frozen=True)
 class TableState:
-    """The prefixes of all beams, as the search's own calls have made them, and a record of those calls."""
+    """The prefixes of all beams, and a log of the calls that made them."""
 
-    prefixes: tuple[
-        tuple[int, tuple[Ids, ...]], ...
-    ]  # for each live row: the sentence, and the prefix of each beam
+    rows: tuple[tuple[int, tuple[Ids, ...]], ...]  # (sentence, the prefix of each beam)
     calls: list[tuple[str, tuple[int, ...]]] = field(default_factory=list, compare=False)
 
     def reorder(self, beam_index: Tensor) -> TableState:
         self.calls.append(("reorder", tuple(beam_index.shape)))
-        rows = zip(self.prefixes, beam_index.tolist(), strict=True)
-        return TableState(
-            tuple((s, tuple(beams[i] for i in index)) for (s, beams), index in rows), self.calls
-        )
+        new_rows = []
+        for (sentence, prefixes), indices in zip(self.rows, beam_index.tolist(), strict=True):
+            new_rows.append((sentence, tuple(prefixes[index] for index in indices)))
+        return TableState(tuple(new_rows), self.calls)
 
     def keep(self, sentences: Sequence[int]) -> TableState:
         self.calls.append(("keep", (len(sentences),)))
-        return TableState(tuple(self.prefixes[row] for row in sentences), self.calls)
+        return TableState(tuple(self.rows[row] for row in sentences), self.calls)
 
 
-def step_of(table: Table) -> Callable[[Tensor, TableState], tuple[Tensor, TableState]]:
+Step = Callable[[Tensor, TableState], tuple[Tensor, TableState]]
+
+
+def make_step(table: Table) -> Step:
+    """Return a step function that reads log-probabilities from a table."""
+
     def step(tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
         state.calls.append(("step", tuple(tokens.shape)))
-        rows = zip(state.prefixes, tokens.tolist(), strict=True)
-        prefixes = tuple(
-            (s, tuple((*prefix, token) for prefix, token in zip(beams, new, strict=True)))
-            for (s, beams), new in rows
-        )
-        log_probs = [
-            torch.stack([table(s, prefix[1:]) for prefix in beams]) for s, beams in prefixes
-        ]
-        return torch.stack(log_probs), TableState(prefixes, state.calls)
+        new_rows = []
+        log_probs = []
+        for (sentence, prefixes), new_tokens in zip(state.rows, tokens.tolist(), strict=True):
+            extended = tuple(
+                (*prefix, token) for prefix, token in zip(prefixes, new_tokens, strict=True)
+            )
+            new_rows.append((sentence, extended))
+            without_bos = [prefix[1:] for prefix in extended]
+            log_probs.append(torch.stack([table(sentence, prefix) for prefix in without_bos]))
+        return torch.stack(log_probs), TableState(tuple(new_rows), state.calls)
 
     return step
 
 
-def start(sentences: list[int]) -> TableState:
+def start_state(sentences: list[int]) -> TableState:
+    """Return a state with one empty beam for each sentence."""
     return TableState(tuple((sentence, ((),)) for sentence in sentences))
 
 
@@ -97,24 +117,33 @@ def search(
     forbidden_ids: Ids = (),
     state: TableState | None = None,
 ) -> list[list[Hypothesis]]:
+    """Search the given sentences of a table."""
     options = SearchOptions(
-        beam_size, length_penalty, torch.tensor(max_lengths, dtype=torch.long), forbidden_ids
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        max_lengths=torch.tensor(max_lengths, dtype=torch.long),
+        forbidden_ids=forbidden_ids,
     )
-    state = state or start(sentences)
     return beam_search(
-        step_of(table), state, len(sentences), bos_id=BOS, eos_id=EOS, options=options
+        make_step(table),
+        state or start_state(sentences),
+        len(sentences),
+        bos_id=BOS,
+        eos_id=EOS,
+        options=options,
     )
 
 
-def hypothesis_of(table: Table, sentence: int, ids: Ids, *, length_penalty: float) -> Hypothesis:
+def score_ids(table: Table, sentence: int, ids: Ids, *, length_penalty: float) -> Hypothesis:
     """Score ids from the table alone, adding in float32 from the left as the search does."""
     total = torch.zeros(())
     for position, token in enumerate((*ids, EOS)):
         total = total + table(sentence, ids[:position])[token]
-    return Hypothesis(ids, total.item(), total.item() / (len(ids) + 1) ** length_penalty)
+    log_prob = total.item()
+    return Hypothesis(ids, log_prob, log_prob / (len(ids) + 1) ** length_penalty)
 
 
-def plain_beam_search(
+def reference_beam_search(
     table: Table,
     sentence: int,
     *,
@@ -123,52 +152,54 @@ def plain_beam_search(
     length_penalty: float,
     forbidden_ids: Ids,
 ) -> list[Hypothesis]:
-    """The rule itself, for one sentence, in lists and loops."""
+    """Search one sentence by the same rules, with lists and loops."""
     beams: list[tuple[float, Ids]] = [(0.0, ())]
-    found: list[Hypothesis] = []
+    finished: list[Hypothesis] = []
     for length in range(1, max_length + 1):
-        candidates = [
-            (log_prob + table(sentence, prefix)[token].item(), (*prefix, token))
-            for log_prob, prefix in beams
-            for token in range(len(table(sentence, prefix)))
-            if token not in forbidden_ids and (token == EOS or length < max_length)
-        ]
-        possible = [candidate for candidate in candidates if candidate[0] > -math.inf]
-        ranked = sorted(
-            possible, key=lambda candidate: -candidate[0]
-        )  # stable: equals stay in order of beam and token
-        ended = [(log_prob, ids) for log_prob, ids in ranked[:beam_size] if ids[-1] == EOS]
-        found += [
-            Hypothesis(ids[:-1], log_prob, log_prob / length**length_penalty)
-            for log_prob, ids in ended
-        ]
-        beams = [(log_prob, ids) for log_prob, ids in ranked if ids[-1] != EOS][:beam_size]
-        if len(found) >= beam_size or not beams:
+        candidates = []
+        for log_prob, prefix in beams:
+            for token, token_log_prob in enumerate(table(sentence, prefix).tolist()):
+                if token in forbidden_ids or (length == max_length and token != EOS):
+                    continue
+                total = log_prob + token_log_prob
+                if total > -math.inf:
+                    candidates.append((total, (*prefix, token)))
+        # The sort is stable: equal candidates stay in the order of their beam and token.
+        candidates.sort(key=lambda candidate: -candidate[0])
+        for log_prob, ids in candidates[:beam_size]:
+            if ids[-1] == EOS:
+                score = log_prob / length**length_penalty
+                finished.append(Hypothesis(ids[:-1], log_prob, score))
+        beams = [candidate for candidate in candidates if candidate[1][-1] != EOS][:beam_size]
+        if len(finished) >= beam_size or not beams:
             break
-    best_first = sorted(found, key=lambda hypothesis: -hypothesis.score)
-    return best_first[:beam_size] or [Hypothesis((), -math.inf, -math.inf)]
+    finished.sort(key=lambda hypothesis: -hypothesis.score)
+    return finished[:beam_size] or [EMPTY]
+
+
+# What is found
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0, 2.0])
 @pytest.mark.parametrize(("vocab_size", "max_length"), [(2, 5), (3, 4), (4, 3), (6, 1)])
-def test_a_beam_wide_enough_finds_the_exact_best_n(
+def test_wide_beam_equals_exhaustive_search(
     vocab_size: int, max_length: int, length_penalty: float
 ) -> None:
     table = random_table(1, vocab_size)
     tokens = [token for token in range(vocab_size) if token != EOS]
-    every = [ids for length in range(max_length) for ids in product(tokens, repeat=length)]
-    scored = [hypothesis_of(table, 7, ids, length_penalty=length_penalty) for ids in every]
-    exact = sorted(scored, key=lambda hypothesis: -hypothesis.score)
+    all_ids = [ids for length in range(max_length) for ids in product(tokens, repeat=length)]
+    scored = [score_ids(table, 7, ids, length_penalty=length_penalty) for ids in all_ids]
+    expected = sorted(scored, key=lambda hypothesis: -hypothesis.score)
 
-    found = search(
+    hypotheses = search(
         table,
         [7],
-        beam_size=len(every) + 1,
+        beam_size=len(all_ids) + 1,
         max_lengths=[max_length],
         length_penalty=length_penalty,
     )
 
-    assert found == [exact]
+    assert hypotheses == [expected]
 
 
 searches = {
@@ -180,11 +211,11 @@ searches = {
 }
 
 
-@pytest.mark.parametrize("new_table", [random_table, coarse_table])
+@pytest.mark.parametrize("make_table", [random_table, coarse_table])
 @settings(max_examples=60, deadline=None)
 @given(**searches, forbidden=st.sets(st.sampled_from([PAD, BOS, 3])))
-def test_search_is_the_plain_beam_search_ties_and_all(
-    new_table: Callable[[int, int], Table],
+def test_search_equals_reference_search_with_ties(
+    make_table: Callable[[int, int], Table],
     seed: int,
     vocab_size: int,
     beam_size: int,
@@ -192,66 +223,67 @@ def test_search_is_the_plain_beam_search_ties_and_all(
     length_penalty: float,
     forbidden: set[int],
 ) -> None:
-    table, sentences = new_table(seed, vocab_size), list(range(len(max_lengths)))
-    ids = tuple(token for token in forbidden if token < vocab_size)
+    table = make_table(seed, vocab_size)
+    forbidden_ids = tuple(token for token in forbidden if token < vocab_size)
 
-    found = search(
+    results = search(
         table,
-        sentences,
+        list(range(len(max_lengths))),
         beam_size=beam_size,
         max_lengths=max_lengths,
         length_penalty=length_penalty,
-        forbidden_ids=ids,
+        forbidden_ids=forbidden_ids,
     )
 
-    for sentence, hypotheses in enumerate(found):
-        expected = plain_beam_search(
+    assert len(results) == len(max_lengths)
+    for sentence, hypotheses in enumerate(results):
+        expected = reference_beam_search(
             table,
             sentence,
             beam_size=beam_size,
             max_length=max_lengths[sentence],
             length_penalty=length_penalty,
-            forbidden_ids=ids,
+            forbidden_ids=forbidden_ids,
         )
-        assert [hypothesis.ids for hypothesis in hypotheses] == [
-            hypothesis.ids for hypothesis in expected
-        ]
-        assert [h.score for h in hypotheses] == pytest.approx([h.score for h in expected], rel=1e-5)
+        assert [found.ids for found in hypotheses] == [wanted.ids for wanted in expected]
+        expected_scores = pytest.approx([wanted.score for wanted in expected], rel=1e-5)
+        assert [found.score for found in hypotheses] == expected_scores
 
 
 @settings(max_examples=60, deadline=None)
 @given(**searches)
-def test_hypotheses_are_sorted_distinct_within_bounds_and_scored_as_the_table_says(
+def test_hypotheses_are_sorted_distinct_bounded_and_scored(
     seed: int, vocab_size: int, beam_size: int, max_lengths: list[int], length_penalty: float
 ) -> None:
-    table, sentences = random_table(seed, vocab_size), list(range(len(max_lengths)))
-    found = search(
+    table = random_table(seed, vocab_size)
+    results = search(
         table,
-        sentences,
+        list(range(len(max_lengths))),
         beam_size=beam_size,
         max_lengths=max_lengths,
         length_penalty=length_penalty,
     )
-    assert len(found) == len(sentences)
-    for sentence, hypotheses in enumerate(found):
+    assert len(results) == len(max_lengths)
+    for sentence, hypotheses in enumerate(results):
         assert 1 <= len(hypotheses) <= beam_size
         assert len({hypothesis.ids for hypothesis in hypotheses}) == len(hypotheses)
         assert hypotheses == sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
         for hypothesis in hypotheses:
             assert EOS not in hypothesis.ids
             assert len(hypothesis.ids) + 1 <= max_lengths[sentence]
-            assert hypothesis == hypothesis_of(
+            assert hypothesis == score_ids(
                 table, sentence, hypothesis.ids, length_penalty=length_penalty
             )
 
 
 @settings(max_examples=40, deadline=None)
 @given(**searches)
-def test_a_batch_is_each_sentence_alone(
+def test_batch_equals_single_sentences(
     seed: int, vocab_size: int, beam_size: int, max_lengths: list[int], length_penalty: float
 ) -> None:
-    table, sentences = random_table(seed, vocab_size), list(range(len(max_lengths)))
-    together = search(
+    table = random_table(seed, vocab_size)
+    sentences = list(range(len(max_lengths)))
+    in_a_batch = search(
         table,
         sentences,
         beam_size=beam_size,
@@ -259,35 +291,37 @@ def test_a_batch_is_each_sentence_alone(
         length_penalty=length_penalty,
     )
     for sentence in sentences:
-        limit = [max_lengths[sentence]]
         alone = search(
-            table, [sentence], beam_size=beam_size, max_lengths=limit, length_penalty=length_penalty
+            table,
+            [sentence],
+            beam_size=beam_size,
+            max_lengths=[max_lengths[sentence]],
+            length_penalty=length_penalty,
         )
-        assert alone == [together[sentence]]
+        assert alone == [in_a_batch[sentence]]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_one_beam_is_an_argmax_loop(seed: int) -> None:
-    table, max_lengths = random_table(seed, 5), [9, 3, 1, 9]
+def test_beam_of_one_equals_argmax_loop(seed: int) -> None:
+    table = random_table(seed, 5)
+    max_lengths = [9, 3, 1, 9]
     expected = []
     for sentence, max_length in enumerate(max_lengths):
         ids: Ids = ()
-        while len(ids) + 1 < max_length and (token := int(table(sentence, ids).argmax())) != EOS:
+        while len(ids) + 1 < max_length:
+            token = int(table(sentence, ids).argmax())
+            if token == EOS:
+                break
             ids = (*ids, token)
-        expected.append([hypothesis_of(table, sentence, ids, length_penalty=1.0)])
+        expected.append([score_ids(table, sentence, ids, length_penalty=1.0)])
 
     assert search(table, [0, 1, 2, 3], beam_size=1, max_lengths=max_lengths) == expected
 
 
-@pytest.mark.parametrize("num_candidates", [12, 64, 200, 4096, 5 * 8001])
-def test_the_best_candidates_are_the_first_of_a_stable_sort(num_candidates: int) -> None:
-    values = (
-        torch.randn(8, num_candidates, generator=torch.Generator().manual_seed(0))
-        .abs()
-        .mul(-4)
-        .round()
-        - 1
-    )
+@pytest.mark.parametrize("num_values", [12, 64, 200, 4096, 5 * 8001])
+def test_best_indices_equal_a_stable_sort(num_values: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(8, num_values, generator=generator).abs().mul(-4).round() - 1
     values[:, ::3] = -math.inf
     expected = values.sort(dim=1, descending=True, stable=True).indices
     for count in (1, 2, 10, 12):
@@ -295,110 +329,124 @@ def test_the_best_candidates_are_the_first_of_a_stable_sort(num_candidates: int)
 
 
 @pytest.mark.parametrize("vocab_size", [5, 64, 100, 1000])
-def test_among_equals_the_lower_id_comes_first(vocab_size: int) -> None:
+def test_ties_go_to_the_lower_token_id(vocab_size: int) -> None:
     uniform = torch.full((vocab_size,), 1 / vocab_size).log()
     [hypotheses] = search(lambda *_: uniform, [0], beam_size=2, max_lengths=[4], length_penalty=0.0)
     assert [hypothesis.ids for hypothesis in hypotheses] == [(), (0,)]
 
 
-def test_the_beam_grows_from_one_and_shrinks_with_every_sentence_that_is_done() -> None:
-    state = start([0, 1, 2])
+# Calls of the step and of the state
+
+
+def test_beams_grow_from_one_and_done_sentences_leave() -> None:
+    state = start_state([0, 1, 2])
     search(random_table(3, 3), [0, 1, 2], beam_size=4, max_lengths=[5, 1, 3], state=state)
     steps = [shape for name, shape in state.calls if name == "step"]
     reorders = [shape for name, shape in state.calls if name == "reorder"]
     assert steps[0] == (3, 1)
-    assert steps[1] == (
-        2,
-        2,
-    )  # of three tokens one is eos; the second sentence had room for eos alone
-    assert steps[1:] == reorders  # a beam is always reordered into the shape of the next step
-    assert [num_rows for num_rows, _ in steps] == sorted(
-        (num_rows for num_rows, _ in steps), reverse=True
-    )
+    # One of the three tokens is eos, so two beams are left. The second sentence is done.
+    assert steps[1] == (2, 2)
+    assert steps[1:] == reorders, "a state is reordered into the shape of the next step"
+    batch_sizes = [num_rows for num_rows, _ in steps]
+    assert batch_sizes == sorted(batch_sizes, reverse=True)
     assert max(num_beams for _, num_beams in steps) == 4
     assert len(steps) <= 5
 
 
-def test_sentences_leave_the_state_before_its_beams_are_reordered() -> None:
-    state = start([0, 1])
+def test_done_sentences_leave_before_reorder() -> None:
+    state = start_state([0, 1])
     search(random_table(0, 6), [0, 1], beam_size=2, max_lengths=[1, 2], state=state)
-    shapes = [("step", (2, 1)), ("keep", (1,)), ("reorder", (1, 2)), ("step", (1, 2))]
-    assert state.calls == shapes
+    assert state.calls == [
+        ("step", (2, 1)),
+        ("keep", (1,)),
+        ("reorder", (1, 2)),
+        ("step", (1, 2)),
+    ]
 
 
 @pytest.mark.parametrize(
     "done", [done for length in range(1, 7) for done in product([False, True], repeat=length)]
 )
-def test_the_last_sentences_move_into_the_gaps_and_the_others_stay(done: tuple[bool, ...]) -> None:
-    rows = _close_gaps(done)
+def test_rows_to_keep_moves_only_the_last_rows(done: tuple[bool, ...]) -> None:
+    rows = _rows_to_keep(done)
     assert sorted(rows) == [row for row, is_done in enumerate(done) if not is_done]
     assert all(rows[row] == row for row in range(len(rows)) if not done[row])
 
 
-def test_one_beam_is_never_reordered() -> None:
-    state = start([0, 1])
+def test_beam_of_one_is_never_reordered() -> None:
+    state = start_state([0, 1])
     search(random_table(0, 6), [0, 1], beam_size=1, max_lengths=[6, 6], state=state)
     assert "reorder" not in {name for name, _ in state.calls}
 
 
-def test_at_the_limit_eos_is_taken_and_counted_however_unlikely() -> None:
-    shy = torch.tensor([0.0, math.exp(-20), 0.0, 1.0]).log()
-    [[hypothesis]] = search(lambda *_: shy, [0], beam_size=1, max_lengths=[3])
+def test_empty_batch_calls_no_step() -> None:
+    state = start_state([])
+    assert search(random_table(0, 4), [], beam_size=2, max_lengths=[], state=state) == []
+    assert state.calls == []
+
+
+# Limits and impossible tokens
+
+
+def test_max_length_forces_eos_and_counts_its_probability() -> None:
+    eos_is_unlikely = torch.tensor([0.0, math.exp(-20), 0.0, 1.0]).log()
+    [[hypothesis]] = search(lambda *_: eos_is_unlikely, [0], beam_size=1, max_lengths=[3])
     assert hypothesis.ids == (3, 3)
     assert hypothesis.log_prob == pytest.approx(-20)
     assert hypothesis.score == pytest.approx(-20 / 3)
 
 
-def test_forbidden_ids_are_never_generated_though_they_be_likeliest() -> None:
-    log_probs = torch.tensor([0.4, 0.05, 0.4, 0.1, 0.05]).log()
+def test_forbidden_ids_are_never_generated() -> None:
+    forbidden_are_likely = torch.tensor([0.4, 0.05, 0.4, 0.1, 0.05]).log()
     [hypotheses] = search(
-        lambda *_: log_probs, [0], beam_size=8, max_lengths=[5], forbidden_ids=(PAD, BOS)
+        lambda *_: forbidden_are_likely,
+        [0],
+        beam_size=8,
+        max_lengths=[5],
+        forbidden_ids=(PAD, BOS),
     )
     assert len(hypotheses) == 8
-    assert not {PAD, BOS} & {token for hypothesis in hypotheses for token in hypothesis.ids}
+    for hypothesis in hypotheses:
+        assert not {PAD, BOS} & set(hypothesis.ids)
 
 
-def test_the_impossible_is_chosen_neither_to_fill_a_beam_nor_to_end() -> None:
-    only_three_then_end = {(): 3, (3,): EOS}
+def test_impossible_tokens_are_not_used_to_fill_the_beam() -> None:
+    only_token = {(): 3, (3,): EOS}
 
     def table(_: int, prefix: Ids) -> Tensor:
-        certain = torch.full((5,), -math.inf)
-        certain[only_three_then_end.get(prefix, 4)] = 0.0
-        return certain
+        log_probs = torch.full((5,), -math.inf)
+        log_probs[only_token.get(prefix, 4)] = 0.0
+        return log_probs
 
     assert search(table, [0], beam_size=3, max_lengths=[6]) == [[Hypothesis((3,), 0.0, 0.0)]]
 
 
-def test_a_sentence_to_which_nothing_is_possible_gets_one_empty_hypothesis() -> None:
+def test_sentence_without_possible_hypothesis_gets_an_empty_one() -> None:
     nothing = torch.full((4,), -math.inf)
-    never_ends = torch.tensor([-1.0, -math.inf, -1.0, -1.0])
-    empty = Hypothesis((), -math.inf, -math.inf)
-    assert search(lambda *_: nothing, [0], beam_size=2, max_lengths=[9]) == [[empty]]
-    assert search(lambda *_: never_ends, [0], beam_size=2, max_lengths=[9]) == [[empty]]
+    never_eos = torch.tensor([-1.0, -math.inf, -1.0, -1.0])
+    assert search(lambda *_: nothing, [0], beam_size=2, max_lengths=[9]) == [[EMPTY]]
+    assert search(lambda *_: never_eos, [0], beam_size=2, max_lengths=[9]) == [[EMPTY]]
 
 
-def test_an_empty_batch_needs_no_step() -> None:
-    state = start([])
-    assert search(random_table(0, 4), [], beam_size=2, max_lengths=[], state=state) == []
-    assert state.calls == []
-
-
-def test_a_token_constraint_is_a_step_that_wraps_the_step() -> None:
-    """The state carries the prefix, so a wrapper can demand that every translation begin with given ids."""
-    forced, table = (3, 0, 3), random_table(5, 4)
-    plain_step = step_of(table)
+def test_step_can_be_wrapped_to_force_a_prefix() -> None:
+    forced = (3, 0, 3)
+    table = random_table(5, 4)
+    plain_step = make_step(table)
 
     def forced_step(tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
         log_probs, state = plain_step(tokens, state)
-        position = len(state.prefixes[0][1][0]) - 1
+        _, prefixes = state.rows[0]
+        position = len(prefixes[0]) - 1
         if position < len(forced):
-            allowed = torch.arange(4) == forced[position]
-            log_probs = log_probs.masked_fill(~allowed, -math.inf)
+            is_allowed = torch.arange(4) == forced[position]
+            log_probs = log_probs.masked_fill(~is_allowed, -math.inf)
         return log_probs, state
 
     options = SearchOptions(beam_size=3, length_penalty=1.0, max_lengths=torch.tensor([6, 8]))
-    found = beam_search(forced_step, start([0, 1]), 2, bos_id=BOS, eos_id=EOS, options=options)
-    for sentence, hypotheses in enumerate(found):
+    results = beam_search(
+        forced_step, start_state([0, 1]), 2, bos_id=BOS, eos_id=EOS, options=options
+    )
+    for sentence, hypotheses in enumerate(results):
         for hypothesis in hypotheses:
             assert hypothesis.ids[:3] == forced
-            assert hypothesis == hypothesis_of(table, sentence, hypothesis.ids, length_penalty=1.0)
+            assert hypothesis == score_ids(table, sentence, hypothesis.ids, length_penalty=1.0)

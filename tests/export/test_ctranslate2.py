@@ -153,7 +153,9 @@ def test_an_export_scores_and_translates_as_the_model(
     found = theirs.translate_batch(
         pieces(ours.src_tokenizer, src), beam_size=1, suppress_sequences=never, **limits
     )
-    greedy = [[part.tgt[:-1][:NUM_TOKENS] for part in each[0].parts] for each in ours.n_best(TEXTS)]
+    greedy = [
+        [part.tgt[:-1][:NUM_TOKENS] for part in each[0].segments] for each in ours.n_best(TEXTS)
+    ]
     assert [[each.hypotheses[0]] for each in found] == [
         pieces(ours.tgt_tokenizer, parts) for parts in greedy
     ]
@@ -182,7 +184,8 @@ def test_of_a_thousand_sentences_nearly_all_are_scored_and_translated_alike(
         pieces(ours.src_tokenizer, src), beam_size=1, suppress_sequences=never, **limits
     )
     greedy = pieces(
-        ours.tgt_tokenizer, [each[0].parts[0].tgt[:-1][:NUM_TOKENS] for each in ours.n_best(texts)]
+        ours.tgt_tokenizer,
+        [each[0].segments[0].tgt[:-1][:NUM_TOKENS] for each in ours.n_best(texts)],
     )
     num_equal = sum(each.hypotheses[0] == text for each, text in zip(found, greedy, strict=True))
     assert num_equal >= 995

@@ -12,7 +12,7 @@ import torch
 from parallel_text import MULTI30K, toy_lines, write_lines
 
 import mt.device
-from mt.cli.check import print_findings
+from mt.cli.check_output import print_findings
 from mt.config.schema import DataConfig
 from mt.preflight import dry_run
 from mt.preflight.check import check, check_files

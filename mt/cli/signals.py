@@ -1,0 +1,13 @@
+"""SIGTERM in commands that write files."""
+
+import signal
+import sys
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end the command by SystemExit, so that temporary files are removed as after Ctrl-C."""
+
+    def exit_with_signal_code(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, exit_with_signal_code)
