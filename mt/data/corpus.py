@@ -115,13 +115,14 @@ def encode_corpus(
     size of the corpora.
 
     Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos
-    included), or with one side more than `max_length_ratio` times as long as the other.
+    included), or with one side more than `max_length_ratio` times as long as the other. The ratio
+    does not matter for pairs of at most SHORT_LENGTH tokens.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
     lines, when the cache is damaged, and when no pair is left.
     """
-    # Runs resume only with the digest that they were started with, so the digest of the same data
-    # must stay the same: change nothing here without a new FORMAT_VERSION.
+    # A run resumes only with data of the digest that it was started with. So the same data must
+    # have the same digest in all versions of mt: what is hashed here must not change.
     identity = {
         "format_version": FORMAT_VERSION,
         "files": [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora],
