@@ -24,6 +24,7 @@ from mt.decoding.translator import Segment, Translation, Translator
 from mt.evaluation.analysis import Bucket, Example, ScoredSentence
 from mt.evaluation.metrics import Score
 from mt.report.attention_page import AxisTokens
+from mt.report.charts import show_control_chars
 from mt.report.run_report import (
     HeatMap,
     Report,
