@@ -42,7 +42,7 @@ def length_plot(scored_set: ScoredSet) -> str:
 
 
 def _loss_lines(history: MetricsHistory) -> list[Line]:
-    """The objective, if it differs from the plain loss, then training and validation loss."""
+    """Return training and validation loss, after the objective if it differs from the loss."""
     train_steps = _column(history.train, "step")
     nll = _column(history.train, "nll")
     objective = _column(history.train, "loss")
@@ -64,7 +64,7 @@ def _perplexity_lines(history: MetricsHistory) -> list[Line]:
 
 
 def _score_lines(history: MetricsHistory) -> list[Line]:
-    """One line for each metric that any validation has, in order of first appearance."""
+    """Return a line for each metric of the validations, in order of first appearance."""
     names: list[str] = []
     for line in history.valid:
         names += [name for name in line.get("signatures", {}) if name not in names]
@@ -89,7 +89,7 @@ def _optimizer_lines(train: Sequence[MetricsLine]) -> dict[str, list[Line]]:
 
 
 def _machine_lines(train: Sequence[MetricsLine]) -> dict[str, list[Line]]:
-    """Speed, and memory in runs that recorded it (those of older versions did not)."""
+    """Return speed, and memory if it was recorded (older versions did not)."""
     steps = _column(train, "step")
     timing = [line.get("timing", {}) for line in train]
     speed = _column(timing, "tokens_per_second")
