@@ -1,4 +1,4 @@
-"""mt attention: where a model looks as it translates a sentence, as a page or as JSON."""
+"""mt attention: the attention weights of a model for one sentence, as an HTML page or as JSON."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from mt.storage.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
-FORMS = {".html": attention_page, ".json": attention_json}
+FORMATTERS = {".html": attention_page, ".json": attention_json}  # by the suffix of the output file
 
 
 def write_attention(
@@ -34,71 +34,94 @@ def write_attention(
     checkpoint: str = "best",
     device: str = "auto",
 ) -> None:
-    """Write the attention weights for a sentence and `target`, or the model's own translation. Raises MtError."""
-    if output.suffix not in FORMS:
-        raise DataError(
-            f"{output}: the name ends in neither .html, for a page, nor .json, for its numbers"
-        )
+    """Write the attention weights between a sentence and `target` to an HTML or JSON file.
+
+    Without a target, the model's own translation is used. Raises MtError.
+    """
+    formatter = FORMATTERS.get(output.suffix)
+    if formatter is None:
+        raise DataError(f"{output}: the file name must end in .html (a page) or .json (numbers)")
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
     maps = attention_maps(translator, sentence, target=target, name=str(run_dir))
+    content = formatter(maps)
     with atomic_file(output) as file:
-        file.write(FORMS[output.suffix](maps).encode())
-    num_src, num_tgt = (len(maps.sides[side].subwords) for side in ("src", "tgt_out"))
-    logger.info(
-        f"{output}: {num_src} source and {num_tgt} target tokens, {output.stat().st_size / 1e6:.2f} MB"
-    )
+        file.write(content.encode())
+    num_src = len(maps.sides["src"].subwords)
+    num_tgt = len(maps.sides["tgt_out"].subwords)
+    megabytes = output.stat().st_size / 1e6
+    logger.info(f"{output}: {num_src} source and {num_tgt} target tokens, {megabytes:.2f} MB")
 
 
 @torch.inference_mode()
 def attention_maps(
     translator: Translator, sentence: str, *, target: str | None, name: str
 ) -> AttentionMaps:
-    """What `translator` looks at between `sentence` and `target`, or its own translation."""
-    tokenizer = translator.tgt_tokenizer
-    src = _ids(translator, translator.src_tokenizer, sentence, what="the sentence")
+    """Return the attention weights between a sentence and `target`, or its own translation.
+
+    Raises DataError for a text that cannot be shown.
+    """
+    src_tokenizer = translator.src_tokenizer
+    tgt_tokenizer = translator.tgt_tokenizer
+    max_length = translator.max_length
+    src = _encode_sentence(sentence, src_tokenizer, max_length=max_length, what="the sentence")
     if target is None:
         best = translator.n_best([sentence])[0][0]
-        # Not its text encoded again: a model may write a word in other subwords than its tokenizer does.
-        target, tgt_out = best.text, best.segments[0].tgt
+        tgt_text = best.text
+        # The ids come from the search: encoding the text could split its words differently.
+        tgt_out = best.segments[0].tgt
     else:
-        tgt_out = _ids(translator, tokenizer, target, what="the target")
-    tgt_in = [tokenizer.bos_id, *tgt_out[:-1]]
-    sides = {"src": describe(translator.src_tokenizer, src), "tgt_in": describe(tokenizer, tgt_in)}
-    sides["tgt_out"] = describe(tokenizer, tgt_out)
+        tgt_text = target
+        tgt_out = _encode_sentence(target, tgt_tokenizer, max_length=max_length, what="the target")
+    tgt_in = [tgt_tokenizer.bos_id, *tgt_out[:-1]]
+
+    sides = {
+        "src": axis_tokens(src_tokenizer, src),
+        "tgt_in": axis_tokens(tgt_tokenizer, tgt_in),
+        "tgt_out": axis_tokens(tgt_tokenizer, tgt_out),
+    }
     recorded = attention_weights(translator.model, src, tgt_in)
     weights = {
-        kind: [layer.numpy() for layer in layers] for kind, layers in recorded._asdict().items()
+        "cross": [layer.numpy() for layer in recorded.cross],
+        "encoder": [layer.numpy() for layer in recorded.encoder],
+        "decoder": [layer.numpy() for layer in recorded.decoder],
     }
-    return AttentionMaps(name, sentence, target, sides, weights)
+    return AttentionMaps(name, sentence, tgt_text, sides, weights)
 
 
-def describe(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
-    """Token ids as the subwords and words of one side of a map."""
-    names = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
-    pieces = [names.get(token_id) or tokenizer.piece(token_id) for token_id in ids]
-    marks = {i for i, token_id in enumerate(ids) if token_id in {*names, *tokenizer.tag_ids}}
-    word_index = group_words(pieces, marks=marks)
-    words = np.split(np.array(ids), np.flatnonzero(np.diff(word_index)) + 1)
-    texts = tokenizer.decode([word.tolist() for word in words])
-    marked = {word_index[i]: pieces[i] for i in sorted(marks)}
-    return AxisTokens(
-        pieces, [marked.get(i, text) for i, text in enumerate(texts)], word_index, sorted(marked)
-    )
+def axis_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
+    """Return the subwords and words of a sequence of token ids."""
+    special_names = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
+    special_ids = {*special_names, *tokenizer.tag_ids}
+    subwords = [special_names.get(token_id) or tokenizer.piece(token_id) for token_id in ids]
+    special_positions = [i for i, token_id in enumerate(ids) if token_id in special_ids]
+    word_index = group_words(subwords, special_positions=special_positions)
+
+    word_starts = np.flatnonzero(np.diff(word_index)) + 1
+    ids_by_word = [word.tolist() for word in np.split(np.array(ids), word_starts)]
+    words = tokenizer.decode(ids_by_word)
+    special_words = [word_index[position] for position in special_positions]
+    for word, position in zip(special_words, special_positions, strict=True):
+        words[word] = subwords[position]  # decoding gives no text for special tokens
+    return AxisTokens(subwords, words, word_index, special_words)
 
 
-def _ids(translator: Translator, tokenizer: Tokenizer, text: str, *, what: str) -> list[int]:
-    """The ids of one line of text, eos last. Raises DataError for a text that is not one, blank, or too long."""
+def _encode_sentence(text: str, tokenizer: Tokenizer, *, max_length: int, what: str) -> list[int]:
+    """Return the token ids of one line of text, eos last.
+
+    Raises DataError, which calls the text `what`, if it is not valid UTF-8, not a single line,
+    blank, or longer than the `max_length` tokens that the model was trained on.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{what} is not UTF-8 at character {error.start + 1}") from error
+        raise DataError(f"{what} is not valid UTF-8 at character {error.start + 1}") from error
     if "\n" in text:
-        raise DataError(f"{what} has a line break; one sentence is shown at a time")
+        raise DataError(f"{what} has a line break; give one sentence on one line")
     if not text.strip():
-        raise DataError(f"{what} is blank: there is nothing to look at")
+        raise DataError(f"{what} is blank; give a sentence with at least one word")
     (ids,) = tokenizer.encode([text])
-    if len(ids) > translator.max_length:
+    if len(ids) > max_length:
         raise DataError(
-            f"{what} has {len(ids):,} tokens; the model was trained on {translator.max_length:,} at most"
+            f"{what} has {len(ids):,} tokens; the model was trained on at most {max_length:,}"
         )
     return ids

@@ -1,10 +1,9 @@
-"""Attention weights of one sentence pair as a page to look at, or as JSON, over subwords and over words."""
+"""The attention weights of one sentence pair as an HTML page or as JSON, by subword and by word."""
 
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,124 +12,188 @@ from mt.report.template import render
 
 Array = NDArray[np.float32]
 
-SPACE = "\u2581"  # how SentencePiece writes the space before a word
-SHOWN_SPACE = "\u2423"  # and how a word of nothing else is shown
-BYTE, NO_TEXT = re.compile(r"<0x([0-9A-F]{2})>"), b"\xff"  # a byte that is in no UTF-8
-DIGITS = np.frombuffer(
+SPACE = "\u2581"  # SentencePiece writes the space before a word as this character
+VISIBLE_SPACE = "\u2423"  # displayed for a piece that is only a space
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+MAX_UTF8_LENGTH = 4  # bytes of a character
+
+# A weight is stored in the page as a number from 0 to WEIGHT_STEPS, in two digits of base 64.
+BASE64_DIGITS = np.frombuffer(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", dtype=np.uint8
 )
-STEPS = 64 * 64 - 1  # a weight is written as two such digits: 0 to 4095
+WEIGHT_STEPS = 64 * 64 - 1
 
-# Of each kind of attention, which side looks (queries) and which is looked at (keys). What a decoder's position writes
-# says more than what it reads, so its queries are tgt_out; its keys are what it has read, tgt_in.
-SIDES = {"cross": ("tgt_out", "src"), "encoder": ("src", "src"), "decoder": ("tgt_out", "tgt_in")}
+# The sides of the queries and of the keys, by kind of attention. A decoder position is better
+# described by the token it predicts than by the one it reads, so its queries are `tgt_out`. Its
+# keys are the tokens read so far, `tgt_in`.
+ATTENTION_AXES = {
+    "cross": ("tgt_out", "src"),
+    "encoder": ("src", "src"),
+    "decoder": ("tgt_out", "tgt_in"),
+}
 
 
 class AxisTokens(NamedTuple):
-    """The positions along one side of a map: subwords, as SentencePiece writes them, and the words they are part of."""
+    """The tokens along one axis of an attention map, and the words that they form."""
 
-    subwords: list[str]
+    subwords: list[str]  # as SentencePiece writes them
     words: list[str]
-    word_index: list[int]  # the word of each subword
-    marks: list[int]  # indices of the words that are no text, as <bos> and <eos>
+    word_index: list[int]  # index of the word of each subword
+    special_words: list[int]  # indices of the words that are not text, such as <bos> and <eos>
 
 
 class AttentionMaps(NamedTuple):
-    """All that is shown: `weights[kind][layer]` is (num_heads, query_length, key_length), the kinds those of SIDES."""
+    """The attention weights of one sentence pair, with the tokens that they belong to."""
 
-    name: str  # of the run and its checkpoint
+    name: str  # of the run
     src_text: str
     tgt_text: str
-    sides: Mapping[str, AxisTokens]  # src, tgt_in and tgt_out
+    sides: Mapping[str, AxisTokens]  # "src", "tgt_in" and "tgt_out"
+    # weights[kind][layer]: (num_heads, query_length, key_length); the kinds are in ATTENTION_AXES.
     weights: Mapping[str, Sequence[Array]]
 
 
-def group_words(pieces: Sequence[str], *, marks: Collection[int]) -> list[int]:
-    """The word of each piece, counted from 0: one begins at each U+2581, and each mark is one (`marks`: positions)."""
-    starts = [
-        i == 0 or i in marks or i - 1 in marks or piece.startswith(SPACE)
-        for i, piece in enumerate(pieces)
-    ]
-    return [int(index) - 1 for index in np.cumsum(starts)]
+def group_words(pieces: Sequence[str], *, special_positions: Collection[int]) -> list[int]:
+    """Return the index of the word that each piece belongs to, counted from 0.
+
+    A word begins at each piece that starts with U+2581. Each special token is a word of its own.
+    """
+    word_index = []
+    word = -1
+    for position, piece in enumerate(pieces):
+        is_special = position in special_positions
+        follows_special = position - 1 in special_positions
+        if position == 0 or is_special or follows_special or piece.startswith(SPACE):
+            word += 1
+        word_index.append(word)
+    return word_index
 
 
 def display_pieces(pieces: Sequence[str]) -> list[str]:
-    """Pieces as a person reads them: bytes as the character that they make, each with its place, as in `ß 1/2`."""
-    shown = [piece.removeprefix(SPACE) or SHOWN_SPACE for piece in pieces]
-    raw = [bytes.fromhex(found[1]) if found else NO_TEXT for found in map(BYTE.fullmatch, pieces)]
-    for length in range(1, 5):  # of a character in UTF-8
-        for start in range(len(pieces) - length + 1):
-            with suppress(UnicodeDecodeError):
-                character = b"".join(raw[start : start + length]).decode()
-                if (
-                    len(character) == 1 and character.isprintable()
-                ):  # of others, the bytes tell more
-                    places = (
-                        [f" {place}/{length}" for place in range(1, length + 1)]
-                        if length > 1
-                        else [""]
-                    )
-                    shown[start : start + length] = [character + place for place in places]
-    return shown
+    """Return the pieces as they are displayed, without U+2581.
 
-
-def over_words(weights: Array, queries: AxisTokens, keys: AxisTokens) -> Array:
-    """(num_heads, query_length, key_length) over subwords -> the same over words.
-
-    Summed over the subwords of the word that is looked at, for it is seen through any of them; the mean over the
-    subwords of the word that looks. So each row still adds up to one.
+    SentencePiece splits a rare character into its UTF-8 bytes. Such pieces show the character and
+    the number of the byte, as in `ß 1/2`. The bytes of an unprintable character stay as they are.
     """
-    to_keys = np.eye(len(keys.words), dtype=np.float32)[
-        keys.word_index
-    ]  # (key_length, num_key_words)
-    to_queries = np.eye(len(queries.words), dtype=np.float32)[
-        queries.word_index
-    ]  # (query_length, num_query_words)
-    means = to_queries / to_queries.sum(axis=0)
-    return np.asarray(means.T @ weights @ to_keys)
+    displayed = [piece.removeprefix(SPACE) or VISIBLE_SPACE for piece in pieces]
+    byte_values = [_byte_value(piece) for piece in pieces]
+    for length in range(1, MAX_UTF8_LENGTH + 1):
+        for start in range(len(pieces) - length + 1):
+            character = _decode_character(byte_values[start : start + length])
+            if character is None:
+                continue
+            for offset in range(length):
+                byte_number = f" {offset + 1}/{length}" if length > 1 else ""
+                displayed[start + offset] = character + byte_number
+    return displayed
+
+
+def _byte_value(piece: str) -> int | None:
+    """Return the value of a byte piece such as <0x9F>; None for any other piece."""
+    match = BYTE_PIECE.fullmatch(piece)
+    return int(match[1], base=16) if match else None
+
+
+def _decode_character(byte_values: Sequence[int | None]) -> str | None:
+    """Return the printable character that the bytes encode; None if they are not exactly one."""
+    values = [value for value in byte_values if value is not None]
+    if len(values) < len(byte_values):
+        return None
+    try:
+        text = bytes(values).decode()
+    except UnicodeDecodeError:
+        return None
+    return text if len(text) == 1 and text.isprintable() else None
+
+
+def word_level_weights(weights: Array, queries: AxisTokens, keys: AxisTokens) -> Array:
+    """Combine weights between subwords into weights between words.
+
+    The result sums over the subwords of a key word, since attention to any of them is attention to
+    the word, and averages over the subwords of a query word. Each row still adds up to one.
+
+    `weights` is (num_heads, query_length, key_length); the result is
+    (num_heads, num_query_words, num_key_words).
+    """
+    key_membership = _membership(keys)  # (key_length, num_key_words)
+    query_membership = _membership(queries)  # (query_length, num_query_words)
+    query_average = query_membership / query_membership.sum(axis=0)
+    return np.asarray(query_average.T @ weights @ key_membership)
+
+
+def _membership(side: AxisTokens) -> Array:
+    """Return a matrix (num_subwords, num_words) with a one where a subword belongs to a word."""
+    one_hot = np.eye(len(side.words), dtype=np.float32)
+    return np.asarray(one_hot[side.word_index])
 
 
 def attention_json(maps: AttentionMaps) -> str:
-    """The maps as one JSON object, weights to four decimals, in lists by layer, head, query and key.
+    """Return the maps as a JSON object, with weights rounded to four decimals.
 
     {"format_version": 1, "name": ..., "src_text": ..., "tgt_text": ...,
-     "sides": {"src" | "tgt_in" | "tgt_out": {"subwords", "words", "word_index", "marks"}},
-     "attention": {"cross" | "encoder" | "decoder": {"queries": a side, "keys": a side, "subwords": ..., "words": ...}}}
+     "sides": {SIDE: {"subwords": ..., "words": ..., "word_index": ..., "marks": ...}},
+     "attention": {KIND: {"queries": SIDE, "keys": SIDE, "subwords": ..., "words": ...}}}
+
+    SIDE is "src", "tgt_in" or "tgt_out", KIND is "cross", "encoder" or "decoder". Weights are nested
+    lists [layer][head][query][key]; "marks" are the indices of words such as <bos>.
     """
     attention = {}
-    for kind, (queries, keys) in SIDES.items():
-        words = [
-            over_words(layer, maps.sides[queries], maps.sides[keys]) for layer in maps.weights[kind]
-        ]
-        units = {"subwords": maps.weights[kind], "words": words}
-        rounded = {
-            name: [each.astype(float).round(4).tolist() for each in layers]
-            for name, layers in units.items()
+    for kind, (query_side, key_side) in ATTENTION_AXES.items():
+        queries = maps.sides[query_side]
+        keys = maps.sides[key_side]
+        layers = maps.weights[kind]
+        word_layers = [word_level_weights(layer, queries, keys) for layer in layers]
+        attention[kind] = {
+            "queries": query_side,
+            "keys": key_side,
+            "subwords": [_rounded(layer) for layer in layers],
+            "words": [_rounded(layer) for layer in word_layers],
         }
-        attention[kind] = {"queries": queries, "keys": keys, **rounded}
-    sides = {name: side._asdict() for name, side in maps.sides.items()}
-    texts = {"name": maps.name, "src_text": maps.src_text, "tgt_text": maps.tgt_text}
-    return json.dumps(
-        {"format_version": 1, **texts, "sides": sides, "attention": attention}, ensure_ascii=False
-    )
+    content = {
+        "format_version": 1,
+        "name": maps.name,
+        "src_text": maps.src_text,
+        "tgt_text": maps.tgt_text,
+        "sides": {name: _side_as_dict(side) for name, side in maps.sides.items()},
+        "attention": attention,
+    }
+    return json.dumps(content, ensure_ascii=False)
 
 
 def attention_page(maps: AttentionMaps) -> str:
-    """The maps as one HTML page; it draws them itself, and works offline."""
+    """Return the maps as an HTML page. Its script draws them, without access to the network."""
     kinds = {}
-    for kind, (queries, keys) in SIDES.items():
-        layers = [[_packed(head) for head in layer] for layer in maps.weights[kind]]
-        kinds[kind] = {"queries": queries, "keys": keys, "layers": layers}
-    sides = {
-        name: {**side._asdict(), "subwords": display_pieces(side.subwords)}
-        for name, side in maps.sides.items()
+    for kind, (query_side, key_side) in ATTENTION_AXES.items():
+        layers = [[_pack_weights(head) for head in layer] for layer in maps.weights[kind]]
+        kinds[kind] = {"queries": query_side, "keys": key_side, "layers": layers}
+    sides = {}
+    for name, side in maps.sides.items():
+        sides[name] = _side_as_dict(side._replace(subwords=display_pieces(side.subwords)))
+    data = {"sides": sides, "kinds": kinds, "steps": WEIGHT_STEPS}
+    return render("attention.html", {"maps": maps, "data": data})
+
+
+def _side_as_dict(side: AxisTokens) -> dict[str, Any]:
+    return {
+        "subwords": side.subwords,
+        "words": side.words,
+        "word_index": side.word_index,
+        "marks": side.special_words,
     }
-    return render(
-        "attention.html", {"maps": maps, "data": {"sides": sides, "kinds": kinds, "steps": STEPS}}
-    )
 
 
-def _packed(weights: Array) -> str:
-    """Weights row by row, each as a number from 0 to STEPS in two digits of base 64: a third smaller than as bytes."""
-    numbers = np.rint(weights.ravel().clip(0.0, 1.0) * STEPS).astype(np.int64)
-    return bytes(DIGITS[np.stack((numbers // 64, numbers % 64), axis=1)]).decode("ascii")
+def _rounded(weights: Array) -> list[Any]:
+    """Return weights as nested lists of numbers with at most four decimals."""
+    rounded: list[Any] = weights.astype(float).round(4).tolist()
+    return rounded
+
+
+def _pack_weights(weights: Array) -> str:
+    """Encode weights between 0 and 1, row by row, in two digits of base 64 each.
+
+    Two digits hold 12 bits: enough for a colour, and shorter than 16-bit numbers in base 64.
+    """
+    numbers = np.rint(weights.ravel().clip(0.0, 1.0) * WEIGHT_STEPS).astype(np.int64)
+    high_digits, low_digits = np.divmod(numbers, 64)
+    digits = np.stack((high_digits, low_digits), axis=1)
+    return bytes(BASE64_DIGITS[digits]).decode("ascii")

@@ -1,115 +1,146 @@
-"""What is known of a run from its config and metrics.jsonl, in words."""
+"""Facts about a run for the tables of its report, taken from its config and metrics.jsonl."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.schema import Config, CorpusConfig, EvalSetConfig, Section
 from mt.config.yaml_file import show
-from mt.data.corpus import FilterCounts
-from mt.report.charts import MetricsLine, of_kind
+from mt.report.pair_counts import PairCounts
 from mt.training.console import format_duration
-
-Fact = tuple[str, str]  # a line of a table: a name, and what there is to say
-
-
-class PairCounts(NamedTuple):
-    """How many pairs of each training corpus were kept, and how many of all were left out for what reason."""
-
-    kept: Sequence[int]
-    all: FilterCounts
+from mt.training.metrics_log import MetricsHistory, MetricsLine
 
 
-def summarise(
-    config: Config, metrics: Sequence[MetricsLine], counts: PairCounts | None
-) -> list[Fact]:
-    """What, when and how long, at a glance."""
-    start, last = _start(metrics), metrics[-1] if metrics else {}
-    facts = [("parameters", f"{start['num_parameters']:,}")] if "num_parameters" in start else []
-    facts += [("sentence pairs", f"{counts.all.kept:,}")] if counts else []
-    facts.append(("updates", f"{last.get('step', 0):,}"))
-    if timed := [line for line in metrics if "elapsed_seconds" in line.get("timing", {})]:
-        facts.append(("training time", format_duration(timed[-1]["timing"]["elapsed_seconds"])))
-    facts.append(("device", f"{config.train.device}, {config.train.precision}"))
-    if (begun := start.get("timing", {}).get("unix_time")) is not None:
-        facts.append(("begun (UTC)", f"{datetime.fromtimestamp(begun, UTC):%d %b %Y, %H:%M}"))
+class Fact(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    value: str
+    is_timing: bool = False  # depends on the speed and load of the machine
+
+
+def summarise(config: Config, history: MetricsHistory, counts: PairCounts | None) -> list[Fact]:
+    """Return the facts for the top of the report: size, data, duration and device."""
+    start = history.start
+    facts = []
+    if "num_parameters" in start:
+        facts.append(Fact("parameters", f"{start['num_parameters']:,}"))
+    if counts is not None:
+        facts.append(Fact("sentence pairs", f"{counts.total.kept:,}"))
+    last_step = history.lines[-1].get("step", 0) if history.lines else 0
+    facts.append(Fact("updates", f"{last_step:,}"))
+    seconds = _elapsed_seconds(history)
+    if seconds is not None:
+        facts.append(Fact("training time", format_duration(seconds), is_timing=True))
+    facts.append(Fact("device", f"{config.train.device}, {config.train.precision}"))
+    start_time = start.get("timing", {}).get("unix_time")
+    if start_time is not None:
+        date = f"{datetime.fromtimestamp(start_time, UTC):%d %b %Y, %H:%M}"
+        facts.append(Fact("started (UTC)", date))
     return facts
 
 
 def list_facts(
-    config: Config, metrics: Sequence[MetricsLine], counts: PairCounts | None, *, checkpoint: str
+    config: Config, history: MetricsHistory, counts: PairCounts | None, *, checkpoint: str
 ) -> dict[str, list[Fact]]:
-    """All that one would ask, by heading; `checkpoint` is the name of what was scored, "" when nothing was."""
+    """Return all facts by heading.
+
+    `checkpoint` is the name of the checkpoint that was scored, "" if none was.
+    """
     return {
-        "Data": _data(config, counts),
-        "Tokenizer and model": [*_settings(config.tokenizer), *_settings(config.model)],
-        "Training": _settings(config.train),
-        "Course": _course(config, metrics, checkpoint),
+        "Data": _data_facts(config, counts),
+        "Tokenizer and model": [
+            *_changed_settings(config.tokenizer),
+            *_changed_settings(config.model),
+        ],
+        "Training settings": _changed_settings(config.train),
+        "Progress and evaluation": _progress_facts(config, history, checkpoint),
     }
 
 
-def _data(config: Config, counts: PairCounts | None) -> list[Fact]:
+def _elapsed_seconds(history: MetricsHistory) -> float | None:
+    """Return the training time at the last line that has it."""
+    for line in reversed(history.lines):
+        timing = line.get("timing", {})
+        if "elapsed_seconds" in timing:
+            return float(timing["elapsed_seconds"])
+    return None
+
+
+def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
     data = config.data
-    facts = [("languages", f"{data.src_lang} → {data.tgt_lang}")]
+    facts = [Fact("languages", f"{data.src_lang} → {data.tgt_lang}")]
     for index, corpus in enumerate(data.train):
-        kept = (
-            f"{counts.kept[index]:,} pairs kept"
-            if counts
-            else "number of pairs not known: the run's cache is gone"
-        )
-        weight = f", weight {corpus.weight:g}" if corpus.weight != 1.0 else ""
-        facts.append(
-            (_files(corpus, corpus.src_lang or data.src_lang, data.tgt_lang), kept + weight)
-        )
-    if counts:
-        facts.append(("all training pairs", str(counts.all)))
-    limits = f"a side is blank, over {data.max_length} tokens, or over {data.max_length_ratio:g} times the other"
-    facts.append(("left out when", limits))
-    facts.append(
-        (f"validation: {data.valid.name}", _files(data.valid, data.src_lang, data.tgt_lang))
+        value = "number of pairs unknown: the run's cache was deleted"
+        if counts is not None:
+            value = f"{counts.kept[index]:,} pairs kept"
+        if corpus.weight != 1.0:
+            value += f", weight {corpus.weight:g}"
+        src_lang = corpus.src_lang or data.src_lang
+        facts.append(Fact(_file_names(corpus, src_lang, data.tgt_lang), value))
+    if counts is not None:
+        facts.append(Fact("all training pairs", str(counts.total)))
+    rule = (
+        f"a side is blank, longer than {data.max_length} tokens,"
+        f" or more than {data.max_length_ratio:g} times as long as the other"
     )
-    facts += [
-        (f"test: {each.name}", _files(each, data.src_lang, data.tgt_lang)) for each in data.test
-    ]
+    facts.append(Fact("pairs left out if", rule))
+    eval_sets = [(f"validation: {data.valid.name}", data.valid)]
+    eval_sets += [(f"test: {test_set.name}", test_set) for test_set in data.test]
+    for name, eval_set in eval_sets:
+        facts.append(Fact(name, _file_names(eval_set, data.src_lang, data.tgt_lang)))
     return facts
 
 
-def _files(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: str) -> str:
-    """The names of the files, without their folders."""
+def _file_names(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: str) -> str:
+    """Return the names of the files of a corpus or evaluation set, without their directories."""
     if section.prefix is not None:
         return f"{Path(section.prefix).name}.{{{src_lang},{tgt_lang}}}"
-    others = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
-    return ", ".join(Path(path or "").name for path in (section.src, *others))
+    targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
+    return ", ".join(Path(path or "").name for path in (section.src, *targets))
 
 
-def _settings(section: Section) -> list[Fact]:
-    """The keys of a section of the config that are not as by default; where a run lies is nobody's business."""
+def _changed_settings(section: Section) -> list[Fact]:
+    """Return the settings that differ from their defaults.
+
+    `run_dir` is left out: the report may be shown to people who should not see local paths.
+    """
     fields = type(section).model_fields
-    return [
-        (key, show(value))
-        for key, value in section
-        if value != fields[key].default and key != "run_dir"
-    ]
-
-
-def _course(config: Config, metrics: Sequence[MetricsLine], checkpoint: str) -> list[Fact]:
-    train, valid, search = of_kind(metrics, "train"), of_kind(metrics, "valid"), config.search
-    last: MetricsLine = train[-1] if train else {}
-    best = [line["step"] for line in valid if line.get("is_best")]
-    known = {"updates": "step", "epochs completed": "epoch", "target tokens seen": "tokens_seen"}
-    known["updates skipped"] = "num_skipped"
-    facts = [(name, f"{last[key]:,}") for name, key in known.items() if key in last]
-    facts.append(
-        ("validations", f"{len(valid):,}" + (f", best at update {best[-1]:,}" if best else ""))
-    )
-    facts.append(("scored checkpoint", checkpoint or "none"))
-    facts.append(("search", f"beam {search.beam_size}, length penalty {search.length_penalty:g}"))
-    begun_with = _start(metrics).get("environment")
-    known = begun_with if isinstance(begun_with, dict) else {}
-    facts.append(("begun with", ", ".join(f"{k} {v}" for k, v in known.items()) or "not recorded"))
+    facts = []
+    for key, value in section:
+        if key != "run_dir" and value != fields[key].default:
+            facts.append(Fact(key, show(value)))
     return facts
 
 
-def _start(metrics: Sequence[MetricsLine]) -> MetricsLine:
-    return next(iter(of_kind(metrics, "start")), {})
+def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) -> list[Fact]:
+    train = history.train
+    last: MetricsLine = train[-1] if train else {}
+    keys = {
+        "updates": "step",
+        "epochs completed": "epoch",
+        "target tokens seen": "tokens_seen",
+        "updates skipped": "num_skipped",
+    }
+    facts = [Fact(name, f"{last[key]:,}") for name, key in keys.items() if key in last]
+
+    valid = history.valid
+    validations = f"{len(valid):,}"
+    best_steps = [line["step"] for line in valid if line.get("is_best")]
+    if best_steps:
+        validations += f", best at update {best_steps[-1]:,}"
+    facts.append(Fact("validations", validations))
+
+    facts.append(Fact("scored checkpoint", checkpoint or "none"))
+    search = config.search
+    search_settings = f"beam {search.beam_size}, length penalty {search.length_penalty:g}"
+    facts.append(Fact("search", search_settings))
+    facts.append(Fact("environment at the start", _environment(history.start)))
+    return facts
+
+
+def _environment(start: MetricsLine) -> str:
+    environment = start.get("environment")
+    if not isinstance(environment, dict) or not environment:
+        return "not recorded"
+    return ", ".join(f"{name} {value}" for name, value in environment.items())

@@ -1,7 +1,8 @@
-"""Plots as inline SVG: text stays text, colours follow the page, and what is pointed at tells its figures.
+"""Plots as inline SVG for HTML pages: text stays text, colours follow the page, tooltips give values.
 
-Matplotlib draws them; then colours become CSS variables, so that a page can be light or dark, and artists named
-CLASS:TITLE, the latter percent-encoded, get both: browsers show a title under the pointer.
+Matplotlib draws the plots. Afterwards the SVG is changed in two ways: colours become CSS variables,
+so that the page can be light or dark, and each artist with a gid of the form `CLASS:TOOLTIP` (the
+tooltip percent-encoded) gets this CSS class and a <title>, which browsers show as a tooltip.
 """
 
 import io
@@ -14,94 +15,98 @@ from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
+# Matplotlib is imported only when something is drawn: importing it takes long.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
-# CSS variables that a page may set, and the colours that stand where it does not.
+# CSS variables that a page may set, and the colours used where it does not.
 PALETTE = {
     "ink": "#1c2733",
     "muted": "#64707d",
     "grid": "#e3e8ee",
     "paper": "#fefefd",
     "alarm": "#c0281f",
+    "first": "#2563b8",
+    "second": "#d4650a",
+    "third": "#0e8a72",
 }
-PALETTE |= {"first": "#2563b8", "second": "#d4650a", "third": "#0e8a72"}
 STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
     "font.size": 8.0,
-    "font.sans-serif": "DejaVu Sans",  # for measuring alone: pages have their own
+    "font.sans-serif": "DejaVu Sans",  # only for measuring text: the page sets its own font
     "text.color": PALETTE["ink"],
     "text.parse_math": False,
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), PALETTE["muted"]),
-    **dict.fromkeys(
-        ("axes.spines.top", "axes.spines.right", "axes.spines.left", "legend.frameon"), False
-    ),
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 0.7),
+    "axes.edgecolor": PALETTE["muted"],
+    "xtick.color": PALETTE["muted"],
+    "ytick.color": PALETTE["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.7,
+    "grid.linewidth": 0.7,
     "grid.color": PALETTE["grid"],
-    **dict.fromkeys(("ytick.major.size", "ytick.minor.size"), 0.0),
+    "ytick.major.size": 0.0,
+    "ytick.minor.size": 0.0,
     "lines.linewidth": 1.4,
 }
-COLOURS = ("second", "first", "third")  # of BLEU, chrF and TER in every plot
-NUM_BANDS = 80  # places along a line that answer to the pointer
-LARGEST = 1e100  # value that is drawn
+METRIC_COLOURS = ("second", "first", "third")  # of BLEU, chrF and TER in every plot
+MAX_BANDS = 80  # areas along a curve that have a tooltip
+MAX_VALUE = 1e100  # larger values are not drawn
 
 
 class Line(NamedTuple):
-    """Values over updates: a curve of many, or points where each is worth a look."""
+    """Values over updates, drawn as a curve or as single points."""
 
     name: str
     steps: Sequence[float]
-    values: Sequence[float]  # what is not finite leaves a gap
+    values: Sequence[float]  # values that are not finite leave a gap
     colour: str = "first"  # a name in PALETTE
-    points: bool = False
-    form: str = ",.3f"  # of a value under the pointer
+    as_points: bool = False
+    value_format: str = ",.3f"  # of a value in a tooltip
 
 
 def plot_lines(
-    lines: Sequence[Line], *, label: str, log: bool = False, marks: Sequence[tuple[float, str]] = ()
+    lines: Sequence[Line],
+    *,
+    label: str,
+    log: bool = False,
+    events: Sequence[tuple[float, str]] = (),
 ) -> str:
-    """Lines over updates as an SVG element, and marks across them at (update, what happened there).
+    """Plot lines over updates as an SVG element.
 
-    `label` is for those who cannot see it.
+    `events` are (update, description): vertical lines across the plot. `label` describes the plot
+    to screen readers. `log` sets a logarithmic scale.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    with rc_context(
-        {**STYLE, "svg.hashsalt": repr((lines, marks))}
-    ):  # a plot's ids depend on its content alone
+    # Matplotlib derives the ids in the SVG from the salt: they depend on the content alone.
+    salt = repr((lines, events))
+    with rc_context({**STYLE, "svg.hashsalt": salt}):
         figure = Figure(figsize=(4.6, 2.2), layout="constrained")
         axes = figure.add_subplot()
-        _draw_bands(axes, [line for line in lines if not line.points])
+        curves = [line for line in lines if not line.as_points]
+        _draw_tooltip_bands(axes, curves)
         for line in lines:
-            _draw_line(axes, line, log=log)
-        for step, text in marks:
-            axes.axvline(
-                step,
-                color=PALETTE["alarm"],
-                dashes=(3, 2),
-                gid=_name("mark", f"update {step:,.0f}\n{text}"),
-            )
-        if log and math.isfinite(axes.dataLim.minposy):  # else there is nothing to draw
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
-        axes.set_xlim(left=0)
-        if (
-            not log
-            and not all(line.points for line in lines)
-            and axes.get_ylim()[0] < axes.get_ylim()[1] / 2
-        ):
-            axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
-        return _svg(figure, label)
+            if line.as_points:
+                _draw_points(axes, line, log=log)
+            else:
+                _draw_curve(axes, line, log=log)
+        for step, description in events:
+            _draw_event(axes, step, description)
+        if log:
+            _set_log_scale(axes)
+        elif curves:
+            _start_at_zero(axes)
+        _format_ticks(axes)
+        return _to_svg(figure, label)
 
 
 def plot_intervals(
@@ -110,9 +115,9 @@ def plot_intervals(
     *,
     label: str,
 ) -> str:
-    """Values by name, side by side for each category, with their intervals, as an SVG element.
+    """Plot the values of each series, side by side in each category, as an SVG element.
 
-    A value is given as (value, low, high), the latter nan where it has no interval.
+    A value is (value, low, high); low and high are nan where it has no interval.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -120,16 +125,16 @@ def plot_intervals(
     with rc_context({**STYLE, "svg.hashsalt": repr((categories, series))}):
         figure = Figure(figsize=(4.9, 2.1), layout="constrained")
         axes = figure.add_subplot()
-        for number, (name, rows) in enumerate(series.items()):
-            colour = PALETTE[COLOURS[number]]
-            axes.plot([], [], "o", color=colour, markersize=4.5, label=name)
-            for place, (category, (value, low, high)) in enumerate(
-                zip(categories, rows, strict=True)
-            ):
-                x = place + 0.24 * (number - (len(series) - 1) / 2)
-                interval = f" ({low:.1f} to {high:.1f})" if math.isfinite(low) else ""
-                title = _name("dot", f"{category}\n{name} {value:.2f}{interval}")
-                filling = colour if interval else PALETTE["paper"]
+        for number, (name, values) in enumerate(series.items()):
+            colour = PALETTE[METRIC_COLOURS[number]]
+            axes.plot([], [], "o", color=colour, markersize=4.5, label=name)  # for the legend
+            offset = 0.24 * (number - (len(series) - 1) / 2)
+            for place, category in enumerate(categories):
+                value, low, high = values[place]
+                has_interval = math.isfinite(low)
+                interval = f" ({low:.1f} to {high:.1f})" if has_interval else ""
+                tooltip = f"{category}\n{name} {value:.2f}{interval}"
+                x = place + offset
                 axes.plot([x, x], [low, high], color=colour, linewidth=1.6)
                 axes.plot(
                     [x],
@@ -137,72 +142,104 @@ def plot_intervals(
                     "o",
                     color=colour,
                     markersize=4.5,
-                    markerfacecolor=filling,
-                    gid=title,
+                    markerfacecolor=colour if has_interval else PALETTE["paper"],
+                    gid=_gid("dot", tooltip),
                 )
         axes.set_xticks(range(len(categories)), categories)
         axes.set_xlim(-0.5, len(categories) - 0.5)
         axes.grid(visible=False, axis="x")
-        return _svg(figure, label)
+        return _to_svg(figure, label)
 
 
-def _draw_line(axes: "Axes", line: Line, *, log: bool) -> None:
-    values = np.array(line.values, float)
-    values[~(np.abs(values) < LARGEST) | (log & (values < 1 / LARGEST))] = np.nan
+def _draw_curve(axes: "Axes", line: Line, *, log: bool) -> None:
+    values = _drawable_values(line, log=log)
+    axes.plot(line.steps, values, color=PALETTE[line.colour], label=line.name)
+
+
+def _draw_points(axes: "Axes", line: Line, *, log: bool) -> None:
+    """Draw points with a tooltip each, connected by a thin line."""
+    values = _drawable_values(line, log=log)
     colour = PALETTE[line.colour]
-    if not line.points:
-        axes.plot(line.steps, values, color=colour, label=line.name)
-        return
+    dot_style: dict[str, Any] = {
+        "color": colour,
+        "markersize": 5.0,
+        "markeredgecolor": PALETTE["paper"],
+    }
     axes.plot(line.steps, values, color=colour, alpha=0.45, linewidth=1.0)
-    axes.plot(
-        [], [], "o", color=colour, markersize=5.0, markeredgecolor=PALETTE["paper"], label=line.name
-    )
+    axes.plot([], [], "o", **dot_style, label=line.name)  # for the legend
     for step, value in zip(line.steps, values, strict=True):
-        name = _name("dot", f"update {step:,.0f}\n{line.name} {value:{line.form}}")
-        axes.plot(
-            [step],
-            [value],
-            "o",
-            color=colour,
-            markersize=5.0,
-            markeredgecolor=PALETTE["paper"],
-            gid=name,
-        )
+        tooltip = f"update {step:,.0f}\n{line.name} {value:{line.value_format}}"
+        axes.plot([step], [value], "o", **dot_style, gid=_gid("dot", tooltip))
 
 
-def _draw_bands(axes: "Axes", lines: Sequence[Line]) -> None:
-    """Upright bands, unseen until pointed at, that tell the values of all `lines` there; these share their updates."""
-    if not lines or not len(lines[0].steps):
+def _drawable_values(line: Line, *, log: bool) -> NDArray[np.float64]:
+    """Return the values with nan in place of what cannot be drawn."""
+    values = np.array(line.values, float)
+    drawable = np.abs(values) < MAX_VALUE  # False for nan and infinity
+    if log:
+        drawable &= values >= 1 / MAX_VALUE
+    return np.where(drawable, values, np.nan)
+
+
+def _draw_event(axes: "Axes", step: float, description: str) -> None:
+    gid = _gid("event", f"update {step:,.0f}\n{description}")
+    axes.axvline(step, color=PALETTE["alarm"], dashes=(3, 2), gid=gid)
+
+
+def _draw_tooltip_bands(axes: "Axes", curves: Sequence[Line]) -> None:
+    """Draw nearly invisible vertical bands with the values of all curves there as tooltips.
+
+    The curves must have the same steps.
+    """
+    if not curves or len(curves[0].steps) == 0:
         return
-    steps = np.array(lines[0].steps, float)
-    chosen = np.unique(np.linspace(0, len(steps) - 1, NUM_BANDS).round().astype(int))
-    edges = [0.0, *(steps[chosen][1:] + steps[chosen][:-1]) / 2, steps[-1]]
-    for place, (left, right) in zip(chosen, pairwise(edges), strict=True):
-        values = "\n".join(f"{line.name} {line.values[place]:{line.form}}" for line in lines)
-        name = _name("band", f"update {steps[place]:,.0f}\n{values}")
-        axes.axvspan(left, right, color=PALETTE["muted"], linewidth=0, alpha=0.004, gid=name)
+    steps = np.array(curves[0].steps, float)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, MAX_BANDS).round().astype(int))
+    middles = (steps[chosen][1:] + steps[chosen][:-1]) / 2
+    edges = [0.0, *middles, steps[-1]]
+    for index, (left, right) in zip(chosen, pairwise(edges), strict=True):
+        rows = [f"update {steps[index]:,.0f}"]
+        rows += [f"{curve.name} {curve.values[index]:{curve.value_format}}" for curve in curves]
+        gid = _gid("band", "\n".join(rows))
+        axes.axvspan(left, right, color=PALETTE["muted"], linewidth=0, alpha=0.004, gid=gid)
 
 
-def _name(kind: str, title: str) -> str:
-    """What to call an artist that has a title; `kind` is for style sheets."""
-    return f"{kind}:{quote(title, errors='replace')}"
+def _set_log_scale(axes: "Axes") -> None:
+    """Set a logarithmic scale, unless nothing positive was drawn."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if not math.isfinite(axes.dataLim.minposy):
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _svg(figure: "Figure", label: str) -> str:
-    """The figure as an SVG element for the middle of an HTML page: no namespaces, no style for the whole page."""
-    (axes,) = figure.axes
-    if (num_names := len(axes.get_legend_handles_labels()[1])) > 1:
-        axes.legend(
-            loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=num_names, handlelength=1.2
-        )
-    drawn, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
-    text = re.sub(
-        r' xmlns(:xlink)?="[^"]*"|xlink:(?=href)|<style.*?</style>|(?<=>)\s+(?=<)',
-        "",
-        drawn.getvalue(),
-    )
-    root = ElementTree.fromstring(text)
+def _start_at_zero(axes: "Axes") -> None:
+    """Extend the vertical axis to zero where that costs less than half of its height."""
+    low, high = axes.get_ylim()
+    if low < high / 2:
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+
+
+def _format_ticks(axes: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
+    axes.set_xlim(left=0)
+
+
+def _gid(css_class: str, tooltip: str) -> str:
+    """Return the gid of an artist; `_to_svg` turns it into a class and a tooltip."""
+    return f"{css_class}:{quote(tooltip, errors='replace')}"
+
+
+def _to_svg(figure: "Figure", label: str) -> str:
+    """Return the figure as an SVG element that can stand in the middle of an HTML page."""
+    _add_legend(figure)
+    root = ElementTree.fromstring(_clean_svg(figure))
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
         "class": "plot",
@@ -210,12 +247,41 @@ def _svg(figure: "Figure", label: str) -> str:
         "aria-label": label,
     }
     for group in list(root.iter("g")):
-        kind, _, title = group.attrib.pop("id", "").partition(":")
-        if title:
-            group.set("class", kind)
-            group.insert(0, ElementTree.Element("title"))
-            group[0].text = unquote(title)
-    text = ElementTree.tostring(root, encoding="unicode")
+        css_class, _, tooltip = group.attrib.pop("id", "").partition(":")
+        if tooltip:
+            group.set("class", css_class)
+            title = ElementTree.Element("title")
+            title.text = unquote(tooltip)
+            group.insert(0, title)
+    svg = ElementTree.tostring(root, encoding="unicode")
     for name, colour in PALETTE.items():
-        text = text.replace(colour, f"var(--{name}, {colour})")
-    return text
+        svg = svg.replace(colour, f"var(--{name}, {colour})")
+    return svg
+
+
+def _add_legend(figure: "Figure") -> None:
+    """Add a legend above the plot if it has several lines."""
+    (axes,) = figure.axes
+    _, names = axes.get_legend_handles_labels()
+    if len(names) > 1:
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=len(names), handlelength=1.2
+        )
+
+
+def _clean_svg(figure: "Figure") -> str:
+    """Return Matplotlib's SVG without what would be wrong inside an HTML page.
+
+    Namespaces are not needed there, and a <style> would apply to the whole page.
+    """
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    svg = buffer.getvalue()
+    unwanted = [
+        r' xmlns(:xlink)?="[^"]*"',
+        r"xlink:(?=href)",
+        r"<style.*?</style>",
+        r"(?<=>)\s+(?=<)",  # white space between elements
+    ]
+    return re.sub("|".join(unwanted), "", svg)

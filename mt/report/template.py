@@ -1,16 +1,37 @@
-"""Pages to look at: one HTML file each, which needs nothing beside it and asks the network for nothing."""
+"""HTML pages from the Jinja templates in this directory.
+
+A page is a single file: it needs no other file and makes no network request.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+TEMPLATE_DIR = Path(__file__).parent
+CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """Fill in a template of this folder. Text is escaped; data for scripts is put in with the filter `tojson`."""
-    loader = FileSystemLoader(Path(__file__).parent)
+    """Fill in a template of this directory and return the HTML.
+
+    Text is escaped automatically. Templates insert data for scripts with the filter `tojson`, and
+    text that may contain control characters with the filter `show_control_chars`.
+    """
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(TEMPLATE_DIR),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
+    environment.filters["show_control_chars"] = show_control_chars
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment.get_template(template).render(values)
+
+
+def show_control_chars(text: str) -> str:
+    """Replace control characters by their Unicode pictures, such as U+2400 for NUL.
+
+    A browser would not show the characters themselves.
+    """
+    return text.translate(CONTROL_PICTURES)

@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -124,7 +124,6 @@ class IncidentRecord:
 
 
 Record = StartRecord | TrainRecord | ValidationRecord | IncidentRecord
-KINDS = tuple(kind.kind for kind in (StartRecord, TrainRecord, ValidationRecord, IncidentRecord))
 
 
 class MetricsLog:
@@ -168,7 +167,7 @@ class MetricsLog:
         """Return what went wrong since the run began, a text for each incident."""
         written = self.path.read_bytes() if self.path.exists() else b""
         history = parse_metrics(written + self._pending)
-        return [f"update {line['step']:,}: {line['text']}" for line in history.of_kind("incident")]
+        return [f"update {line['step']:,}: {line['text']}" for line in history.incidents]
 
     def _write_pending(self) -> None:
         """Write the pending lines, all of them or nothing."""
@@ -188,28 +187,67 @@ MetricsLine = Mapping[str, Any]  # one line of metrics.jsonl; any key of its kin
 
 @dataclass(frozen=True)
 class MetricsHistory:
-    """The lines of a metrics.jsonl, in order, and how many of its lines could not be read."""
+    """The lines of a metrics.jsonl, in the order in which they were written."""
 
-    lines: Sequence[MetricsLine] = field(default_factory=list)
-    num_broken: int = 0
+    lines: Sequence[MetricsLine]
+    num_unreadable: int = 0  # lines that are not JSON objects with a step
+    file_exists: bool = True
+
+    @property
+    def start(self) -> MetricsLine:
+        """The line written when the run began; empty if there is none."""
+        start_lines = self.of_kind("start")
+        return start_lines[0] if start_lines else {}
+
+    @property
+    def train(self) -> list[MetricsLine]:
+        """The lines with training loss, learning rate and speed."""
+        return self.of_kind("train")
+
+    @property
+    def valid(self) -> list[MetricsLine]:
+        """The lines with the results of a validation."""
+        return self.of_kind("valid")
+
+    @property
+    def incidents(self) -> list[MetricsLine]:
+        """The lines that report a problem, such as skipped updates."""
+        return self.of_kind("incident")
 
     def of_kind(self, kind: str) -> list[MetricsLine]:
         """Return the lines of one kind."""
         return [line for line in self.lines if line.get("kind") == kind]
 
 
-def read_metrics(path: Path) -> MetricsHistory:
-    """Read a run's metrics.jsonl, which may have a last line that is still being written."""
+def read_metrics_log(path: Path) -> MetricsHistory:
+    """Read a run's metrics.jsonl. Lines that cannot be read are counted and skipped.
+
+    The last line may be incomplete, because training may still be running.
+    """
+    if not path.is_file():
+        return MetricsHistory([], file_exists=False)
     return parse_metrics(path.read_bytes())
 
 
 def parse_metrics(content: bytes) -> MetricsHistory:
-    """Parse the content of a metrics.jsonl. A line that is not an object with an integer `step` is broken."""
+    """Parse the content of a metrics.jsonl."""
     lines: list[MetricsLine] = []
-    raw_lines = content.splitlines()
-    for raw in raw_lines:
-        with suppress(ValueError):
-            line = json.loads(raw)
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                lines.append(line)
-    return MetricsHistory(lines, num_broken=len(raw_lines) - len(lines))
+    num_unreadable = 0
+    for raw_line in content.splitlines():
+        line = _parse_line(raw_line)
+        if line is None:
+            num_unreadable += 1
+        else:
+            lines.append(line)
+    return MetricsHistory(lines, num_unreadable)
+
+
+def _parse_line(raw_line: bytes) -> MetricsLine | None:
+    """Return a line as a dict, or None for anything but a JSON object with a step."""
+    try:
+        value = json.loads(raw_line)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and isinstance(value.get("step"), int):
+        return value
+    return None

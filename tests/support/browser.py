@@ -1,16 +1,18 @@
-"""A headless Chromium to look at our pages with, spoken to over a pipe: no library, no port, no network.
+"""A headless Chromium for tests of HTML pages.
 
     @pytest.fixture(scope="module")
     def browser() -> Iterator[Browser]:
-        with open_browser() as browser:  # skips the test where there is no Chromium
+        with open_browser() as browser:  # skips the test if Chromium is not installed
             yield browser
 
     page = browser.open(path, width=1000, height=800)
     page.hover("#map", x=0.5, y=0.5)
     assert page.evaluate("document.title") == "..."
-    assert page.complaints == [] and page.requests == [path.as_uri()]
+    assert page.console_messages == [] and page.requests == [path.as_uri()]
 
-The protocol is Chrome's DevTools protocol: JSON objects, each ended by a NUL, in on descriptor 3, out on descriptor 4.
+The browser is controlled by Chrome's DevTools protocol over a pipe, so no library, port or network
+is needed. Messages are JSON objects, each followed by a NUL byte; the browser reads commands from
+file descriptor 3 and writes answers and events to descriptor 4.
 """
 
 from __future__ import annotations
@@ -32,14 +34,13 @@ from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SECONDS = (
-    60  # to wait for any one answer: a busy machine is slow, a hung browser must not hang the tests
-)
+PROGRAM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# A busy machine may take long to answer, but a browser that hangs must not stop the tests.
+TIMEOUT_SECONDS = 60
 FLAGS = [
     "--headless=new",
     "--remote-debugging-pipe",
-    "--no-sandbox",  # which root, as in a container, cannot have
+    "--no-sandbox",  # the sandbox does not work for root, for example in a container
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
@@ -48,197 +49,237 @@ FLAGS = [
     "--no-first-run",
     "--hide-scrollbars",
 ]
-# Gives the browser our two pipes as descriptors 3 and 4, then becomes the browser, so that its pid is the one we know.
+# Moves our two pipe ends to descriptors 3 and 4, then replaces itself by the browser, so that the
+# process id that we know is the browser's. The ends are first copied to higher numbers, because
+# they may have the numbers 3 and 4 themselves.
 LAUNCHER = """\
 import fcntl, os, sys
-ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-os.dup2(ends[0], 3), os.dup2(ends[1], 4)
+read_end, write_end = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(read_end, 3)
+os.dup2(write_end, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
+KEY_CODES = {
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+}
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A browser of our own, gone at the end; skips the test where none is installed."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
+    """Start a browser with an empty profile; skip the test if none is installed."""
+    program = find_program()
     if program is None:
         pytest.skip("needs Chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
-        command = [sys.executable, "-S", "-c", LAUNCHER, str(their_in), str(their_out)]
+        browser_read_end, our_write_end = os.pipe()
+        our_read_end, browser_write_end = os.pipe()
+        launcher = [sys.executable, "-S", "-c", LAUNCHER]
+        pipe_ends = [str(browser_read_end), str(browser_write_end)]
         process = subprocess.Popen(
-            [*command, program, *FLAGS, f"--user-data-dir={profile}"],
-            pass_fds=(their_in, their_out),
+            [*launcher, *pipe_ends, program, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=(browser_read_end, browser_write_end),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "HOME": profile},
         )
-        os.close(their_in)
-        os.close(their_out)
+        os.close(browser_read_end)
+        os.close(browser_write_end)
         try:
-            yield Browser(our_in, our_out)
+            yield Browser(our_read_end, our_write_end)
         finally:
-            process.kill()  # its children end when it does
+            process.kill()  # the browser's child processes end with it
             process.wait()
-            os.close(our_in)
-            os.close(our_out)
+            os.close(our_read_end)
+            os.close(our_write_end)
+
+
+def find_program() -> str | None:
+    """Return the path of an installed browser."""
+    for name in PROGRAM_NAMES:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    return None
 
 
 @dataclass
 class Browser:
-    """Asks and waits for the answer; what happens meanwhile goes to the page that it concerns."""
+    """A running browser: sends commands and passes events on to the pages."""
 
-    incoming: int
-    outgoing: int
-    unread: bytes = b""
-    num_asked: int = 0
-    pages: dict[str, Page] = field(default_factory=dict)  # by the protocol's session
+    read_end: int
+    write_end: int
+    buffer: bytes = b""  # read, but not processed yet
+    num_commands: int = 0
+    pages: dict[str, Page] = field(default_factory=dict)  # by DevTools session
 
     def open(self, path: Path, *, width: int = 1100, height: int = 900, dark: bool = False) -> Page:
-        """Load an HTML file in a tab of its own."""
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self.pages[session] = Page(self, session, target)
+        """Load an HTML file in a new tab."""
+        target = self.send_command("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.send_command("Target.attachToTarget", targetId=target, flatten=True)
+        session = attached["sessionId"]
+        page = Page(self, session, target)
+        self.pages[session] = page
         for domain in ("Page", "Runtime", "Log", "Network"):
-            page.ask(f"{domain}.enable")
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        page.ask("Emulation.setEmulatedMedia", features=[scheme])
+            page.send_command(f"{domain}.enable")
+        colour_scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.send_command("Emulation.setEmulatedMedia", features=[colour_scheme])
         page.resize(width, height)
-        failure = page.ask("Page.navigate", url=path.resolve().as_uri()).get("errorText")
-        assert failure is None, f"{path}: {failure}"
-        deadline = time.monotonic() + SECONDS
-        while not page.loaded:
-            self.hear(deadline)
+        answer = page.send_command("Page.navigate", url=path.resolve().as_uri())
+        assert "errorText" not in answer, f"{path}: {answer['errorText']}"
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not page.is_loaded:
+            self._receive(deadline)
         return page
 
-    def ask(self, method: str, *, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """The result of one command. AssertionError with the browser's words when it refuses."""
-        self.num_asked += 1
-        number, deadline = self.num_asked, time.monotonic() + SECONDS
-        message = {"id": number, "method": method, "params": params} | (
-            {"sessionId": session} if session else {}
-        )
-        os.write(self.outgoing, json.dumps(message).encode() + b"\0")
-        while (answer := self.hear(deadline)).get("id") != number:
-            pass
+    def send_command(
+        self, method: str, *, session: str | None = None, **params: Any
+    ) -> dict[str, Any]:
+        """Send a command and return its result. Raises AssertionError if the browser refuses it."""
+        self.num_commands += 1
+        command_id = self.num_commands
+        message: dict[str, Any] = {"id": command_id, "method": method, "params": params}
+        if session is not None:
+            message["sessionId"] = session
+        os.write(self.write_end, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        answer = self._receive(deadline)
+        while answer.get("id") != command_id:
+            answer = self._receive(deadline)
         assert "error" not in answer, f"{method}: {answer['error']}"
-        found: dict[str, Any] = answer["result"]
-        return found
+        result: dict[str, Any] = answer["result"]
+        return result
 
-    def hear(self, deadline: float) -> dict[str, Any]:
-        """The browser's next message, noted by the page that it concerns."""
-        while b"\0" not in self.unread:
-            ready = select.select([self.incoming], [], [], max(0.0, deadline - time.monotonic()))[0]
-            read = os.read(self.incoming, 1 << 20) if ready else b""
-            assert read, (
-                "the browser has ended"
-                if ready
-                else f"the browser has said nothing for {SECONDS} s"
-            )
-            self.unread += read
-        raw, self.unread = self.unread.split(b"\0", 1)
-        message: dict[str, Any] = json.loads(raw)
-        if page := self.pages.get(message.get("sessionId", "")):
-            page.note(message.get("method", ""), message.get("params", {}))
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        """Return the browser's next message, after the page that it belongs to has seen it."""
+        while b"\0" not in self.buffer:
+            self.buffer += self._read(deadline)
+        raw_message, self.buffer = self.buffer.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(raw_message)
+        page = self.pages.get(message.get("sessionId", ""))
+        if page is not None:
+            page.handle_event(message.get("method", ""), message.get("params", {}))
         return message
+
+    def _read(self, deadline: float) -> bytes:
+        """Read what the browser has written, waiting for it until the deadline."""
+        seconds_left = max(0.0, deadline - time.monotonic())
+        readable, _, _ = select.select([self.read_end], [], [], seconds_left)
+        assert readable, f"the browser has not answered for {TIMEOUT_SECONDS} s"
+        content = os.read(self.read_end, 1 << 20)
+        assert content, "the browser has exited"
+        return content
 
 
 @dataclass
 class Page:
-    """One tab, with what went wrong in it and what it asked the world for."""
+    """One tab, with a record of its console messages and network requests."""
 
     browser: Browser
     session: str
     target: str
-    complaints: list[str] = field(
-        default_factory=list
-    )  # console messages of any level, exceptions, log entries
-    requests: list[str] = field(
-        default_factory=list
-    )  # addresses, its own among them; not data: and blob:
-    loaded: bool = False
+    # Console messages of any level, uncaught exceptions and log entries, as JSON.
+    console_messages: list[str] = field(default_factory=list)
+    # Requested addresses, including the page's own, but not data: and blob:.
+    requests: list[str] = field(default_factory=list)
+    is_loaded: bool = False
 
-    def note(self, event: str, params: dict[str, Any]) -> None:
+    def handle_event(self, event: str, params: dict[str, Any]) -> None:
+        """Record an event of this page."""
         if event == "Page.loadEventFired":
-            self.loaded = True
+            self.is_loaded = True
         elif event in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self.complaints.append(json.dumps(params))
+            self.console_messages.append(json.dumps(params))
         elif event == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            self.requests += [url] if not url.startswith(("data:", "blob:")) else []
+            if not url.startswith(("data:", "blob:")):
+                self.requests.append(url)
 
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        return self.browser.ask(method, session=self.session, **params)
+    def send_command(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a DevTools command for this page and return its result."""
+        return self.browser.send_command(method, session=self.session, **params)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise is waited for. AssertionError when it throws."""
-        found = self.ask(
+        """Return the value of a JavaScript expression, waiting for it if it is a promise.
+
+        Raises AssertionError if the expression throws an exception.
+        """
+        answer = self.send_command(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def resize(self, width: int, height: int, *, scale: float = 1.0) -> None:
-        """The size of the window in CSS pixels; `scale` is device pixels for each."""
-        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
-        self.ask("Emulation.setDeviceMetricsOverride", **size)
+        """Set the size of the window in CSS pixels, and the device pixels of each."""
+        self.send_command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=False,
+        )
+
+    def emulate_print(self) -> None:
+        """Show the page as it would be printed."""
+        self.send_command("Emulation.setEmulatedMedia", media="print", features=[])
 
     def hover(self, selector: str, *, x: float = 0.5, y: float = 0.5) -> None:
-        """Move the mouse to a place in the first match: (0, 0) is its top left, (1, 1) its bottom right."""
-        left, top = self._point(selector, x, y)
-        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=left, y=top)
+        """Move the mouse over the first match: (0, 0) is its top left, (1, 1) its bottom right."""
+        left, top = self._scroll_to(selector, x, y)
+        self.send_command("Input.dispatchMouseEvent", type="mouseMoved", x=left, y=top)
 
     def click(self, selector: str, *, x: float = 0.5, y: float = 0.5) -> None:
-        left, top = self._point(selector, x, y)
-        for kind in ("mousePressed", "mouseReleased"):
-            self.ask(
-                "Input.dispatchMouseEvent", type=kind, x=left, y=top, button="left", clickCount=1
+        """Click on the first match; x and y as in `hover`."""
+        left, top = self._scroll_to(selector, x, y)
+        for event in ("mousePressed", "mouseReleased"):
+            self.send_command(
+                "Input.dispatchMouseEvent", type=event, x=left, y=top, button="left", clickCount=1
             )
 
     def press(self, key: str) -> None:
-        """Press a key that has a name, such as ArrowRight or Tab."""
-        codes = {
-            "ArrowLeft": 37,
-            "ArrowUp": 38,
-            "ArrowRight": 39,
-            "ArrowDown": 40,
-            "Tab": 9,
-            "Enter": 13,
-            "Escape": 27,
-        }
-        for kind in ("rawKeyDown", "keyUp"):
-            self.ask(
+        """Press one of the keys in KEY_CODES."""
+        for event in ("rawKeyDown", "keyUp"):
+            self.send_command(
                 "Input.dispatchKeyEvent",
-                type=kind,
+                type=event,
                 key=key,
                 code=key,
-                windowsVirtualKeyCode=codes[key],
+                windowsVirtualKeyCode=KEY_CODES[key],
             )
 
     def screenshot(self, path: Path) -> None:
-        """What the window shows, as PNG."""
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+        """Save the content of the window as PNG."""
+        answer = self.send_command("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def pdf(self, path: Path) -> None:
-        """The page as it prints, on A4."""
-        options = {
-            "paperWidth": 8.27,
-            "paperHeight": 11.69,
-            "preferCSSPageSize": True,
-            "printBackground": False,
-        }
-        path.write_bytes(base64.b64decode(self.ask("Page.printToPDF", **options)["data"]))
+        """Save the page as PDF in the format A4."""
+        answer = self.send_command(
+            "Page.printToPDF",
+            paperWidth=8.27,
+            paperHeight=11.69,
+            preferCSSPageSize=True,
+            printBackground=False,
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def close(self) -> None:
-        self.browser.ask("Target.closeTarget", targetId=self.target)
+        """Close the tab."""
+        self.browser.send_command("Target.closeTarget", targetId=self.target)
 
-    def _point(self, selector: str, x: float, y: float) -> tuple[float, float]:
-        """A place in the window, scrolled to."""
+    def _scroll_to(self, selector: str, x: float, y: float) -> tuple[float, float]:
+        """Scroll to a point in the first match and return its position in the window."""
         script = f"""(() => {{
-            const found = document.querySelector({json.dumps(selector)});
-            found.scrollIntoView({{block: "nearest", inline: "nearest", behavior: "instant"}});
-            const box = found.getBoundingClientRect();
+            const element = document.querySelector({json.dumps(selector)});
+            element.scrollIntoView({{block: "nearest", inline: "nearest", behavior: "instant"}});
+            const box = element.getBoundingClientRect();
             return [box.left + {x} * box.width, box.top + {y} * box.height];
         }})()"""
         left, top = self.evaluate(script)

@@ -22,7 +22,7 @@ from mt.training.metrics_log import (
     Validation,
     ValidationRecord,
     parse_metrics,
-    read_metrics,
+    read_metrics_log,
 )
 
 SCORES = {"BLEU": 34.5678, "chrF": 61.2, "TER": 48.0}
@@ -118,9 +118,9 @@ def test_line_of_each_kind(record: Any, expected: dict[str, Any], tmp_path: Path
     assert line == {**expected, "step": 7, "timing": {"elapsed_seconds": 0.1}}
     assert list(line)[:2] == ["kind", "step"]
     assert list(line)[-1] == "timing"
-    history = read_metrics(metrics.path)
+    history = read_metrics_log(metrics.path)
     assert history.of_kind(record.kind) == [line]
-    assert history.num_broken == 0
+    assert history.num_unreadable == 0
 
 
 def test_non_finite_numbers_are_null(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_parse_metrics_counts_broken_lines() -> None:
     content = b'{"kind": "train", "step": 1}\nnot json\n[]\n{"kind": "train"}\n{"kind": "val'
     history = parse_metrics(content)
     assert history.lines == [{"kind": "train", "step": 1}]
-    assert history.num_broken == 4
+    assert history.num_unreadable == 4
 
 
 # Writing

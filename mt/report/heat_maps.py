@@ -1,0 +1,73 @@
+"""Cross-attention of a few sentences of an evaluation set, for the run report."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mt.decoding.translator import Translator
+from mt.evaluation.analysis import words
+from mt.report.attention_maps import attention_maps
+from mt.report.attention_page import (
+    ATTENTION_AXES,
+    AttentionMaps,
+    AxisTokens,
+    display_pieces,
+    word_level_weights,
+)
+
+MAX_HEAT_MAPS = 4
+MIN_WORDS = 7  # of a source sentence
+MAX_WORDS = 14
+
+
+class HeatMap(NamedTuple):
+    """Attention weights of one sentence pair. Each row adds up to one."""
+
+    queries: Sequence[str]
+    keys: Sequence[str]
+    weights: NDArray[np.float32]  # (num_queries, num_keys)
+
+
+def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
+    """Return heat maps of up to MAX_HEAT_MAPS short sentences, evenly spaced over `sources`."""
+    short = [source for source in sources if _is_suitable(source, translator)]
+    num_maps = min(MAX_HEAT_MAPS, len(short))
+    chosen = np.linspace(0, len(short) - 1, num_maps).round().astype(int)
+    heat_maps = []
+    for index in chosen:
+        maps = attention_maps(translator, short[index], target=None, name="")
+        heat_maps.append(_cross_attention_map(maps))
+    return heat_maps
+
+
+def _is_suitable(source: str, translator: Translator) -> bool:
+    """Return whether a sentence is short enough for a map, and translated in one piece."""
+    num_words = len(words(source))
+    return MIN_WORDS <= num_words <= MAX_WORDS and len(translator.split(source)) == 1
+
+
+def _cross_attention_map(maps: AttentionMaps) -> HeatMap:
+    """Return the mean over all heads of the upper half of the layers, between words."""
+    query_side, key_side = ATTENTION_AXES["cross"]
+    queries = subwords_if_unspaced(maps.sides[query_side])
+    keys = subwords_if_unspaced(maps.sides[key_side])
+    layers = maps.weights["cross"]
+    upper_layers = np.stack(layers[len(layers) // 2 :])  # (layers, heads, queries, keys)
+    mean = upper_layers.mean(axis=(0, 1))  # (queries, keys)
+    weights = word_level_weights(mean[None], queries, keys)[0]
+    return HeatMap(queries.words, keys.words, weights)
+
+
+def subwords_if_unspaced(side: AxisTokens) -> AxisTokens:
+    """Return the side with each subword as a word, if the text has no spaces; else unchanged.
+
+    A text counts as unspaced when more than half of its subwords belong to a single word.
+    """
+    longest_word = np.bincount(side.word_index).max()
+    if 2 * longest_word <= len(side.subwords):
+        return side
+    return side._replace(
+        words=display_pieces(side.subwords), word_index=list(range(len(side.subwords)))
+    )

@@ -1,0 +1,108 @@
+"""Evaluation sets translated and scored: corpus scores, scores by length, example sentences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mt.config.schema import Config
+from mt.data.eval_set import EvalSet, load_eval_set
+from mt.decoding.translator import Translation, Translator
+from mt.errors import DataError
+from mt.evaluation.analysis import (
+    Bucket,
+    Example,
+    ScoredSentence,
+    choose_examples,
+    length_buckets,
+    sentence_chrf,
+)
+from mt.evaluation.metrics import NUM_RESAMPLES, Score, bleu_tokenizer, score_corpus
+
+NUM_EXAMPLES = 5  # at most, of each kind and set
+
+
+class ScoredSet(NamedTuple):
+    """An evaluation set with its translations and scores."""
+
+    name: str
+    sentences: Sequence[ScoredSentence]
+    scores: Sequence[Score]  # BLEU, chrF, TER
+    length_unit: str  # "words" or "characters"
+    by_length: Sequence[tuple[Bucket, Sequence[Score]]]  # BLEU and chrF by source length
+    examples: Mapping[str, Sequence[Example]]  # "best", "worst" and "instructive"
+
+
+def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
+    """Load the sets that `mt evaluate` would score: the test sets, or else the validation set.
+
+    Sets with unreadable files are left out. The second value has a sentence for each of them,
+    and one if there are no test sets.
+    """
+    sections = config.data.test
+    problems = []
+    if not sections:
+        sections = (config.data.valid,)
+        problems.append(
+            f"The config has no test sets. The scores are of {config.data.valid.name},"
+            " which was also used to select the checkpoint."
+        )
+    eval_sets = []
+    for section in sections:
+        try:
+            eval_sets.append(load_eval_set(section, config.data))
+        except DataError as error:
+            problems.append(f"{section.name} could not be scored: {error}.")
+    return eval_sets, problems
+
+
+def translate_and_score(eval_set: EvalSet, translator: Translator, *, tgt_lang: str) -> ScoredSet:
+    """Translate an evaluation set, score it as a whole and by length, and choose examples."""
+    sentences = []
+    for index, translations in enumerate(translator.n_best(eval_set.src)):
+        refs = [lines[index] for lines in eval_set.refs]
+        sentences.append(score_sentence(eval_set.src[index], translations[0], refs))
+
+    hyps = [sentence.hyp for sentence in sentences]
+    all_indices = range(len(hyps))
+    metrics = ("bleu", "chrf", "ter")
+    scores = _score(hyps, eval_set.refs, all_indices, metrics=metrics, tgt_lang=tgt_lang)
+
+    length_unit, buckets = length_buckets(eval_set.src)
+    by_length = []
+    for bucket in buckets:
+        bucket_scores = _score(
+            hyps, eval_set.refs, bucket.indices, metrics=("bleu", "chrf"), tgt_lang=tgt_lang
+        )
+        by_length.append((bucket, bucket_scores))
+
+    examples = choose_examples(sentences, num_each=NUM_EXAMPLES)
+    return ScoredSet(eval_set.name, sentences, scores, length_unit, by_length, examples)
+
+
+def score_sentence(src: str, translation: Translation, refs: Sequence[str]) -> ScoredSentence:
+    """Score one translation. Of several references, the one most similar to it is kept."""
+    hyp = translation.text
+    ref = refs[0]
+    if len(refs) > 1:
+        ref = max(refs, key=lambda ref: sentence_chrf(hyp, [ref]))
+    num_tokens = sum(len(segment.tgt) for segment in translation.segments)
+    probability = math.exp(translation.log_prob / max(1, num_tokens))
+    return ScoredSentence(src, hyp, ref, sentence_chrf(hyp, refs), probability)
+
+
+def _score(
+    hyps: Sequence[str],
+    refs: Sequence[Sequence[str]],
+    indices: Sequence[int],
+    *,
+    metrics: Sequence[str],
+    tgt_lang: str,
+) -> list[Score]:
+    """Score the sentences at `indices`, with intervals where there are enough of them."""
+    return score_corpus(
+        [hyps[i] for i in indices],
+        [[lines[i] for i in indices] for lines in refs],
+        metrics=metrics,
+        tokenize=bleu_tokenizer(tgt_lang),
+        num_resamples=NUM_RESAMPLES,
+    )

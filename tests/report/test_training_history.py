@@ -1,0 +1,54 @@
+"""Reading metrics.jsonl and following sample sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mt.report.training_history import SampleVersion, follow_samples, missing_metrics
+from mt.training.metrics_log import MetricsHistory, read_metrics_log
+
+
+def test_unreadable_lines_are_counted_and_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"kind": "train", "step": 1}\n'
+        b"\xff\n"
+        b"[]\n"
+        b'{"kind": "valid"}\n'
+        b'{"kind": "valid", "step": 2}\n'
+        b'{"ki'
+    )
+    history = read_metrics_log(path)
+    assert [line["step"] for line in history.lines] == [1, 2]
+    assert history.num_unreadable == 4
+    (sentence,) = missing_metrics(history, file_name="metrics.jsonl")
+    assert sentence.startswith("metrics.jsonl: 4 lines cannot be read")
+
+
+def test_missing_file_is_reported(tmp_path: Path) -> None:
+    history = read_metrics_log(tmp_path / "metrics.jsonl")
+    assert history.lines == []
+    (sentence,) = missing_metrics(history, file_name="metrics.jsonl")
+    assert "no metrics.jsonl" in sentence
+
+
+def test_missing_kinds_of_lines_are_reported() -> None:
+    history = MetricsHistory([{"kind": "start", "step": 0}])
+    no_update, no_validation = missing_metrics(history, file_name="metrics.jsonl")
+    assert "No update" in no_update
+    assert "no validation" in no_validation
+
+
+def test_unchanged_translation_is_one_version() -> None:
+    lines = [
+        {"kind": "valid", "step": step, "samples": [{"src": "s", "ref": "a", "hyp": hyp}]}
+        for step, hyp in [(1, "a"), (2, "a"), (3, "b"), (4, "a")]
+    ]
+    versions_by_sample = follow_samples(MetricsHistory(lines))
+    assert versions_by_sample == {
+        ("s", "a"): [
+            SampleVersion(1, 2, "a", 100.0),
+            SampleVersion(3, 3, "b", 0.0),
+            SampleVersion(4, 4, "a", 100.0),
+        ]
+    }
