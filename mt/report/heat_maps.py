@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.decoding.translator import Translator
-from mt.evaluation.analysis import words
+from mt.evaluation.analysis import words_and_punctuation
 from mt.report.attention_maps import attention_maps
 from mt.report.attention_page import (
     ATTENTION_AXES,
@@ -44,7 +44,7 @@ def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatM
 
 def _is_suitable(source: str, translator: Translator) -> bool:
     """Return whether a sentence is short enough for a map, and translated in one piece."""
-    num_words = len(words(source))
+    num_words = len(words_and_punctuation(source))
     return MIN_WORDS <= num_words <= MAX_WORDS and len(translator.split(source)) == 1
 
 

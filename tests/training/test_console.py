@@ -6,7 +6,6 @@ import os
 import pty
 import sys
 import termios
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,9 +18,8 @@ STATUS = "loss 2.346 | 12,346 tok/s | lr 7.00e-04 | 1:15 left"
 
 
 @pytest.fixture(autouse=True)
-def logging_to_stderr(restore_logging: None) -> Iterator[None]:
+def logging_to_stderr(restore_logging: None) -> None:
     configure_logging()
-    yield
 
 
 @pytest.mark.parametrize(
