@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class StderrHandler(logging.Handler):
-    """Write each message to the current `sys.stderr`, above a progress bar if there is one."""
+    """Handler that writes to the current `sys.stderr`, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -20,7 +20,7 @@ class StderrHandler(logging.Handler):
 
 
 class MessageFormatter(logging.Formatter):
-    """Show an ordinary message as it is, and a warning or an error with its level in front."""
+    """Formatter that puts the level in front of a warning or an error, and nothing else."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -30,7 +30,7 @@ class MessageFormatter(logging.Formatter):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send messages of the logger `mt` of at least `level` to stderr. Replaces an earlier handler."""
+    """Send messages of mt of at least `level` to stderr. A second call replaces the first."""
     handler = StderrHandler()
     handler.setFormatter(MessageFormatter("%(message)s"))
     logger = logging.getLogger("mt")

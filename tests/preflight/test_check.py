@@ -306,9 +306,7 @@ def test_beside_a_run_of_another_config_all_is_tried_with_this_one(
         "model.tie_embeddings=decoder",
         "train.precision=auto",
     )
-    monkeypatch.setattr(
-        mt.device, "_bf16_is_quick", lambda: True
-    )  # while the run has begun in fp32
+    monkeypatch.setattr(mt.device, "_is_bf16_fast", lambda: True)  # while the run has begun in fp32
     findings = look(path, *limits, *others)
     assert troubles(findings) == [("error", "config")]
     assert next(finding.text for finding in findings if finding.what == "model").endswith("in bf16")
