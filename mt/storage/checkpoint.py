@@ -25,7 +25,7 @@ OPTIMIZER = "optimizer.safetensors"
 META = "meta.json"
 CHECKSUMS = "SHA256SUMS"  # of the other three, as the command sha256sum writes and checks them
 
-# Files beside the checkpoints, each with the name of one.
+# Files beside the directories of checkpoints. Each has the name of one.
 LAST = "last"
 BEST = "best"
 
@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The directory RUN_DIR/checkpoints: a directory a checkpoint, and the files `last`, `best`."""
+    """The checkpoints in RUN_DIR/checkpoints, and the files `last` and `best` that name one each."""
 
     path: Path
     keep: int  # number of newest checkpoints to keep besides the best
@@ -78,7 +78,8 @@ class CheckpointStore:
         last = _read_pointer(self.path / LAST)
         errors: list[CheckpointError] = []
         for directory in _newest_first(self.path):
-            # A newer checkpoint was not finished. All are tried when `last` itself is damaged.
+            # `last` is set after a checkpoint is complete, so a newer one is from a killed save.
+            # Without a readable `last`, all are tried.
             if last is not None and directory.name > last:
                 continue
             try:
