@@ -11,17 +11,26 @@ import torch
 from mt.errors import DeviceError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# How PyTorch says that there is no more: CUDA by a class of its own, a CPU's allocator in words.
-OUT_OF_MEMORY = (
+
+# Parts of the messages of PyTorch's RuntimeErrors for a lack of memory. CUDA also has a class for
+# it, OutOfMemoryError, which is a RuntimeError; the CPU allocator has only a message.
+OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
+# Keys of glibc's mallopt().
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
 
 def find_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """Return the device for `cpu`, `cuda` or `auto`, which is CUDA if there is a CUDA device.
+
+    DeviceError when CUDA is named and there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -31,54 +40,65 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@contextmanager
-def oom_as_device_error(purpose: str) -> Iterator[None]:
-    """A lack of memory within it is a DeviceError, "too little memory " + `purpose`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not (
-            isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-        ):
-            raise
-        raise DeviceError(f"too little memory {purpose}") from None
-
-
 def find_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the machine is fast at it: measured on a CPU, known of a GPU."""
+    """Return the dtype of matrix products for `fp32`, `bf16`, `fp16` or `auto` on `device`.
+
+    `auto` is bf16 where that is fast, which is measured on a CPU. A GPU without bf16 gets fp16, a
+    CPU fp32. DeviceError for fp16 on a CPU.
+    """
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("precision fp16 needs a CUDA device; on a CPU use auto, bf16 or fp32")
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float16
-        )
-    return torch.bfloat16 if _bf16_is_quick() else torch.float32
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float16
+    return torch.bfloat16 if _is_bf16_fast() else torch.float32
 
 
-def _bf16_is_quick() -> bool:
-    """Does the CPU multiply matrices half as fast again in bf16 as in fp32? The quickest of many tries counts.
+def _is_bf16_fast() -> bool:
+    """Return whether this CPU multiplies matrices more than 1.5 times as fast in bf16 as in fp32.
 
-    They take turns, so that what else the machine does meets both.
+    The fastest of 16 runs counts. The two formats take turns, so that other work on the machine
+    slows down both.
     """
-    squares = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-    tries = (
-        [timeit.timeit("a @ a", globals={"a": a}, number=1) for a in squares] for _ in range(16)
-    )
-    fp32, bf16 = (min(times) for times in zip(*tries, strict=True))
-    return bool(fp32 > 1.5 * bf16)
+    fp32_matrix = torch.ones(512, 512, dtype=torch.float32)
+    bf16_matrix = torch.ones(512, 512, dtype=torch.bfloat16)
+    fp32_times = []
+    bf16_times = []
+    for _ in range(16):
+        fp32_times.append(timeit.timeit("a @ a", globals={"a": fp32_matrix}, number=1))
+        bf16_times.append(timeit.timeit("a @ a", globals={"a": bf16_matrix}, number=1))
+    return min(fp32_times) > 1.5 * min(bf16_times)
+
+
+@contextmanager
+def oom_as_device_error(purpose: str) -> Iterator[None]:
+    """Raise a DeviceError, "too little memory " + `purpose`, when memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise DeviceError(f"too little memory {purpose}") from None
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    return any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors: it would give large ones back, and get them anew page by page.
+    """Have glibc keep the memory of freed tensors for the next ones.
 
-    Elsewhere than on Linux with glibc it does nothing.
+    By default it returns large blocks to the system and gets them back page by page. On systems
+    without glibc this does nothing.
     """
-    if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(
-            -3, 2**25
-        )  # M_MMAP_THRESHOLD: blocks up to its largest value come from the heap
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: of which a GiB may lie unused
+    if os.name != "posix":
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the maximum; smaller blocks come from the heap
+    libc.mallopt(M_TRIM_THRESHOLD, 2**30)  # up to a GiB of the heap may be unused

@@ -1,6 +1,6 @@
-"""Where the numbers are crunched: device, memory, precision and the company of other processes.
+"""Runtime of one process: device, precision, memory, random state and the other ranks.
 
-The only module that knows `torch.distributed` and DistributedDataParallel, and that turns `autocast` on.
+Only this module uses `torch.distributed`, DistributedDataParallel and `autocast`.
 """
 
 import base64
@@ -8,9 +8,10 @@ import os
 import platform
 import resource
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Self, TypeVar
 
 import torch
@@ -26,153 +27,180 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process's view of the machine; `dtype` is that of the matrix products, weights stay float32."""
+    """Device, precision and rank of one process. Weights are float32 at any precision."""
 
     device: torch.device
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float32  # of matrix products
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """True in the one process that writes files and speaks to the user."""
+        """True in the one process that writes files and messages."""
         return self.rank == 0
 
     @property
     def precision(self) -> str:
-        """The config's word for `dtype`."""
-        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+        """The name of `dtype` in a config."""
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        return names[self.dtype]
 
     def with_precision(self, precision: str) -> Self:
-        """The same company at the precision that a config names; DeviceError when the device lacks it."""
-        # A measurement may fall out differently on each rank: the first one's counts.
-        return replace(self, dtype=self.broadcast(find_dtype(precision, self.device)))
+        """Return a copy with the precision that a config names.
+
+        DeviceError when the device lacks it.
+        """
+        # `auto` may measure something else on each rank: the result of rank 0 counts.
+        dtype = self.broadcast(find_dtype(precision, self.device))
+        return replace(self, dtype=dtype)
 
     def environment(self) -> dict[str, str]:
-        """What the last bits of a sum depend on: equal here, equal there; nothing is promised where it differs."""
-        on_cuda = self.device.type == "cuda"
-        kind = (
-            torch.cuda.get_device_name(self.device)
-            if on_cuda
-            else torch.backends.cpu.get_cpu_capability()
-        )
-        threads = torch.get_num_threads()
+        """Return what the last bits of a sum depend on.
+
+        A run resumes bit for bit only where these values are the same.
+        """
+        if self.device.type == "cuda":
+            processor = torch.cuda.get_device_name(self.device)
+        else:
+            processor = torch.backends.cpu.get_cpu_capability()
         return {
             "torch": torch.__version__,
-            "machine": f"{platform.machine()} {kind}",
-            "threads": str(threads),
+            "machine": f"{platform.machine()} {processor}",
+            "threads": str(torch.get_num_threads()),
         }
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The same call serves CPU bf16 and CUDA bf16 or fp16; in fp32 it changes nothing."""
-        return torch.autocast(
-            self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32
-        )
+        """Return a context that computes matrix products in `dtype`; in float32 it does nothing."""
+        is_enabled = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=is_enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A loss scaler that acts in fp16 alone, where small gradients would vanish."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        """Return a loss scaler. It is enabled only in fp16, where small gradients become zero."""
+        is_enabled = self.dtype is torch.float16
+        return torch.amp.GradScaler(self.device.type, enabled=is_enabled)
+
+    # Other ranks
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """`module` with its gradients averaged over the ranks; itself when there is but one."""
+        """Return `module` with its gradients averaged over the ranks, if there are several."""
         if self.world_size == 1:
             return module
-        return DistributedDataParallel(
-            module, device_ids=[self.device.index] if self.device.type == "cuda" else None
-        )
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=device_ids)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Within it, backward keeps gradients to this rank (all but the last micro-batch of an update)."""
-        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+        """Return a context in which `backward` does not exchange gradients with other ranks.
+
+        It is for all micro-batches of an update but the last.
+        """
+        if isinstance(module, DistributedDataParallel):
+            return module.no_sync()
+        return nullcontext()
 
     def all_sum(self, tensor: Tensor) -> Tensor:
-        """`tensor` summed over the ranks."""
+        """Sum `tensor` over the ranks in place, and return it."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's `value`, on every rank."""
+        """Return rank 0's `value` on every rank."""
         if self.world_size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's `value`, in the order of ranks, on every rank."""
+        """Return the `value` of each rank, ordered by rank, on every rank."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
 
-    def peak_memory(self) -> int:
-        """The most bytes that were ever in use: by tensors on a GPU, by the whole process on a CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        with suppress(OSError), open("/proc/self/status", encoding="ascii") as lines:  # Linux
-            for line in lines:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
-
-    def release_memory(self) -> None:
-        """Give back what PyTorch keeps of a GPU's memory for tensors to come."""
-        torch.cuda.empty_cache()  # does nothing where no GPU is in use
-
-    def random_state(self) -> dict[str, str]:
-        """The states of the generators that dropout draws from, as text."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {
-            name: base64.b64encode(state.numpy().tobytes()).decode("ascii")
-            for name, state in states.items()
-        }
-
-    def set_random_state(self, states: dict[str, str]) -> None:
-        """Draw again what was drawn after `random_state` was taken."""
-        decoded = {
-            name: torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8)
-            for name, text in states.items()
-        }
-        torch.set_rng_state(decoded["cpu"])
-        if self.device.type == "cuda" and "cuda" in decoded:
-            torch.cuda.set_rng_state(decoded["cuda"], self.device)
-
     def close(self) -> None:
-        """Leave the company of the other ranks, all at once: one may still be saving."""
+        """Leave the process group once all ranks do: another one may still be saving."""
         if self.world_size > 1:
             dist.barrier()
             dist.destroy_process_group()
 
+    # Memory
+
+    def peak_memory(self) -> int:
+        """Return the most bytes in use so far: by tensors on a GPU, by the process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return _peak_process_memory()
+
+    def release_memory(self) -> None:
+        """Return to the GPU the memory that PyTorch keeps for later tensors."""
+        torch.cuda.empty_cache()  # does nothing when no GPU is in use
+
+    # Random state
+
+    def random_state(self) -> dict[str, str]:
+        """Return the states of the random generators that dropout uses, as base64."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        encoded = {}
+        for name, state in states.items():
+            encoded[name] = base64.b64encode(state.numpy().tobytes()).decode("ascii")
+        return encoded
+
+    def set_random_state(self, states: dict[str, str]) -> None:
+        """Set the generators to what `random_state` returned."""
+        decoded = {}
+        for name, text in states.items():
+            decoded[name] = torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8)
+        torch.set_rng_state(decoded["cpu"])
+        if self.device.type == "cuda" and "cuda" in decoded:
+            torch.cuda.set_rng_state(decoded["cuda"], self.device)
+
 
 def open_runtime(device: str, precision: str = "fp32") -> Runtime:
-    """The runtime for config words like ("auto", "bf16"); joins the other ranks when torchrun started us.
+    """Return the runtime for a device and a precision of a config, such as "auto" and "bf16".
 
-    Raises DeviceError for a device or precision that this machine does not have.
+    Joins the other ranks when torchrun started this process. DeviceError for a device or precision
+    that this machine does not have.
     """
     keep_freed_memory()
+    torch_device = find_device(device)
+    rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    where = find_device(device)
-    if (
-        where.type == "cuda"
-    ):  # cuDNN's attention makes a plan for each new shape, and sums in an order that varies
+    if torch_device.type == "cuda":
+        # cuDNN's attention makes a plan for each new shape, and its order of summation varies.
         torch.backends.cuda.enable_cudnn_sdp(False)
     if world_size > 1:
-        if where.type == "cuda":
-            where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            if where.index >= (count := torch.cuda.device_count()):
-                raise DeviceError(
-                    f"device cuda: rank {where.index} has no GPU to itself: this machine has {count}"
-                )
-            torch.cuda.set_device(where)
-        # What ranks tell each other in Python's objects goes by gloo: no GPU is waited for.
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=timedelta(days=1)
+        if torch_device.type == "cuda":
+            torch_device = _claim_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        # Python objects are exchanged on the CPU, by gloo, so that no rank waits for its GPU.
+        backend = "cpu:gloo,cuda:nccl" if torch_device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))
+    runtime = Runtime(torch_device, rank=rank, world_size=world_size)
+    return runtime.with_precision(precision)
+
+
+def _claim_gpu(local_rank: int) -> torch.device:
+    """Make the GPU of this rank the current one. DeviceError when the machine has too few."""
+    num_gpus = torch.cuda.device_count()
+    if local_rank >= num_gpus:
+        raise DeviceError(
+            f"device cuda: rank {local_rank} has no GPU to itself: this machine has {num_gpus}"
         )
-    return Runtime(
-        where, torch.float32, int(os.environ.get("RANK", "0")), world_size
-    ).with_precision(precision)
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _peak_process_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:  # not Linux
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,30 +1,30 @@
-"""The errors that are a user's to fix.
+"""Errors that the user can fix.
 
 MtError
-├── ConfigError        a config file, or a --set, says what it may not
-├── DataError          a text file is missing, broken, or does not fit its partner
+├── ConfigError        a config file or a --set has a wrong key or value
+├── DataError          a text file is missing, damaged, or does not match its other side
 ├── TokenizerError     a tokenizer cannot be trained or read
 ├── RunDirError        a directory is not a run, or not this run
 ├── CheckpointError    a checkpoint is missing or damaged
-├── TrainingError      training cannot go on: the numbers have run away
-├── DiskError          something cannot be written
-└── DeviceError        the machine lacks what was asked of it
+├── TrainingError      training diverged
+├── DiskError          a file cannot be written
+└── DeviceError        the machine lacks the device, number format or memory
 
-The message is one complete line: what is wrong and where, what was found, what was wanted. Only `cli.py` catches
-these. A mistake of our own is an `assert`.
+The message is one complete line: the place, what was found there, and what was wanted. Only the
+command line catches these errors. A bug in mt itself is an `assert`.
 """
 
 
 class MtError(Exception):
-    """The parent of all: its text is meant for the user, its traceback is not."""
+    """Base class. The message is for the user, who does not need the traceback."""
 
 
 class ConfigError(MtError):
-    """A config file, or an override of it, says what it may not."""
+    """A config file, or an override of it, has a wrong key or value."""
 
 
 class DataError(MtError):
-    """A text file is missing, broken, or does not fit its partner."""
+    """A text file is missing, damaged, or does not match its other side."""
 
 
 class TokenizerError(MtError):
@@ -32,7 +32,7 @@ class TokenizerError(MtError):
 
 
 class RunDirError(MtError):
-    """A directory is not a run, or not the run that was asked for."""
+    """A directory is not a run, or not the run that was expected."""
 
 
 class CheckpointError(MtError):
@@ -40,12 +40,12 @@ class CheckpointError(MtError):
 
 
 class TrainingError(MtError):
-    """Training cannot go on: the numbers have run away."""
+    """Training diverged: gradients or weights are not finite."""
 
 
 class DiskError(MtError):
-    """Something cannot be written: no room, or no right to."""
+    """A file cannot be written: the disk is full, or permission is missing."""
 
 
 class DeviceError(MtError):
-    """The machine lacks the device or the number format that was asked for."""
+    """The machine lacks the device, the number format or the memory that is needed."""

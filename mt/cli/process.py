@@ -1,52 +1,71 @@
-"""The process that the command `mt` runs in: its settings, its start and its end."""
+"""Start and end of the process that runs the command `mt`."""
 
 import atexit
 import os
 import sys
 from contextlib import suppress
 
-SETTINGS = {  # of the environment, where the user has none of his own
-    # PyTorch's threads should spin shortly for the next piece of work, then sleep: to spin long costs most of the
-    # speed beside another busy process, to sleep at once a fifth of it when alone (see RECORDS.md).
+# Environment variables that `run` sets where the user has not set them.
+SETTINGS = {
+    # PyTorch's threads should spin for a short time for the next piece of work, then sleep. Long
+    # spinning costs most of the speed beside another busy process; sleeping at once costs a fifth
+    # of it when alone (see RECORDS.md).
     "GOMP_SPINCOUNT": "2000",
-    # oneDNN, and PyTorch's bridge to it, keep the kernels of the last 1,024 shapes, a quarter of a GB, and batches have
-    # ever new ones. These are enough for those that one batch uses several times: as fast.
+    # oneDNN, and PyTorch's bridge to it, keep the kernels of the last 1,024 shapes, a quarter of a
+    # GB, and batches keep having new shapes. So few are enough for the shapes that one batch uses
+    # several times: the speed is the same.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
-    # glibc's malloc keeps small freed blocks for each thread to use again. They lie between the tensors, keep the gaps
-    # beside them from becoming one, and so a process grows for as long as it trains (see docs/LOG.md). What may be set
-    # later, and so for a program of one's own as well, is in mt/runtime.py.
+    # glibc's malloc keeps small freed blocks for each thread to use again. They lie between the
+    # tensors and keep the gaps beside them from joining, so that a process grows for as long as it
+    # trains (see docs/LOG.md). The settings of malloc that can be changed later, and so in the
+    # programs of others too, are in mt/device.py.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 
 
 def run() -> None:
-    """`mt.cli.app.main` in a process that has our settings and ends at once.
+    """Run `mt.cli.app.main` with our settings, and end the process without cleaning up PyTorch.
 
-    glibc reads its own before Python begins, so the program starts anew, once: all that stands before this call is done
-    twice. Where GLIBC_TUNABLES is set, as one may for a debugger, it goes on as it is. As for the end: to take PyTorch
-    down piece by piece lasts half a second, and a process was seen to crash at it, its work done.
+    glibc reads its settings before Python starts, so the program is started a second time; what
+    comes before this call happens twice. When the user has set GLIBC_TUNABLES, for a debugger for
+    example, it is not started again.
     """
-    lacking = {name: SETTINGS[name] for name in SETTINGS.keys() - os.environ.keys()}
-    os.environ.update(lacking)
-    if sys.platform == "linux" and "GLIBC_TUNABLES" in lacking and "mt" not in sys._xoptions:
-        with suppress(OSError, ValueError):  # the other settings hold without it
-            os.execv(sys.executable, [sys.executable, "-X", "mt", *sys.orig_argv[1:]])
-    from mt.cli import app as cli
+    missing = {name: value for name, value in SETTINGS.items() if name not in os.environ}
+    os.environ.update(missing)
+    if "GLIBC_TUNABLES" in missing:
+        _restart_on_linux()
 
-    code: object = None
+    from mt.cli import app
 
-    def vanish() -> None:
-        if isinstance(code, int):
-            for stream in filter(None, (sys.stdout, sys.stderr)):
+    # Cleaning up PyTorch takes half a second, and a process was seen to crash in it after its work
+    # was done. So the process ends at once, after all other exit handlers: the one that is
+    # registered first runs last.
+    exit_code: object = None
+
+    def exit_at_once() -> None:
+        if not isinstance(exit_code, int):
+            return
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
                 stream.flush()
-            os._exit(code)
+        os._exit(exit_code)
 
-    atexit.register(
-        vanish
-    )  # first come, last served: what others want done at the end is done before
+    atexit.register(exit_at_once)
     try:
-        cli.main()
-    except SystemExit as leaving:
-        code = leaving.code or 0
+        app.main()
+    except SystemExit as error:
+        exit_code = error.code or 0
         raise
+
+
+def _restart_on_linux() -> None:
+    """Replace this process by the same command with the new environment, once.
+
+    The interpreter option `-X mt` marks the second start. When the command cannot be started again,
+    this one continues: the other settings apply without a new start.
+    """
+    if sys.platform != "linux" or "mt" in sys._xoptions:
+        return
+    with suppress(OSError, ValueError):
+        os.execv(sys.executable, [sys.executable, "-X", "mt", *sys.orig_argv[1:]])

@@ -1,4 +1,4 @@
-"""The keys of a config in words: what each is for, where two configs differ, what a mistake was meant to be."""
+"""Keys of a config: list them, compare two configs, and word the mistakes that pydantic finds."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from mt.config.yaml_file import ConfigFile, KeyPath, show
 
-# What a kind of error wanted, where pydantic's own message speaks of Python and not of YAML.
+# What was wanted, for the types of pydantic's errors that speak of Python instead of YAML.
 _WANTED = {
     "bool_type": "true or false",
     "less_than_equal": "at most {le}",
@@ -27,73 +27,98 @@ _WANTED = {
 
 
 def walk_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every key, dotted, and its field in the order of the file; `N` stands for the number of a list's item."""
+    """Yield every dotted key of a section with its field, in the order of the schema.
+
+    `N` stands for the number of a list's item, as in `data.train.N.weight`.
+    """
     for name, field in section.model_fields.items():
-        if inner := _section_in(field.annotation):
-            item = "N." if get_args(field.annotation) else ""
-            yield from walk_keys(inner, f"{prefix}{name}.{item}")
-        else:
+        inner_section = _section_in(field.annotation)
+        is_list = bool(get_args(field.annotation))
+        if inner_section is None:
             yield prefix + name, field
+        elif is_list:
+            yield from walk_keys(inner_section, f"{prefix}{name}.N.")
+        else:
+            yield from walk_keys(inner_section, f"{prefix}{name}.")
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """List the keys whose values differ, one line each: `train.learning_rate: 0.001 -> 0.002`."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    return [
-        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-        for key in dict.fromkeys((*before, *after))
-        if before.get(key) != after.get(key)
-    ]
+    old_values = dict(_leaves(old))
+    new_values = dict(_leaves(new))
+    lines = []
+    for key in old_values | new_values:
+        old_value = old_values.get(key, "absent")
+        new_value = new_values.get(key, "absent")
+        if old_value != new_value:
+            lines.append(f"{key}: {old_value} -> {new_value}")
+    return lines
 
 
 def first_mistake(
     errors: Sequence[ErrorDetails], file: ConfigFile, *, section: type[BaseModel]
 ) -> str:
-    """Word the first mistake as one line.
+    """Return one line about the first of pydantic's errors in `file`, checked as a `section`.
 
-    A missing key comes last, for it is often missing because another is mistyped.
+    Missing keys come last, because a key is often missing when another one is mistyped.
     """
-    error = min(errors, key=lambda error: error["type"] == "missing")
-    path, context = tuple(map(str, error["loc"])), error.get("ctx", {})
-    if error["type"] == "conflict":
-        return f"{file.locate((*path, *context['key'].split('.')))}: {context['problem']}"
-    if error["type"] == "extra_forbidden":
-        return f"{file.locate(path)}: unknown key ({_suggestion(path, section)})"
-    wanted = _WANTED.get(error["type"], error["msg"].removeprefix("Input should be ")).format(
-        **context
-    )
-    found = "nothing" if error["type"] == "missing" else show(error["input"])
+    missing_last = sorted(errors, key=lambda error: error["type"] == "missing")
+    error = missing_last[0]
+    kind = error["type"]
+    context = error.get("ctx", {})
+    path = tuple(str(part) for part in error["loc"])
+    if kind == "conflict":
+        conflict_path = (*path, *context["key"].split("."))
+        return f"{file.locate(conflict_path)}: {context['problem']}"
+    if kind == "extra_forbidden":
+        return f"{file.locate(path)}: unknown key ({_suggest_key(path, section)})"
+    pydantic_wanted = error["msg"].removeprefix("Input should be ")
+    wanted = _WANTED.get(kind, pydantic_wanted).format(**context)
+    found = "nothing" if kind == "missing" else show(error["input"])
     return f"{file.locate(path)}: wanted {wanted}, found {found}"
 
 
-def _suggestion(path: KeyPath, root: type[BaseModel]) -> str:
-    """Name the key that was meant: the same in another section, else a like one in this, else all of this."""
+def _suggest_key(path: KeyPath, root: type[BaseModel]) -> str:
+    """Return a hint for an unknown key.
+
+    That is the key of the same name in another section, else a similar one in this section, else
+    all keys of this section.
+    """
+    section = _innermost_section(path[:-1], root)
+    name = path[-1]
+    for key, _ in walk_keys(root):
+        parts = key.split(".")
+        if parts[-1] == name and parts[0] != path[0]:
+            return f"did you mean {key}?"
+    similar = difflib.get_close_matches(name[:100], section.model_fields, n=1)
+    if similar:
+        return f"did you mean {similar[0]}?"
+    return f"known here: {', '.join(section.model_fields)}"
+
+
+def _innermost_section(path: KeyPath, root: type[BaseModel]) -> type[BaseModel]:
     section = root
-    for part in path[:-1]:
+    for part in path:
         if part in section.model_fields:  # otherwise it is the number of a list's item
             section = _section_in(section.model_fields[part].annotation) or section
-    name = path[-1]
-    keys = (key.split(".") for key, _ in walk_keys(root))
-    elsewhere = [".".join(key) for key in keys if key[-1] == name and key[0] != path[0]]
-    close = elsewhere or difflib.get_close_matches(name[:100], section.model_fields, n=1)
-    return (
-        f"did you mean {close[0]}?" if close else f"known here: {', '.join(section.model_fields)}"
-    )
+    return section
 
 
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the shown value of each leaf."""
-    if isinstance(values, dict | tuple):
-        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+    """Yield the dotted key and the shown value of each value that is no section or list."""
+    if isinstance(values, dict):
+        for key, value in values.items():
             yield from _leaves(value, f"{prefix}{key}.")
+    elif isinstance(values, tuple):
+        for index, item in enumerate(values):
+            yield from _leaves(item, f"{prefix}{index}.")
     else:
-        yield prefix[:-1], show(values)
+        yield prefix.removesuffix("."), show(values)
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Find the section that a key holds, alone or as the items of a list."""
-    candidates = (annotation, *get_args(annotation))
-    return next(
-        (kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)),
-        None,
-    )
+    """Return the section in a field's type: the type itself, or that of a list's items."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

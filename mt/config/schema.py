@@ -1,4 +1,8 @@
-"""What a config may say: one frozen model a section, each key with its type, range, default and meaning."""
+"""Schema of configs: a frozen model for each section, with type, range, default and description.
+
+The descriptions are user documentation: `scripts/config_table.py` makes the table of keys from
+them.
+"""
 
 import os
 import re
@@ -10,17 +14,19 @@ from pydantic_core import PydanticCustomError
 
 
 def _absolute(path: str) -> str:
+    """Return the absolute path, with `~` expanded; refuse one that would break an error's line."""
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", path):
         raise PydanticCustomError("path", "a path without control characters")
     return os.path.abspath(os.path.expanduser(path))
 
 
 def default(value: Any, description: str) -> Any:
-    """Give a key its default and its line in the README's table of keys."""
+    """Return a field with a default and a description, which is one line of the table of keys."""
     return Field(default=value, description=description)
 
 
-# Every number has bounds: what no machine could serve, a slip of the finger or a hostile file, is named, not obeyed.
+# Every number has bounds, so that a typing mistake or a hostile file gets an error, and not an
+# attempt to do what no machine can.
 Count = Annotated[int, Field(gt=0, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Length = Annotated[int, Field(gt=0, le=65_536)]  # tokens
@@ -30,7 +36,7 @@ VocabSize = Annotated[int, Field(gt=0, le=500_000)]
 BeamSize = Annotated[int, Field(gt=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0.98, le=1)]  # SentencePiece takes no other
+Coverage = Annotated[float, Field(ge=0.98, le=1)]  # the range that SentencePiece accepts
 Ratio = Annotated[float, Field(ge=1, le=10**6)]
 Weight = Annotated[float, Field(gt=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=100)]
@@ -38,27 +44,33 @@ Exponent = Annotated[float, Field(ge=0, le=10)]
 Factor = Annotated[float, Field(ge=0, le=100)]
 Norm = Annotated[float, Field(ge=0, le=10**9)]
 Minutes = Annotated[float, Field(gt=0, le=10**7)]
-# A name becomes part of a file name or of a key in metrics.jsonl; a path is stored absolute: the run outlives a shell.
+# A name becomes part of a file name or of a key in metrics.jsonl.
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
+# A path is stored as absolute, because a run may resume in another working directory.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
 
-PREFIX_MEANS = "files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
-MAX_PARAMETERS = 2 * 10**10  # no GPU of today trains as many with Adam
+PREFIX_DESCRIPTION = (
+    "the files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
+)
+MAX_PARAMETERS = 2 * 10**10  # Adam's state for as many fits on no GPU of today
 
 
 class Section(BaseModel):
-    """What all sections share: unknown keys, other types, nan and later changes are refused."""
+    """Base of all sections: refuses unknown keys, other types, NaN, infinity and later changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Yield (key, problem) for each combination of values that cannot work; keys are relative to this section."""
+        """Yield the key and the problem for each combination of values that cannot work.
+
+        Keys are relative to this section.
+        """
         return iter(())
 
     @model_validator(mode="before")
     @classmethod
-    def _read_a_bare_heading_as_empty(cls, values: Any) -> Any:
+    def _read_bare_heading_as_empty(cls, values: Any) -> Any:
         return {} if values is None else values
 
     @model_validator(mode="after")
@@ -69,56 +81,63 @@ class Section(BaseModel):
 
 
 class CorpusConfig(Section):
-    """One parallel training corpus: two files, named by a common prefix or one by one."""
+    """One parallel training corpus: two files, given by a common prefix or one by one."""
 
-    prefix: FilePath | None = default(None, PREFIX_MEANS)
-    src: FilePath | None = default(None, "source file, in place of prefix")
-    tgt: FilePath | None = default(None, "target file, in place of prefix")
+    prefix: FilePath | None = default(None, PREFIX_DESCRIPTION)
+    src: FilePath | None = default(None, "source file, instead of prefix")
+    tgt: FilePath | None = default(None, "target file, instead of prefix")
     weight: Weight = default(
-        1.0, "times each pair is seen in an epoch; of a fraction, pairs are drawn"
+        1.0, "how often each pair is used in an epoch; for a fraction, a random sample of pairs"
     )
     src_lang: Name | None = default(None, "source language of this corpus; null: data.src_lang")
     tgt_lang: Name | None = default(None, "target language of this corpus; null: data.tgt_lang")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.prefix is None and (self.src is None or self.tgt is None):
+        has_src_or_tgt = self.src is not None or self.tgt is not None
+        has_src_and_tgt = self.src is not None and self.tgt is not None
+        if self.prefix is None and not has_src_and_tgt:
             yield "prefix", "wanted a prefix, or both src and tgt"
-        if self.prefix is not None and (self.src is not None or self.tgt is not None):
+        if self.prefix is not None and has_src_or_tgt:
             yield "prefix", "wanted either a prefix or src and tgt, found both"
 
 
 class EvalSetConfig(Section):
-    """A named set that is translated and scored, never trained on."""
+    """A named set that is translated and scored, and not used for training."""
 
     name: Name = Field(description="its name in logs, metrics.jsonl and `mt evaluate`")
-    prefix: FilePath | None = default(None, PREFIX_MEANS)
-    src: FilePath | None = default(None, "source file, in place of prefix")
-    refs: tuple[FilePath, ...] = default((), "reference files, one or more, in place of prefix")
+    prefix: FilePath | None = default(None, PREFIX_DESCRIPTION)
+    src: FilePath | None = default(None, "source file, instead of prefix")
+    refs: tuple[FilePath, ...] = default((), "one or more reference files, instead of prefix")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.prefix is None and (self.src is None or not self.refs):
+        has_src_or_refs = self.src is not None or bool(self.refs)
+        has_src_and_refs = self.src is not None and bool(self.refs)
+        if self.prefix is None and not has_src_and_refs:
             yield "prefix", "wanted a prefix, or both src and refs"
-        if self.prefix is not None and (self.src is not None or self.refs):
+        if self.prefix is not None and has_src_or_refs:
             yield "prefix", "wanted either a prefix or src and refs, found both"
 
 
 class DataConfig(Section):
-    """Which text is learned from, which chooses the model, which scores it."""
+    """Languages and text files for training, validation and testing."""
 
-    src_lang: Name = Field(description="language to translate from; the ending of source files")
-    tgt_lang: Name = Field(description="language to translate into; the ending of target files")
+    src_lang: Name = Field(description="source language; extension of the source files")
+    tgt_lang: Name = Field(description="target language; extension of the target files")
     train: tuple[CorpusConfig, ...] = Field(
-        min_length=1, max_length=1000, description="corpora to learn from"
+        min_length=1, max_length=1000, description="training corpora"
     )
     valid: EvalSetConfig = Field(
-        description="set that is scored during training and chooses the best checkpoint"
+        description="validation set: it is scored during training and selects the best checkpoint"
     )
-    test: tuple[EvalSetConfig, ...] = default((), "sets that `mt evaluate` scores")
+    test: tuple[EvalSetConfig, ...] = default((), "test sets, which `mt evaluate` scores")
     max_length: Length = default(
-        256, "tokens a side, end mark included; longer training pairs are left out"
+        256,
+        "maximum number of tokens of a sentence, end of sentence included; longer training pairs "
+        "are left out",
     )
     max_length_ratio: Ratio = default(
-        9.0, "most tokens of the longer side for each of the shorter, in training pairs"
+        9.0,
+        "maximum ratio of the lengths in tokens of a training pair, longer to shorter side",
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
@@ -128,33 +147,38 @@ class DataConfig(Section):
                     f"train.{index}.tgt_lang",
                     f"wanted data.tgt_lang ({self.tgt_lang}), found {corpus.tgt_lang}",
                 )
-        names = [self.valid.name, *(test.name for test in self.test)]
-        for index, name in enumerate(names[1:]):
-            if name in names[: index + 1]:
-                yield f"test.{index}.name", f"wanted a name of its own, found {name} a second time"
+        names = {self.valid.name}
+        for index, test_set in enumerate(self.test):
+            if test_set.name in names:
+                yield (
+                    f"test.{index}.name",
+                    f"wanted a name of its own, found {test_set.name} a second time",
+                )
+            names.add(test_set.name)
 
 
 class TokenizerConfig(Section):
-    """How text becomes token ids: a SentencePiece model to train, or one that exists."""
+    """Tokenizers: SentencePiece models to train, or existing ones."""
 
     kind: Literal["bpe", "unigram"] = default("bpe", "algorithm of a new tokenizer")
-    joint: bool = default(True, "one tokenizer for both languages, or one for each")
-    vocab_size: VocabSize = default(8000, "tokens of a new tokenizer; of each, when not joint")
-    character_coverage: Share = default(
-        1.0, "share of the text's characters with a token; the rest become bytes"
+    joint: bool = default(True, "one tokenizer for both languages; false: one for each")
+    vocab_size: VocabSize = default(
+        8000, "vocabulary size of a new tokenizer; of each one, if not joint"
+    )
+    character_coverage: Coverage = default(
+        1.0, "share of the text's characters that get tokens; the others are encoded as bytes"
     )
     bpe_dropout: Probability = default(0.0, "probability of BPE-dropout in training; 0: off")
     model: FilePath | None = default(None, "existing joint .model file to use")
-    src_model: FilePath | None = default(None, "existing source .model file to use, when not joint")
-    tgt_model: FilePath | None = default(None, "existing target .model file to use, when not joint")
+    src_model: FilePath | None = default(None, "existing source .model file to use, if not joint")
+    tgt_model: FilePath | None = default(None, "existing target .model file to use, if not joint")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        existing = [
-            key for key in ("model", "src_model", "tgt_model") if getattr(self, key) is not None
-        ]
+        model_keys = ("model", "src_model", "tgt_model")
+        existing = [key for key in model_keys if getattr(self, key) is not None]
         if self.bpe_dropout > 0 and self.kind != "bpe":
             yield "bpe_dropout", f"is BPE-dropout: wanted kind: bpe, found {self.kind}"
-        if self.joint and {"src_model", "tgt_model"} & set(existing):
+        if self.joint and ("src_model" in existing or "tgt_model" in existing):
             yield (
                 existing[-1],
                 "wanted no src_model and tgt_model with joint: true (model names a joint one)",
@@ -164,142 +188,156 @@ class TokenizerConfig(Section):
         if not self.joint and len(existing) == 1:
             yield existing[0], "wanted both src_model and tgt_model, found one"
         for key in ("kind", "vocab_size", "character_coverage"):
-            if existing and getattr(self, key) != type(self).model_fields[key].default:
+            is_changed = getattr(self, key) != type(self).model_fields[key].default
+            if existing and is_changed:
                 yield key, f"shapes a new tokenizer, but {existing[0]} names an existing one"
 
 
 class ModelConfig(Section):
-    """The Transformer's shape (Vaswani et al., 2017)."""
+    """Size and kind of the Transformer (Vaswani et al., 2017)."""
 
-    d_model: Width = default(256, "width of the states between layers")
-    d_ff: Width = default(1024, "width inside the feed-forward layers")
-    num_heads: Width = default(4, "attention heads; divides d_model")
-    num_encoder_layers: NumLayers = default(4, "layers that read the source")
-    num_decoder_layers: NumLayers = default(4, "layers that write the target")
-    norm: Literal["pre", "post"] = default("pre", "layer norm before each sublayer, or after it")
-    activation: Literal["relu", "gelu"] = default(
-        "relu", "non-linearity of the feed-forward layers"
+    d_model: Width = default(256, "width of the embeddings and of each layer's output")
+    d_ff: Width = default(1024, "inner width of the feed-forward layers")
+    num_heads: Width = default(4, "attention heads; must divide d_model")
+    num_encoder_layers: NumLayers = default(4, "encoder layers")
+    num_decoder_layers: NumLayers = default(4, "decoder layers")
+    norm: Literal["pre", "post"] = default(
+        "pre", "layer normalization before each sublayer, or after it"
     )
-    dropout: Probability = default(0.1, "dropout on each sublayer's output")
+    activation: Literal["relu", "gelu"] = default(
+        "relu", "activation function of the feed-forward layers"
+    )
+    dropout: Probability = default(0.1, "dropout on the output of each sublayer")
     attention_dropout: Probability = default(0.0, "dropout on attention weights")
     activation_dropout: Probability = default(0.0, "dropout inside the feed-forward layers")
-    embedding_dropout: Probability | None = default(None, "dropout on embeddings; null: as dropout")
+    embedding_dropout: Probability | None = default(
+        None, "dropout on embeddings; null: the value of dropout"
+    )
     tie_embeddings: Literal["all", "decoder", "none"] = default(
         "all",
-        "all: source, target and output embeddings are one matrix; decoder: target and output; none: no two",
+        "which embeddings share one matrix; all: source, target and output; decoder: target and "
+        "output",
     )
     self_attention: AttentionKind = default("dot_product", "attention within a sentence")
     cross_attention: AttentionKind = default(
-        "dot_product", "from target to source; dense_synthesizer cannot"
+        "dot_product", "attention from target to source; dense_synthesizer is not possible"
     )
     max_length: Length | None = default(
         None,
-        "positions that dense_synthesizer has weights for: data.max_length or more; null: with the other kinds",
+        "positions that dense_synthesizer has weights for, at least data.max_length; null: for the "
+        "other kinds",
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.d_model % 2:
+        if self.d_model % 2 != 0:
             yield (
                 "d_model",
-                f"wanted an even number (positions are pairs of sine and cosine), found {self.d_model}",
+                "wanted an even number (positions are pairs of sine and cosine), "
+                f"found {self.d_model}",
             )
-        if self.d_model % self.num_heads:
+        if self.d_model % self.num_heads != 0:
             yield (
                 "num_heads",
                 f"wanted a divisor of model.d_model ({self.d_model}), found {self.num_heads}",
             )
         if self.cross_attention == "dense_synthesizer":
-            why = "makes its weights without a look at the source"
-            yield "cross_attention", f"dense_synthesizer {why}: wanted dot_product or additive"
+            yield (
+                "cross_attention",
+                "dense_synthesizer computes weights without the source: "
+                "wanted dot_product or additive",
+            )
         if self.max_length is not None and self.self_attention != "dense_synthesizer":
-            found = f"self_attention: {self.self_attention}, found {self.max_length}"
             yield (
                 "max_length",
-                f"counts the positions of dense_synthesizer: wanted null with {found}",
+                "counts the positions of dense_synthesizer: "
+                f"wanted null with self_attention: {self.self_attention}, found {self.max_length}",
             )
-        # Of each layer: four matrices for an attention, of which a decoder layer has two, and two of feed-forward.
-        attention, feed_forward = 4 * self.d_model**2, 2 * self.d_model * self.d_ff
-        positions = (
-            self.num_heads * (self.max_length or 0) * self.d_model
-        )  # a dense_synthesizer's weights for them
-        size = self.num_encoder_layers * (attention + positions + feed_forward)
-        size += self.num_decoder_layers * (2 * attention + positions + feed_forward)
-        if size > MAX_PARAMETERS:
+        num_parameters = self._num_layer_parameters()
+        if num_parameters > MAX_PARAMETERS:
             yield (
                 "d_model",
-                f"wanted layers of at most {MAX_PARAMETERS:.0e} parameters in all, found {size:.0e}",
+                f"wanted layers of at most {MAX_PARAMETERS:.0e} parameters in all, "
+                f"found {num_parameters:.0e}",
             )
+
+    def _num_layer_parameters(self) -> int:
+        """Return the number of weights in all layers, without biases and norms."""
+        attention = 4 * self.d_model**2
+        feed_forward = 2 * self.d_model * self.d_ff
+        # The weights of a dense synthesizer for each position; there are none without max_length.
+        positions = self.num_heads * (self.max_length or 0) * self.d_model
+        encoder_layer = attention + positions + feed_forward
+        decoder_layer = 2 * attention + positions + feed_forward
+        return self.num_encoder_layers * encoder_layer + self.num_decoder_layers * decoder_layer
 
 
 class TrainConfig(Section):
-    """How the model learns, for how long, and what is kept."""
+    """Optimization, its duration, validation and checkpoints."""
 
     run_dir: FilePath | None = default(
         None, "directory of the run; null: runs/<name of the config file>"
     )
-    seed: Seed = default(1, "fixes all that is random")
+    seed: Seed = default(1, "seed of all random numbers")
     device: Literal["auto", "cpu", "cuda"] = default(
-        "auto", "where to compute; auto: cuda if there is one"
+        "auto", "where to compute; auto: cuda if there is a GPU"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = default(
-        "auto", "number format of the layers; fp16: cuda only"
+        "auto",
+        "number format of matrix products; fp16: cuda only; auto: bf16 where it is fast",
     )
     compile: bool = default(
-        False, "cuda only: have torch.compile fuse the layers, which takes a minute at the start"
+        False, "compile the model with torch.compile, which takes a minute at the start; cuda only"
     )
-    batch_tokens: Count = default(4096, "padded positions of the longer side in a batch")
-    gradient_accumulation: Count = default(1, "batches summed into one update")
+    batch_tokens: Count = default(4096, "batch size in tokens of the longer side, padding included")
+    gradient_accumulation: Count = default(1, "batches per update")
     optimizer: Literal["adamw", "adam"] = default(
-        "adamw", "weight decay decoupled (adamw), or in the gradient (adam)"
+        "adamw", "optimizer; weight decay is decoupled (adamw) or part of the gradient (adam)"
     )
-    learning_rate: Rate = default(7e-4, "highest learning rate, reached after the warm-up")
+    learning_rate: Rate = default(7e-4, "peak learning rate, reached after the warm-up")
     schedule: Literal["inverse_sqrt", "cosine", "constant"] = default(
-        "inverse_sqrt", "course after the warm-up"
+        "inverse_sqrt", "learning rate schedule after the warm-up"
     )
     warmup_steps: CountOrZero = default(1000, "updates of linear warm-up")
     betas: tuple[Probability, Probability] = default(
         (0.9, 0.98), "Adam's decay rates of the two moments"
     )
-    epsilon: Rate = default(1e-9, "Adam's guard against division by zero")
-    weight_decay: Factor = default(0.0, "pull of the weights towards zero")
-    clip_norm: Norm = default(1.0, "longest gradient, as L2 norm; 0: no limit")
+    epsilon: Rate = default(1e-9, "Adam's epsilon, which avoids division by zero")
+    weight_decay: Factor = default(0.0, "weight decay; biases and norms have none")
+    clip_norm: Norm = default(1.0, "maximum gradient norm; 0: no clipping")
     label_smoothing: Probability = default(
-        0.1, "probability taken from the right token and spread over all"
+        0.1, "label smoothing: probability taken from the correct token and spread over all"
     )
-    max_steps: Count | None = default(None, "stop after so many updates")
-    max_epochs: Count | None = default(None, "stop after so many passes over the data")
-    max_minutes: Minutes | None = default(None, "stop after so many minutes, validation included")
+    max_steps: Count | None = default(None, "stop after this many updates")
+    max_epochs: Count | None = default(None, "stop after this many epochs")
+    max_minutes: Minutes | None = default(None, "stop after this many minutes, validation included")
     validate_every: Count = default(500, "updates between validations")
     log_every: Count = default(50, "updates between lines in metrics.jsonl")
     save_every: Count | None = default(
-        None, "updates between checkpoints beside those of validations; null: no others"
+        None, "updates between checkpoints, besides those of validations; null: no others"
     )
-    keep_checkpoints: Count = default(2, "newest checkpoints to keep, besides the best")
+    keep_checkpoints: Count = default(2, "number of newest checkpoints to keep, besides the best")
     metric: Literal["bleu", "chrf", "loss"] = default(
-        "bleu", "score on data.valid that chooses the best checkpoint"
+        "bleu", "metric on data.valid that selects the best checkpoint"
     )
     max_skipped: Count = default(
-        50, "stop at a log line after so many updates in a row without finite gradients"
+        50, "abort after this many consecutive non-finite updates, at the next line of the log"
     )
     patience: Count | None = default(
-        None, "stop after so many validations without a gain; null: never"
+        None, "early stopping: stop after this many validations without improvement; null: never"
     )
-    num_samples: CountOrZero = default(3, "translations shown at each validation")
+    num_samples: CountOrZero = default(3, "sample translations shown at each validation")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             yield "max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"
-        if self.schedule == "cosine" and self.max_steps is None:
-            yield "schedule", "cosine falls to zero at max_steps: wanted max_steps"
-        if (
-            self.schedule == "cosine"
-            and self.max_steps is not None
-            and self.warmup_steps >= self.max_steps
-        ):
-            yield (
-                "warmup_steps",
-                f"wanted less than max_steps ({self.max_steps}), found {self.warmup_steps}",
-            )
+        if self.schedule == "cosine":
+            if self.max_steps is None:
+                yield "schedule", "cosine falls to zero at max_steps: wanted max_steps"
+            elif self.warmup_steps >= self.max_steps:
+                yield (
+                    "warmup_steps",
+                    f"wanted less than max_steps ({self.max_steps}), found {self.warmup_steps}",
+                )
         if self.device == "cpu" and self.compile:
             yield "compile", "is slower on a cpu: wanted false, or device: cuda"
         if self.device == "cpu" and self.precision == "fp16":
@@ -307,25 +345,27 @@ class TrainConfig(Section):
 
 
 class SearchConfig(Section):
-    """How a translation is searched for, in validation too."""
+    """Beam search, in validation too."""
 
-    beam_size: BeamSize = default(5, "hypotheses kept at each step; 1: greedy")
+    beam_size: BeamSize = default(5, "beam size; 1: greedy search")
     length_penalty: Exponent = default(1.0, "exponent p of score = log_prob / length^p; 0: none")
-    max_length_factor: Factor = default(2.0, "longest translation: factor * source tokens + offset")
-    max_length_offset: Length = default(20, "the offset in max_length_factor, in tokens")
+    max_length_factor: Factor = default(
+        2.0, "maximum length of a translation: factor * source tokens + offset"
+    )
+    max_length_offset: Length = default(20, "offset in max_length_factor, in tokens")
     batch_tokens: Count = default(
-        8192, "padded source positions in a batch, counted once for each hypothesis"
+        8192, "batch size in source tokens times beam size, padding included"
     )
 
 
 class Config(Section):
-    """All that a run depends on, besides the data's content."""
+    """Everything that a run depends on, besides the content of its files."""
 
-    data: DataConfig = Field(description="the text files")
-    tokenizer: TokenizerConfig = default(TokenizerConfig(), "text to token ids")
+    data: DataConfig = Field(description="text files")
+    tokenizer: TokenizerConfig = default(TokenizerConfig(), "tokenizers")
     model: ModelConfig = default(ModelConfig(), "the network")
-    train: TrainConfig = Field(description="the training")
-    search: SearchConfig = default(SearchConfig(), "the translating")
+    train: TrainConfig = Field(description="training")
+    search: SearchConfig = default(SearchConfig(), "search for translations")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
@@ -334,9 +374,10 @@ class Config(Section):
                 "all shares one matrix, but tokenizer.joint is false: wanted decoder or none",
             )
         wanted = f"wanted data.max_length ({self.data.max_length}) or more"
+        num_positions = self.model.max_length or 0
         if (
             self.model.self_attention == "dense_synthesizer"
-            and (self.model.max_length or 0) < self.data.max_length
+            and num_positions < self.data.max_length
         ):
             yield (
                 "model.max_length",

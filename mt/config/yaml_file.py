@@ -1,14 +1,14 @@
-"""A config file as plain values that know their place: reads YAML as YAML 1.2 would, applies overrides, writes YAML.
+"""Config files as plain values with their places: read YAML 1.2, apply overrides, write YAML.
 
-YAML comes as dicts, tuples and scalars. `no`, `on`, `12:30` are text, `010` is ten, `1e-4` is a number, and a key given
-twice is an error. Aliases and tags are refused: a config is read by people.
+Values are dicts, tuples and scalars. As in YAML 1.2, `no`, `on` and `12:30` are text, `010` is ten
+and `1e-4` is a number. A key that is given twice is an error. Aliases and tags are refused, because
+people should be able to read a config.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +17,14 @@ import yaml
 from mt.errors import ConfigError
 
 KeyPath = tuple[str, ...]  # ("data", "train", "0", "weight")
-Place = Callable[[int], str]  # the number of a line, from 0 -> how to name it
+NamePlace = Callable[[int], str]  # from the number of a line, counted from 0, to `FILE:LINE`
 
-MAX_SIZE = 500_000  # bytes; a config of a thousand corpora is smaller, and PyYAML is busy for seconds with as many
+MAX_SIZE = 500_000  # bytes; a thousand corpora need fewer, and PyYAML takes seconds for these
 MAX_DEPTH = 20  # of sections and lists in each other; a config has 5
 
-# The core schema of YAML 1.2.2, section 10.3.2. PyYAML's own is that of YAML 1.1. An integer of more than 100 digits is
-# a float: Python converts no more than 4,300 to an int, and no key takes so many.
+# Unquoted text and what it means: the core schema of YAML 1.2.2, section 10.3.2. PyYAML knows only
+# that of YAML 1.1. An integer of more than 100 digits becomes a float: Python converts at most
+# 4,300 digits to an int, and no key allows so many.
 _CORE_SCHEMA: tuple[tuple[re.Pattern[str], Callable[[str], object]], ...] = (
     (re.compile(r"null|Null|NULL|~|"), lambda text: None),
     (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
@@ -37,12 +38,15 @@ _CORE_SCHEMA: tuple[tuple[re.Pattern[str], Callable[[str], object]], ...] = (
     ),
 )
 
-# Ends of line, what a terminal would obey, and halves of characters, which no file can hold.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Line ends, control characters that a terminal would obey, and surrogates, which UTF-8 cannot hold.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
-# PyYAML's words for the commonest slip help nobody.
-_PLAIN_WORDS = {
-    "mapping values are not allowed here": "found a ':' too many (does the line above lack one, or a text its quotes?)"
+# Clearer words for the most frequent syntax error than PyYAML has.
+_CLEARER_PROBLEMS = {
+    "mapping values are not allowed here": (
+        "found a ':' too many (does the line above lack one, or a text its quotes?)"
+    )
 }
 
 
@@ -51,21 +55,15 @@ class Override(NamedTuple):
 
     path: KeyPath
     value: Any
-    place: str  # how an error names it
+    place: str  # its name in errors
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """Plain values, and for each key path the place to name in an error: `FILE:LINE` or `--set KEY=VALUE`."""
+    """Plain values, and for key paths the place in errors: `FILE:LINE` or `--set KEY=VALUE`."""
 
     values: Any
-    places: Mapping[KeyPath, str]
-
-    def locate(self, path: KeyPath) -> str:
-        """Name the place and the key of `path`, or the place of the nearest section around it."""
-        place = self.place_of(path)
-        dotted = _on_one_line(".".join(path), 200)
-        return place if not dotted or place.startswith(f"--set {dotted}=") else f"{place}: {dotted}"
+    places: Mapping[KeyPath, str]  # of the empty path: the file
 
     def place_of(self, path: KeyPath) -> str:
         """Return the place of `path`, or of the nearest section around it."""
@@ -74,198 +72,259 @@ class ConfigFile:
                 return self.places[path[:depth]]
         return self.places[()]
 
+    def locate(self, path: KeyPath) -> str:
+        """Return the place of `path` and its key, as an error begins: `FILE:LINE: model.d_model`.
+
+        The key is left out where the place names it already.
+        """
+        place = self.place_of(path)
+        key = _on_one_line(".".join(path), max_length=200)
+        if not key or place.startswith(f"--set {key}="):
+            return place
+        return f"{place}: {key}"
+
     def override(self, override: Override) -> "ConfigFile":
-        """Return a copy with one override applied."""
+        """Return a copy with one value replaced. Missing sections on its path are added.
+
+        ConfigError for the number of an item that a list does not have, and for a key in a value
+        that is no section.
+        """
         path = override.path
-        values = _replaced(self.values, path, value=override.value, place=override.place)
-        places = {
-            known_path: place
-            for known_path, place in self.places.items()
-            if known_path[: len(path)] != path
-        }
+        values = _replace_value(self.values, path, override.value, place=override.place)
+        places = {}
+        for known_path, place in self.places.items():
+            is_replaced = known_path[: len(path)] == path
+            if not is_replaced:
+                places[known_path] = place
         for depth in range(1, len(path) + 1):
             places.setdefault(path[:depth], override.place)
         return ConfigFile(values, places)
 
 
 def read_config_file(path: Path) -> ConfigFile:
-    """Read a YAML file; ConfigError names the file and the line of what cannot be read."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SIZE + 1)
-        if len(content) > MAX_SIZE:
-            raise ConfigError(f"{path}: wanted a config of at most {MAX_SIZE:,} bytes, found more")
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{path}:{line}: not UTF-8: found byte 0x{content[error.start]:02x}"
-        ) from None
-    found = _parse(text, lambda line: f"{path}:{line + 1}")
-    if found.values is None:
+    """Read a YAML file. ConfigError names the file and the line of what cannot be read."""
+    text = _read_text(path)
+    file = _parse(text, lambda line: f"{path}:{line + 1}")
+    if file.values is None:
         raise ConfigError(f"{path}: is empty (wanted sections such as data: and train:)")
-    if not isinstance(found.values, dict):
+    if not isinstance(file.values, dict):
         raise ConfigError(
-            f"{path}:1: wanted sections such as data: and train:, found {show(found.values)}"
+            f"{path}:1: wanted sections such as data: and train:, found {show(file.values)}"
         )
-    return ConfigFile(found.values, {**found.places, (): str(path)})
+    return ConfigFile(file.values, {**file.places, (): str(path)})
 
 
 def parse_override(text: str) -> Override:
     """Parse `KEY=VALUE`: a dotted key, in which a number stands for a list's item, and YAML."""
-    key, equals, value = text.partition("=")
+    key, equals_sign, value = text.partition("=")
     path = tuple(key.strip().split("."))
-    place = f"--set {_on_one_line(text, 500)}"
-    if not equals or "" in path or len(path) > MAX_DEPTH:
+    place = f"--set {_on_one_line(text, max_length=500)}"
+    if not equals_sign or "" in path or len(path) > MAX_DEPTH:
         raise ConfigError(f"{place}: wanted KEY=VALUE, such as train.learning_rate=3e-4")
     return Override(path, _parse(value, lambda line: place).values, place)
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:
-    """Write plain values as YAML that `read_config_file` reads back as the same values."""
+    """Return plain values as YAML that `read_config_file` reads back as the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def show(value: object) -> str:
-    """Show a value on one line, shortened: text always in quotes, so that "4" is told from 4."""
-    return _on_one_line(json.dumps(value, ensure_ascii=False), 80)
+    """Return a value on one line of at most 80 characters; text is in quotes: "4" is not 4."""
+    return _on_one_line(json.dumps(value, ensure_ascii=False), max_length=80)
 
 
-def _on_one_line(text: str, length: int) -> str:
-    """Escape what would break the line or the terminal, and shorten the text."""
-    text = _CONTROLS.sub(
-        lambda found: found[0].encode("unicode_escape").decode(), text[: length + 1]
+def _on_one_line(text: str, *, max_length: int) -> str:
+    """Escape what would break the line or control the terminal, and shorten the text."""
+    text = text[: max_length + 1]  # enough to tell that it is longer
+    text = _CONTROL_CHARACTERS.sub(
+        lambda match: match[0].encode("unicode_escape").decode("ascii"), text
     )
-    return text if len(text) <= length else text[: length - 3] + "..."
+    if len(text) > max_length:
+        return text[: max_length - 3] + "..."
+    return text
 
 
-def _parse(text: str, place: Place) -> ConfigFile:
-    """Parse YAML."""
-    values, places = None, dict[KeyPath, str]()
+def _read_text(path: Path) -> str:
+    """Read UTF-8 text, with or without a byte order mark. ConfigError when it is none."""
     try:
-        loader = yaml.BaseLoader(text)
-        events = _plain_events(loader, place)
-        for event in events:
-            line: int = event.start_mark.line
-            if isinstance(event, yaml.NodeEvent):
-                values = _build(event, events, (), place=place, places=places)
-            elif isinstance(event, yaml.DocumentStartEvent) and values is not None:
-                raise ConfigError(f"{place(line)}: not YAML: found a second document (column 1)")
-    except yaml.MarkedYAMLError as error:
-        mark, problem = _mark(error), _PLAIN_WORDS.get(error.problem or "", error.problem)
-        raise ConfigError(
-            f"{place(mark.line)}: not YAML: {problem} (column {mark.column + 1})"
-        ) from None
+        with path.open("rb") as file:
+            content = file.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a config: {error.strerror}") from None
+    if len(content) > MAX_SIZE:
+        raise ConfigError(f"{path}: wanted a config of at most {MAX_SIZE:,} bytes, found more")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise ConfigError(f"{path}:{line}: not UTF-8: found byte 0x{byte:02x}") from None
+
+
+def _parse(text: str, name_place: NamePlace) -> ConfigFile:
+    """Parse one YAML document. ConfigError names the place of the first mistake."""
+    try:
+        parser = _Parser(text, name_place)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
         raise ConfigError(
-            f"{place(line)}: not YAML: found the control character U+{error.character:04X}"
+            f"{name_place(line)}: not YAML: found the control character U+{error.character:04X}"
         ) from None
-    except (ValueError, OverflowError):  # PyYAML converts "\UFFFFFFFF" and %YAML 9999... unchecked
+    try:
+        return parser.parse_document()
+    except yaml.MarkedYAMLError as error:
+        mark = _error_mark(error)
+        problem = error.problem or ""
+        problem = _CLEARER_PROBLEMS.get(problem, problem)
         raise ConfigError(
-            f"{place(loader.line)}: not YAML: found a number that is too large"
+            f"{name_place(mark.line)}: not YAML: {problem} (column {mark.column + 1})"
         ) from None
-    return ConfigFile(values, places)
+    except (ValueError, OverflowError):  # PyYAML does not check "\UFFFFFFFF" and %YAML 9999...
+        line = parser.current_line
+        raise ConfigError(
+            f"{name_place(line)}: not YAML: found a number that is too large"
+        ) from None
 
 
-def _plain_events(loader: yaml.BaseLoader, place: Place) -> Iterator[Any]:
-    """Yield the parser's events; ConfigError for what is not plain values and whole characters.
+def _error_mark(error: yaml.MarkedYAMLError) -> yaml.Mark:
+    """Return the most helpful position of a syntax error.
 
-    Their type is Any because PyYAML's stubs know neither a node's tag nor that each event has its mark.
+    For an open quote or bracket that is its start, for all else where the parser stopped.
     """
-    event: Any
-    for event in iter(loader.get_event, None):
-        here = place(event.start_mark.line)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            raise ConfigError(f"{here}: wanted plain values, found an alias (*) or a tag (!)")
-        if isinstance(event, yaml.ScalarEvent) and re.search(r"[\ud800-\udfff]", event.value):
-            raise ConfigError(f"{here}: wanted text, found half a character (\\uD800 to \\uDFFF)")
-        yield event
-
-
-def _mark(error: yaml.MarkedYAMLError) -> yaml.Mark:
-    """Choose where to point: the start of an open quote or bracket tells more than its end, that of a section less."""
-    is_open = error.context is not None and ("scanning" in error.context or "flow" in error.context)
-    mark = (error.context_mark if is_open else None) or error.problem_mark
+    is_unclosed = error.context is not None and (
+        "scanning" in error.context or "flow" in error.context
+    )
+    mark = error.problem_mark
+    if is_unclosed and error.context_mark is not None:
+        mark = error.context_mark
     assert isinstance(mark, yaml.Mark), error
     return mark
 
 
-def _build(
-    event: Any, rest: Iterator[Any], path: KeyPath, *, place: Place, places: dict[KeyPath, str]
-) -> Any:
-    """Turn a YAML node, of which `event` is the first event and `rest` brings the others, into plain values.
+class _Parser:
+    """Builds plain values from PyYAML's events, and notes where each key and item stands.
 
-    Notes in `places` where each key and item stands.
+    PyYAML's own constructors would lose the lines, follow aliases and apply YAML 1.1. The type of
+    an event is Any because PyYAML's stubs know neither its tag nor that it has a mark.
     """
-    if len(path) > MAX_DEPTH:
-        here = place(event.start_mark.line)
-        raise ConfigError(
-            f"{here}: wanted at most {MAX_DEPTH} sections and lists in each other, found more"
-        )
-    if isinstance(event, yaml.SequenceStartEvent):
+
+    def __init__(self, text: str, name_place: NamePlace) -> None:
+        self._loader = yaml.BaseLoader(text)
+        self._name_place = name_place
+        self._places: dict[KeyPath, str] = {}
+
+    @property
+    def current_line(self) -> int:
+        """The line, counted from 0, up to which the text has been read."""
+        line: int = self._loader.line
+        return line
+
+    def parse_document(self) -> ConfigFile:
+        """Parse the only document of the text; its values are None when it is empty."""
+        values = None
+        while (event := self._next_event()) is not None:
+            if isinstance(event, yaml.NodeEvent):
+                values = self._parse_node(event, ())
+            elif isinstance(event, yaml.DocumentStartEvent) and values is not None:
+                place = self._place(event)
+                raise ConfigError(f"{place}: not YAML: found a second document (column 1)")
+        return ConfigFile(values, self._places)
+
+    def _parse_node(self, event: Any, path: KeyPath) -> Any:
+        """Return the value of the node that begins with `event`, and read its other events."""
+        if len(path) > MAX_DEPTH:
+            raise ConfigError(
+                f"{self._place(event)}: wanted at most {MAX_DEPTH} sections and lists in each "
+                f"other, found more"
+            )
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._parse_list(path)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._parse_section(path)
+        assert isinstance(event, yaml.ScalarEvent), event
+        is_quoted = event.style is not None
+        return event.value if is_quoted else _plain_scalar(event.value)
+
+    def _parse_list(self, path: KeyPath) -> tuple[Any, ...]:
         items: list[Any] = []
-        for item in takewhile(lambda event: not isinstance(event, yaml.SequenceEndEvent), rest):
-            inner = (*path, str(len(items)))
-            places[inner] = place(item.start_mark.line)
-            items.append(_build(item, rest, inner, place=place, places=places))
+        while not isinstance(event := self._next_event(), yaml.SequenceEndEvent):
+            item_path = (*path, str(len(items)))
+            self._places[item_path] = self._place(event)
+            items.append(self._parse_node(event, item_path))
         return tuple(items)
-    if isinstance(event, yaml.MappingStartEvent):
+
+    def _parse_section(self, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for key in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), rest):
-            here = place(key.start_mark.line)
-            if not isinstance(key, yaml.ScalarEvent):
-                raise ConfigError(f"{here}: wanted a word as key, found a list or a section")
-            inner = (*path, key.value)
-            if inner in places:
-                dotted = _on_one_line(".".join(inner), 200)
-                raise ConfigError(f"{here}: {dotted}: given twice (first at {places[inner]})")
-            places[inner] = here
-            values[key.value] = _build(next(rest), rest, inner, place=place, places=places)
+        while not isinstance(event := self._next_event(), yaml.MappingEndEvent):
+            place = self._place(event)
+            if not isinstance(event, yaml.ScalarEvent):
+                raise ConfigError(f"{place}: wanted a word as key, found a list or a section")
+            key_path = (*path, event.value)
+            if key_path in self._places:
+                key = _on_one_line(".".join(key_path), max_length=200)
+                first_place = self._places[key_path]
+                raise ConfigError(f"{place}: {key}: given twice (first at {first_place})")
+            self._places[key_path] = place
+            values[event.value] = self._parse_node(self._next_event(), key_path)
         return values
-    assert isinstance(event, yaml.ScalarEvent), event
-    return _plain_scalar(event.value) if event.style is None else event.value
+
+    def _next_event(self) -> Any:
+        """Return the next event, or None at the end. ConfigError when it is no plain value."""
+        event: Any = self._loader.get_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ConfigError(
+                f"{self._place(event)}: wanted plain values, found an alias (*) or a tag (!)"
+            )
+        if isinstance(event, yaml.ScalarEvent) and _SURROGATES.search(event.value):
+            raise ConfigError(
+                f"{self._place(event)}: wanted text, found half a character (\\uD800 to \\uDFFF)"
+            )
+        return event
+
+    def _place(self, event: Any) -> str:
+        return self._name_place(event.start_mark.line)
 
 
 def _plain_scalar(text: str) -> object:
-    """Say what unquoted text stands for."""
-    return next(
-        (convert(text) for pattern, convert in _CORE_SCHEMA if pattern.fullmatch(text)), text
-    )
+    """Return the value that unquoted text stands for: itself, if it is nothing else."""
+    for pattern, convert in _CORE_SCHEMA:
+        if pattern.fullmatch(text):
+            return convert(text)
+    return text
 
 
-def _replaced(tree: Any, path: KeyPath, *, value: Any, place: str) -> Any:
-    """Copy a tree with the value at `path` replaced; sections on the way are made if need be."""
+def _replace_value(tree: Any, path: KeyPath, value: Any, *, place: str) -> Any:
+    """Return a copy of a tree of values in which `value` is at `path`."""
     if not path:
         return value
-    key, rest, shown = path[0], path[1:], _on_one_line(path[0], 80)
+    key, *rest = path
+    shown_key = _on_one_line(key, max_length=80)
     if isinstance(tree, tuple):
+        # An index of more than 9 digits is too large; Python may refuse to convert it.
         if not key.isdecimal() or len(key) > 9 or int(key) >= len(tree):
             raise ConfigError(
-                f"{place}: wanted the number of an item, below {len(tree)}, found {shown}"
+                f"{place}: wanted the number of an item, below {len(tree)}, found {shown_key}"
             )
-        index = int(key)
-        return (
-            *tree[:index],
-            _replaced(tree[index], rest, value=value, place=place),
-            *tree[index + 1 :],
-        )
+        items = list(tree)
+        items[int(key)] = _replace_value(items[int(key)], tuple(rest), value, place=place)
+        return tuple(items)
     if isinstance(tree, dict) or tree is None:
-        section = tree or {}
-        return {**section, key: _replaced(section.get(key), rest, value=value, place=place)}
+        section = dict(tree or {})
+        section[key] = _replace_value(section.get(key), tuple(rest), value, place=place)
+        return section
     raise ConfigError(
-        f"{place}: {shown}: unknown key (it would stand inside the value {show(tree)})"
+        f"{place}: {shown_key}: unknown key (it would stand inside the value {show(tree)})"
     )
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, but quoting what this reader, not PyYAML's, would take for something else than text."""
+    """PyYAML's dumper, with quotes around text that this module would not read back as text."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if _plain_scalar(text) == text and text.isprintable() else '"'
+    needs_quotes = _plain_scalar(text) != text or not text.isprintable()
+    style = '"' if needs_quotes else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

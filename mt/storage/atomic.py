@@ -1,4 +1,4 @@
-"""Writing so that a file, or a directory of files, is there whole or not at all."""
+"""Atomic writing: a file, or a directory of files, is complete or as it was before."""
 
 import hashlib
 import os
@@ -14,17 +14,19 @@ from mt.errors import DiskError
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; it takes its name, and another's place, once all is written and on the disk.
+    """Open a file for writing that replaces `path` once all is written and on the disk.
 
-    Until then it is `.NAME.<8 digits>.partial`, which is what a killed process leaves: the digits keep two processes
-    with one output apart. DiskError when the disk refuses.
+    Until then its name is `.NAME.<8 digits>.partial`, and a killed process leaves it under that
+    name. The digits keep apart two processes that write the same file. DiskError when the file
+    cannot be written.
     """
-    if path.exists() and not path.is_file():  # a device or a pipe is written to, and never replaced
+    if path.exists() and not path.is_file():  # a device or a pipe, which must not be replaced
         with os_errors_as_disk_error(path), path.open("wb") as file:
             yield file
         return
-    path = path.resolve()  # a link stays a link
-    with _arriving(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")) as partial:
+    path = path.resolve()  # so that the target of a link is replaced, not the link
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with _renamed_at_end(partial, path):
         with partial.open("xb") as file:
             yield file
         fsync_path(partial)
@@ -32,32 +34,40 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A directory to write files into; it takes its name, and another's place, once all is on the disk."""
-    with _arriving(path, path.with_name(f".{path.name}.partial")) as partial:
+    """Make a directory that replaces `path` once all files in it are written and on the disk.
+
+    Until then its name is `.NAME.partial`. DiskError when it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with _renamed_at_end(partial, path):
         partial.mkdir()
         yield partial
-        for written in (*partial.iterdir(), partial):
-            fsync_path(written)
-        remove(path)
+        for file in partial.iterdir():
+            fsync_path(file)
+        fsync_path(partial)
+        remove(path)  # a directory cannot be renamed to the name of one that has files
 
 
 @contextmanager
-def _arriving(path: Path, partial: Path) -> Iterator[Path]:
-    """`partial`, a name beside `path` to write under: renamed to it in the end, or removed."""
+def _renamed_at_end(partial: Path, path: Path) -> Iterator[None]:
+    """Rename `partial` to `path` after the block, or remove it when the block fails."""
     try:
         with os_errors_as_disk_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove(partial)  # left by a process that was killed
-            yield partial
+            remove(partial)  # left by a killed process
+            yield
             partial.replace(path)
-            fsync_path(path.parent)
+            fsync_path(path.parent)  # so that the new name is on the disk
     finally:
         remove(partial)
 
 
 @contextmanager
 def os_errors_as_disk_error(path: Path) -> Iterator[None]:
-    """What the disk refuses is a DiskError that names `path`; that a pipe's reader has left stays what it is."""
+    """Raise a DiskError that names `path` for an OSError in the block.
+
+    A BrokenPipeError is not changed: the reader of a pipe has gone, which is no error of a disk.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -67,7 +77,7 @@ def os_errors_as_disk_error(path: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory if it is there."""
+    """Delete a file or a directory if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     elif path.exists():
@@ -75,7 +85,7 @@ def remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file's content."""
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -18,91 +18,112 @@ from mt.storage.atomic import atomic_directory, atomic_file, remove, sha256
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (2, FORMAT_VERSION)
-MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
-CHECKSUMS = "SHA256SUMS"  # of the three, as the sha256sum command writes and checks them
-POINTERS = ("best", "last")  # in this order: a run killed in between does again what `last` lacks
+
+# The files in the directory of a checkpoint.
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+META = "meta.json"
+CHECKSUMS = "SHA256SUMS"  # of the other three, as the command sha256sum writes and checks them
+
+# Files beside the directories of checkpoints. Each has the name of one.
+LAST = "last"
+BEST = "best"
 
 
 class Checkpoint(NamedTuple):
-    """All that a run is at the boundary between two updates."""
+    """Everything needed to resume a run after an update."""
 
     model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    meta: dict[str, Any]  # the train state, random states, scaler; JSON values only
+    optimizer: dict[str, Tensor]  # by `<name of the parameter>/<kind>`
+    meta: dict[str, Any]  # training state, random states, scaler and so on; JSON values only
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The directory RUN_DIR/checkpoints: step directories, and the pointers `last` and `best`."""
+    """The checkpoints in RUN_DIR/checkpoints, and the files `last` and `best` that name one each."""
 
     path: Path
-    keep: int  # newest ones to keep, besides the best
+    keep: int  # number of newest checkpoints to keep besides the best
 
-    def save(self, snapshot: Checkpoint, *, step: int, is_best: bool) -> Path:
-        """Write under a temporary name, flush to disk, rename, point to it; only then prune old ones.
+    def save(self, checkpoint: Checkpoint, *, step: int, is_best: bool) -> Path:
+        """Save a checkpoint, point `last` to it (and `best` if it is), and delete old ones.
 
-        DiskError when the disk refuses; what was there before is then as it was.
+        Returns its directory. DiskError when it cannot be written; earlier checkpoints and the
+        pointers are then unchanged.
         """
-        final = self.path / f"step_{step:08d}"
-        with atomic_directory(final) as directory:
-            _save_tensors(snapshot.model, directory / MODEL)
-            _save_tensors(snapshot.optimizer, directory / OPTIMIZER)
-            meta = {**snapshot.meta, "format_version": FORMAT_VERSION}
-            (directory / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            sums = [f"{sha256(directory / name)}  {name}\n" for name in (MODEL, OPTIMIZER, META)]
-            (directory / CHECKSUMS).write_text("".join(sums), encoding="ascii")
-        for pointer in POINTERS if is_best else POINTERS[1:]:
-            with atomic_file(self.path / pointer) as file:
-                file.write(f"{final.name}\n".encode())
+        directory = self.path / f"step_{step:08d}"
+        # Written under another name, flushed to the disk, then renamed.
+        with atomic_directory(directory) as partial:
+            _save_tensors(checkpoint.model, partial / MODEL)
+            _save_tensors(checkpoint.optimizer, partial / OPTIMIZER)
+            meta = {**checkpoint.meta, "format_version": FORMAT_VERSION}
+            (partial / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            checksums = [f"{sha256(partial / name)}  {name}\n" for name in (MODEL, OPTIMIZER, META)]
+            (partial / CHECKSUMS).write_text("".join(checksums), encoding="ascii")
+        # `best` first: a run that is killed between the two resumes from the old `last`, and so
+        # validates and saves this checkpoint again.
+        if is_best:
+            self._point(BEST, directory)
+        self._point(LAST, directory)
+        # Only now: until then the pointers may name the checkpoints that are deleted.
         self._prune()
-        return final
+        return directory
 
     def load_newest(self) -> tuple[Checkpoint, list[CheckpointError]]:
-        """The newest checkpoint that is whole, from `last` backwards, and what is wrong with those after it.
+        """Load the newest intact checkpoint that is not newer than `last`.
 
-        Raises the newest one's CheckpointError when none is whole.
+        Also returns the errors of the damaged ones that were passed over. Raises the error of the
+        newest checkpoint when none is intact.
         """
-        last = _read_pointer(self.path / "last")
-        # What is newer than `last` was never pointed to; where the pointer itself is damaged, all are looked at.
-        steps = [path for path in _newest_first(self.path) if last is None or path.name <= last]
+        last = _read_pointer(self.path / LAST)
         errors: list[CheckpointError] = []
-        for directory in steps:
+        for directory in _newest_first(self.path):
+            # `last` is set after a checkpoint is complete, so a newer one is from a killed save.
+            # Without a readable `last`, all are tried.
+            if last is not None and directory.name > last:
+                continue
             try:
                 return load_checkpoint(directory), errors
             except CheckpointError as error:
                 errors.append(error)
-        raise (
-            errors[0]
-            if errors
-            else CheckpointError(f"{self.path}: no checkpoint is left (mt train makes one)")
-        )
+        if errors:
+            raise errors[0]
+        raise CheckpointError(f"{self.path}: no checkpoint is left (mt train makes one)")
+
+    def _point(self, pointer: str, directory: Path) -> None:
+        with atomic_file(self.path / pointer) as file:
+            file.write(f"{directory.name}\n".encode())
 
     def _prune(self) -> None:
-        """Drop all but the newest `keep` checkpoints and those pointed to."""
-        pointed = {_read_pointer(self.path / name) for name in POINTERS}
-        for old in _newest_first(self.path)[self.keep :]:
-            if old.name not in pointed:
-                remove(old)
+        """Delete all checkpoints but the newest `keep` and those that are pointed to."""
+        pointed_to = {_read_pointer(self.path / pointer) for pointer in (BEST, LAST)}
+        for directory in _newest_first(self.path)[self.keep :]:
+            if directory.name not in pointed_to:
+                remove(directory)
 
 
 def find_checkpoint(checkpoints: Path, which: str) -> Path:
-    """The step directory called `last`, `best` or `step_00012000` in `checkpoints`, or any other by its path.
+    """Return the directory of the checkpoint `which`, in the directory `checkpoints` or elsewhere.
 
-    Raises CheckpointError when there is none.
+    `which` is `last`, `best`, a name such as `step_00012000`, or any path. CheckpointError when
+    there is none.
     """
-    candidates = [checkpoints / which, Path(which)]
-    if which in POINTERS:
-        if not candidates[0].is_file():
+    if which in (LAST, BEST):
+        pointer = checkpoints / which
+        if not pointer.is_file():
             raise CheckpointError(f"{checkpoints}: no {which} checkpoint yet (mt train makes one)")
-        if (name := _read_pointer(candidates[0])) is None:
-            raise CheckpointError(f"{candidates[0]}: damaged: wanted the name of a step directory")
+        name = _read_pointer(pointer)
+        if name is None:
+            raise CheckpointError(f"{pointer}: damaged: wanted the name of a step directory")
         candidates = [checkpoints / name]
-    found = next((path for path in candidates if (path / META).is_file()), None)
-    if found is None:
-        raise CheckpointError(
-            f"{which}: no such checkpoint in {checkpoints} (wanted best, last or a directory)"
-        )
-    return found
+    else:
+        candidates = [checkpoints / which, Path(which)]
+    for directory in candidates:
+        if (directory / META).is_file():
+            return directory
+    raise CheckpointError(
+        f"{which}: no such checkpoint in {checkpoints} (wanted best, last or a directory)"
+    )
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
@@ -171,9 +192,11 @@ def _read_meta(directory: Path) -> dict[str, Any]:
 
 
 def _read_pointer(path: Path) -> str | None:
-    """The name of the step directory that a pointer names; None where it is missing or damaged."""
-    text = path.read_bytes()[:100].decode(errors="replace").strip() if path.is_file() else ""
-    return text if re.fullmatch(r"step_[0-9]+", text) else None
+    """Return the name in a pointer file; None when the file is missing or damaged."""
+    if not path.is_file():
+        return None
+    name = path.read_bytes()[:100].decode(errors="replace").strip()
+    return name if re.fullmatch(r"step_[0-9]+", name) else None
 
 
 def _newest_first(checkpoints: Path) -> list[Path]:
@@ -187,7 +210,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # a full disk comes as this, not as OSError
+    except SafetensorError as error:  # what safetensors raises for a full disk, for one
         raise OSError(str(error)) from error
 
 
@@ -201,13 +224,12 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _verify(path: Path) -> None:
-    """Compare a file with its line in SHA256SUMS; CheckpointError when it differs or is not there."""
-    sums = path.with_name(CHECKSUMS)
+    """Compare a file with its line in SHA256SUMS. CheckpointError when they differ."""
+    checksums_file = path.with_name(CHECKSUMS)
     try:
-        if (
-            f"{sha256(path)}  {path.name}"
-            not in sums.read_text(encoding="ascii", errors="replace").splitlines()
-        ):
-            raise CheckpointError(f"{path}: damaged: its checksum is not the one in {CHECKSUMS}")
+        line = f"{sha256(path)}  {path.name}"
+        lines = checksums_file.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot read: {error.strerror}") from error
+    if line not in lines:
+        raise CheckpointError(f"{path}: damaged: its checksum is not the one in {CHECKSUMS}")

@@ -1,4 +1,4 @@
-"""The file names in a run directory; those in `checkpoints/` are known to checkpoint.py."""
+"""File names in a run directory, and its lock. Files in `checkpoints/` are in checkpoint.py."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from mt.storage.atomic import os_errors_as_disk_error, remove
 
 
 class RunDir:
-    """A directory that holds everything of one run: copy it, and it translates elsewhere."""
+    """Directory with everything of one run. A copy of it translates on another machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -22,35 +22,34 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process from training here; the system lifts the lock with this one, however it ends.
+        """Keep every other process from training here, and remove what a killed one left.
 
-        What a killed one left half-written is cleared away. RunDirError when another process has the lock, DiskError
-        when the directory cannot be written to.
+        The system releases the lock when this process ends, however it ends. RunDirError when
+        another process has the lock, DiskError when the directory cannot be written to.
         """
         with os_errors_as_disk_error(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock = FileLock(self.path / ".lock", timeout=0).acquire()
             except Timeout:
-                message = (
+                raise RunDirError(
                     f"{self.path}: another process is training here (--run-dir chooses another)"
-                )
-                raise RunDirError(message) from None
+                ) from None
         with lock:
             for partial in self.path.rglob(".*.partial"):
                 remove(partial)
             yield
 
     def tokenizers(self, joint: bool) -> tuple[Path, Path]:
-        """The source's and the target's tokenizer model: one file when joint."""
-        names = (
-            ("tokenizer.model",) * 2 if joint else ("tokenizer.src.model", "tokenizer.tgt.model")
-        )
-        return self.path / names[0], self.path / names[1]
+        """Return the paths of the source and target tokenizer models: the same one if joint."""
+        if joint:
+            path = self.path / "tokenizer.model"
+            return path, path
+        return self.path / "tokenizer.src.model", self.path / "tokenizer.tgt.model"
 
 
 def open_run_dir(path: Path) -> RunDir:
-    """The run directory at `path`. Raises RunDirError when nothing was trained there."""
+    """Return the existing run directory at `path`. RunDirError when it is none."""
     run_dir = RunDir(path)
     if not path.is_dir():
         raise RunDirError(f"{path}: no such run directory (mt train makes one)")

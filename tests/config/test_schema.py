@@ -1,3 +1,5 @@
+"""Configs are checked against the schema, and each mistake is one line with its place and key."""
+
 from __future__ import annotations
 
 import subprocess
@@ -35,7 +37,8 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def complaint(tmp_path: Path, text: str, overrides: tuple[str, ...] = ()) -> str:
+def error_of(tmp_path: Path, text: str, overrides: tuple[str, ...] = ()) -> str:
+    """Return the one-line error of a config, with `x.yaml` for the path of its file."""
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
@@ -44,33 +47,31 @@ def complaint(tmp_path: Path, text: str, overrides: tuple[str, ...] = ()) -> str
     return message.replace(str(path), "x.yaml")
 
 
-def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
+def test_missing_keys_have_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model == ModelConfig()
-    assert (config.train.max_steps, config.train.learning_rate, config.search.beam_size) == (
-        100,
-        7e-4,
-        5,
-    )
+    assert config.train.max_steps == 100
+    assert config.train.learning_rate == 7e-4
+    assert config.search.beam_size == 5
 
 
-def test_a_bare_heading_is_an_empty_section(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, MINIMAL + "model:\n")) == load_config(
-        write(tmp_path, MINIMAL)
-    )
+def test_bare_heading_is_an_empty_section(tmp_path: Path) -> None:
+    expected = load_config(write(tmp_path, MINIMAL))
+    assert load_config(write(tmp_path, MINIMAL + "model:\n")) == expected
 
 
-def test_norwegian_is_a_language_with_or_without_quotes(tmp_path: Path) -> None:
+def test_no_is_a_language_with_or_without_quotes(tmp_path: Path) -> None:
+    assert '"no"' in MINIMAL
+    assert load_config(write(tmp_path, MINIMAL)).data.tgt_lang == "no"
     assert load_config(write(tmp_path, MINIMAL.replace('"no"', "no"))).data.tgt_lang == "no"
 
 
-def test_a_whole_number_is_taken_where_a_number_is_wanted(tmp_path: Path) -> None:
-    assert (
-        load_config(write(tmp_path, MINIMAL), ["train.learning_rate=1"]).train.learning_rate == 1.0
-    )
+def test_integer_is_accepted_as_float(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), ["train.learning_rate=1"])
+    assert config.train.learning_rate == 1.0
 
 
-def test_relative_paths_are_relative_to_the_working_directory(
+def test_paths_are_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").mkdir()
@@ -80,7 +81,7 @@ def test_relative_paths_are_relative_to_the_working_directory(
     assert load_config(path, ["train.run_dir=/a/../b"]).train.run_dir == "/b"
 
 
-def test_nothing_can_be_changed(tmp_path: Path) -> None:
+def test_config_is_frozen(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL))
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         config.model.d_model = 1
@@ -161,8 +162,8 @@ def test_nothing_can_be_changed(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_named_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
-    assert complaint(tmp_path, MINIMAL + text) == message
+def test_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    assert error_of(tmp_path, MINIMAL + text) == message
 
 
 @pytest.mark.parametrize(
@@ -184,11 +185,11 @@ def test_a_mistake_is_named_with_its_line_and_key(tmp_path: Path, text: str, mes
          "x.yaml:6: data.train.1.weight: wanted greater than 0, found 0"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_data_is_named_too(
+def test_error_in_data_section_names_line_and_key(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert old in MINIMAL
-    assert complaint(tmp_path, MINIMAL.replace(old, new)) == message
+    assert error_of(tmp_path, MINIMAL.replace(old, new)) == message
 
 
 @pytest.mark.parametrize(
@@ -232,28 +233,25 @@ def test_a_mistake_in_the_data_is_named_too(
         ),
     ],
 )
-def test_a_mistake_in_an_override_is_named_with_the_override(
-    tmp_path: Path, overrides: str, message: str
-) -> None:
-    assert complaint(tmp_path, MINIMAL, (overrides,)) == message
+def test_error_in_override_names_the_override(tmp_path: Path, overrides: str, message: str) -> None:
+    assert error_of(tmp_path, MINIMAL, (overrides,)) == message
 
 
-def test_overrides_reach_into_sections_and_lists_and_the_last_one_wins(tmp_path: Path) -> None:
+def test_overrides_change_sections_and_lists_and_last_one_wins(tmp_path: Path) -> None:
     overrides = [
         "data.train.0.weight=0.5",
         "search.beam_size=2",
         "search.beam_size=3",
         "train.schedule=cosine",
+        "train.warmup_steps=10",
     ]
-    config = load_config(write(tmp_path, MINIMAL), [*overrides, "train.warmup_steps=10"])
-    assert (config.data.train[0].weight, config.search.beam_size, config.train.schedule) == (
-        0.5,
-        3,
-        "cosine",
-    )
+    config = load_config(write(tmp_path, MINIMAL), overrides)
+    assert config.data.train[0].weight == 0.5
+    assert config.search.beam_size == 3
+    assert config.train.schedule == "cosine"
 
 
-EXISTING = (
+EXISTING_TOKENIZERS = (
     "tokenizer.joint=false; tokenizer.src_model=a; tokenizer.tgt_model=b; model.tie_embeddings=none"
 )
 NO_EVAL_FILES = "wanted a prefix, or both src and refs"
@@ -277,7 +275,7 @@ NO_EVAL_FILES = "wanted a prefix, or both src and refs"
          "wanted both src_model and tgt_model, found one"),
         ("tokenizer.model=a; tokenizer.vocab_size=9", "tokenizer.vocab_size",
          "shapes a new tokenizer, but model names an existing one"),
-        (f"{EXISTING}; tokenizer.kind=unigram", "tokenizer.kind",
+        (f"{EXISTING_TOKENIZERS}; tokenizer.kind=unigram", "tokenizer.kind",
          "shapes a new tokenizer, but src_model names an existing one"),
         ("model.num_heads=3", "model.num_heads", "wanted a divisor of model.d_model (256), found 3"),
         ("model.num_heads=1; model.d_model=5", "model.d_model",
@@ -297,47 +295,47 @@ NO_EVAL_FILES = "wanted a prefix, or both src and refs"
         ("train.batch_tokens=100", "train.batch_tokens", "wanted data.max_length (256) or more, found 100"),
     ],
 )  # fmt: skip
-def test_a_combination_that_cannot_work_is_refused(
+def test_conflicting_values_are_refused(
     tmp_path: Path, overrides: str, key: str, problem: str
 ) -> None:
-    message = complaint(tmp_path, MINIMAL, tuple(overrides.split("; ")))
+    message = error_of(tmp_path, MINIMAL, tuple(overrides.split("; ")))
     assert message.endswith(f": {problem}")
     assert key in message
 
 
-def test_a_refused_combination_is_named_with_its_line(tmp_path: Path) -> None:
+def test_conflict_names_its_line(tmp_path: Path) -> None:
     text = MINIMAL + "model:\n  d_model: 256\n  num_heads: 3\n"
-    assert (
-        complaint(tmp_path, text)
-        == "x.yaml:13: model.num_heads: wanted a divisor of model.d_model (256), found 3"
-    )
+    message = error_of(tmp_path, text)
+    assert message == "x.yaml:13: model.num_heads: wanted a divisor of model.d_model (256), found 3"
 
 
 @pytest.mark.parametrize(
-    "overrides", [EXISTING, "tokenizer.model=a", "data.train=[{src: a, tgt: b, src_lang: fr}]"]
+    "overrides",
+    [EXISTING_TOKENIZERS, "tokenizer.model=a", "data.train=[{src: a, tgt: b, src_lang: fr}]"],
 )
-def test_a_combination_that_works_is_accepted(tmp_path: Path, overrides: str) -> None:
+def test_valid_combination_is_accepted(tmp_path: Path, overrides: str) -> None:
     load_config(write(tmp_path, MINIMAL), overrides.split("; "))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_and_survives_being_written_and_read(path: Path, tmp_path: Path) -> None:
+def test_example_config_round_trips_through_yaml(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
-def test_text_that_looks_like_something_else_survives_too(tmp_path: Path) -> None:
-    overrides = [
-        'data.valid.name="1e-4"',
-        'data.src_lang="010"',
-        "data.test=[{name: é, src: 'a: b', refs: [a, b]}]",
-    ]
-    config = load_config(write(tmp_path, MINIMAL), overrides[:2])
+def test_text_like_a_number_round_trips_through_yaml(tmp_path: Path) -> None:
+    overrides = ['data.valid.name="1e-4"', 'data.src_lang="010"']
+    config = load_config(write(tmp_path, MINIMAL), overrides)
+    assert config.data.valid.name == "1e-4"
     assert load_config(write(tmp_path, dump_config(config))) == config
-    assert "name" in complaint(tmp_path, MINIMAL, tuple(overrides))
 
 
-def test_a_difference_is_told_by_key_old_and_new_value(tmp_path: Path) -> None:
+def test_name_with_other_letters_is_refused(tmp_path: Path) -> None:
+    override = "data.test=[{name: é, src: 'a: b', refs: [a, b]}]"
+    assert "data.test.0.name" in error_of(tmp_path, MINIMAL, (override,))
+
+
+def test_diff_lists_key_old_and_new_value(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     old = load_config(path, ["train.learning_rate=0.001"])
     new = load_config(
@@ -354,30 +352,33 @@ def test_a_difference_is_told_by_key_old_and_new_value(tmp_path: Path) -> None:
     ]
 
 
-def test_every_key_says_in_one_line_what_it_is() -> None:
+def test_every_key_has_a_one_line_description() -> None:
     fields = dict(walk_keys(Config))
-    assert {"model.norm", "data.train.N.weight", "data.valid.refs", "data.test.N.refs"} <= set(
-        fields
-    )
+    some_keys = {"model.norm", "data.train.N.weight", "data.valid.refs", "data.test.N.refs"}
+    assert some_keys <= set(fields)
     for key, field in fields.items():
         assert field.description, key
-        assert not {"\n", "|"} & set(field.description), key
+        assert "\n" not in field.description, key
+        assert "|" not in field.description, f"{key}: would break the table of keys"
 
 
 def test_every_number_has_bounds(tmp_path: Path) -> None:
-    numbers = [
-        key
-        for key, field in walk_keys(Config)
-        if {int, float} & {field.annotation, *get_args(field.annotation)}
-    ]
+    numbers = []
+    for key, field in walk_keys(Config):
+        types = {field.annotation, *get_args(field.annotation)}
+        if types & {int, float}:
+            numbers.append(key.replace("train.N", "train.0"))
     assert len(numbers) > 30
     for key in numbers:
-        key = key.replace("train.N", "train.0")
         for value in ("1e300", "-1e300", "1" + "0" * 99, "-1" + "0" * 99):
-            message = complaint(tmp_path, MINIMAL, (f"{key}={value}",))
+            message = error_of(tmp_path, MINIMAL, (f"{key}={value}",))
             assert message.startswith(f"--set {key}={value}: wanted ")
 
 
-def test_reading_a_config_needs_no_torch() -> None:
-    code = "import mt.config.schema, sys; assert not {'torch', 'numpy', 'sentencepiece'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+def test_reading_configs_imports_no_torch() -> None:
+    program = """
+import sys
+import mt.config.load
+assert not {"torch", "numpy", "sentencepiece"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

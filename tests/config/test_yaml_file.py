@@ -1,3 +1,5 @@
+"""YAML 1.2 is read into plain values with their places, overridden, and written."""
+
 from __future__ import annotations
 
 import math
@@ -19,7 +21,8 @@ def read(tmp_path: Path, text: str) -> ConfigFile:
     return read_config_file(path)
 
 
-def complaint(tmp_path: Path, content: bytes) -> str:
+def error_of(tmp_path: Path, content: bytes) -> str:
+    """Return the one-line error of a file, with `x.yaml` for its path."""
     path = tmp_path / "x.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -27,6 +30,12 @@ def complaint(tmp_path: Path, content: bytes) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(str(path), "x.yaml")
+
+
+def assert_same_value(actual: object, expected: object) -> None:
+    """Check value and type, since 1 == 1.0 == True."""
+    assert type(actual) is type(expected)
+    assert actual == expected
 
 
 @pytest.mark.parametrize(
@@ -67,16 +76,15 @@ def complaint(tmp_path: Path, content: bytes) -> str:
         ("{a: 1}", {"a": 1}),
     ],
 )
-def test_a_scalar_is_what_yaml_1_2_says_it_is(tmp_path: Path, text: str, value: Any) -> None:
-    found = read(tmp_path, f"key: {text}\n").values["key"]
-    assert (type(found), found) == (type(value), value)
+def test_scalar_follows_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
+    assert_same_value(read(tmp_path, f"key: {text}\n").values["key"], value)
 
 
-def test_a_key_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
+def test_keys_are_text(tmp_path: Path) -> None:
     assert read(tmp_path, "no: 1\n010: 2\n").values == {"no": 1, "010": 2}
 
 
-def test_a_byte_order_mark_and_crlf_are_taken(tmp_path: Path) -> None:
+def test_byte_order_mark_and_crlf_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: x\r\n")
     assert read_config_file(path).values == {"a": 1, "b": "x"}
@@ -128,13 +136,13 @@ def test_a_byte_order_mark_and_crlf_are_taken(tmp_path: Path) -> None:
         (b'"a\\nb": 1\n"a\\nb": 2\n', r"x.yaml:2: a\nb: given twice (first at x.yaml:1)"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_in_one_line(
+def test_unreadable_content_is_one_line_with_file_and_line(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
-    assert complaint(tmp_path, content) == message
+    assert error_of(tmp_path, content) == message
 
 
-def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
+def test_missing_file_and_directory_are_named(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "no.yaml", "No such file or directory"),
         (tmp_path, "Is a directory"),
@@ -144,7 +152,7 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}: cannot be read as a config: {reason}"
 
 
-def test_a_place_is_the_line_of_the_key_or_else_of_its_section(tmp_path: Path) -> None:
+def test_place_is_line_of_key_or_of_section_around_it(tmp_path: Path) -> None:
     file = read(tmp_path, "a:\n  b:\n    - c: 1\n    -\n      c: 2\n")
     name = tmp_path / "x.yaml"
     assert file.locate(("a", "b", "0", "c")) == f"{name}:3: a.b.0.c"
@@ -169,7 +177,7 @@ def test_a_place_is_the_line_of_the_key_or_else_of_its_section(tmp_path: Path) -
         ),
     ],
 )
-def test_an_override_replaces_one_value_and_leaves_the_file_as_it_was(
+def test_override_replaces_one_value_in_a_copy(
     tmp_path: Path, override: str, values: object
 ) -> None:
     file = read(tmp_path, "a: {b: 1}\nl: [{w: 1}, {w: 2}]\n")
@@ -205,7 +213,7 @@ def test_an_override_replaces_one_value_and_leaves_the_file_as_it_was(
         ),
     ],
 )
-def test_an_override_that_cannot_be_applied_is_refused_in_one_line(
+def test_impossible_override_is_refused_in_one_line(
     tmp_path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -213,12 +221,10 @@ def test_an_override_that_cannot_be_applied_is_refused_in_one_line(
     assert str(caught.value) == message
 
 
-def test_the_place_of_an_overridden_value_is_the_override(tmp_path: Path) -> None:
-    file = (
-        read(tmp_path, "a:\n  b:\n    c: 1\n")
-        .override(parse_override("a.b={d: 2}"))
-        .override(parse_override("x.y=3"))
-    )
+def test_place_of_overridden_value_is_the_override(tmp_path: Path) -> None:
+    file = read(tmp_path, "a:\n  b:\n    c: 1\n")
+    file = file.override(parse_override("a.b={d: 2}"))
+    file = file.override(parse_override("x.y=3"))
     assert file.locate(("a", "b")) == "--set a.b={d: 2}"
     assert file.locate(("a", "b", "c")) == "--set a.b={d: 2}: a.b.c"
     assert file.locate(("x",)) == "--set x.y=3: x"
@@ -228,48 +234,63 @@ def test_the_place_of_an_overridden_value_is_the_override(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "value",
     [
-        *(
-            "no",
-            "010",
-            "1e-4",
-            "1_0",
-            "0o7",
-            "null",
-            "~",
-            "",
-            " x ",
-            "a: b",
-            "# c",
-            "line\nline",
-            "tab\t",
-            "ü€😀\u2028",
-        ),
-        *("\x07", "- x", "*x", "!x", "=", "<<", "x" * 500 + " " + "y" * 500),
-        *("9" * 5000, "1" * 101, "\x85\u2028"),
-        *(
-            1e-9,
-            1e22,
-            0.1,
-            3.0,
-            0,
-            -1,
-            True,
-            None,
-            (),
-            (1, "2"),
-            ({"a": ()}, {"a": ("no",)}),
-            {"no": {"b": None}},
-        ),
+        "no",
+        "010",
+        "1e-4",
+        "1_0",
+        "0o7",
+        "null",
+        "~",
+        "",
+        " x ",
+        "a: b",
+        "# c",
+        "line\nline",
+        "tab\t",
+        "ü€😀\u2028",
+        "\x07",
+        "- x",
+        "*x",
+        "!x",
+        "=",
+        "<<",
+        "x" * 500 + " " + "y" * 500,
+        "9" * 5000,
+        "1" * 101,
+        "\x85\u2028",
+        1e-9,
+        1e22,
+        0.1,
+        3.0,
+        0,
+        -1,
+        True,
+        None,
+        (),
+        (1, "2"),
+        ({"a": ()}, {"a": ("no",)}),
+        {"no": {"b": None}},
     ],
 )
-def test_what_is_written_is_read_back_the_same(tmp_path: Path, value: Any) -> None:
-    found = read(tmp_path, write_yaml({"key": value})).values["key"]
-    assert (type(found), found) == (type(value), value)
+def test_written_values_are_read_back(tmp_path: Path, value: Any) -> None:
+    assert_same_value(read(tmp_path, write_yaml({"key": value})).values["key"], value)
 
 
-def test_a_value_is_shown_on_one_short_line_with_text_in_quotes() -> None:
-    assert [show(value) for value in ("4", 4, "a\nb", None, True, (1, "x"))] == [
-        *('"4"', "4", r'"a\nb"', "null", "true", '[1, "x"]')
-    ]
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("4", '"4"'),
+        (4, "4"),
+        ("a\nb", r'"a\nb"'),
+        (None, "null"),
+        (True, "true"),
+        ((1, "x"), '[1, "x"]'),
+        ("\x85\u2028\x7f\ud800", r'"\x85\u2028\x7f\ud800"'),
+    ],
+)
+def test_show_is_one_line_with_quoted_text(value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+def test_show_shortens_long_text() -> None:
     assert len(show("x" * 500)) == 80
-    assert show("\x85\u2028\x7f\ud800") == r'"\x85\u2028\x7f\ud800"'

@@ -588,7 +588,7 @@ TOO_FEW = "wanted data.max_length (64) or more for dense_synthesizer, found "
         ("model.self_attention=additive", "model.max_length",
          "counts the positions of dense_synthesizer: wanted null with self_attention: additive, found 64"),
         ("model.cross_attention=dense_synthesizer", "model.cross_attention",
-         "dense_synthesizer makes its weights without a look at the source: wanted dot_product or additive"),
+         "dense_synthesizer computes weights without the source: wanted dot_product or additive"),
     ],
 )  # fmt: skip
 def test_a_synthesizer_that_cannot_work_is_refused_when_the_config_is_read(

@@ -356,7 +356,7 @@ def test_existing_run_with_another_config_is_an_error(
         "train.precision=auto",
         "train.learning_rate=0.5",
     )
-    monkeypatch.setattr(mt.device, "_bf16_is_quick", lambda: True)  # the run has fp32
+    monkeypatch.setattr(mt.device, "_is_bf16_fast", lambda: True)  # the run has fp32
     findings = find_all(path, *SHORT_RUN, *changes)
     assert problems(findings) == [("error", "config")]
     (error,) = (finding for finding in findings if finding.level == "error")

@@ -1,4 +1,4 @@
-"""A file or directory is there whole, or as it was before."""
+"""A file or directory that is written atomically is complete, or as it was before."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from mt.errors import DiskError
 from mt.storage.atomic import atomic_directory, atomic_file, remove
 
 
-class AccidentError(Exception):
-    """Something in the middle of writing."""
+class WritingFailedError(Exception):
+    """An error in the middle of writing."""
 
 
-def test_a_file_takes_its_name_when_all_is_written(tmp_path: Path) -> None:
+# Files
+
+
+def test_file_appears_when_all_is_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
     with atomic_file(path) as file:
         file.write(b"new")
@@ -29,17 +32,18 @@ def test_a_file_takes_its_name_when_all_is_written(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["file"]
 
 
-def test_an_accident_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_writing_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(AccidentError), atomic_file(path) as file:  # noqa: PT012
+    with pytest.raises(WritingFailedError), atomic_file(path) as file:  # noqa: PT012
         file.write(b"new")
-        raise AccidentError
+        raise WritingFailedError
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
 
-KILLED = """
+# Writes sys.argv[1] and kills itself at the moment that sys.argv[2] names.
+KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 import mt.storage.atomic
@@ -49,10 +53,10 @@ def kill_at(moment):
         os.kill(os.getpid(), signal.SIGKILL)
 
 def watch(owner, name):
-    call = getattr(owner, name)
+    original = getattr(owner, name)
     def watched(*arguments):
         kill_at(f"before {name}")
-        result = call(*arguments)
+        result = original(*arguments)
         kill_at(f"after {name}")
         return result
     setattr(owner, name, watched)
@@ -70,7 +74,7 @@ with mt.storage.atomic.atomic_file(Path(sys.argv[1])) as file:
 
 
 @pytest.mark.parametrize(
-    ("moment", "is_there"),
+    ("moment", "is_replaced"),
     [
         ("nothing written", False),
         ("partly written", False),
@@ -82,35 +86,49 @@ with mt.storage.atomic.atomic_file(Path(sys.argv[1])) as file:
         ("never", True),
     ],
 )
-@pytest.mark.parametrize("old", [None, b"old"], ids=["new", "old"])
-def test_whenever_it_is_killed_a_file_is_the_old_one_or_whole(
-    tmp_path: Path, moment: str, is_there: bool, old: bytes | None
+@pytest.mark.parametrize("old_content", [None, b"old"], ids=["new", "old"])
+def test_killed_writer_leaves_the_old_file_or_the_whole_new_one(
+    tmp_path: Path, moment: str, is_replaced: bool, old_content: bytes | None
 ) -> None:
     path = tmp_path / "file"
-    if old is not None:
-        path.write_bytes(old)
-    done = subprocess.run([sys.executable, "-c", KILLED, path, moment], check=False)
-    assert done.returncode == (0 if moment == "never" else -signal.SIGKILL)
-    assert (path.read_bytes() if path.exists() else None) == (b"new" * 10_000 if is_there else old)
+    if old_content is not None:
+        path.write_bytes(old_content)
+    command = [sys.executable, "-c", KILLED_WRITER, path, moment]
+    process = subprocess.run(command, check=False)
+    assert process.returncode == (0 if moment == "never" else -signal.SIGKILL)
+    content = path.read_bytes() if path.exists() else None
+    assert content == (b"new" * 10_000 if is_replaced else old_content)
 
 
-def test_of_two_that_write_one_file_each_writes_its_own_and_the_last_one_stays(
-    tmp_path: Path,
-) -> None:
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with atomic_file(path) as slow:
-        slow.write(b"slow ")
-        slow.flush()
-        with atomic_file(path) as quick:
-            quick.write(b"quick")
-        assert path.read_bytes() == b"quick"
-        slow.write(b"but whole")
+    with atomic_file(path) as slow_file:
+        slow_file.write(b"slow ")
+        slow_file.flush()
+        with atomic_file(path) as fast_file:
+            fast_file.write(b"fast")
+        assert path.read_bytes() == b"fast"
+        slow_file.write(b"but whole")
     assert path.read_bytes() == b"slow but whole"
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_target_of_a_link_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    with atomic_file(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+# Devices and pipes
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's devices")
-def test_a_full_device_is_named() -> None:
+def test_full_device_is_named() -> None:
     with (
         pytest.raises(DiskError, match=r"^/dev/full: cannot write: No space left on device$"),
         atomic_file(Path("/dev/full")) as file,
@@ -118,28 +136,7 @@ def test_a_full_device_is_named() -> None:
         file.write(b"x")
 
 
-def test_a_pipe_whose_reader_has_left_is_no_fault_of_the_disk(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    with pytest.raises(BrokenPipeError), atomic_file(tmp_path / "pipe") as file:  # noqa: PT012
-        os.close(reader)
-        file.write(b"x")
-
-
-def test_a_directory_takes_the_place_of_another_when_all_is_written(tmp_path: Path) -> None:
-    path = tmp_path / "directory"
-    for content in ("old", "new"):
-        with atomic_directory(path) as partial:
-            (partial / content).write_text(content)
-        assert os.listdir(path) == [content]
-    with pytest.raises(AccidentError), atomic_directory(path) as partial:  # noqa: PT012
-        (partial / "newest").write_text("newest")
-        raise AccidentError
-    assert os.listdir(path) == ["new"]
-    assert os.listdir(tmp_path) == ["directory"]
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+def test_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     received: list[bytes] = []
@@ -152,17 +149,42 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert path.is_fifo()
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_bytes(b"old")
-    link.symlink_to(target)
-    with atomic_file(link) as file:
-        file.write(b"new")
-    assert link.is_symlink()
-    assert target.read_bytes() == b"new"
+def test_pipe_without_a_reader_is_no_disk_error(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(BrokenPipeError), atomic_file(path) as file:  # noqa: PT012
+        os.close(reader)
+        file.write(b"x")
 
 
-def test_what_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+# Directories
+
+
+def test_directory_replaces_another_when_all_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "directory"
+    for name in ("old", "new"):
+        with atomic_directory(path) as partial:
+            (partial / name).write_text("content")
+        assert os.listdir(path) == [name]
+    assert os.listdir(tmp_path) == ["directory"]
+
+
+def test_failed_writing_leaves_only_the_old_directory(tmp_path: Path) -> None:
+    path = tmp_path / "directory"
+    with atomic_directory(path) as partial:
+        (partial / "old").write_text("content")
+    with pytest.raises(WritingFailedError), atomic_directory(path) as partial:  # noqa: PT012
+        (partial / "new").write_text("content")
+        raise WritingFailedError
+    assert os.listdir(path) == ["old"]
+    assert os.listdir(tmp_path) == ["directory"]
+
+
+# Errors and removing
+
+
+def test_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with (
         pytest.raises(DiskError, match=r"file/below: cannot write: (Not a directory|File exists)"),
@@ -171,9 +193,10 @@ def test_what_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> Non
         pass
 
 
-def test_remove_takes_files_directories_and_nothing(tmp_path: Path) -> None:
+def test_remove_deletes_files_and_directories(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "inner").write_bytes(b"")
     (tmp_path / "file").write_bytes(b"")
-    for name in ("directory", "file", "nothing"):
+    for name in ("directory", "file", "missing"):
         remove(tmp_path / name)
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""One process trains in a run directory, and when it is gone, however it went, another may."""
+"""Only one process trains in a run directory, and it leaves no lock behind however it ends."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ import pytest
 from mt.errors import DiskError, RunDirError
 from mt.storage.run_dir import RunDir, open_run_dir
 
-HOLD = """
-import sys, time, pathlib
+LOCK_HOLDER = """
+import pathlib, sys, time
 from mt.storage.run_dir import RunDir
 with RunDir(pathlib.Path(sys.argv[1])).lock():
-    print("held", flush=True)
+    print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_lock_keeps_others_out_until_it_is_given_back(tmp_path: Path) -> None:
-    one, other = RunDir(tmp_path / "run"), RunDir(tmp_path / "run")
+def test_lock_excludes_others_until_released(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run")
+    second = RunDir(tmp_path / "run")
     with (
-        one.lock(),
+        first.lock(),
         pytest.raises(RunDirError, match="another process is training here"),
-        other.lock(),
+        second.lock(),
     ):
         pass
-    with other.lock():
+    with second.lock():
         pass
 
 
-def test_a_lock_is_given_back_when_its_block_fails(tmp_path: Path) -> None:
+def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), run.lock():
         raise ZeroDivisionError
@@ -42,13 +43,12 @@ def test_a_lock_is_given_back_when_its_block_fails(tmp_path: Path) -> None:
         pass
 
 
-def test_a_process_that_is_killed_leaves_no_lock_behind(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE
-    ) as holder:
+    command = [sys.executable, "-c", LOCK_HOLDER, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"locked\n"
         with pytest.raises(RunDirError, match="another process"), run.lock():
             pass
         holder.send_signal(signal.SIGKILL)
@@ -56,26 +56,36 @@ def test_a_process_that_is_killed_leaves_no_lock_behind(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+def test_lock_removes_partial_files_of_a_killed_process(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    (tmp_path / "checkpoints" / ".step_00000007.partial").mkdir(parents=True)
-    (tmp_path / "checkpoints" / ".step_00000007.partial" / "model.safetensors").write_bytes(b"half")
+    partial_checkpoint = tmp_path / "checkpoints" / ".step_00000007.partial"
+    partial_checkpoint.mkdir(parents=True)
+    (partial_checkpoint / "model.safetensors").write_bytes(b"half")
     (tmp_path / ".config.yaml.1a2b3c4d.partial").write_bytes(b"half")
     (tmp_path / "config.yaml").write_bytes(b"whole")
     with run.lock():
-        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert left - {".lock"} == {"config.yaml"}
+        files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files - {".lock"} == {"config.yaml"}
+    assert not partial_checkpoint.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs /proc")
-def test_a_directory_that_cannot_be_made_is_one_line() -> None:
+def test_directory_that_cannot_be_made_is_named() -> None:
     run = RunDir(Path("/proc/nowhere/run"))
     with pytest.raises(DiskError, match=r"^/proc/nowhere/run: cannot write: "), run.lock():
         pass
 
 
-def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_paths_are_one_file_if_joint(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    joint_src, joint_tgt = run.tokenizers(joint=True)
+    assert joint_src == joint_tgt
+    separate_src, separate_tgt = run.tokenizers(joint=False)
+    assert separate_src != separate_tgt
+
+
+def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="no such run directory"):
-        open_run_dir(tmp_path / "none")
+        open_run_dir(tmp_path / "missing")
     with pytest.raises(RunDirError, match=r"it has no config\.yaml"):
         open_run_dir(tmp_path)

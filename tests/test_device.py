@@ -1,0 +1,99 @@
+"""A device, precision or memory that the machine lacks is a clear error; `auto` finds what it has."""
+
+from __future__ import annotations
+
+import itertools
+import timeit
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from mt.config.schema import TrainConfig
+from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
+from mt.errors import DeviceError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+# Devices
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_cuda_without_a_gpu_is_refused_with_advice() -> None:
+    with pytest.raises(DeviceError, match=r"device cuda: .*try --device cpu") as caught:
+        find_device("cuda")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_cuda")
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_auto_device_without_a_gpu_is_the_cpu(name: str) -> None:
+    assert find_device(name) == CPU
+
+
+@pytest.mark.gpu
+def test_auto_device_with_a_gpu_is_cuda() -> None:
+    assert find_device("auto").type == "cuda"
+
+
+# Precisions
+
+
+def test_config_precisions_are_known() -> None:
+    precisions = get_args(TrainConfig.model_fields["precision"].annotation)
+    assert set(precisions) == {"auto", *DTYPES}
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(DeviceError, match="precision fp16 needs a CUDA device"):
+        find_dtype("fp16", CPU)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_named_precision_is_used(precision: str) -> None:
+    assert find_dtype(precision, CPU) is DTYPES[precision]
+
+
+@pytest.mark.gpu
+def test_auto_precision_on_a_gpu_is_half() -> None:
+    assert find_dtype("auto", torch.device("cuda")) in {torch.bfloat16, torch.float16}
+
+
+@pytest.mark.parametrize("changes_at", [0, 16, 32])
+@pytest.mark.parametrize("factor", [1 / 3, 3])
+def test_auto_precision_tolerates_a_change_of_speed(
+    changes_at: int, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine becomes three times as slow or fast during the 32 runs, 16 for each format."""
+    seconds = {torch.float32: 1.0, torch.bfloat16: 1.0}
+    run_numbers = itertools.count()
+
+    def fake_timeit(statement: str, *, globals: dict[str, Tensor], number: int) -> float:
+        is_changed = next(run_numbers) >= changes_at
+        return seconds[globals["a"].dtype] * (factor if is_changed else 1)
+
+    monkeypatch.setattr(timeit, "timeit", fake_timeit)
+    assert find_dtype("auto", CPU) is torch.float32
+    seconds[torch.bfloat16] = 0.5
+    run_numbers = itertools.count()
+    assert find_dtype("auto", CPU) is torch.bfloat16
+    assert next(run_numbers) == 32
+
+
+# Memory
+
+
+def test_lack_of_memory_is_a_device_error() -> None:
+    """Messages of PyTorch, and errors that are no lack of memory, are in test_memory_check.py."""
+    with (
+        pytest.raises(DeviceError, match=r"^too little memory to think$"),
+        oom_as_device_error("to think"),
+    ):
+        raise MemoryError
