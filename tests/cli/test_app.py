@@ -1,4 +1,4 @@
-"""From text to score through the command line, and what it says to a newcomer's mistakes."""
+"""Tests of the command line: a copy task from training to evaluation, help, and error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from shell import in_process, mt
+from shell import Ended, in_process, mt
 
 from mt.cli.process import SETTINGS
 from mt.config.load import dump_config, load_config
@@ -77,108 +77,141 @@ def write_lines(path: Path, lines: list[str]) -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return split_lines(path.read_text(encoding="utf-8"))
 
 
-# The copy task: what is to be translated is to be repeated
+def split_lines(text: str) -> list[str]:
+    """Split at newlines only; `splitlines` would also split at other line ends of Unicode."""
+    return text.removesuffix("\n").split("\n")
+
+
+def assert_silent_success(ended: Ended) -> None:
+    """Check that a command succeeded and wrote nothing to stderr."""
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+
+
+# The copy task: the translation of a sentence is the sentence itself
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with three sets of sentences, none in two of them, and a config."""
+    """A directory with a config and three sets of different sentences."""
     directory = tmp_path_factory.mktemp("task")
-    draw = random.Random(1)
-    sentences = {" ".join(draw.choices(WORDS, k=draw.randint(2, 5))): None for _ in range(4000)}
-    lines = list(sentences)
-    for name, part in (("valid", lines[:60]), ("test", lines[60:120]), ("train", lines[120:])):
-        for lang in ("aa", "bb"):
-            write_lines(directory / f"{name}.{lang}", part)
+    generator = random.Random(1)
+    sentences = []
+    for _ in range(4000):
+        num_words = generator.randint(2, 5)
+        sentences.append(" ".join(generator.choices(WORDS, k=num_words)))
+    sentences = list(dict.fromkeys(sentences))  # without duplicates
+    sets = {
+        "valid": sentences[:60],
+        "test": sentences[60:120],
+        "train": sentences[120:],
+    }
+    for name, lines in sets.items():
+        write_lines(directory / f"{name}.aa", lines)
+        write_lines(directory / f"{name}.bb", lines)
     (directory / "copy.yaml").write_text(CONFIG.format(directory), encoding="utf-8")
     return directory
 
 
 @pytest.fixture(scope="module")
 def run_dir(task: Path) -> Path:
-    """The task, learned by the command in a process of its own."""
-    done = in_process(
-        "mt", "train", "--config", task / "copy.yaml", "--run-dir", task / "run", "--device", "cpu"
-    )
-    assert done.stdout == ""
-    return task / "run"
+    """A run of the copy task, trained by the command in a process of its own."""
+    run_dir = task / "run"
+    command = ("mt", "train", "--config", task / "copy.yaml", "--run-dir", run_dir)
+    ended = in_process(*command, "--device", "cpu")
+    assert ended.stdout == ""
+    return run_dir
 
 
 @pytest.fixture(scope="module")
 def validations(run_dir: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, read_lines(run_dir / "metrics.jsonl"))
-    return [line for line in lines if line["kind"] == "valid"]
+    """The lines of metrics.jsonl that record a validation."""
+    records = [json.loads(line) for line in read_lines(run_dir / "metrics.jsonl")]
+    return [record for record in records if record["kind"] == "valid"]
 
 
-def test_copying_is_learned(task: Path, run_dir: Path) -> None:
-    src = task / "test.aa"
-    done = mt("translate", run_dir, "-i", src)
-    assert (done.code, done.err) == (0, "")
-    pairs = list(zip(done.out.removesuffix("\n").split("\n"), read_lines(src), strict=True))
-    assert sum(hyp == ref for hyp, ref in pairs) >= 0.9 * len(pairs)
+def test_copy_task_is_learned(task: Path, run_dir: Path) -> None:
+    src_path = task / "test.aa"
+    ended = mt("translate", run_dir, "-i", src_path)
+    assert_silent_success(ended)
+    hypotheses = split_lines(ended.out)
+    references = read_lines(src_path)
+    pairs = list(zip(hypotheses, references, strict=True))
+    num_correct = sum(hypothesis == reference for hypothesis, reference in pairs)
+    assert num_correct >= 0.9 * len(pairs)
 
 
-def test_copying_scores_high_on_the_sets_of_the_config(run_dir: Path) -> None:
-    done = mt("evaluate", run_dir)
-    assert (done.code, done.err) == (0, "")
-    rows = [line.split() for line in done.out.splitlines()]
+def test_evaluate_scores_the_test_sets_of_the_config(run_dir: Path) -> None:
+    ended = mt("evaluate", run_dir)
+    assert_silent_success(ended)
+    rows = [line.split() for line in ended.out.splitlines()]
     assert [row[:2] for row in rows] == [["test", "BLEU"], ["test", "chrF"], ["test", "TER"]]
-    assert float(rows[0][2]) > 90
-    assert all("version:" in row[3] for row in rows)
-    as_json = json.loads(mt("evaluate", run_dir, "--json").out)
-    assert as_json["test"]["num_lines"] == 60
-    assert [f"{as_json['test'][row[1]]['score']:.2f}" for row in rows] == [row[2] for row in rows]
+    bleu = float(rows[0][2])
+    assert bleu > 90
+    test_scores = json.loads(mt("evaluate", run_dir, "--json").out)["test"]
+    assert test_scores["num_lines"] == 60
+    for _, metric, value, signature in rows:
+        assert "version:" in signature
+        assert f"{test_scores[metric]['score']:.2f}" == value
 
 
-def test_a_config_without_test_sets_has_its_validation_set_scored(
+def test_evaluate_without_test_sets_scores_the_validation_set(
     run_dir: Path, validations: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    shutil.copytree(run_dir, tmp_path / "run")
-    config = tmp_path / "run/config.yaml"
-    config.write_text(dump_config(load_config(config, ["data.test=[]"])), encoding="utf-8")
-    scores = json.loads(mt("evaluate", tmp_path / "run", "--json").out)
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    config_path = copy / "config.yaml"
+    without_test_sets = load_config(config_path, ["data.test=[]"])
+    config_path.write_text(dump_config(without_test_sets), encoding="utf-8")
+    scores = json.loads(mt("evaluate", copy, "--json").out)
     assert list(scores) == ["valid"]
-    assert scores["valid"]["BLEU"]["score"] == max(line["BLEU"] for line in validations)
+    best_bleu = max(validation["BLEU"] for validation in validations)
+    assert scores["valid"]["BLEU"]["score"] == best_bleu
 
 
-def test_three_processes_agree_on_bleu_to_the_last_digit(
+def test_validation_evaluate_and_sacrebleu_agree_to_the_last_digit(
     task: Path, run_dir: Path, validations: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Of a checkpoint that errs, for all ways to count agree on the score of perfection."""
-    chosen = validations[0]
-    assert 1.0 < chosen["BLEU"] < 99.0
-    checkpoint = ("--checkpoint", f"step_{chosen['step']:08}", "--device", "cpu")
-    src, ref, hyp = task / "valid.aa", task / "valid.bb", tmp_path / "hyp"
+    """The checkpoint makes errors, because every method agrees on the score of a perfect output."""
+    validation = validations[0]
+    assert 1.0 < validation["BLEU"] < 99.0
+    options = ("--checkpoint", f"step_{validation['step']:08}", "--device", "cpu")
+    src = task / "valid.aa"
+    ref = task / "valid.bb"
+    hyp = tmp_path / "hyp"
 
     evaluated = in_process(
-        "mt", "evaluate", run_dir, "--src", src, "--ref", ref, "--json", *checkpoint
+        "mt", "evaluate", run_dir, "--src", src, "--ref", ref, "--json", *options
     )
     scores = json.loads(evaluated.stdout)["valid.aa"]
-    in_process("mt", "translate", run_dir, "-i", src, "-o", hyp, *checkpoint)
-    counted = in_process("sacrebleu", ref, "-i", hyp, "-m", "bleu", "chrf", "ter", "-w", "14")
+    in_process("mt", "translate", run_dir, "-i", src, "-o", hyp, *options)
+    sacrebleu = in_process("sacrebleu", ref, "-i", hyp, "-m", "bleu", "chrf", "ter", "-w", "14")
 
-    for found in json.loads(counted.stdout):
-        name = {"chrF2": "chrF"}.get(found["name"], found["name"])
-        assert f"{scores[name]['score']:.14f}" == f"{found['score']:.14f}"
-        assert scores[name]["signature"] == found["signature"]
+    our_names = {"BLEU": "BLEU", "chrF2": "chrF", "TER": "TER"}
+    for result in json.loads(sacrebleu.stdout):
+        score = scores[our_names[result["name"]]]
+        assert f"{score['score']:.14f}" == f"{result['score']:.14f}"
+        assert score["signature"] == result["signature"]
     for name in ("BLEU", "chrF"):
-        assert chosen[name] == scores[name]["score"]
-        assert chosen["signatures"][name] == scores[name]["signature"]
-    assert mt("evaluate", "--hyp", hyp, "--ref", ref, "--json").out.count(str(chosen["BLEU"])) == 1
+        assert validation[name] == scores[name]["score"]
+        assert validation["signatures"][name] == scores[name]["signature"]
+    scores_of_file = json.loads(mt("evaluate", "--hyp", hyp, "--ref", ref, "--json").out)
+    assert scores_of_file["hyp"]["BLEU"]["score"] == validation["BLEU"]
 
 
-def test_the_command_that_trained_a_run_says_that_it_is_finished(task: Path, run_dir: Path) -> None:
-    done = mt("train", "-c", task / "copy.yaml", "--run-dir", run_dir, "--device", "cpu")
-    assert (done.code, done.out) == (0, "")
-    assert "max_steps 240 reached" in done.err
+def test_training_a_finished_run_again_says_so(task: Path, run_dir: Path) -> None:
+    ended = mt("train", "-c", task / "copy.yaml", "--run-dir", run_dir, "--device", "cpu")
+    assert ended.code == 0
+    assert ended.out == ""
+    assert "max_steps 240 reached" in ended.err
 
 
-# Lines in, lines out
+# mt translate
 
-STRANGE = [
+STRANGE_LINES = [
     "balo deru",
     "",
     "  ",
@@ -200,98 +233,113 @@ STRANGE = [
         (b"\n\nbalo\n\n", 4),
         (b"balo\r\nderu\r\n", 2),
         (b"\xef\xbb\xbfbalo\nderu", 2),
-        ("\n".join(STRANGE).encode(), len(STRANGE) - 1),
-        ("\n".join(STRANGE).encode() + b"\n", len(STRANGE)),
+        # Without a newline at the end, there is no last blank line.
+        ("\n".join(STRANGE_LINES).encode(), len(STRANGE_LINES) - 1),
+        ("\n".join(STRANGE_LINES).encode() + b"\n", len(STRANGE_LINES)),
     ],
 )
-def test_as_many_lines_come_out_as_go_in(run_dir: Path, stdin: bytes, num_lines: int) -> None:
-    done = mt("translate", run_dir, stdin=stdin)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.count("\n") == num_lines
-    assert done.out.endswith("\n") or not num_lines
-    assert "\r" not in done.out
+def test_translate_prints_as_many_lines_as_it_reads(
+    run_dir: Path, stdin: bytes, num_lines: int
+) -> None:
+    ended = mt("translate", run_dir, stdin=stdin)
+    assert_silent_success(ended)
+    assert ended.out.count("\n") == num_lines
+    assert ended.out.endswith("\n") or num_lines == 0
+    assert "\r" not in ended.out
 
 
-def test_line_i_answers_line_i_and_blank_lines_stay_blank(run_dir: Path) -> None:
-    answers = mt("translate", run_dir, stdin="\n".join(STRANGE) + "\n").out.split("\n")
-    assert (answers[0], answers[6]) == (
-        "balo deru",
-        mt("translate", run_dir, stdin="mavu").out.strip(),
-    )
-    assert [answers[i] for i, line in enumerate(STRANGE) if not line.strip()] == ["", "", "", ""]
+def test_translations_are_in_order_and_blank_lines_stay_blank(run_dir: Path) -> None:
+    ended = mt("translate", run_dir, stdin="\n".join(STRANGE_LINES) + "\n")
+    translations = split_lines(ended.out)
+    assert translations[0] == "balo deru"
+    assert translations[6] == mt("translate", run_dir, stdin="mavu").out.strip()
+    for line, translation in zip(STRANGE_LINES, translations, strict=True):
+        if not line.strip():
+            assert translation == ""
 
 
-def test_line_ends_of_other_systems_and_a_missing_last_one_change_nothing(run_dir: Path) -> None:
+def test_line_ends_and_byte_order_mark_change_no_translation(run_dir: Path) -> None:
     plain = mt("translate", run_dir, stdin="balo deru\nfimi gona\n").out
-    for stdin in (
+    variants = [
         b"balo deru\r\nfimi gona\r\n",
         b"balo deru\nfimi gona",
         b"\xef\xbb\xbfbalo deru\nfimi gona\n",
-    ):
+    ]
+    for stdin in variants:
         assert mt("translate", run_dir, stdin=stdin).out == plain
 
 
-def test_files_serve_as_well_as_pipes(task: Path, run_dir: Path, tmp_path: Path) -> None:
-    piped = mt("translate", run_dir, stdin=(task / "test.aa").read_bytes())
-    done = mt("translate", run_dir, "-i", task / "test.aa", "-o", tmp_path / "deep" / "hyp")
-    assert (done.code, done.out, done.err) == (0, "", "")
-    assert (tmp_path / "deep" / "hyp").read_text(encoding="utf-8") == piped.out
+def test_translate_files_equals_translate_pipes(task: Path, run_dir: Path, tmp_path: Path) -> None:
+    source = task / "test.aa"
+    output = tmp_path / "deep" / "hyp"
+    piped = mt("translate", run_dir, stdin=source.read_bytes())
+    ended = mt("translate", run_dir, "-i", source, "-o", output)
+    assert_silent_success(ended)
+    assert ended.out == ""
+    assert output.read_text(encoding="utf-8") == piped.out
 
 
-def test_an_over_long_line_is_translated_in_parts_and_the_user_is_told(run_dir: Path) -> None:
-    done = mt("translate", run_dir, stdin="balo deru\n" + " ".join(WORDS * 4) + "\n")
-    assert done.out.count("\n") == 2
-    assert done.err.startswith("warning: line 2: over 24 tokens: translated in ")
+def test_long_line_is_translated_in_parts_with_a_warning(run_dir: Path) -> None:
+    long_line = " ".join(WORDS * 4)
+    ended = mt("translate", run_dir, stdin=f"balo deru\n{long_line}\n")
+    assert ended.out.count("\n") == 2
+    assert ended.err.startswith("warning: line 2: over 24 tokens")
+    assert "parts" in ended.err
+    assert ended.err.count("\n") == 1
 
 
-def test_n_best_lists_have_the_form_of_moses(run_dir: Path) -> None:
-    done = mt("translate", run_dir, "--n-best", "3", stdin="balo deru\n\nfimi gona hupe\n")
-    rows = [line.split(" ||| ") for line in done.out.splitlines()]
-    assert [row[0] for row in rows] == ["0"] * 3 + ["1"] + ["2"] * 3
-    assert all(len(row) == 4 and row[2].startswith("log_prob=-") for row in rows if row[1])
+def test_n_best_lists_have_the_format_of_moses(run_dir: Path) -> None:
+    ended = mt("translate", run_dir, "--n-best", "3", stdin="balo deru\n\nfimi gona hupe\n")
+    rows = [line.split(" ||| ") for line in ended.out.splitlines()]
+    assert [row[0] for row in rows] == ["0", "0", "0", "1", "2", "2", "2"]
+    for _, text, log_prob, _ in rows:
+        assert log_prob.startswith("log_prob=-") or text == ""
     for number in ("0", "2"):
         scores = [float(row[3]) for row in rows if row[0] == number]
         assert scores == sorted(scores, reverse=True)
 
 
-def test_jsonl_tells_the_source_and_all_scores(run_dir: Path) -> None:
-    done = mt("translate", run_dir, "--jsonl", "--n-best", "2", stdin='balo "deru"\nÜ\u2028\n')
-    first, second = (json.loads(line) for line in done.out.removesuffix("\n").split("\n"))
-    assert (first["line"], first["src"], len(first["translations"])) == (1, 'balo "deru"', 2)
-    assert (second["line"], second["src"]) == (2, "Ü\u2028")
+def test_jsonl_has_sources_and_scores(run_dir: Path) -> None:
+    ended = mt("translate", run_dir, "--jsonl", "--n-best", "2", stdin='balo "deru"\nÜ\u2028\n')
+    first, second = [json.loads(line) for line in split_lines(ended.out)]
+    assert first["line"] == 1
+    assert first["src"] == 'balo "deru"'
+    assert second["line"] == 2
+    assert second["src"] == "Ü\u2028"
     best, other = first["translations"]
     assert best["score"] >= other["score"]
     assert best.keys() == {"text", "score", "log_prob", "num_parts"}
 
 
 @pytest.mark.parametrize("n_best", ["1", "2"])
-def test_asking_for_fewer_translations_does_not_search_with_less_care(
-    run_dir: Path, n_best: str
-) -> None:
-    """--n-best says what to print, --beam-size how to search: an undecided model tells the difference."""
-    options = ("translate", run_dir, "--jsonl", "--checkpoint", "step_00000080")
-    stdin = "balo deru xyz fimi\ngona 17 hupe\nabc def\n"
-    plain, listed = (
-        [
-            json.loads(line)["translations"][0]
-            for line in mt(*options, *more, stdin=stdin).out.splitlines()
-        ]
-        for more in ((), ("--n-best", n_best))
-    )
-    assert [each["text"] for each in listed] == [each["text"] for each in plain]
-    assert [each["score"] for each in listed] == pytest.approx(
-        [each["score"] for each in plain], abs=1e-5
-    )
+def test_n_best_does_not_make_the_beam_smaller(run_dir: Path, n_best: str) -> None:
+    """--n-best says how many translations to print, and --beam-size how to search.
+
+    An early checkpoint is used, because the scores of its hypotheses are close to each other.
+    """
+    command = ("translate", run_dir, "--jsonl", "--checkpoint", "step_00000080")
+
+    def best_translations(*options: str) -> list[dict[str, Any]]:
+        ended = mt(*command, *options, stdin="balo deru xyz fimi\ngona 17 hupe\nabc def\n")
+        return [json.loads(line)["translations"][0] for line in split_lines(ended.out)]
+
+    default = best_translations()
+    of_n_best = best_translations("--n-best", n_best)
+    for expected, found in zip(default, of_n_best, strict=True):
+        assert found["text"] == expected["text"]
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
 
 
-def test_more_translations_than_the_beam_holds_are_refused(run_dir: Path) -> None:
-    done = mt("translate", run_dir, "--n-best", "5", "--beam-size", "4")
-    assert done.code == 2
-    assert "5 translations need --beam-size 5 at least" in done.err
+def test_n_best_over_beam_size_is_refused(run_dir: Path) -> None:
+    ended = mt("translate", run_dir, "--n-best", "5", "--beam-size", "4")
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "--n-best" in ended.err
+    assert "5 translations need --beam-size 5" in ended.err
 
 
 @pytest.mark.parametrize("num_lines", [3, 3000])
-def test_a_reader_who_has_seen_enough_ends_it_quietly(run_dir: Path, num_lines: int) -> None:
+def test_closed_pipe_ends_translate_quietly(run_dir: Path, num_lines: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "mt", "translate", run_dir, "--beam-size", "1"],
         stdin=subprocess.PIPE,
@@ -300,123 +348,154 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(run_dir: Path, num_lines: 
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
-    process.stdout.close()  # as `head` does, before or while mt writes
+    process.stdout.close()  # as `head` does, before mt writes or while it writes
     _, err = process.communicate(b"balo deru\n" * num_lines, timeout=60)
     assert err == b""
     assert process.returncode == 141
 
 
+# The process of the command (mt/cli/process.py)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["--help"], 0), (["translate", "nowhere"], 1), (["--what"], 2)]
 )
-def test_a_process_ends_at_once_after_what_others_want_done_at_its_end(
-    arguments: list[str], code: int
-) -> None:
+def test_process_ends_after_exit_handlers_without_teardown(arguments: list[str], code: int) -> None:
     program = f"""
-import atexit, sys
-from mt.cli import app as cli
-from mt.cli import process
-class Slow:
+import atexit
+import sys
+from mt.cli import app, process
+
+class PrintsWhenDeleted:
     def __del__(self):
-        print("taken down")
-slow = Slow()
-def main(main=cli.main):
-    atexit.register(print, "the last wish")
-    main()
-cli.main = main
+        print("deleted")
+
+prints_when_deleted = PrintsWhenDeleted()
+real_main = app.main
+
+def main():
+    atexit.register(print, "exit handler")
+    real_main()
+
+app.main = main
 sys.argv = ["mt", *{arguments}]
 process.run()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == code
-    assert done.stdout.endswith("the last wish\n")
-    assert "taken down" not in done.stdout
-    assert "Traceback" not in done.stderr
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == code
+    assert ended.stdout.endswith("exit handler\n")
+    assert "deleted" not in ended.stdout
+    assert "Traceback" not in ended.stderr
 
 
-# What a process is started with
+# Prints the settings, arguments and UTF-8 mode that `main` gets. Then prints whether two large
+# blocks of memory, and a small one between them, become one block when they are freed.
+PRINT_SETTINGS = """
+import ctypes
+import json
+import os
+import platform
+import sys
+from mt.cli import app, process
 
-# It prints what `main` would see, and whether two large blocks of memory and a small one between them, freed, are one.
-SETTINGS_SEEN = """
-import ctypes, json, os, platform, sys
-from mt.cli import app as cli
-from mt.cli import process
-
-def neighbours_merge():
+def freed_neighbours_merge():
     libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    held = [libc.malloc(1000) for _ in range(1000)]  # what lies free elsewhere is used up
-    first, small, second, _ = (libc.malloc(size) for size in (50_000, 1000, 50_000, 1000))
-    assert first < small < second, "they do not lie in a row"
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    for _ in range(1000):
+        libc.malloc(1000)  # uses up blocks that are free elsewhere
+    first = libc.malloc(50_000)
+    small = libc.malloc(1000)
+    second = libc.malloc(50_000)
+    libc.malloc(1000)
+    assert first < small < second, "they are not in a row"
     for block in (first, second, small):
         libc.free(block)
     return libc.malloc(100_000) == first
 
 def main():
-    print(json.dumps([{name: os.environ[name] for name in process.SETTINGS}, sys.argv[1:], sys.flags.utf8_mode]))
-    print(neighbours_merge() if platform.libc_ver()[0] == "glibc" else "not glibc")
+    settings = {name: os.environ[name] for name in process.SETTINGS}
+    print(json.dumps([settings, sys.argv[1:], sys.flags.utf8_mode]))
+    print(freed_neighbours_merge() if platform.libc_ver()[0] == "glibc" else "not glibc")
 
-cli.main = main
+app.main = main
 process.run()
 """
 WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if name not in SETTINGS}
 
 
 @pytest.mark.parametrize(
-    "own", [{}, {"GOMP_SPINCOUNT": "7"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}], ids=str
+    "user_settings",
+    [{}, {"GOMP_SPINCOUNT": "7"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}],
+    ids=str,
 )
-def test_a_process_has_our_settings_where_the_user_has_none(own: dict[str, str]) -> None:
-    command = [sys.executable, "-X", "utf8", "-c", SETTINGS_SEEN, "--beam", "two words", ""]
-    done = subprocess.run(
-        command, env={**WITHOUT_SETTINGS, **own}, check=True, capture_output=True, text=True
+def test_process_adds_settings_that_the_user_has_not_set(user_settings: dict[str, str]) -> None:
+    arguments = ["--beam", "two words", ""]
+    ended = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", PRINT_SETTINGS, *arguments],
+        env={**WITHOUT_SETTINGS, **user_settings},
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    seen, merges = done.stdout.splitlines()
-    assert json.loads(seen) == [{**SETTINGS, **own}, ["--beam", "two words", ""], 1], (
-        "it starts anew as it was started"
-    )
-    wanted = str("GLIBC_TUNABLES" not in own)
-    assert merges in (wanted, "not glibc"), "a small freed block is no wall between two large ones"
+    seen, merges = ended.stdout.splitlines()
+    settings, seen_arguments, utf8_mode = json.loads(seen)
+    assert settings == {**SETTINGS, **user_settings}
+    assert seen_arguments == arguments
+    assert utf8_mode == 1, "options of Python itself are kept"
+    if merges != "not glibc":
+        expected = "GLIBC_TUNABLES" not in user_settings
+        assert merges == str(expected), "a small freed block must not separate large ones"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a process starts anew for glibc's sake")
-@pytest.mark.parametrize("survives", [True, False])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux restarts, for glibc's settings")
+@pytest.mark.parametrize("setting_survives", [True, False])
 @pytest.mark.parametrize("as_module", [True, False])
-def test_the_command_starts_anew_once_and_once_only(
-    tmp_path: Path, as_module: bool, survives: bool
+def test_process_restarts_exactly_once(
+    tmp_path: Path, as_module: bool, setting_survives: bool
 ) -> None:
     program = "import os, sys\nprint('started', file=sys.stderr)\n"
-    if not survives:  # as where the system takes it from processes with rights of their own
+    if not setting_survives:  # as where the system removes it from processes with privileges
         program += "os.environ.pop('GLIBC_TUNABLES', None)\n"
     (tmp_path / "sitecustomize.py").write_text(program, encoding="utf-8")
-    command = (
-        [sys.executable, "-m", "mt"] if as_module else [str(Path(sys.executable).with_name("mt"))]
-    )
-    environment = {**WITHOUT_SETTINGS, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
+    command = [str(Path(sys.executable).with_name("mt"))]
+    if as_module:
+        command = [sys.executable, "-m", "mt"]
+    ended = subprocess.run(
         [*command, "--help"],
-        env=environment,
+        env={**WITHOUT_SETTINGS, "PYTHONPATH": str(tmp_path)},
         check=True,
         capture_output=True,
         text=True,
         timeout=20,
     )
-    assert done.stderr == "started\n" * 2
-    assert "translator" in done.stdout
+    assert ended.stderr == "started\n" * 2
+    assert "translator" in ended.stdout
 
 
-def test_where_it_cannot_start_anew_it_goes_on_without() -> None:
-    program = "import sys; sys.executable = ''; sys.argv = ['mt', '--help']; from mt.cli.process import run; run()"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, env=WITHOUT_SETTINGS, check=True, capture_output=True, text=True, timeout=20
+def test_process_continues_where_it_cannot_restart() -> None:
+    program = """
+import sys
+sys.executable = ""
+sys.argv = ["mt", "--help"]
+from mt.cli.process import run
+run()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=WITHOUT_SETTINGS,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
-    assert "translator" in done.stdout
+    assert "translator" in ended.stdout
 
 
-# Help
+# Help and wrong usage
 
 
-def test_help_answers_at_once_and_without_torch() -> None:
+def test_help_is_fast_and_does_not_import_torch() -> None:
     program = """
 import sys
 from mt.cli.app import main
@@ -427,32 +506,39 @@ finally:
     assert "torch" not in sys.modules
 """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5, (
-        "seconds of CPU time"
-    )
-    assert all(
-        command in done.stdout for command in ("train", "translate", "evaluate", "tokenizer")
-    )
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert cpu_seconds < 0.5
+    for command in ("train", "translate", "evaluate", "tokenizer"):
+        assert command in ended.stdout
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("train",), ("translate",), ("evaluate",), ("tokenizer",)]
-    + [("tokenizer", name) for name in ("train", "encode", "decode")],
+    "command",
+    [
+        (),
+        ("train",),
+        ("translate",),
+        ("evaluate",),
+        ("tokenizer",),
+        ("tokenizer", "train"),
+        ("tokenizer", "encode"),
+        ("tokenizer", "decode"),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_every_command_explains_itself(command: tuple[str, ...], option: str) -> None:
-    done = mt(*command, option)
-    assert (done.code, done.err) == (0, "")
-    assert "Usage: " in done.out
-    assert "[[" not in done.out
+def test_every_command_has_help(command: tuple[str, ...], option: str) -> None:
+    ended = mt(*command, option)
+    assert_silent_success(ended)
+    assert "Usage: " in ended.out
+    assert "[[" not in ended.out
 
 
-def test_a_default_that_is_not_a_value_is_explained_too() -> None:
+def test_help_explains_defaults_that_are_not_values() -> None:
     assert "[default: stdin]" in " ".join(mt("translate", "--help").out.split())
     assert "[default: the config's]" in " ".join(mt("train", "--help").out.split())
 
@@ -478,62 +564,63 @@ def test_a_default_that_is_not_a_value_is_explained_too() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_ends_with_exit_code_2(arguments: tuple[str, ...]) -> None:
-    done = mt(*arguments)
-    assert (done.code, done.out) == (2, "")
-    assert "Error: " in done.err
-    assert "Traceback" not in done.err
+def test_wrong_usage_has_exit_code_2(arguments: tuple[str, ...]) -> None:
+    ended = mt(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "Error: " in ended.err
+    assert "Traceback" not in ended.err
 
 
-# The tokenizer alone
+# mt tokenizer
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_a_tokenizer_takes_text_apart_and_puts_it_together(
-    task: Path, tmp_path: Path, kind: str
-) -> None:
+def test_tokenizer_decode_inverts_encode(task: Path, tmp_path: Path, kind: str) -> None:
     model = tmp_path / "tokenizer.model"
-    done = mt(
-        "tokenizer",
-        "train",
-        task / "valid.aa",
-        task / "test.aa",
-        "-m",
-        model,
-        "--vocab-size",
-        "300",
-        "--kind",
-        kind,
-    )
-    assert (done.code, done.out, done.err) == (0, "", "")
+    texts = (task / "valid.aa", task / "test.aa")
+    options = ("-m", model, "--vocab-size", "300", "--kind", kind)
+    ended = mt("tokenizer", "train", *texts, *options)
+    assert_silent_success(ended)
+    assert ended.out == ""
+
     text = "balo deru\n\n  fimi \u2028 x\tÜ😀 <s> \u2581\n"
-    ids = mt("tokenizer", "encode", "-m", model, stdin=text)
-    assert ids.out.count("\n") == text.count("\n")
-    assert mt("tokenizer", "decode", "-m", model, stdin=ids.out).out == text
-    write_lines(tmp_path / "ids", ids.out.removesuffix("\n").split("\n"))
-    assert mt("tokenizer", "decode", "-m", model, "-i", tmp_path / "ids").out == text
+    ids = mt("tokenizer", "encode", "-m", model, stdin=text).out
+    assert ids.count("\n") == text.count("\n")
+    assert mt("tokenizer", "decode", "-m", model, stdin=ids).out == text
+    ids_file = write_lines(tmp_path / "ids", split_lines(ids))
+    assert mt("tokenizer", "decode", "-m", model, "-i", ids_file).out == text
+
     pieces = mt("tokenizer", "encode", "-m", model, "--pieces", stdin="balo deru\n").out
     assert pieces.replace(" ", "").replace("\u2581", " ").strip() == "balo deru"
 
 
-# A newcomer's mistakes
+# Mistakes of a user
 
 
-def mistake(*arguments: str | Path, stdin: str | bytes = b"") -> str:
-    """What the command says of a mistake: one line and no traceback, exit code 1, nothing on stdout."""
-    done = mt(*arguments, stdin=stdin)
-    assert (done.code, done.out) == (1, "")
-    complaint = [
-        line for line in done.err.splitlines() if not line.startswith(("tokenizer: ", "train: "))
-    ]
-    assert len(complaint) == 1, done.err
-    assert complaint[0].startswith("mt: ")
-    return complaint[0].removeprefix("mt: ")
+def error_of(*arguments: str | Path, stdin: str | bytes = b"") -> str:
+    """Run a command that fails, and return its error message without the prefix "mt: ".
+
+    It must be a single line, with exit code 1 and nothing on stdout. Training may log before it.
+    """
+    ended = mt(*arguments, stdin=stdin)
+    assert ended.code == 1
+    assert ended.out == ""
+    lines = ended.err.splitlines()
+    errors = [line for line in lines if not line.startswith(("tokenizer: ", "train: "))]
+    assert len(errors) == 1, ended.err
+    assert errors[0].startswith("mt: ")
+    return errors[0].removeprefix("mt: ")
+
+
+def assert_contains(message: str, *contents: str) -> None:
+    for content in contents:
+        assert content in message
 
 
 @pytest.fixture
-def beginner(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory in which a config and its files can be spoilt; commands run there."""
+def small_task(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a config and small files that a test may damage."""
     for path in task.glob("*.??"):
         write_lines(tmp_path / path.name, read_lines(path)[:60])
     (tmp_path / "copy.yaml").write_text(CONFIG.format("."), encoding="utf-8")
@@ -542,122 +629,116 @@ def beginner(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def replace_in_config(old: str, new: str) -> int:
-    """Change the config in the working directory; the number of the changed line."""
-    text = Path("copy.yaml").read_text(encoding="utf-8")
+    """Change the config in the working directory, and return the number of the changed line."""
+    path = Path("copy.yaml")
+    text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1
-    Path("copy.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    path.write_text(text.replace(old, new), encoding="utf-8")
     return text[: text.index(old)].count("\n") + 1
 
 
 TRAIN = ("train", "-c", "copy.yaml", "--device", "cpu")
 
 
-def test_a_missing_config_is_named(beginner: Path) -> None:
-    assert (
-        mistake("train", "-c", "cpoy.yaml")
-        == "cpoy.yaml: cannot be read as a config: No such file or directory"
-    )
+def test_missing_config_is_named(small_task: Path) -> None:
+    message = error_of("train", "-c", "cpoy.yaml")
+    assert_contains(message, "cpoy.yaml:", "No such file or directory")
 
 
-def test_a_slip_in_yaml_is_named_with_its_line(beginner: Path) -> None:
+def test_yaml_error_has_line_and_column(small_task: Path) -> None:
     line = replace_in_config("dropout: 0.0", "dropout 0.0")
-    assert mistake(*TRAIN) == f"copy.yaml:{line}: not YAML: could not find expected ':' (column 3)"
+    assert_contains(error_of(*TRAIN), f"copy.yaml:{line}:", "YAML", "expected ':'", "column 3")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "contents"),
     [
-        ("num_heads: 4", "n_heads: 4", "model.n_heads: unknown key (did you mean num_heads?)"),
+        ("num_heads: 4", "n_heads: 4", ["model.n_heads: unknown key", "num_heads?"]),
         (
             "  max_length: 24\n",
             "  max_lenght: 24\n",
-            "data.max_lenght: unknown key (did you mean max_length?)",
+            ["data.max_lenght: unknown key", "max_length?"],
         ),
-        ("d_model: 64", "d_model: big", 'model.d_model: wanted a valid integer, found "big"'),
-        ("d_model: 64", 'd_model: "64"', 'model.d_model: wanted a valid integer, found "64"'),
-        ("dropout: 0.0", "dropout: 1.5", "model.dropout: wanted less than 1, found 1.5"),
+        ("d_model: 64", "d_model: big", ["model.d_model:", "integer", 'found "big"']),
+        ("d_model: 64", 'd_model: "64"', ["model.d_model:", "integer", 'found "64"']),
+        ("dropout: 0.0", "dropout: 1.5", ["model.dropout:", "less than 1", "found 1.5"]),
         (
             "num_heads: 4",
             "num_heads: 3",
-            "model.num_heads: wanted a divisor of model.d_model (64), found 3",
+            ["model.num_heads:", "divisor of model.d_model (64)", "found 3"],
         ),
         (
             "precision: fp32",
             "precision: fp8",
-            "train.precision: wanted 'auto', 'fp32', 'bf16' or 'fp16', found \"fp8\"",
+            ["train.precision:", "'auto', 'fp32', 'bf16' or 'fp16'", 'found "fp8"'],
         ),
     ],
 )
-def test_a_mistake_in_the_config_is_named_with_line_and_key(
-    beginner: Path, old: str, new: str, said: str
+def test_config_error_has_line_key_and_value(
+    small_task: Path, old: str, new: str, contents: list[str]
 ) -> None:
     line = replace_in_config(old, new)
-    assert mistake(*TRAIN) == f"copy.yaml:{line}: {said}"
+    message = error_of(*TRAIN)
+    assert message.startswith(f"copy.yaml:{line}: ")
+    assert_contains(message, *contents)
 
 
-def test_a_mistake_on_the_command_line_is_named_as_it_was_typed(beginner: Path) -> None:
-    assert (
-        mistake(*TRAIN, "--set", "model.n_heads=4")
-        == "--set model.n_heads=4: unknown key (did you mean num_heads?)"
-    )
-    assert (
-        mistake(*TRAIN, "--set", "epochs")
-        == "--set epochs: wanted KEY=VALUE, such as train.learning_rate=3e-4"
-    )
+def test_error_in_set_option_repeats_the_option(small_task: Path) -> None:
+    unknown_key = error_of(*TRAIN, "--set", "model.n_heads=4")
+    assert unknown_key.startswith("--set model.n_heads=4: ")
+    assert_contains(unknown_key, "unknown key", "num_heads?")
+    no_value = error_of(*TRAIN, "--set", "epochs")
+    assert no_value.startswith("--set epochs: ")
+    assert_contains(no_value, "KEY=VALUE")
 
 
 @pytest.mark.parametrize("name", ["train.aa", "train.bb", "valid.aa", "valid.bb"])
-def test_a_missing_file_of_text_is_named(beginner: Path, name: str) -> None:
-    (beginner / name).unlink()
-    assert mistake(*TRAIN) == f"{beginner / name}: no such file (nor {beginner / name}.gz)"
+def test_missing_text_file_is_named(small_task: Path, name: str) -> None:
+    path = small_task / name
+    path.unlink()
+    assert_contains(error_of(*TRAIN), f"{path}: no such file", f"{path}.gz")
 
 
-def test_differing_numbers_of_lines_are_named(beginner: Path) -> None:
-    write_lines(beginner / "train.bb", read_lines(beginner / "train.bb")[:59])
-    said = mistake(*TRAIN)
-    assert said == (
-        f"{beginner}/train.aa has 60 lines, but {beginner}/train.bb has 59: they must match line by line"
-    )  # fmt: skip
+def test_different_numbers_of_training_lines_are_named(small_task: Path) -> None:
+    src = small_task / "train.aa"
+    tgt = small_task / "train.bb"
+    write_lines(tgt, read_lines(tgt)[:59])
+    assert_contains(error_of(*TRAIN), f"{src} has 60 lines", f"{tgt} has 59")
 
 
-def test_differing_numbers_of_validation_lines_are_named(beginner: Path) -> None:
-    write_lines(beginner / "valid.aa", ["balo"])
-    assert (
-        mistake(*TRAIN)
-        == f"{beginner}/valid.bb: 60 lines, but {beginner}/valid.aa has 1; line i must be the translation of line i"
-    )
+def test_different_numbers_of_validation_lines_are_named(small_task: Path) -> None:
+    src = write_lines(small_task / "valid.aa", ["balo"])
+    tgt = small_task / "valid.bb"
+    assert_contains(error_of(*TRAIN), f"{tgt}: 60 lines", f"{src} has 1")
 
 
 @pytest.mark.parametrize("name", ["train.bb", "valid.aa"])
-def test_a_file_in_latin_1_is_named_with_the_place(beginner: Path, name: str) -> None:
-    lines = read_lines(beginner / name)
+def test_latin_1_file_is_named_with_line_and_column(small_task: Path, name: str) -> None:
+    path = small_task / name
+    lines = read_lines(path)
     lines[2] = "balo größer"
-    (beginner / name).write_bytes("\n".join(lines).encode("latin-1"))
-    said = mistake(*TRAIN)
-    assert (
-        said
-        == f"{beginner / name}:3: not UTF-8: byte 0xF6 at column 8 (convert the file, e.g. with iconv)"
-    )
+    path.write_bytes("\n".join(lines).encode("latin-1"))
+    message = error_of(*TRAIN)
+    assert message.startswith(f"{path}:3: ")
+    assert_contains(message, "not UTF-8", "0xF6", "column 8", "iconv")
 
 
 @pytest.mark.parametrize("name", ["train.aa", "valid.aa"])
-def test_an_empty_file_is_named(beginner: Path, name: str) -> None:
-    (beginner / name).write_bytes(b"")
-    assert mistake(*TRAIN) == f"{beginner / name}: the file is empty"
+def test_empty_file_is_named(small_task: Path, name: str) -> None:
+    path = small_task / name
+    path.write_bytes(b"")
+    assert_contains(error_of(*TRAIN), f"{path}:", "empty")
 
 
-def test_a_corpus_of_blank_lines_is_named(beginner: Path) -> None:
-    write_lines(beginner / "train.bb", [""] * 60)
-    assert "no training pair is left: 0 of 60 pairs kept (left out: 60 blank)" in mistake(
-        *TRAIN, "--set", "tokenizer.vocab_size=300"
-    )
+def test_corpus_of_blank_lines_is_refused(small_task: Path) -> None:
+    write_lines(small_task / "train.bb", [""] * 60)
+    message = error_of(*TRAIN, "--set", "tokenizer.vocab_size=300")
+    assert_contains(message, "no training pair", "0 of 60", "60 blank")
 
 
-def test_a_vocabulary_that_the_text_cannot_fill_is_named_with_the_largest_that_it_can(
-    beginner: Path,
-) -> None:
-    said = mistake(*TRAIN, "--set", "tokenizer.vocab_size=9000")
-    assert "vocab_size 9000 is more than this text can fill; it can be " in said
+def test_too_large_vocabulary_names_the_largest_possible(small_task: Path) -> None:
+    message = error_of(*TRAIN, "--set", "tokenizer.vocab_size=9000")
+    assert_contains(message, "vocab_size 9000", "it can be ")
 
 
 @pytest.mark.parametrize(
@@ -665,87 +746,76 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_named_with_the_largest_that_i
     [("train", "-c", "copy.yaml"), ("translate", "run"), ("evaluate", "run")],
     ids=" ".join,
 )
-def test_a_cuda_device_that_is_not_there_is_named(
-    beginner: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+def test_missing_cuda_device_is_named(
+    small_task: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (beginner / "run").symlink_to(run_dir)
-    said = mistake(*command, "--device", "cuda")
-    assert (
-        said
-        == "device cuda: this machine has no CUDA device that PyTorch can use; try --device cpu"
-    )
+    (small_task / "run").symlink_to(run_dir)
+    message = error_of(*command, "--device", "cuda")
+    assert_contains(message, "device cuda:", "no CUDA device", "--device cpu")
 
 
 @pytest.mark.parametrize("command", ["translate", "evaluate"])
-def test_a_run_that_is_not_there_is_named(beginner: Path, command: str) -> None:
-    assert mistake(command, "runs/copy") == "runs/copy: no such run directory (mt train makes one)"
+def test_missing_run_directory_is_named(small_task: Path, command: str) -> None:
+    assert_contains(error_of(command, "runs/copy"), "runs/copy: no such run directory")
 
 
 @pytest.mark.parametrize("command", ["translate", "evaluate"])
-def test_a_directory_that_is_not_a_run_is_named(beginner: Path, command: str) -> None:
-    assert (
-        mistake(command, ".")
-        == ".: not a run directory: it has no config.yaml (mt train makes one)"
-    )
+def test_directory_that_is_not_a_run_is_named(small_task: Path, command: str) -> None:
+    message = error_of(command, ".")
+    assert message.startswith(".: ")
+    assert_contains(message, "not a run directory", "config.yaml")
 
 
-def test_a_run_without_a_checkpoint_is_named(beginner: Path, run_dir: Path) -> None:
+def test_run_without_checkpoint_is_named(small_task: Path, run_dir: Path) -> None:
     shutil.copytree(run_dir, "young", ignore=shutil.ignore_patterns("checkpoints"))
-    assert (
-        mistake("translate", "young")
-        == "young/checkpoints: no best checkpoint yet (mt train makes one)"
-    )
+    assert_contains(error_of("translate", "young"), "young/checkpoints:", "no best checkpoint")
 
 
-def test_a_run_without_a_tokenizer_is_named(beginner: Path, run_dir: Path) -> None:
-    shutil.copytree(run_dir, "torn", ignore=shutil.ignore_patterns("tokenizer.model"))
-    said = mistake("translate", "torn")
-    assert said == "torn/tokenizer.model: cannot read the tokenizer: No such file or directory"
+def test_run_without_tokenizer_is_named(small_task: Path, run_dir: Path) -> None:
+    shutil.copytree(run_dir, "incomplete", ignore=shutil.ignore_patterns("tokenizer.model"))
+    message = error_of("translate", "incomplete")
+    assert_contains(message, "incomplete/tokenizer.model:", "No such file or directory")
 
 
-def test_a_missing_or_undecodable_input_is_named(beginner: Path, run_dir: Path) -> None:
-    assert (
-        mistake("translate", run_dir, "-i", "text.aa")
-        == "text.aa: cannot read: No such file or directory"
-    )
-    said = mistake("translate", run_dir, stdin=b"balo\nd\xe9ru\n")
-    assert said == "stdin:2: not UTF-8: byte 0xE9 at column 2 (convert the file, e.g. with iconv)"
+def test_missing_or_undecodable_input_is_named(small_task: Path, run_dir: Path) -> None:
+    missing = error_of("translate", run_dir, "-i", "text.aa")
+    assert_contains(missing, "text.aa:", "No such file or directory")
+    undecodable = error_of("translate", run_dir, stdin=b"balo\nd\xe9ru\n")
+    assert undecodable.startswith("stdin:2: ")
+    assert_contains(undecodable, "not UTF-8", "0xE9", "column 2", "iconv")
 
 
-def test_references_that_do_not_match_are_named(beginner: Path, run_dir: Path) -> None:
-    write_lines(beginner / "short", ["balo"])
-    said = mistake("evaluate", run_dir, "--src", "test.aa", "--ref", "short")
-    assert said == "short: 1 lines, but test.aa has 60; line i must be the translation of line i"
+def test_references_of_another_length_are_named(small_task: Path, run_dir: Path) -> None:
+    write_lines(small_task / "short", ["balo"])
+    message = error_of("evaluate", run_dir, "--src", "test.aa", "--ref", "short")
+    assert_contains(message, "short: 1 lines", "test.aa has 60")
 
 
-def test_what_is_no_id_is_named(beginner: Path, run_dir: Path) -> None:
+@pytest.mark.parametrize("word", ["x", "-1", "350", "1" * 5000, "٣"])
+def test_word_that_is_not_an_id_is_named(run_dir: Path, word: str) -> None:
     model = run_dir / "tokenizer.model"
-    for word in ("x", "-1", "350", "1" * 5000, "٣"):
-        said = mistake("tokenizer", "decode", "-m", model, stdin=f"5 {word} 6\n")
-        assert said == f"line 1: wanted ids from 0 to 349, found {word!r}"
+    message = error_of("tokenizer", "decode", "-m", model, stdin=f"5 {word} 6\n")
+    assert_contains(message, "line 1:", "0 to 349", f"found {word!r}")
 
 
-def test_when_a_mistake_is_put_right_the_same_command_trains(beginner: Path) -> None:
-    """A run that never began holds nobody to its config, nor to the tokenizer of spoilt text."""
-    short = (
-        "--set",
-        "train.max_steps=2",
-        "--set",
-        "train.warmup_steps=1",
-        "--set",
-        "tokenizer.vocab_size=320",
-    )
+def test_same_command_trains_after_mistakes_are_corrected(small_task: Path) -> None:
+    """A run that has not started keeps neither its config nor a tokenizer of damaged text."""
+    changes = ("train.max_steps=2", "train.warmup_steps=1", "tokenizer.vocab_size=320")
+    options = [word for change in changes for word in ("--set", change)]
+    tgt = small_task / "train.bb"
+    correct_lines = read_lines(tgt)
+
     replace_in_config("prefix: ./train", "prefix: ./trian")
-    assert "trian.aa: no such file" in mistake(*TRAIN, *short)
+    assert_contains(error_of(*TRAIN, *options), "trian.aa: no such file")
     replace_in_config("prefix: ./trian", "prefix: ./train")
-    good = read_lines(beginner / "train.bb")
-    write_lines(beginner / "train.bb", [*(line.upper() for line in good), "one line too many"])
-    assert "they must match line by line" in mistake(*TRAIN, *short)
-    write_lines(beginner / "train.bb", good)
-    assert mt(*TRAIN, *short).code == 0
-    clean = mt(*TRAIN, *short, "--run-dir", "clean")
-    assert clean.code == 0
-    assert (beginner / "runs/copy/tokenizer.model").read_bytes() == (
-        beginner / "clean/tokenizer.model"
-    ).read_bytes()
+
+    write_lines(tgt, [*(line.upper() for line in correct_lines), "one line too many"])
+    assert_contains(error_of(*TRAIN, *options), "60 lines", "61")
+    write_lines(tgt, correct_lines)
+
+    assert mt(*TRAIN, *options).code == 0
+    assert mt(*TRAIN, *options, "--run-dir", "clean").code == 0
+    tokenizer = small_task / "runs/copy/tokenizer.model"
+    clean_tokenizer = small_task / "clean/tokenizer.model"
+    assert tokenizer.read_bytes() == clean_tokenizer.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import mt.decoding.alignment as alignment_module
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -307,18 +307,18 @@ def test_align_lines_aligns_encoded_lines(translator: Translator) -> None:
 
 
 def test_align_lines_warns_of_lines_that_are_too_long(
-    translator: Translator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The command line stops messages of the logger "mt" from reaching the root logger.
-    monkeypatch.setattr(logging.getLogger("mt"), "propagate", True)
+    warnings: list[str] = []
+    monkeypatch.setattr(alignment_module.logger, "warning", warnings.append)
     long_text = "balo " * 40
     lines = [("balo", "deru"), (long_text, "deru"), ("balo", long_text), ("balo", "")]
     alignments = list(align_lines(translator, lines))
     assert alignments == [[(0, 0)], [], [], []]
-    messages = [record.getMessage() for record in caplog.records]
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert ["line 2:" in messages[0], "line 3:" in messages[1]] == [True, True]
-    assert all(f"over {MAX_LENGTH}" in message for message in messages)
+    assert len(warnings) == 2
+    assert "line 2:" in warnings[0]
+    assert "line 3:" in warnings[1]
+    assert all(f"over {MAX_LENGTH}" in warning for warning in warnings)
 
 
 # Links of translations
