@@ -193,9 +193,10 @@ def test_links_lead_to_files() -> None:
 
 
 def test_every_command_is_in_readme_and_on_the_commands_page() -> None:
-    callbacks = [command.callback for command in app.registered_commands]
-    existing = {callback.__name__ for callback in callbacks if callback is not None}
-    existing |= {str(group.name) for group in app.registered_groups}
+    existing = {str(group.name) for group in app.registered_groups}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        existing.add(command.name or command.callback.__name__)
     table_rows = re.findall(r"^\| `(\w+)` \| `mt (\w+) ", read("README.md"), re.MULTILINE)
     assert [name for name, _ in table_rows] == [example for _, example in table_rows]
     assert {name for name, _ in table_rows} == existing
