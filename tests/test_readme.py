@@ -1,4 +1,4 @@
-"""What the README says holds: its tables are those of the code, and its commands and programs run as they stand."""
+"""README.md and docs/: their commands, programs and configs work, and what they name exists."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pytest
 from typer.testing import CliRunner
 
 from mt.cli.app import app
+from mt.config.keys import walk_keys
 from mt.config.load import dump_config, load_config
-from mt.training.run import FREE_KEYS
+from mt.config.schema import Config
+from mt.training.run import CHANGEABLE_KEYS
+from scripts.docs import config_table
 
 TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP / "scripts"))
+PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+ALL_PAGES = [*PAGES, *(TOP / name for name in ("RECORDS.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 
-import config_table  # noqa: E402
+# Commands that download, install or check. tests/scripts and .ci/run run these.
+NOT_RUN = ("git clone", "cd ", "scripts/", "python3 -m venv", ".venv/bin/pip", "source .venv")
 
-README = (TOP / "README.md").read_text(encoding="utf-8")
-
-# What fetches, installs or checks: tests/test_scripts.py and .ci/run see to it.
-EXEMPT = ("scripts/", "python3 -m venv", ".venv/bin/pip", "source .venv")
-
-# A model that is trained in a second, and soon out of words.
+# Overrides that make a model small enough to be trained in a second. It writes short nonsense.
 TINY = [
     "tokenizer.vocab_size=500",
     "model.d_model=16",
@@ -40,41 +40,64 @@ TINY = [
     "search.max_length_factor=1",
     "search.max_length_offset=2",
 ]
-NUM_LINES = {"train": 600}  # of other sets, 8
+NUM_TRAIN_LINES = 600
+NUM_OTHER_LINES = 8
 
 
-def marked(name: str) -> str:
-    """The text between `<!-- name -->` and `<!-- /name -->`."""
-    found = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
-    assert len(found) == 1, name
-    return found[0]
+def read(path: str | Path) -> str:
+    return (TOP / path).read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def text_between(path: str, name: str) -> str:
+    """Return the text between `<!-- name -->` and `<!-- /name -->`, which is on the page once."""
+    pattern = rf"<!-- {name} -->\n?(.*?)<!-- /{name} -->"
+    (text,) = re.findall(pattern, read(path), re.DOTALL)
+    return str(text)
 
 
-def readme_commands() -> list[str]:
-    """The commands of the bash blocks and of the session, each once; one may go on after `|` or a backslash."""
-    lines = [line for block in blocks("bash") for line in re.split(r"(?<![|\\])\n", block)]
-    lines += [
-        line.removeprefix("$ ") for line in marked("session").splitlines() if line.startswith("$ ")
-    ]
-    return [line for line in dict.fromkeys(lines) if line and not line.startswith(EXEMPT)]
+def code_blocks(path: str | Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(path), re.DOTALL | re.MULTILINE)
+
+
+def commands_of(path: Path) -> list[str]:
+    """Return the commands in a page's bash blocks. A line that ends in `|` or a backslash continues."""
+    commands = []
+    for block in code_blocks(path, "bash"):
+        lines = re.split(r"(?<![|\\])\n", block)
+        commands += [line for line in lines if line and not line.startswith(("#", *NOT_RUN))]
+    return commands
+
+
+def session_commands() -> list[str]:
+    """Return the commands of the README's session."""
+    lines = text_between("README.md", "session").splitlines()
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def all_commands() -> list[str]:
+    """Return every command of the README and the documents once, the session's first."""
+    commands = session_commands()
+    for page in PAGES:
+        commands += commands_of(page)
+    return list(dict.fromkeys(commands))
 
 
 def run(command: str, cwd: Path) -> str:
-    """What a command prints: in this process, which has torch already, unless it takes a shell and our programs."""
-    if command.startswith("mt ") and not set(command) & set("|<>&;$*#"):
+    """Run a command and return what it prints.
+
+    A plain `mt` command runs in this process, which has imported torch already. What needs a shell runs in one.
+    """
+    needs_shell = bool(set(command) & set("|<>&;$*#"))
+    if command.startswith("mt ") and not needs_shell:
         with contextlib.chdir(cwd):
             result = CliRunner().invoke(app, shlex.split(command)[1:])
         assert result.exit_code == 0, f"$ {command}\n{result.output}{result.exception}"
         return result.stdout
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=cwd,
-        env=os.environ
-        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -86,71 +109,121 @@ def run(command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the README thinks of it, all of it small: toy data, one's own data, configs, and a trained run."""
+    """Return a directory with what the documents assume, made small: data, configs and a trained run."""
     top = tmp_path_factory.mktemp("workspace")
     (top / "configs").mkdir()
     (top / "data/toy").mkdir(parents=True)
     for source in (TOP / "data/toy").glob("*.[de][en]"):
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        (top / "data/toy" / source.name).write_text(
-            "".join(lines[: NUM_LINES.get(source.stem, 8)]), encoding="utf-8"
-        )
+        num_lines = NUM_TRAIN_LINES if source.stem == "train" else NUM_OTHER_LINES
+        text = "".join(lines[:num_lines])
+        (top / "data/toy" / source.name).write_text(text, encoding="utf-8")
     for lang in ("en", "de"):
         shutil.copy(top / f"data/toy/train.{lang}", top / f"corpus.{lang}")
-        shutil.copy(top / f"data/toy/valid.{lang}", top)
-    (mine,) = blocks("yaml")
-    (top / "mine.yaml").write_text(mine, encoding="utf-8")
+        shutil.copy(top / f"data/toy/valid.{lang}", top / f"valid.{lang}")
+        shutil.copy(top / f"data/toy/test.{lang}", top / f"test.{lang}")
+    (own_data_config,) = code_blocks("README.md", "yaml")
+    (top / "mine.yaml").write_text(own_data_config, encoding="utf-8")
     shutil.copy(TOP / "configs/toy.yaml", top / "configs")
-    with contextlib.chdir(top):  # paths are read as relative to here
+    with contextlib.chdir(top):  # paths in a config are relative to the current directory
         for config in (Path("mine.yaml"), Path("configs/toy.yaml")):
             config.write_text(dump_config(load_config(config, TINY)), encoding="utf-8")
     run("mt train --config configs/toy.yaml", top)
     return top
 
 
-def test_the_table_of_keys_is_that_of_the_code() -> None:
-    assert marked("keys").splitlines() == list(config_table.table()), (
-        "paste what scripts/config_table.py prints"
-    )
+def test_table_of_keys_is_that_of_the_code() -> None:
+    table = text_between("docs/configuration.md", "keys").splitlines()
+    assert table == list(config_table.table()), "run python -m scripts.docs.config_table --write"
 
 
-def test_the_keys_that_may_change_when_a_run_goes_on_are_those_of_the_code() -> None:
-    (listed,) = re.findall(r"<!-- free -->(.*?)<!-- /free -->", README, re.DOTALL)
-    assert sorted(re.findall(r"`(.+?)`", listed)) == sorted(FREE_KEYS)
+def test_keys_that_may_change_on_resume_are_those_of_the_code() -> None:
+    listed = re.findall(r"`(.+?)`", text_between("docs/reliability.md", "free"))
+    assert sorted(listed) == sorted(CHANGEABLE_KEYS)
 
 
-def test_the_session_is_a_real_one() -> None:
-    lines = [line for line in marked("session").splitlines() if not line.startswith("```")]
-    assert lines[0] == "$ mt train --config configs/toy.yaml"
-    assert any(line.startswith("Die alte Frau sieht ") for line in lines)
+def test_keys_named_in_documents_exist() -> None:
+    known = {key for key, _ in walk_keys(Config)}
+    sections = "data|tokenizer|model|train|search"
+    for page in PAGES:
+        named = re.findall(rf"`(?:{sections})\.[a-z_.N0-9]+", read(page))
+        keys = {re.sub(r"\.\d+\.", ".N.", name.removeprefix("`")) for name in named}
+        groups = {"data.train", "data.valid", "data.test"}
+        old = {"tokenizer.sampling", "train.max_tokens", "train.accumulate", "search.max_tokens"}
+        files = {"tokenizer.model", "tokenizer.src.model", "tokenizer.tgt.model"}
+        assert not keys - known - groups - old - files, page.name
 
 
-def test_the_tree_names_each_module_once_and_says_what_it_is_for() -> None:
-    named = [
-        line.split(maxsplit=1) for line in marked("tree").splitlines() if not line.startswith("```")
-    ]
+def test_config_examples_are_valid(tmp_path: Path) -> None:
+    """An example that leaves out a required section is completed."""
+    required = {
+        "data": "{src_lang: en, tgt_lang: de, train: [{prefix: a}], valid: {name: v, prefix: b}}",
+        "train": "{max_steps: 10000}",
+    }
+    for page in PAGES:
+        for example in code_blocks(page, "yaml"):
+            for section, values in required.items():
+                if not re.search(rf"^{section}:", example, re.MULTILINE):
+                    example += f"{section}: {values}\n"
+            path = tmp_path / "example.yaml"
+            path.write_text(example, encoding="utf-8")
+            load_config(path)
+
+
+def test_session_shows_the_quickstarts_commands() -> None:
+    """.ci/run compares the rest of the session with what the quickstart prints."""
+    quickstart = read("scripts/quickstart")
+    for command in session_commands():
+        mt_command = command.rpartition("| ")[2].removeprefix("mt ")
+        assert mt_command in quickstart, command
+
+
+def test_architecture_names_each_module() -> None:
+    named = re.findall(r"`(\w+(?:/\w+)?\.py)`", read("docs/architecture.md"))
     modules = [path for path in (TOP / "mt").rglob("[!_]*.py") if path.stat().st_size]
-    assert sorted(words[0] for words in named) == sorted(
-        str(path.relative_to(TOP)) for path in modules
-    )
-    assert [words for words in named if len(words) < 2] == []
+    existing = {path.relative_to(TOP / "mt").as_posix() for path in modules}
+    assert {name for name in named if not name.startswith(("mt/", "tests/"))} == existing
 
 
-def test_every_command_is_shown() -> None:
-    shown = {words for command in readme_commands() for words in re.findall(r"\bmt (\w+)", command)}
-    assert shown == {
-        "align", "attention", "check", "evaluate", "export", "report", "tokenizer", "train", "translate",
-    }  # fmt: skip
+def test_paths_and_scripts_named_in_documents_exist() -> None:
+    for page in ALL_PAGES:
+        text = read(page)
+        paths = re.findall(r"`((?:mt|tests|scripts|configs)/[\w/.-]+)`", text)
+        scripts = re.findall(r"python -m (scripts\.[\w.]+\w)", text)
+        paths += [script.replace(".", "/") for script in scripts]
+        for path in paths:
+            exists = (TOP / path).exists() or (TOP / f"{path}.py").exists()
+            assert exists or page.name == "log.md", (page.name, path)
 
 
-def test_the_commands_work_as_they_stand(workspace: Path) -> None:
-    for command in readme_commands():
+def test_links_lead_to_files() -> None:
+    for page in ALL_PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", read(page)):
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_every_command_is_in_readme_and_on_the_commands_page() -> None:
+    existing = {str(group.name) for group in app.registered_groups}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        existing.add(command.name or command.callback.__name__)
+    table_rows = re.findall(r"^\| `(\w+)` \| `mt (\w+) ", read("README.md"), re.MULTILINE)
+    assert [name for name, _ in table_rows] == [example for _, example in table_rows]
+    assert {name for name, _ in table_rows} == existing
+    headings = re.findall(r"^## mt (\w+)$", read("docs/commands.md"), re.MULTILINE)
+    commands = " ".join(commands_of(TOP / "docs/commands.md"))
+    assert set(headings) == set(re.findall(r"\bmt (\w+)", commands)) == existing
+
+
+def test_commands_run(workspace: Path) -> None:
+    for command in all_commands():
         run(command, workspace)
 
 
-def test_the_python_works(workspace: Path) -> None:
+def test_python_programs_run(workspace: Path) -> None:
     run("mt export runs/toy --to ctranslate2 toy.ct2", workspace)
-    for program in blocks("python"):
-        assert run(f"python -c {shlex.quote(program)}", workspace).count("\n") == program.count(
-            "print("
-        )
+    for page in PAGES:
+        for program in code_blocks(page, "python"):
+            num_lines = run(f"python -c {shlex.quote(program)}", workspace).count("\n")
+            assert num_lines == program.count("print("), page.name

@@ -1,0 +1,54 @@
+"""Print the table of all config keys, as the code has them, or write it into docs/configuration.md.
+
+python -m scripts.docs.config_table [--write]
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from mt.config.keys import walk_keys
+from mt.config.schema import Config
+from mt.config.yaml_file import show
+
+PAGE = Path("docs/configuration.md")  # relative to the top of the project, where the command is run
+START, END = "<!-- keys -->\n", "<!-- /keys -->\n"
+WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of a Markdown table: key, type of value, default, meaning."""
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    for key, field in walk_keys(Config):
+        default = "required" if field.is_required() else f"`{show(field.default)}`"
+        yield f"| `{key}` | {in_words(field.annotation)} | {default} | {field.description} |"
+
+
+def in_words(annotation: Any) -> str:
+    """Return the type of value that a key takes."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(args)
+    if origin is tuple:
+        return f"list of {in_words(args[0])}"
+    if origin is Annotated:
+        return in_words(args[0])
+    return " or ".join(map(in_words, args)) if args else WORDS[annotation]
+
+
+def write_table(page: Path) -> None:
+    """Replace the table in a Markdown file, which stands between two comments."""
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    lines = "".join(f"{line}\n" for line in table())
+    page.write_text(before + START + lines + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        write_table(PAGE)
+    else:
+        print("\n".join(table()))
