@@ -51,8 +51,8 @@ def rename_keys(file: ConfigFile) -> tuple[ConfigFile, list[RenamedKey]]:
         place = file.place_of(old_path)
         if _has_key(file.values, new_path):
             raise ConfigError(
-                f"{place}: {old} is now called {new}, which is also given"
-                f" ({file.place_of(new_path)}): wanted only {new}"
+                f"{place}: {old} is now called {new}, which is also given "
+                f"({file.place_of(new_path)}): wanted only {new}"
             )
         file = _move_key(file, old_path, new_path)
         renamed.append(RenamedKey(place, old, new))
@@ -65,17 +65,19 @@ def rename_override(override: Override) -> tuple[Override, list[RenamedKey]]:
     An override of `train.batch_tokens` replaces a `train.max_tokens` of the file, and the other way
     round, so the keys of an override are renamed apart from those of the file.
     """
-    if (new := RENAMED_KEYS.get(".".join(override.path))) is not None:
-        renamed_key = RenamedKey(override.place, ".".join(override.path), new)
+    key = ".".join(override.path)
+    if key in RENAMED_KEYS:
+        new = RENAMED_KEYS[key]
+        renamed_key = RenamedKey(override.place, key, new)
         return override._replace(path=tuple(new.split("."))), [renamed_key]
     # The value may be a section that has old keys in it, as in `--set train={max_tokens: 100}`.
     values = override.value
-    for key in reversed(override.path):
-        values = {key: values}
+    for part in reversed(override.path):
+        values = {part: values}
     file, renamed = rename_keys(ConfigFile(values, {(): override.place}))
     value = file.values
-    for key in override.path:
-        value = value[key]
+    for part in override.path:
+        value = value[part]
     return override._replace(value=value), renamed
 
 
