@@ -13,12 +13,14 @@ from mt.errors import DeviceError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Parts of the messages of PyTorch's RuntimeErrors for a lack of memory. CUDA also has a class for
-# it, OutOfMemoryError, which is a RuntimeError; the CPU allocator has only a message.
+# it, OutOfMemoryError, which is a RuntimeError; the CPU allocator has only a message. The last one
+# is oneDNN's, when it finds no memory for a kernel of a new shape.
 OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",
 )
 
 # Keys of glibc's mallopt().

@@ -277,7 +277,7 @@ def make_gradients_nan(monkeypatch: pytest.MonkeyPatch, *, from_step: int) -> No
 
     def update(self: trainer.Trainer, epoch: Any, indices: range) -> None:
         if self.state.step == from_step:
-            parameter = next(self.model.parameters())
+            parameter = next(self.objective.parameters())
             parameter.register_hook(lambda gradient: gradient * float("nan"))
         original_update(self, epoch, indices)
 
@@ -316,20 +316,20 @@ def test_skipped_updates_after_the_last_log_line_are_counted(
     ended = train(config, tmp_path, max_steps=5, log_every=3)
     assert ended.code == 0
     assert "update 3: 3 updates skipped" in ended.err
-    assert "5 updates, 5 of them skipped" in ended.err
+    assert "5 updates (5 skipped)" in ended.err
 
 
 def test_non_finite_weights_are_never_saved(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original_check = trainer.Trainer._check
+    original_check = trainer.Trainer._validate_and_save
 
     def corrupt_and_check(self: Any) -> None:
         if self.state.step == 4:
-            next(self.model.parameters()).data[0, 0] = float("inf")
+            next(self.objective.parameters()).data[0, 0] = float("inf")
         original_check(self)
 
-    monkeypatch.setattr(trainer.Trainer, "_check", corrupt_and_check)
+    monkeypatch.setattr(trainer.Trainer, "_validate_and_save", corrupt_and_check)
     ended = train(config, tmp_path / "run")
     assert ended.code == 1
     error = last_line(ended.err)
