@@ -256,8 +256,8 @@ def _put_inside(model: list[Field], where: int, change: Field) -> None:
 
 # fmt: off
 WHOLE_JSON = (
-    "", "null", "[]", "{}", "1", '"x"', "[" * 20_000, '{"a":' * 20_000, "9" * 5000, '{"format_version": 2', "nan",
-    *(f'{{"format_version": {value}}}' for value in ("1", '"2"', "[2]", "2", "1e400", "true", "9" * 5000, "null")),
+    "", "null", "[]", "{}", "1", '"x"', "[" * 20_000, '{"a":' * 20_000, "9" * 5000, '{"format_version": 3', "nan",
+    *(f'{{"format_version": {value}}}' for value in ("1", '"2"', "[2]", "2", "3", "1e400", "true", "9" * 5000, "null")),
 )
 POINTERS = (
     "", "\n", "..", "../..", "../../../../../../etc", "/etc/passwd", "step_99999999", "step_00000001/../..", "a\0b",
