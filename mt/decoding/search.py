@@ -171,7 +171,7 @@ def beam_search(
         if any(at_max_length):
             _allow_only_eos(totals, at_max_length, eos_id=eos_id)
         finished, beams = _select(totals, eos_id=eos_id, beam_size=options.beam_size)
-        history.append(_Selection(active, finished, beams))
+        history.append(_Selection(sentences=active, finished=finished, beams=beams))
 
         num_finished += (finished.log_probs > -math.inf).sum(1)
         has_enough = num_finished >= options.beam_size
