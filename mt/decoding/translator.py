@@ -147,7 +147,7 @@ class Translator:
         ]
         if model.max_length is not None:
             lengths = [min(length, model.max_length) for length in lengths]
-        max_lengths = torch.tensor(lengths, device=model.output_table.device)
+        max_lengths = torch.tensor(lengths, device=model.output_weight.device)
         options = SearchOptions(
             search.beam_size, search.length_penalty, max_lengths, tokenizer.forbidden_ids
         )
@@ -164,7 +164,7 @@ class Translator:
     def _encode(self, rows: Sequence[Sequence[int]]) -> Memory:
         """Encode a few rows at a time: neighbours are of like length, so there is less padding to compute."""
         longest = max(map(len, rows))
-        size = len(rows) if self.model.output_table.is_cuda else ENCODED_TOGETHER
+        size = len(rows) if self.model.output_weight.is_cuda else ENCODED_TOGETHER
         memories = [
             self.model.encode(self.pad(rows[start : start + size]))
             for start in range(0, len(rows), size)
@@ -183,7 +183,7 @@ class Translator:
         """Rows of ids as one tensor (batch, length) where the model is, padded."""
         tensors, model = [torch.tensor(row) for row in rows], self.model
         return pad_sequence(tensors, batch_first=True, padding_value=model.pad_id).to(
-            model.output_table.device
+            model.output_weight.device
         )
 
     def split(self, text: str) -> list[list[int]]:

@@ -129,7 +129,7 @@ def _describe(translator: Translator, config: Config) -> Any:
         "output": spec.decoder.projection,
     }
     for role, target in embeddings.items():
-        target.weight = model.tables[model.roles[role]].detach().clone()
+        target.weight = model.embedding_weight(role).detach().clone()
     for side, layers, norm, names in (
         (spec.encoder, model.encoder_layers, model.encoder_norm, ENCODER_LAYER),
         (spec.decoder, model.decoder_layers, model.decoder_norm, DECODER_LAYER),

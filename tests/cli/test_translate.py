@@ -74,7 +74,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.load(path)
     for token_id in range(330):
         if tokenizer.piece(token_id) in LINE_ENDS:
-            weights["tables.output"][token_id] *= 4.0
+            weights["embeddings.output"][token_id] *= 4.0
     CheckpointStore(run.checkpoints, keep=1).save(Checkpoint(weights, {}, {}), step=1, is_best=True)
     return run.path
 

@@ -388,7 +388,7 @@ def test_a_copied_run_translates_after_the_original_is_gone(run_dir: Path) -> No
 
 def test_a_checkpoint_may_be_chosen_by_name_or_path(run_dir: Path) -> None:
     def table(which: str) -> torch.Tensor:
-        return Translator.load(run_dir, checkpoint=which, device="cpu").model.output_table
+        return Translator.load(run_dir, checkpoint=which, device="cpu").model.output_weight
 
     step = run_dir / "checkpoints" / "step_00000002"
     assert torch.equal(table("step_00000002"), table(str(step)))

@@ -84,7 +84,7 @@ def make_run(path: Path, tokenizers: Sequence[Path], overrides: Sequence[str] = 
     model = Transformer(config.model, **sizes, pad_id=src.pad_id)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not name.startswith("tables"):  # these are random already
+            if not name.startswith("embeddings"):  # these are random already
                 parameter += (0.1 if parameter.dim() == 1 else 0.4) * torch.randn_like(parameter)
     CheckpointStore(path / "checkpoints", keep=1).save(
         Checkpoint(model.state_dict(), {}, {}), step=1, is_best=True
