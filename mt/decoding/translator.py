@@ -198,7 +198,7 @@ class Translator:
         """Return rows of ids as one padded tensor (batch, length) on the device of the model."""
         tensors = [torch.tensor(row) for row in rows]
         padded = pad_sequence(tensors, batch_first=True, padding_value=self.model.pad_id)
-        return padded.to(self.model.output_table.device)
+        return padded.to(self.model.output_weight.device)
 
     @torch.inference_mode()
     def _translate_segments(self, segments: Sequence[Sequence[int]]) -> list[list[Translation]]:
@@ -266,7 +266,7 @@ class Translator:
         limit = self.model.max_length
         if limit is not None:
             max_lengths = [min(length, limit) for length in max_lengths]
-        return torch.tensor(max_lengths, device=self.model.output_table.device)
+        return torch.tensor(max_lengths, device=self.model.output_weight.device)
 
     def _encode(self, segments: Sequence[Sequence[int]]) -> Memory:
         """Encode segments of source ids.
@@ -275,7 +275,7 @@ class Translator:
         padding.
         """
         batch_size = CPU_ENCODER_BATCH_SIZE
-        if self.model.output_table.is_cuda:
+        if self.model.output_weight.is_cuda:
             batch_size = len(segments)
         longest = max(len(segment) for segment in segments)
         states = []

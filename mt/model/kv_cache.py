@@ -1,230 +1,310 @@
-"""What decoding remembers, at little cost to go on from.
+"""KV cache for beam search: all beams of a sentence share one buffer of keys and values.
 
-The hypotheses of a sentence are branches of one tree. All that they have read lies side by side as keys of that
-sentence: written once, into memory with room for more, and not moved when hypotheses change places. A mask tells which
-keys are a hypothesis' own past, so to reorder hypotheses is to reorder the rows of that mask. Now and then the keys of
-branches that have died are dropped. When sentences are done, the last ones move into the gaps that they leave.
+The hypotheses of a sentence are branches of one tree. The keys of all branches are stored side by
+side in one buffer per sentence. They are written once and do not move when hypotheses change
+places: a mask says which keys belong to which beam, so reordering beams only reorders the rows of
+that mask. From time to time, the keys of branches that no beam uses any more are dropped. When
+sentences are finished, the last ones of the batch move into the gaps.
+
+Caches are values: appending to one returns a new one and leaves the old one usable, although both
+share memory. The exception is `DecoderCache.keep`, which overwrites the memory and so ends all
+older caches.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-# Keys of a sentence, from which on it is worth while to look for those that are nobody's: 16 to 128 take the same time.
-MANY_KEYS = 64
-SPOILT = "`keep` has used up the memory of this cache"
+# Number of keys of a sentence from which on dead keys are looked for. 16 to 128 take the same time.
+MIN_KEYS_TO_DROP = 64
+
+USED_AFTER_KEEP = "cache used after keep(), which has overwritten its memory"
 
 
-class Rows(NamedTuple):
-    """Which rows of a tensor to keep, in which order; few move where the last ones fill the gaps."""
+class RowSelection(NamedTuple):
+    """Rows of a tensor to keep, in a new order, with the moves that bring them to the front."""
 
-    chosen: Tensor  # long (num_rows,)
-    sources: Tensor  # long (num_moved,): those that change places
-    places: Tensor  # long (num_moved,): where each goes
+    rows: Tensor  # long (num_rows,): the rows to keep, in their new order
+    move_from: Tensor  # long (num_moved,): rows that change places
+    move_to: Tensor  # long (num_moved,): their new places
 
     @classmethod
-    def of(cls, rows: Sequence[int], device: torch.device) -> "Rows":
-        places = [place for place, row in enumerate(rows) if row != place]
-        columns = (rows, [rows[place] for place in places], places)
+    def from_list(cls, rows: Sequence[int], device: torch.device) -> Self:
+        """Make the selection of `rows`. Few rows move where the last ones fill the gaps."""
+        moved_from = []
+        moved_to = []
+        for place, row in enumerate(rows):
+            if row != place:
+                moved_from.append(row)
+                moved_to.append(place)
         return cls(
-            *(
-                torch.tensor(column, dtype=torch.long).to(device, non_blocking=True)
-                for column in columns
-            )
+            _index_tensor(rows, device),
+            _index_tensor(moved_from, device),
+            _index_tensor(moved_to, device),
         )
 
-    def keep_in(self, tensor: Tensor) -> Tensor:
-        """The rows in their order, in the memory of `tensor`."""
-        tensor.index_copy_(0, self.places, tensor.index_select(0, self.sources))
-        return tensor[: len(self.chosen)]
+    def compact(self, tensor: Tensor) -> Tensor:
+        """Move the selected rows to the front of `tensor`, in place, and return that part of it."""
+        tensor.index_copy_(0, self.move_to, tensor.index_select(0, self.move_from))
+        return tensor[: len(self.rows)]
 
 
 class KeysValues(NamedTuple):
-    """What may be attended to, projected once: all that an attention needs to remember of it."""
+    """Projected keys and values: all that an attention layer remembers of what it may attend to."""
 
-    keys: Tensor  # (rows, num_heads, key_length, head_dim), or of width 0 where weights come from positions alone
+    # (rows, num_heads, key_length, head_dim); head_dim is 0 where weights come from positions only
+    keys: Tensor
     values: Tensor  # (rows, num_heads, key_length, head_dim)
 
     @property
     def length(self) -> int:
         return self.values.size(2)
 
-    def first(self, length: int) -> "KeysValues":
-        """Without the keys from `length` on: the same memory, not a copy."""
+    def prefix(self, length: int) -> "KeysValues":
+        """Return the first `length` keys and values; they share this memory."""
         return KeysValues(self.keys[:, :, :length], self.values[:, :, :length])
 
-    def keep_in_place(self, rows: Rows) -> "KeysValues":
-        """Only these rows; writes over the others."""
-        return KeysValues(rows.keep_in(self.keys), rows.keep_in(self.values))
+    def compact(self, selection: RowSelection) -> "KeysValues":
+        """Return the selected rows only, moved in place to the front of this memory."""
+        return KeysValues(selection.compact(self.keys), selection.compact(self.values))
 
 
 @dataclass(eq=False)
-class Room:
-    """Memory with room for more keys; who has all of the `used` ones may write the next, and only once."""
+class KVStorage:
+    """Allocated memory for keys and values, of which the first `num_used` are written.
+
+    Only a buffer that holds all of the used ones may write the next one here.
+    """
 
     kv: KeysValues
-    used: int
+    num_used: int
 
 
 @dataclass(frozen=True, eq=False)
 class KVBuffer:
-    """Keys and values of one layer that grow at their end, in place where nobody has done so before.
+    """Keys and values of one layer, to which more can be appended.
 
-    A value: whoever goes on from it a second time gets a copy.
+    A value: appending in place happens only if it overwrites nothing that another buffer holds;
+    otherwise the keys and values are copied first.
     """
 
-    seen: KeysValues
-    room: Room  # `seen` is the beginning of it
+    kv: KeysValues
+    storage: KVStorage  # `kv` is the beginning of it
 
     @classmethod
-    def of(cls, seen: KeysValues) -> "KVBuffer":
-        """Without room to spare."""
-        return cls(seen, Room(seen, seen.length))
+    def from_kv(cls, kv: KeysValues) -> "KVBuffer":
+        """Make a buffer of these keys and values, without free space after them."""
+        return cls(kv, KVStorage(kv, kv.length))
 
     def append(self, new: KeysValues) -> "KVBuffer":
-        """These keys, then the `new` ones. Only the first can be differentiated through: later ones write in place."""
-        start, end, room = self.seen.length, self.seen.length + new.length, self.room
+        """Return a buffer with the `new` keys and values after these.
+
+        Only appending to an empty buffer is differentiable; otherwise `new` is written in place.
+        """
+        start = self.kv.length
+        end = start + new.length
         if start == 0:
-            return KVBuffer.of(new)
-        if room.used > start or room.kv.length < end:
-            room = Room(
-                KeysValues(*(_with_room(part, end + end // 2) for part in self.seen)), start
-            )
-        for whole, part in zip(room.kv, new, strict=True):
-            whole[:, :, start:end] = part
-        room.used = end
-        return KVBuffer(room.kv.first(end), room)
+            return KVBuffer.from_kv(new)
+        storage = self.storage
+        is_full = storage.kv.length < end
+        is_written_by_another = storage.num_used > start
+        if is_full or is_written_by_another:
+            capacity = end + end // 2
+            keys = _copy_with_capacity(self.kv.keys, capacity)
+            values = _copy_with_capacity(self.kv.values, capacity)
+            storage = KVStorage(KeysValues(keys, values), start)
+        storage.kv.keys[:, :, start:end] = new.keys
+        storage.kv.values[:, :, start:end] = new.values
+        storage.num_used = end
+        return KVBuffer(storage.kv.prefix(end), storage)
 
-    def take(self, keys: Tensor) -> "KVBuffer":
-        """The given keys of each row (long, (rows, keys_out)), in their order: a copy."""
-        index = keys[:, None, :, None]
-        parts = (
-            part.gather(2, index.expand(-1, part.size(1), -1, part.size(3))) for part in self.seen
-        )
-        return KVBuffer.of(KeysValues(*parts))
+    def select(self, index: Tensor) -> "KVBuffer":
+        """Return a copy with the keys at `index` of each row, in that order.
 
-    def keep_in_place(self, rows: Rows) -> "KVBuffer":
-        """Only these rows; writes over the others."""
-        room = Room(self.room.kv.keep_in_place(rows), self.seen.length)
-        return KVBuffer(room.kv.first(room.used), room)
+        `index` is long (rows, num_keys).
+        """
+        keys = _select_positions(self.kv.keys, index)
+        values = _select_positions(self.kv.values, index)
+        return KVBuffer.from_kv(KeysValues(keys, values))
+
+    def compact(self, selection: RowSelection) -> "KVBuffer":
+        """Return the selected rows only, moved in place to the front of this memory."""
+        storage = KVStorage(self.storage.kv.compact(selection), self.kv.length)
+        return KVBuffer(storage.kv.prefix(storage.num_used), storage)
 
 
 class LayerCache(NamedTuple):
-    """What one decoder layer remembers; rows = batch, shared by the beams of a sentence."""
+    """Cache of one decoder layer; each row is a sentence of the batch and serves all its beams."""
 
-    past: KVBuffer  # of the target so far
-    source: KeysValues
+    target: KVBuffer  # of the target so far, for self-attention
+    source: KeysValues  # of the encoded source, for cross-attention
 
 
 class AttentionMasks(NamedTuple):
-    """What the queries of one call may look at; masks are bool, True = may attend."""
+    """Masks and positions for one call of the decoder; masks are bool, True = may attend."""
 
-    target: Tensor  # (batch or 1, 1, beam * length, num_keys): the past, and last the queries themselves
-    target_positions: Tensor  # (batch or 1, num_keys) long: where those keys stand
-    source: Tensor  # (batch, 1, 1, src_length)
-    source_positions: Tensor  # (1, src_length) long
+    # (batch or 1, 1, beam * length, num_keys): keys of the target so far, then those of the queries
+    self_mask: Tensor
+    target_positions: Tensor  # long (batch or 1, num_keys): positions of these keys in the target
+    cross_mask: Tensor  # (batch, 1, 1, src_length)
+    source_positions: Tensor  # long (1, src_length)
 
 
 @dataclass(eq=False)
-class Lease:
-    """The right to use some memory, of all caches that have come of one another since the last `keep`."""
+class CacheValidity:
+    """Whether a cache may still be used; one object for all caches that share memory."""
 
-    is_over: bool = False
+    is_valid: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class DecoderCache:
-    """All that decoding one more position needs: a value, until `keep` uses it up and what it shares memory with."""
+    """Cache of all decoder layers, with what the decoder needs to know of the beams so far.
+
+    A value, but `keep` ends the use of this cache and of all caches that share memory with it.
+    """
 
     layers: tuple[LayerCache, ...]
-    source_mask: Tensor  # (batch, 1, 1, src_length) bool
-    is_own: Tensor  # (batch, beam, num_keys) bool: which keys of its sentence are a beam's own past
-    positions: Tensor  # (batch or 1, num_keys) long: where in the target they stand
+    source_mask: Tensor  # bool (batch, 1, 1, src_length), True = a real token
+    beam_mask: Tensor  # bool (batch, beam, num_keys): which keys of its sentence belong to a beam
+    positions: Tensor  # long (batch or 1, num_keys): positions of these keys in the target
     length: int  # target positions decoded so far
-    many_keys: int  # from so many on it is worth while to look for those that are nobody's
-    lease: Lease
+    drop_threshold: int  # number of keys from which on dead ones are looked for
+    validity: CacheValidity
 
     @classmethod
     def start(cls, layers: tuple[LayerCache, ...], source_mask: Tensor) -> "DecoderCache":
-        """Before the first position, with one beam."""
+        """Return the cache before the first target position, with one beam."""
         device = source_mask.device
-        is_own = torch.ones(len(source_mask), 1, 0, dtype=torch.bool, device=device)
+        batch = len(source_mask)
         return cls(
-            layers, source_mask, is_own, torch.arange(0, device=device)[None], 0, MANY_KEYS, Lease()
+            layers=layers,
+            source_mask=source_mask,
+            beam_mask=torch.ones(batch, 1, 0, dtype=torch.bool, device=device),
+            positions=torch.arange(0, device=device)[None],
+            length=0,
+            drop_threshold=MIN_KEYS_TO_DROP,
+            validity=CacheValidity(),
         )
 
     def reorder(self, beam_index: Tensor) -> "DecoderCache":
-        """Beam j of sentence i goes on from beam `beam_index[i, j]` (long, (batch, new_beam)) of the same sentence."""
-        assert not self.lease.is_over, SPOILT
-        cache = replace(self, is_own=self.is_own.take_along_dim(beam_index[:, :, None], dim=1))
-        return cache.pruned() if self.is_own.size(2) >= self.many_keys else cache
+        """Return the cache in which beam j of sentence i continues beam `beam_index[i, j]`.
 
-    def pruned(self) -> "DecoderCache":
-        """Without keys that are nobody's, as far as sentences with fewer of the others than the fullest one allow."""
-        is_needed = self.is_own.any(1)  # (batch, num_keys)
-        num_needed = int(is_needed.sum(1).max())
-        keys = is_needed.byte().argsort(dim=1, descending=True, stable=True)[:, :num_needed]
+        `beam_index` is long (batch, new_beam); both beams are of the same sentence.
+        """
+        assert self.validity.is_valid, USED_AFTER_KEEP
+        beam_mask = self.beam_mask.take_along_dim(beam_index[:, :, None], dim=1)
+        cache = replace(self, beam_mask=beam_mask)
+        if self.beam_mask.size(2) >= self.drop_threshold:
+            return cache.drop_dead_keys()
+        return cache
+
+    def drop_dead_keys(self) -> "DecoderCache":
+        """Return a copy without keys that no beam uses.
+
+        All sentences keep the same number of keys: as many as the sentence with the most live keys
+        needs.
+        """
+        is_live = self.beam_mask.any(1)  # (batch, num_keys)
+        num_kept = int(is_live.sum(1).max())
+        # The live keys of each sentence in their order, then as many dead ones as are needed.
+        live_first = is_live.byte().argsort(dim=1, descending=True, stable=True)
+        kept = live_first[:, :num_kept]  # (batch, num_kept)
+        layers = [LayerCache(layer.target.select(kept), layer.source) for layer in self.layers]
+        beam = self.beam_mask.size(1)
         return replace(
             self,
-            layers=tuple(LayerCache(past.take(keys), source) for past, source in self.layers),
-            is_own=self.is_own.gather(2, keys[:, None].expand(-1, self.is_own.size(1), -1)),
-            positions=self.positions.expand(len(keys), -1).gather(1, keys),
-            many_keys=max(MANY_KEYS, 2 * num_needed),
+            layers=tuple(layers),
+            beam_mask=self.beam_mask.gather(2, kept[:, None].expand(-1, beam, -1)),
+            positions=self.positions.expand(len(kept), -1).gather(1, kept),
+            drop_threshold=max(MIN_KEYS_TO_DROP, 2 * num_kept),
         )
 
     def keep(self, sentences: Sequence[int]) -> "DecoderCache":
-        """Only the given sentences, in their order; their memory is that of this cache, which is used up."""
-        assert not self.lease.is_over, SPOILT
-        self.lease.is_over = True
-        rows = Rows.of(sentences, self.is_own.device)
+        """Return the cache of the given sentences only, in their order, in the memory of this one.
+
+        After that, neither this cache nor any other that shares memory with it may be used.
+        """
+        assert self.validity.is_valid, USED_AFTER_KEEP
+        self.validity.is_valid = False
+        selection = RowSelection.from_list(sentences, self.beam_mask.device)
+        layers = [
+            LayerCache(layer.target.compact(selection), layer.source.compact(selection))
+            for layer in self.layers
+        ]
+        positions = self.positions
+        if len(positions) > 1:
+            positions = positions[selection.rows]
         return replace(
             self,
-            layers=tuple(
-                LayerCache(past.keep_in_place(rows), src.keep_in_place(rows))
-                for past, src in self.layers
-            ),
-            source_mask=self.source_mask[rows.chosen],
-            is_own=self.is_own[rows.chosen],
-            positions=self.positions if len(self.positions) == 1 else self.positions[rows.chosen],
-            lease=Lease(),
+            layers=tuple(layers),
+            source_mask=self.source_mask[selection.rows],
+            beam_mask=self.beam_mask[selection.rows],
+            positions=positions,
+            validity=CacheValidity(),
         )
 
-    def sight(self, length: int) -> AttentionMasks:
-        """Of `length` more positions of each beam: its own past, and of the new ones those up to each."""
-        assert not self.lease.is_over, SPOILT
-        device, (batch, beam, num_keys) = self.is_own.device, self.is_own.shape
-        new = torch.arange(self.length, self.length + length, device=device).repeat(
-            beam
-        )  # (beam * length,)
-        same_beam = torch.eye(beam, dtype=torch.bool, device=device).repeat_interleave(length, 0)
-        mask = same_beam.repeat_interleave(length, 1) & (
-            new <= new[:, None]
-        )  # (beam * length, beam * length)
-        if num_keys:
-            past = self.is_own.repeat_interleave(length, dim=1)  # (batch, beam * length, num_keys)
-            mask = torch.cat((past, mask.expand(batch, -1, -1)), dim=2)
-        positions = torch.cat((self.positions, new.expand(len(self.positions), -1)), dim=1)
-        source = self.source_mask, torch.arange(self.source_mask.size(3), device=device)[None]
-        return AttentionMasks(mask.view(-1, 1, *mask.shape[-2:]), positions, *source)
+    def attention_masks(self, length: int) -> AttentionMasks:
+        """Return the masks for `length` new positions of each beam.
 
-    def after(self, sight: AttentionMasks, layers: tuple[LayerCache, ...]) -> "DecoderCache":
-        """When what had that sight has been decoded."""
-        batch, beam, _ = self.is_own.shape
-        rows = sight.target.expand(batch, -1, -1, -1)
-        is_own = rows.view(batch, beam, -1, rows.size(3))[
-            :, :, -1
-        ]  # a beam's own past is what its last position sees
-        length = self.length + rows.size(2) // beam
+        A new position attends to the keys of its beam, and to the new positions of its beam up to
+        itself.
+        """
+        assert self.validity.is_valid, USED_AFTER_KEEP
+        device = self.beam_mask.device
+        batch, beam, num_keys = self.beam_mask.shape
+
+        new_positions = torch.arange(self.length, self.length + length, device=device)
+        new_positions = new_positions.repeat(beam)  # (beam * length,)
+        same_beam = torch.eye(beam, dtype=torch.bool, device=device)
+        same_beam = same_beam.repeat_interleave(length, 0).repeat_interleave(length, 1)
+        not_later = new_positions <= new_positions[:, None]
+        mask = same_beam & not_later  # (beam * length, beam * length)
+        if num_keys > 0:
+            cached = self.beam_mask.repeat_interleave(length, dim=1)
+            mask = torch.cat((cached, mask.expand(batch, -1, -1)), dim=2)
+
+        new_positions = new_positions.expand(len(self.positions), -1)
+        src_length = self.source_mask.size(3)
+        return AttentionMasks(
+            self_mask=mask.view(-1, 1, *mask.shape[-2:]),
+            target_positions=torch.cat((self.positions, new_positions), dim=1),
+            cross_mask=self.source_mask,
+            source_positions=torch.arange(src_length, device=device)[None],
+        )
+
+    def advance(self, masks: AttentionMasks, layers: tuple[LayerCache, ...]) -> "DecoderCache":
+        """Return the cache after decoding with `masks`, which returned the new `layers`."""
+        batch, beam, _ = self.beam_mask.shape
+        num_queries, num_keys = masks.self_mask.shape[2:]
+        length = num_queries // beam
+        query_mask = masks.self_mask.expand(batch, -1, -1, -1).view(batch, beam, length, num_keys)
         return replace(
-            self, layers=layers, is_own=is_own, positions=sight.target_positions, length=length
+            self,
+            layers=layers,
+            # The keys of a beam are those that its last position attends to, itself included.
+            beam_mask=query_mask[:, :, -1],
+            positions=masks.target_positions,
+            length=self.length + length,
         )
 
 
-def _with_room(tensor: Tensor, length: int) -> Tensor:
-    """A copy whose third dimension is `length`, undefined at its end."""
-    room = tensor.new_empty(*tensor.shape[:2], length, tensor.size(3))
-    room[:, :, : tensor.size(2)] = tensor
-    return room
+def _index_tensor(values: Sequence[int], device: torch.device) -> Tensor:
+    """Return `values` as a long tensor on `device`, without waiting for the device."""
+    return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+
+
+def _copy_with_capacity(tensor: Tensor, capacity: int) -> Tensor:
+    """Return a copy whose third dimension is `capacity`; the new part of it is undefined."""
+    copy = tensor.new_empty(*tensor.shape[:2], capacity, tensor.size(3))
+    copy[:, :, : tensor.size(2)] = tensor
+    return copy
+
+
+def _select_positions(tensor: Tensor, index: Tensor) -> Tensor:
+    """Return the entries `index` (rows, num_selected) of each row along the third dimension."""
+    _, num_heads, _, head_dim = tensor.shape
+    return tensor.gather(2, index[:, None, :, None].expand(-1, num_heads, -1, head_dim))

@@ -1,4 +1,4 @@
-"""Where a word stands, as numbers that a network can read."""
+"""Sinusoidal position encodings."""
 
 import math
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def sinusoids(positions: Tensor, d_model: int) -> Tensor:
-    """Encodings (..., d_model), float32, of `positions` (...) (Vaswani et al. 2017, section 3.5).
+    """Return the encodings (..., d_model), float32, of `positions` (...).
 
-    The sines stand in the first half of the channels and the cosines in the second.
+    See Vaswani et al. (2017), section 3.5. Here the first half of the channels are the sines and
+    the second half are the cosines; the paper alternates them.
     """
-    rates = torch.exp(
-        torch.arange(d_model // 2, device=positions.device) * (-math.log(10000.0) / (d_model // 2))
-    )
+    exponents = torch.arange(d_model // 2, device=positions.device)
+    rates = torch.exp(exponents * (-math.log(10000.0) / (d_model // 2)))
     angles = positions[..., None].float() * rates  # (..., d_model / 2)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

@@ -1,6 +1,6 @@
-"""What each attention of a model looks at, recorded from outside: the model knows nothing of it."""
+"""Attention weights of a model, recorded by hooks: the model itself has no code for this."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,33 +10,34 @@ from torch.utils.hooks import RemovableHandle
 from mt.model.attention import Attention
 from mt.model.transformer import Transformer
 
-Call = tuple[Any, ...]  # positional arguments
+CallArguments = tuple[Any, ...]  # the positional arguments of one call
 
 
 class AttentionWeights(NamedTuple):
-    """The weights of one sentence pair, layer by layer, each (num_heads, query_length, key_length), float32 on the CPU.
+    """Attention weights of one sentence pair, one tensor for each layer, float32 on the CPU.
 
-    In the decoder, query i is the position that reads tgt_in[i], and so writes the token after it.
+    In the decoder, query i is the position that reads tgt_in[i] and so predicts the token after it.
     """
 
     encoder: tuple[Tensor, ...]  # (num_heads, src_length, src_length)
-    decoder: tuple[Tensor, ...]  # (num_heads, tgt_length, tgt_length), nothing above the diagonal
+    decoder: tuple[Tensor, ...]  # (num_heads, tgt_length, tgt_length), zero above the diagonal
     cross: tuple[Tensor, ...]  # (num_heads, tgt_length, src_length)
 
 
 class Recording:
-    """While it lasts (`with`), the positional arguments of every call of some modules are kept, in their order."""
+    """Context manager that records the positional arguments of every call of some modules.
+
+    `calls` has a list for each module, with the arguments of its calls in their order.
+    """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.calls: list[list[Call]] = [[] for _ in modules]
+        self.calls: list[list[CallArguments]] = [[] for _ in modules]
         self._modules = modules
         self._hooks: list[RemovableHandle] = []
 
-    def __enter__(self) -> list[list[Call]]:
-        for module, made in zip(self._modules, self.calls, strict=True):
-            self._hooks.append(
-                module.register_forward_pre_hook(lambda _, given, made=made: made.append(given))
-            )
+    def __enter__(self) -> list[list[CallArguments]]:
+        for module, calls in zip(self._modules, self.calls, strict=True):
+            self._hooks.append(module.register_forward_pre_hook(_append_arguments_to(calls)))
         return self.calls
 
     def __exit__(self, *_: object) -> None:
@@ -47,36 +48,61 @@ class Recording:
 def attention_weights(
     model: Transformer, src: Sequence[int], tgt_in: Sequence[int]
 ) -> AttentionWeights:
-    """All attention weights of one pair of token ids, from one forward pass with the target given (teacher forcing)."""
-    layers = {
-        "encoder": [layer.get_submodule("attention") for layer in model.encoder_layers],
-        "decoder": [layer.get_submodule("self_attention") for layer in model.decoder_layers],
-        "cross": [layer.get_submodule("cross_attention") for layer in model.decoder_layers],
-    }
-    modules = [module for kind in layers.values() for module in kind]
-    device = model.output_table.device
-    pair = torch.tensor([src], device=device), torch.tensor([tgt_in], device=device)
-    weights = iter(_recorded(model, modules, *pair))
+    """Return all attention weights of one pair of token id sequences.
+
+    They come from one forward pass with the target given (teacher forcing).
+    """
+    encoder = [layer.get_submodule("attention") for layer in model.encoder_layers]
+    decoder = [layer.get_submodule("self_attention") for layer in model.decoder_layers]
+    cross = [layer.get_submodule("cross_attention") for layer in model.decoder_layers]
+    device = model.output_weight.device
+    src_batch = torch.tensor([src], device=device)
+    tgt_batch = torch.tensor([tgt_in], device=device)
+    batch_weights = _record_weights(model, [*encoder, *decoder, *cross], src_batch, tgt_batch)
+
+    weights = [batch[0] for batch in batch_weights]
+    decoder_start = len(encoder)
+    cross_start = decoder_start + len(decoder)
     return AttentionWeights(
-        **{kind: tuple(next(weights)[0] for _ in of) for kind, of in layers.items()}
+        encoder=tuple(weights[:decoder_start]),
+        decoder=tuple(weights[decoder_start:cross_start]),
+        cross=tuple(weights[cross_start:]),
     )
 
 
 def cross_attention(model: Transformer, src: Tensor, tgt_in: Tensor, *, layer: int) -> Tensor:
-    """(batch, num_heads, tgt_length, src_length) of one decoder layer, counted from 0, for a padded batch."""
-    (weights,) = _recorded(
-        model, [model.decoder_layers[layer].get_submodule("cross_attention")], src, tgt_in
-    )
+    """Return the cross-attention weights of one decoder layer, counted from 0, for a padded batch.
+
+    They are (batch, num_heads, tgt_length, src_length).
+    """
+    module = model.decoder_layers[layer].get_submodule("cross_attention")
+    (weights,) = _record_weights(model, [module], src, tgt_in)
     return weights
 
 
 @torch.inference_mode()
-def _recorded(
+def _record_weights(
     model: Transformer, modules: Sequence[nn.Module], src: Tensor, tgt_in: Tensor
 ) -> list[Tensor]:
-    """The weights of each module, (batch, num_heads, query_length, key_length), float32 on the CPU."""
-    assert not model.training, "dropout would change what the later layers look at"
+    """Return the weights of each attention module for one forward pass.
+
+    Each is (batch, num_heads, query_length, key_length), float32 on the CPU.
+    """
+    assert not model.training, "dropout would change the input of the later layers"
     with Recording(modules) as calls:
         model(src, tgt_in)
-    called = zip(modules, calls, strict=True)
-    return [cast(Attention, module).weights(*call).float().cpu() for module, (call,) in called]
+    weights = []
+    for module, module_calls in zip(modules, calls, strict=True):
+        (arguments,) = module_calls
+        attention = cast(Attention, module)
+        weights.append(attention.weights(*arguments).float().cpu())
+    return weights
+
+
+def _append_arguments_to(calls: list[CallArguments]) -> Callable[[nn.Module, CallArguments], None]:
+    """Return a forward pre-hook that appends a module's positional arguments to `calls`."""
+
+    def hook(_module: nn.Module, arguments: CallArguments) -> None:
+        calls.append(arguments)
+
+    return hook

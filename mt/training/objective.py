@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy as sums and counts; whoever calls divides."""
+"""Training objective: label-smoothed cross-entropy as sums and counts, which the caller divides."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,15 +13,19 @@ from mt.model.transformer import Transformer
 
 
 class LossSums(NamedTuple):
-    """Sums over target tokens: the first two float32 scalars on the device."""
+    """Sums over the target tokens of a batch; `loss` and `nll` are float32 device scalars."""
 
-    loss: Tensor  # label-smoothed: what is minimised
-    nll: Tensor  # unsmoothed negative log-likelihood in nats: what perplexity comes from
+    loss: Tensor  # label-smoothed loss, which training minimises
+    nll: Tensor  # unsmoothed negative log-likelihood in nats, for the perplexity
     num_tokens: int
 
 
 class Objective(nn.Module):
-    """The Transformer with its loss: one module to wrap or compile, from a batch to sums."""
+    """Training objective: owns the Transformer and turns a batch into named sums.
+
+    It is one module, so that DistributedDataParallel can wrap model and loss together. `dtype` is
+    the precision of the matrix products in the loss.
+    """
 
     def __init__(
         self, transformer: Transformer, *, label_smoothing: float, dtype: torch.dtype
@@ -32,18 +36,17 @@ class Objective(nn.Module):
         self.dtype = dtype
 
     def forward(self, batch: Batch) -> LossSums:
+        """Return the sums over the real target tokens of `batch`."""
         states = self.transformer(batch.src, batch.tgt_in)  # (batch, tgt_length, d_model)
-        targets = batch.tgt_out.flatten()
-        # Where the tokens are, (num_tokens,): how many is known, so that nobody waits for a GPU to count them.
-        places = torch.nonzero_static(
-            targets != self.transformer.pad_id, size=batch.num_tokens
-        ).squeeze(1)
+        targets = batch.tgt_out.flatten()  # (batch * tgt_length,)
+        is_token = targets != self.transformer.pad_id
+        # The size is known, so the host need not wait for a GPU to count the tokens.
+        token_index = torch.nonzero_static(is_token, size=batch.num_tokens).squeeze(1)
+        # Selecting the real tokens first means that padding costs nothing.
         loss, nll = smoothed_cross_entropy(
-            states.flatten(0, 1).index_select(
-                0, places
-            ),  # (num_tokens, d_model): padding costs nothing
-            self.transformer.output_table,
-            targets.index_select(0, places),
+            states.flatten(0, 1).index_select(0, token_index),  # (num_tokens, d_model)
+            self.transformer.output_weight,
+            targets.index_select(0, token_index),
             smoothing=self.label_smoothing,
             dtype=self.dtype,
         )
@@ -52,12 +55,16 @@ class Objective(nn.Module):
 
 @torch.inference_mode()
 def mean_nll(model: Objective, batches: Iterable[Batch], runtime: Runtime) -> float:
-    """Unsmoothed negative log-likelihood in nats per target token; `model` must be in evaluation mode."""
-    assert not model.training, "dropout would blur the loss"
-    total, num_tokens = 0.0, 0
+    """Return the unsmoothed negative log-likelihood in nats per target token.
+
+    `model` must be in evaluation mode.
+    """
+    assert not model.training, "dropout would change the loss"
+    total_nll = 0.0
+    num_tokens = 0
     for batch in batches:
         with runtime.autocast():
             sums: LossSums = model(batch.to(runtime.device))
-        total += float(sums.nll)
+        total_nll += float(sums.nll)
         num_tokens += sums.num_tokens
-    return total / num_tokens
+    return total_nll / num_tokens

@@ -475,15 +475,15 @@ def test_copied_run_translates_without_the_original(run_dir: Path) -> None:
 
 
 def test_checkpoint_is_chosen_by_name_or_path(run_dir: Path) -> None:
-    def output_table(checkpoint: str) -> torch.Tensor:
-        return Translator.load(run_dir, checkpoint=checkpoint, device="cpu").model.output_table
+    def output_weight(checkpoint: str) -> torch.Tensor:
+        return Translator.load(run_dir, checkpoint=checkpoint, device="cpu").model.output_weight
 
     name = "step_00000002"
     path = run_dir / "checkpoints" / name
-    assert torch.equal(output_table(name), output_table(str(path)))
-    assert not torch.equal(output_table(name), output_table("last"))
+    assert torch.equal(output_weight(name), output_weight(str(path)))
+    assert not torch.equal(output_weight(name), output_weight("last"))
     with pytest.raises(CheckpointError, match="step_3: no such checkpoint"):
-        output_table("step_3")
+        output_weight("step_3")
 
 
 def test_search_options_override_the_config(run_dir: Path) -> None:

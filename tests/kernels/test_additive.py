@@ -1,4 +1,4 @@
-"""The quick form of additive scores is the plain one, and so is its gradient."""
+"""Tests of the additive scores: values and gradients equal those of the formula."""
 
 from __future__ import annotations
 
@@ -11,40 +11,46 @@ from torch import Tensor
 from mt.kernels import additive
 from mt.kernels.additive import additive_scores
 
-ROWS, HEADS, QUERY_LENGTH, KEY_LENGTH, HEAD_DIM = 2, 3, 5, 4, 6
-CHUNKS = [
-    1,
-    2 * ROWS * HEADS * KEY_LENGTH * HEAD_DIM,
-    10**9,
-]  # one query at a time, two (and one left over), all
+ROWS = 2
+NUM_HEADS = 3
+QUERY_LENGTH = 5
+KEY_LENGTH = 4
+HEAD_DIM = 6
+
+ELEMENTS_PER_QUERY = ROWS * NUM_HEADS * KEY_LENGTH * HEAD_DIM
+CHUNK_ELEMENTS = [
+    pytest.param(1, id="one-query"),
+    pytest.param(2 * ELEMENTS_PER_QUERY, id="two-queries"),  # the last chunk has one
+    pytest.param(10**9, id="all-queries"),
+]
 
 
-def plain_scores(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
-    """The formula as it stands in the paper, with all pairs at once."""
+def reference(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
+    """Compute the formula of the paper, for all pairs at once."""
     return ((queries.unsqueeze(3) + keys.unsqueeze(2)).tanh() * weight[:, None, None]).sum(-1)
 
 
-def inputs(
+def make_inputs(
     *, scale: float = 1.0, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and weight, of which a gradient is wanted."""
+    """Return queries, keys and weight that require gradients; the weight is float32 or float64."""
     generator = torch.Generator().manual_seed(1)
-    shapes = [
-        (ROWS, HEADS, QUERY_LENGTH, HEAD_DIM),
-        (ROWS, HEADS, KEY_LENGTH, HEAD_DIM),
-        (HEADS, HEAD_DIM),
-    ]
-    queries, keys, weight = (
-        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    queries = torch.randn(
+        ROWS, NUM_HEADS, QUERY_LENGTH, HEAD_DIM, generator=generator, dtype=torch.float64
     )
+    keys = torch.randn(
+        ROWS, NUM_HEADS, KEY_LENGTH, HEAD_DIM, generator=generator, dtype=torch.float64
+    )
+    weight = torch.randn(NUM_HEADS, HEAD_DIM, generator=generator, dtype=torch.float64)
+    weight_dtype = torch.float64 if dtype is torch.float64 else torch.float32
     return (
         (scale * queries).to(dtype).requires_grad_(),
         (scale * keys).to(dtype).requires_grad_(),
-        weight.requires_grad_() if dtype is torch.float64 else weight.float().requires_grad_(),
+        weight.to(weight_dtype).requires_grad_(),
     )
 
 
-@pytest.fixture(params=CHUNKS)
+@pytest.fixture(params=CHUNK_ELEMENTS)
 def chunk_elements(request: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(additive, "CHUNK_ELEMENTS", {"cpu": request.param})
     return int(request.param)
@@ -52,41 +58,41 @@ def chunk_elements(request: Any, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.usefixtures("chunk_elements")
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 30.0, 1000.0])
-def test_the_quick_form_is_the_plain_one_and_its_gradient_too(scale: float) -> None:
-    quick, plain = inputs(scale=scale), inputs(scale=scale)
-    scores, expected = additive_scores(*quick), plain_scores(*plain)
+def test_equals_formula(scale: float) -> None:
+    inputs = make_inputs(scale=scale)
+    reference_inputs = make_inputs(scale=scale)
+    scores = additive_scores(*inputs)
+    expected = reference(*reference_inputs)
     torch.testing.assert_close(scores, expected, atol=1e-12, rtol=1e-12)
-    upstream = torch.randn(
-        scores.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
-    )
-    scores.backward(upstream)
-    expected.backward(upstream)
-    for one, other in zip(quick, plain, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, atol=1e-12, rtol=1e-12)
+
+    generator = torch.Generator().manual_seed(2)
+    grad_scores = torch.randn(scores.shape, generator=generator, dtype=torch.float64)
+    scores.backward(grad_scores)
+    expected.backward(grad_scores)
+    for tensor, reference_tensor in zip(inputs, reference_inputs, strict=True):
+        torch.testing.assert_close(tensor.grad, reference_tensor.grad, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("chunk_elements")
-def test_the_gradient_is_what_small_steps_say() -> None:
-    assert torch.autograd.gradcheck(additive_scores, inputs())
+def test_gradient_equals_numerical_gradient() -> None:
+    assert torch.autograd.gradcheck(additive_scores, make_inputs())
 
 
-def test_heads_that_are_slices_of_a_projection_are_taken_as_they_lie() -> None:
-    queries, keys, weight = inputs()
-    sliced = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in (queries, keys)]
-    assert not sliced[0].is_contiguous()
-    torch.testing.assert_close(
-        additive_scores(*sliced, weight), plain_scores(queries, keys, weight)
-    )
+def test_inputs_need_not_be_contiguous() -> None:
+    queries, keys, weight = make_inputs()
+    strided_queries = queries.transpose(1, 2).contiguous().transpose(1, 2)
+    strided_keys = keys.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided_queries.is_contiguous()
+    scores = additive_scores(strided_queries, strided_keys, weight)
+    torch.testing.assert_close(scores, reference(queries, keys, weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_scores_are_float32_whatever_the_queries_are_and_whatever_autocast_does(
-    dtype: torch.dtype,
-) -> None:
-    queries, keys, weight = inputs(dtype=dtype)
-    expected = plain_scores(queries.float(), keys.float(), weight)
-    for enabled in (False, True):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+def test_scores_are_float32_with_and_without_autocast(dtype: torch.dtype) -> None:
+    queries, keys, weight = make_inputs(dtype=dtype)
+    expected = reference(queries.float(), keys.float(), weight)
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             scores = additive_scores(queries, keys, weight)
         assert scores.dtype is torch.float32
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
@@ -96,48 +102,49 @@ def test_scores_are_float32_whatever_the_queries_are_and_whatever_autocast_does(
             assert tensor.grad.dtype is tensor.dtype
 
 
-def test_nothing_the_size_of_all_pairs_is_kept_for_the_backward_pass() -> None:
-    kept: list[int] = []
+def test_no_numbers_of_pairs_are_kept_for_backward() -> None:
+    saved_sizes: list[int] = []
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
+    def record_size(tensor: Tensor) -> Tensor:
+        saved_sizes.append(tensor.numel())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        additive_scores(*inputs())
-        assert 0 < max(kept) <= ROWS * HEADS * max(QUERY_LENGTH, KEY_LENGTH) * HEAD_DIM
-        plain_scores(*inputs())
-        assert max(kept) == ROWS * HEADS * QUERY_LENGTH * KEY_LENGTH * HEAD_DIM, (
-            "which the plain form does"
-        )
+    with torch.autograd.graph.saved_tensors_hooks(record_size, lambda tensor: tensor):
+        additive_scores(*make_inputs())
+        largest_input = ROWS * NUM_HEADS * max(QUERY_LENGTH, KEY_LENGTH) * HEAD_DIM
+        assert 0 < max(saved_sizes) <= largest_input
+        # The formula does keep them, so the recording works.
+        reference(*make_inputs())
+        assert max(saved_sizes) == QUERY_LENGTH * ELEMENTS_PER_QUERY
 
 
-def test_no_query_is_computed_together_with_more_than_a_chunk_of_keys(
+def test_chunks_are_not_larger_than_the_limit(
     chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    sigmoids = additive._sigmoids
+    pair_sigmoids = additive._pair_sigmoids
 
-    def measured(*tensors: Tensor) -> Any:
-        for chunk in sigmoids(*tensors):
-            sizes.append(chunk[0].numel())
-            yield chunk
+    def measured_pair_sigmoids(queries: Tensor, keys: Tensor) -> Tensor:
+        sigmoids = pair_sigmoids(queries, keys)
+        sizes.append(sigmoids.numel())
+        return sigmoids
 
-    monkeypatch.setattr(additive, "_sigmoids", measured)
-    additive_scores(*inputs()).sum().backward()
-    keys = ROWS * HEADS * KEY_LENGTH * HEAD_DIM
-    assert max(sizes) <= max(chunk_elements, keys)
-    assert sum(sizes) == 2 * QUERY_LENGTH * keys, "once forward, once backward"
+    monkeypatch.setattr(additive, "_pair_sigmoids", measured_pair_sigmoids)
+    additive_scores(*make_inputs()).sum().backward()
+    assert max(sizes) <= max(chunk_elements, ELEMENTS_PER_QUERY)
+    # All pairs once in the forward pass and once in the backward pass.
+    assert sum(sizes) == 2 * QUERY_LENGTH * ELEMENTS_PER_QUERY
 
 
 @pytest.mark.gpu
-def test_a_gpu_scores_as_a_cpu_does() -> None:
-    queries, keys, weight = inputs(dtype=torch.float32)
-    on_gpu = [tensor.detach().cuda().requires_grad_() for tensor in (queries, keys, weight)]
-    expected, scores = additive_scores(queries, keys, weight), additive_scores(*on_gpu)
+def test_gpu_equals_cpu() -> None:
+    cpu_inputs = make_inputs(dtype=torch.float32)
+    gpu_inputs = [tensor.detach().cuda().requires_grad_() for tensor in cpu_inputs]
+    expected = additive_scores(*cpu_inputs)
+    scores = additive_scores(*gpu_inputs)
     expected.square().sum().backward()
     scores.square().sum().backward()
     torch.testing.assert_close(scores.cpu(), expected, atol=1e-5, rtol=1e-5)
-    for one, other in zip(on_gpu, (queries, keys, weight), strict=True):
-        assert one.grad is not None
-        torch.testing.assert_close(one.grad.cpu(), other.grad, atol=1e-5, rtol=1e-4)
+    for gpu_tensor, cpu_tensor in zip(gpu_inputs, cpu_inputs, strict=True):
+        assert gpu_tensor.grad is not None
+        torch.testing.assert_close(gpu_tensor.grad.cpu(), cpu_tensor.grad, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Attention written out for a CPU is the two lines of its formula, and so is its gradient."""
+"""Tests of the attention kernel: outputs and gradients equal those of the formula."""
 
 from __future__ import annotations
 
@@ -8,108 +8,147 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt.kernels import attention as dot_product
-from mt.kernels.attention import attend
+import mt.kernels.attention as attention_module
+from mt.kernels.attention import dot_product_attention
 
-ROWS, HEADS, QUERY_LENGTH, KEY_LENGTH, HEAD_DIM = 3, 2, 4, 5, 6
-EVERYTHING = torch.ones(1, 1, 1, KEY_LENGTH, dtype=torch.bool)
+ROWS = 3
+NUM_HEADS = 2
+QUERY_LENGTH = 4
+KEY_LENGTH = 5
+HEAD_DIM = 6
+
+FULL = torch.ones(1, 1, 1, KEY_LENGTH, dtype=torch.bool)
 CAUSAL = torch.ones(QUERY_LENGTH, KEY_LENGTH, dtype=torch.bool).tril(1)
-PADDED = (torch.arange(KEY_LENGTH) < torch.tensor([[5], [3], [1]]))[:, None, None, :]
-EVERY_MASK = pytest.mark.parametrize("mask", [EVERYTHING, CAUSAL, PADDED, CAUSAL & PADDED])
+PADDING = (torch.arange(KEY_LENGTH) < torch.tensor([[5], [3], [1]]))[:, None, None, :]
+EVERY_MASK = pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(FULL, id="full"),
+        pytest.param(CAUSAL, id="causal"),
+        pytest.param(PADDING, id="padding"),
+        pytest.param(CAUSAL & PADDING, id="causal-and-padding"),
+    ],
+)
 
 
-def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Queries, keys and values, of which a gradient is wanted."""
+def make_inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Return queries, keys and values that require gradients."""
     generator = torch.Generator().manual_seed(1)
-    lengths = [QUERY_LENGTH, KEY_LENGTH, KEY_LENGTH]
-    shapes = [(ROWS, HEADS, length, HEAD_DIM) for length in lengths]
-    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    inputs = []
+    for length in (QUERY_LENGTH, KEY_LENGTH, KEY_LENGTH):
+        tensor = torch.randn(ROWS, NUM_HEADS, length, HEAD_DIM, generator=generator)
+        inputs.append(tensor.to(dtype).requires_grad_())
+    return inputs
 
 
-def plain(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaled: Tensor | None = None
+def reference(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    dropout_factors: Tensor | float = 1.0,
 ) -> Tensor:
-    """The formula; `scaled` (rows, heads, queries, keys) is what dropout multiplies the weights with."""
+    """Compute the formula; dropout multiplies the weights by `dropout_factors`."""
     scores = queries @ keys.mT / math.sqrt(HEAD_DIM)
     weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
-    return (weights if scaled is None else weights * scaled) @ values
+    return (weights * dropout_factors) @ values
 
 
-def gradients(attended: Tensor, of: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of a sum in which each number counts differently."""
-    upstream = torch.randn(attended.shape, generator=torch.Generator().manual_seed(2)).to(
-        attended.dtype
-    )
-    return torch.autograd.grad(attended, of, upstream)
+def gradients(output: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of the inputs, for a sum of the output with unequal weights."""
+    generator = torch.Generator().manual_seed(2)
+    grad_output = torch.randn(output.shape, generator=generator).to(output.dtype)
+    return torch.autograd.grad(output, inputs, grad_output)
 
 
-@EVERY_MASK
-def test_it_is_the_formula_and_its_gradient_too(mask: Tensor) -> None:
-    given = inputs()
-    attended, expected = attend(*given, mask), plain(*given, mask)
-    torch.testing.assert_close(attended, expected, atol=1e-12, rtol=1e-12)
-    for one, other in zip(gradients(attended, given), gradients(expected, given), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
-
-
-@EVERY_MASK
-def test_the_gradient_is_what_small_steps_say(mask: Tensor) -> None:
-    assert torch.autograd.gradcheck(lambda *given: attend(*given, mask), inputs())
+def assert_equal_with_gradients(output: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
+    torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-12)
+    actual_gradients = gradients(output, inputs)
+    expected_gradients = gradients(expected, inputs)
+    for actual, wanted in zip(actual_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-12, rtol=1e-12)
 
 
 @EVERY_MASK
-def test_dropout_falls_on_the_weights(mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights lie with keys before queries, so what dropout draws does."""
-    given, shape = inputs(), (ROWS * HEADS, KEY_LENGTH, QUERY_LENGTH)
-    kept = torch.rand(shape, generator=torch.Generator().manual_seed(3)).lt(0.6).to(torch.int8)
-    monkeypatch.setattr(
-        dot_product, "draw_kept", lambda found, p: (kept.clone(), 1.5) if found == shape else None
-    )
-    scaled = 1.5 * kept.double().view(ROWS, HEADS, KEY_LENGTH, QUERY_LENGTH).mT
-    attended, expected = attend(*given, mask, dropout=0.4), plain(*given, mask, scaled)
-    torch.testing.assert_close(attended, expected, atol=1e-12, rtol=1e-12)
-    for one, other in zip(gradients(attended, given), gradients(expected, given), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+def test_equals_formula(mask: Tensor) -> None:
+    inputs = make_inputs()
+    output = dot_product_attention(*inputs, mask)
+    assert_equal_with_gradients(output, reference(*inputs, mask), inputs)
 
 
-def test_the_share_that_dropout_leaves_out_is_what_was_asked_for() -> None:
+@EVERY_MASK
+def test_gradient_equals_numerical_gradient(mask: Tensor) -> None:
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return dot_product_attention(queries, keys, values, mask)
+
+    assert torch.autograd.gradcheck(attend, make_inputs())
+
+
+@EVERY_MASK
+def test_equals_formula_with_dropout(mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel stores its weights with keys before queries, and draws the mask in that shape."""
+    mask_shape = (ROWS * NUM_HEADS, KEY_LENGTH, QUERY_LENGTH)
+    generator = torch.Generator().manual_seed(3)
+    keep_mask = torch.rand(mask_shape, generator=generator).lt(0.6).to(torch.int8)
+    scale = 1.5
+
+    def draw_keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
+        assert shape == mask_shape
+        return keep_mask.clone(), scale
+
+    monkeypatch.setattr(attention_module, "draw_keep_mask", draw_keep_mask)
+    factors = scale * keep_mask.double().view(ROWS, NUM_HEADS, KEY_LENGTH, QUERY_LENGTH).mT
+    inputs = make_inputs()
+    output = dot_product_attention(*inputs, mask, dropout=0.4)
+    assert_equal_with_gradients(output, reference(*inputs, mask, factors), inputs)
+
+
+def test_share_of_dropped_weights_is_the_rate() -> None:
     """With one key and values of one, an output is 0 or 1 / (1 - p)."""
-    queries, keys, values = (torch.ones(100, 4, length, 2) for length in (25, 1, 1))
+    queries = torch.ones(100, 4, 25, 2)
+    keys = torch.ones(100, 4, 1, 2)
+    values = torch.ones(100, 4, 1, 2)
+    mask = torch.ones(1, 1, dtype=torch.bool)
     torch.manual_seed(1)
-    attended = attend(queries, keys, values, torch.ones(1, dtype=torch.bool)[None], dropout=0.25)
-    assert {round(value, 5) for value in attended.unique().tolist()} == {0.0, round(4 / 3, 5)}
-    assert abs(float((attended[..., 0] == 0).double().mean()) - 0.25) < 5 * math.sqrt(
-        0.25 * 0.75 / 10_000
-    )
+    output = dot_product_attention(queries, keys, values, mask, dropout=0.25)
+    assert {round(value, 5) for value in output.unique().tolist()} == {0.0, round(4 / 3, 5)}
+    share = float((output[..., 0] == 0).double().mean())
+    assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 10_000)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_in_a_narrower_format_it_stays_close(dtype: torch.dtype) -> None:
-    exact, narrow = inputs(), inputs(dtype)
-    attended, expected = attend(*narrow, CAUSAL), plain(*exact, CAUSAL)
-    assert attended.dtype is dtype
-    found = [attended, *gradients(attended, narrow)]
-    for one, other in zip(found, [expected, *gradients(expected, exact)], strict=True):
-        assert one.dtype is dtype
-        error = (one.detach().double() - other.detach()).norm() / other.detach().norm()
-        assert float(error) < 4 * torch.finfo(dtype).eps
+def test_lower_precision_stays_close(dtype: torch.dtype) -> None:
+    exact_inputs = make_inputs()
+    exact_output = reference(*exact_inputs, CAUSAL)
+    inputs = make_inputs(dtype)
+    output = dot_product_attention(*inputs, CAUSAL)
+    actual_tensors = [output, *gradients(output, inputs)]
+    exact_tensors = [exact_output, *gradients(exact_output, exact_inputs)]
+    for actual, exact in zip(actual_tensors, exact_tensors, strict=True):
+        assert actual.dtype is dtype
+        difference = actual.detach().double() - exact.detach()
+        error = float(difference.norm() / exact.detach().norm())
+        assert error < 4 * torch.finfo(dtype).eps
 
 
-def test_heads_that_are_slices_of_a_projection_are_taken_as_they_lie() -> None:
-    given = inputs()
-    slices = [
-        tensor.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
-        for tensor in given
-    ]
-    attended, expected = attend(*slices, CAUSAL), attend(*given, CAUSAL)
-    assert torch.equal(attended, expected)
-    for one, other in zip(gradients(attended, slices), gradients(expected, given), strict=True):
-        torch.testing.assert_close(one, other)
+def test_inputs_need_not_be_contiguous() -> None:
+    inputs = make_inputs()
+    strided_inputs = []
+    for tensor in inputs:
+        strided = tensor.detach().transpose(1, 2).contiguous().transpose(1, 2)
+        assert not strided.is_contiguous()
+        strided_inputs.append(strided.requires_grad_())
+    output = dot_product_attention(*strided_inputs, CAUSAL)
+    expected = dot_product_attention(*inputs, CAUSAL)
+    assert torch.equal(output, expected)
+    actual_gradients = gradients(output, strided_inputs)
+    for actual, wanted in zip(actual_gradients, gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(actual, wanted)
 
 
-def test_what_it_was_given_stays_as_it_was() -> None:
-    given = inputs()
-    before = [tensor.detach().clone() for tensor in given]
-    attend(*given, PADDED, dropout=0.5).sum().backward()
-    for one, other in zip(given, before, strict=True):
-        assert torch.equal(one, other)
+def test_inputs_are_not_changed() -> None:
+    inputs = make_inputs()
+    copies = [tensor.detach().clone() for tensor in inputs]
+    dot_product_attention(*inputs, PADDING, dropout=0.5).sum().backward()
+    for tensor, copy in zip(inputs, copies, strict=True):
+        assert torch.equal(tensor, copy)

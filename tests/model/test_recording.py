@@ -1,4 +1,4 @@
-"""What is recorded is what the model does: the weights, times the values, are what each attention gave."""
+"""Tests of the recorded attention weights: they are the ones that the model used."""
 
 from __future__ import annotations
 
@@ -15,25 +15,37 @@ from mt.model.attention import ATTENTION_KINDS
 from mt.model.recording import AttentionWeights, Recording, attention_weights
 from mt.model.transformer import Transformer
 
-VOCAB_SIZE, NUM_HEADS, NUM_ENCODER_LAYERS, NUM_DECODER_LAYERS = 19, 4, 3, 2
-SRC, TGT_IN = [5, 9, 4, 4, 17, 3], [2, 7, 8, 11]
-PAIRS_OF_KINDS = [
-    pair for pair in product(ATTENTION_KINDS, ATTENTION_KINDS) if pair[1] != "dense_synthesizer"
-]
+VOCAB_SIZE = 19
+NUM_HEADS = 4
+NUM_ENCODER_LAYERS = 3
+NUM_DECODER_LAYERS = 2
+SRC = [5, 9, 4, 4, 17, 3]
+TGT_IN = [2, 7, 8, 11]
+
+# (self_attention, cross_attention); dense_synthesizer is for self-attention only.
+EVERY_PAIR_OF_KINDS = pytest.mark.parametrize(
+    "kinds",
+    [
+        (self_kind, cross_kind)
+        for self_kind, cross_kind in product(ATTENTION_KINDS, ATTENTION_KINDS)
+        if cross_kind != "dense_synthesizer"
+    ],
+    ids="-".join,
+)
 
 
 def make_model(kinds: tuple[str, str] = ("dot_product", "dot_product")) -> Transformer:
-    """In evaluation mode, with weights so large that it looks at some words much more than at others."""
-    settings: dict[str, Any] = {"max_length": 8} if "dense_synthesizer" in kinds else {}
-    shape = {"num_encoder_layers": NUM_ENCODER_LAYERS, "num_decoder_layers": NUM_DECODER_LAYERS}
+    """Return a model in evaluation mode, with weights so large that attention is uneven."""
+    self_kind, cross_kind = kinds
     config = ModelConfig(
         d_model=16,
         d_ff=24,
         num_heads=NUM_HEADS,
-        self_attention=kinds[0],
-        cross_attention=kinds[1],
-        **shape,
-        **settings,
+        num_encoder_layers=NUM_ENCODER_LAYERS,
+        num_decoder_layers=NUM_DECODER_LAYERS,
+        self_attention=self_kind,  # type: ignore[arg-type]
+        cross_attention=cross_kind,  # type: ignore[arg-type]
+        max_length=8 if self_kind == "dense_synthesizer" else None,
     )
     torch.manual_seed(1)
     model = Transformer(config, src_vocab_size=VOCAB_SIZE, tgt_vocab_size=VOCAB_SIZE, pad_id=0)
@@ -43,96 +55,114 @@ def make_model(kinds: tuple[str, str] = ("dot_product", "dot_product")) -> Trans
     return model.eval()
 
 
-def attentions(model: Transformer) -> dict[str, list[nn.Module]]:
-    """The attention modules by kind and layer, found by their names alone."""
-    named = dict(model.named_modules())
+def attention_modules(model: Transformer) -> dict[str, list[nn.Module]]:
+    """Return the attention modules by the fields of AttentionWeights, found by name."""
+    modules = dict(model.named_modules())
     return {
-        "encoder": [named[f"encoder_layers.{i}.attention"] for i in range(NUM_ENCODER_LAYERS)],
-        "decoder": [named[f"decoder_layers.{i}.self_attention"] for i in range(NUM_DECODER_LAYERS)],
-        "cross": [named[f"decoder_layers.{i}.cross_attention"] for i in range(NUM_DECODER_LAYERS)],
+        "encoder": [modules[f"encoder_layers.{i}.attention"] for i in range(NUM_ENCODER_LAYERS)],
+        "decoder": [
+            modules[f"decoder_layers.{i}.self_attention"] for i in range(NUM_DECODER_LAYERS)
+        ],
+        "cross": [
+            modules[f"decoder_layers.{i}.cross_attention"] for i in range(NUM_DECODER_LAYERS)
+        ],
     }
 
 
-def all_of(weights: AttentionWeights) -> list[Tensor]:
-    return [layer for kind in weights for layer in kind]
+def flatten_weights(weights: AttentionWeights) -> list[Tensor]:
+    return [*weights.encoder, *weights.decoder, *weights.cross]
 
 
-@pytest.mark.parametrize("kinds", PAIRS_OF_KINDS, ids="-".join)
-def test_the_weights_times_the_values_are_what_the_module_gave(kinds: tuple[str, str]) -> None:
+@EVERY_PAIR_OF_KINDS
+def test_weights_times_values_are_the_module_output(kinds: tuple[str, str]) -> None:
     model = make_model(kinds)
-    modules = [module for kind in attentions(model).values() for module in kind]
+    by_field = attention_modules(model)
+    modules: list[Any] = [*by_field["encoder"], *by_field["decoder"], *by_field["cross"]]
     outputs: dict[nn.Module, Tensor] = {}
+
+    def record_output(module: nn.Module, _arguments: Any, output: Tensor) -> None:
+        outputs[module] = output
+
     for module in modules:
-        module.register_forward_hook(lambda module, _, output: outputs.__setitem__(module, output))
+        module.register_forward_hook(record_output)
     with Recording(modules) as calls:
         weights = attention_weights(model, SRC, TGT_IN)
-    for module, made, found in zip(modules, calls, all_of(weights), strict=True):
-        values = made[0][1].values  # (1, num_heads, key_length, head_dim)
-        mixed = (found @ values[0]).transpose(0, 1).flatten(1)  # (query_length, d_model)
-        torch.testing.assert_close(module.output(mixed), outputs[module][0], atol=1e-5, rtol=0.0)
-        assert float(outputs[module].abs().max()) > 0.1, "nothing is equal to nothing"
+
+    for module, module_calls, layer_weights in zip(
+        modules, calls, flatten_weights(weights), strict=True
+    ):
+        _, kv, *_ = module_calls[0]
+        context = layer_weights @ kv.values[0]  # (num_heads, query_length, head_dim)
+        expected = module.output(context.transpose(0, 1).flatten(1))
+        torch.testing.assert_close(expected, outputs[module][0], atol=1e-5, rtol=0.0)
+        assert float(outputs[module].abs().max()) > 0.1, "outputs near zero would all be equal"
 
 
-@pytest.mark.parametrize("kinds", PAIRS_OF_KINDS, ids="-".join)
-def test_every_layer_and_head_is_there_and_its_rows_add_up_to_one(kinds: tuple[str, str]) -> None:
+@EVERY_PAIR_OF_KINDS
+def test_all_layers_and_heads_are_recorded(kinds: tuple[str, str]) -> None:
     weights = attention_weights(make_model(kinds), SRC, TGT_IN)
-    src, tgt = len(SRC), len(TGT_IN)
-    assert [tuple(layer.shape) for layer in weights.encoder] == [
-        (NUM_HEADS, src, src)
-    ] * NUM_ENCODER_LAYERS
-    assert [tuple(layer.shape) for layer in weights.decoder] == [
-        (NUM_HEADS, tgt, tgt)
-    ] * NUM_DECODER_LAYERS
-    assert [tuple(layer.shape) for layer in weights.cross] == [
-        (NUM_HEADS, tgt, src)
-    ] * NUM_DECODER_LAYERS
-    for layer in all_of(weights):
+    src_length = len(SRC)
+    tgt_length = len(TGT_IN)
+    assert len(weights.encoder) == NUM_ENCODER_LAYERS
+    assert len(weights.decoder) == NUM_DECODER_LAYERS
+    assert len(weights.cross) == NUM_DECODER_LAYERS
+    for layer in weights.encoder:
+        assert layer.shape == (NUM_HEADS, src_length, src_length)
+    for layer in weights.decoder:
+        assert layer.shape == (NUM_HEADS, tgt_length, tgt_length)
+    for layer in weights.cross:
+        assert layer.shape == (NUM_HEADS, tgt_length, src_length)
+
+
+@EVERY_PAIR_OF_KINDS
+def test_weights_of_a_query_sum_to_one(kinds: tuple[str, str]) -> None:
+    for layer in flatten_weights(attention_weights(make_model(kinds), SRC, TGT_IN)):
         torch.testing.assert_close(layer.sum(dim=-1), torch.ones(layer.shape[:-1]))
         assert float(layer.min()) >= 0.0
-        assert float(layer.std()) > 0.01, "one that looks everywhere alike shows nothing"
+        assert float(layer.std()) > 0.01, "uniform weights would show nothing"
 
 
-def test_the_decoder_looks_at_no_later_word() -> None:
+def test_decoder_does_not_attend_to_later_tokens() -> None:
+    num_allowed = NUM_HEADS * len(TGT_IN) * (len(TGT_IN) + 1) // 2
     for layer in attention_weights(make_model(), SRC, TGT_IN).decoder:
         assert not layer.triu(1).any()
-        assert layer.tril().count_nonzero() == NUM_HEADS * len(TGT_IN) * (len(TGT_IN) + 1) / 2
+        assert layer.tril().count_nonzero() == num_allowed
 
 
-def test_teacher_forcing_shows_what_a_search_would_see() -> None:
+def test_weights_equal_those_of_incremental_decoding() -> None:
     model = make_model()
-    cross = attentions(model)["cross"]
+    modules: list[Any] = attention_modules(model)["cross"]
     with torch.inference_mode():
         cache = model.start(model.encode(torch.tensor([SRC])))
-        with Recording(cross) as calls:
-            for token_id in TGT_IN:  # one at a time
+        with Recording(modules) as calls:
+            for token_id in TGT_IN:
                 _, cache = model.decode(torch.tensor([[token_id]]), cache)
-        recorded = zip(cross, calls, strict=True)
-        steps = [
-            torch.cat([module.weights(*call)[0] for call in made], dim=1)
-            for module, made in recorded
-        ]
-    for step_by_step, at_once in zip(
-        steps, attention_weights(model, SRC, TGT_IN).cross, strict=True
-    ):
-        torch.testing.assert_close(at_once, step_by_step, atol=1e-5, rtol=0.0)
+        incremental = []
+        for module, module_calls in zip(modules, calls, strict=True):
+            steps = [module.weights(*arguments)[0] for arguments in module_calls]
+            incremental.append(torch.cat(steps, dim=1))
+    at_once = attention_weights(model, SRC, TGT_IN).cross
+    for layer, incremental_layer in zip(at_once, incremental, strict=True):
+        torch.testing.assert_close(layer, incremental_layer, atol=1e-5, rtol=0.0)
 
 
-def test_recording_leaves_no_trace() -> None:
+def test_recording_removes_its_hooks() -> None:
     model = make_model()
-    ids = torch.tensor([SRC]), torch.tensor([TGT_IN])
+    src = torch.tensor([SRC])
+    tgt_in = torch.tensor([TGT_IN])
     with torch.no_grad():
-        before = model(*ids)
+        before = model(src, tgt_in)
         attention_weights(model, SRC, TGT_IN)
         with suppress(InterruptedError), Recording(list(model.modules())) as calls:
-            torch.testing.assert_close(model(*ids), before, atol=0.0, rtol=0.0)
-            made = [len(each) for each in calls]
+            assert torch.equal(model(src, tgt_in), before)
+            num_calls = [len(module_calls) for module_calls in calls]
             raise InterruptedError
-        model(*ids)
-    assert [len(each) for each in calls] == made, "calls are kept after the context has ended"
-    assert sum(made) > 0
+        model(src, tgt_in)
+    assert sum(num_calls) > 0
+    assert [len(module_calls) for module_calls in calls] == num_calls, "recorded after the end"
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_model_with_dropout_on_is_not_recorded() -> None:
+def test_model_in_training_mode_is_refused() -> None:
     with pytest.raises(AssertionError, match="dropout"):
         attention_weights(make_model().train(), SRC, TGT_IN)

@@ -77,7 +77,7 @@ def test_both_sides_have_models_of_the_same_size_and_the_same_loss_of_the_same_b
     # With each position's state the same, so is the loss.
     states = torch.randn(2, 4, config.model.d_model)
     transformer.forward = plain.model.forward = lambda *_: states  # type: ignore[method-assign]
-    plain.model.table.weight.data = transformer.output_table.data
+    plain.model.table.weight.data = transformer.output_weight.data
     sums, logits = ours(make_batch()), plain.logits(make_batch())
     torch.testing.assert_close(plain.criterion(*logits), sums.loss / 6)
     assert plain.mean_nll([make_batch()]) == pytest.approx(float(sums.nll) / 6)
