@@ -168,7 +168,7 @@ def _copy_embeddings(spec: Any, model: Transformer) -> None:
         "output": spec.decoder.projection,
     }
     for role, layer in layers.items():
-        layer.weight = model.embedding(role).detach().clone()
+        layer.weight = model.embedding_weight(role).detach().clone()
 
 
 def _copy_layers(

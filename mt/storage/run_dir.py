@@ -1,5 +1,6 @@
 """File names in a run directory, and its lock. Files in `checkpoints/` are in checkpoint.py."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,12 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.cache = path / "cache"  # the encoded training text; may be deleted
+
+    @property
+    def display_path(self) -> str:
+        """The path for messages: relative if it is below the current directory, else absolute."""
+        relative = os.path.relpath(self.path)
+        return str(self.path) if relative.startswith(os.pardir) else relative
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -6,7 +6,6 @@ states, which is what a checkpoint holds; so a resumed run computes what an unin
 """
 
 import math
-import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -347,17 +346,18 @@ class Trainer:
         if incidents:
             self.console.info("\n  ".join(["incidents of this run:", *incidents]))
         state = self.state
+        run_dir = self.run_dir
         unlogged = WindowSums(*self.window.save())
         num_skipped = state.num_skipped + int(unlogged.num_skipped)
         skipped = f" ({num_skipped:,} skipped)" if num_skipped else ""
         self.console.info(
             f"{reason} after {state.step:,} updates{skipped} and "
-            f"{format_duration(state.elapsed_seconds)}; the model is in {self.run_dir.path}"
+            f"{format_duration(state.elapsed_seconds)}; the model is in {run_dir.display_path}"
         )
         if self.signals.name is not None:
             self.console.info("run the same command again to resume")
-        elif (self.run_dir.checkpoints / "best").is_file():
-            path = shlex.quote(os.path.relpath(self.run_dir.path))
+        elif (run_dir.checkpoints / "best").is_file():
+            path = shlex.quote(run_dir.display_path)
             self.console.info(
                 f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}'
             )
@@ -390,14 +390,15 @@ class Trainer:
             for error in damaged:
                 self.record_incident(f"{error}; resuming from update {self.state.step:,} instead")
             self.console.info(
-                f"{self.run_dir.path}: resuming from update {self.state.step:,} ({where})"
+                f"{self.run_dir.display_path}: resuming from update {self.state.step:,} ({where})"
             )
         elif runtime.is_main:
             self.metrics.truncate(0)  # lines of a run that ended before its first checkpoint
             start = StartRecord(num_parameters, runtime.environment())
             self.metrics.write(start, step=0, timing={"unix_time": time.time()})
             self.metrics.sync()
-            self.console.info(f"{self.run_dir.path}: {num_parameters:,} parameters ({where})")
+            name = self.run_dir.display_path
+            self.console.info(f"{name}: {num_parameters:,} parameters ({where})")
 
     def _save(self, *, is_best: bool) -> DiskError | None:
         """Save a checkpoint; `resume` is its inverse.

@@ -524,10 +524,10 @@ def test_german_nouns_begin_with_a_capital_and_subordinate_clauses_with_a_comma(
     made: toy.Corpus,
 ) -> None:
     nouns = {form for noun in NOUNS.values() for form in (noun.german, noun.german_plural) if form}
-    cast_for_autocast = {form.lower() for form in nouns}
+    lowered = {form.lower() for form in nouns}
     for line in made.train[:5000]:
         words = line.tgt.split()
-        assert not cast_for_autocast & {word.strip(".,?") for word in words[1:]} - {
+        assert not lowered & {word.strip(".,?") for word in words[1:]} - {
             "junge",
             "jungen",
         }, line.tgt
