@@ -17,11 +17,9 @@ from typer.testing import CliRunner
 from mt.cli.app import app
 from mt.config.load import dump_config, load_config
 from mt.training.run import FREE_KEYS
+from scripts.docs import config_table
 
 TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP / "scripts"))
-
-import config_table  # noqa: E402
 
 README = (TOP / "README.md").read_text(encoding="utf-8")
 
@@ -110,7 +108,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_table_of_keys_is_that_of_the_code() -> None:
     assert marked("keys").splitlines() == list(config_table.table()), (
-        "paste what scripts/config_table.py prints"
+        "paste what python -m scripts.docs.config_table prints"
     )
 
 

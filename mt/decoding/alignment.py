@@ -3,7 +3,7 @@
 Words are what ASCII white space parts, as for Moses and fast_align, counted from 0. Each target word is linked to the
 one source word that it looks at most: the weight of a word is the sum over its subwords, in the mean of all heads of
 one layer; a weight on the end mark counts for no word. Which layer and which position of the decoder, `step`, show it
-best can only be told by gold alignments: `scripts/alignment_error.py` scores them all.
+best can only be told by gold alignments: `scripts/alignment/error_rate.py` scores them all.
 """
 
 from collections.abc import Iterator, Sequence

@@ -55,7 +55,8 @@ class Translator:
     """Answers each text with its translations; what it answers does not depend on the other texts beside it.
 
     But for near-ties: the shape of a batch changes the last bits of a sum, and may turn the balance between two
-    hypotheses that score the same to six digits (`scripts/near_ties.py` counts them). A search of one text at a time,
+    hypotheses that score the same to six digits
+    (`scripts/benchmarks/batch_invariance.py` counts them). A search of one text at a time,
     `batch_tokens=1`, is exact.
     """
 

@@ -25,11 +25,8 @@ from mt.decoding.alignment import (
 from mt.decoding.translator import Alignment, Segment, Translator
 from mt.model.recording import attention_weights
 from mt.model.transformer import Transformer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import alignment_error as script
-from alignment_error import (
+from scripts.alignment import error_rate as script
+from scripts.alignment.error_rate import (
     SYMMETRIES,
     Gold,
     alignment_error,
@@ -38,8 +35,8 @@ from alignment_error import (
     layers_and_steps,
     read_gold,
 )
-from ibm1 import ibm1
-from split_words import split_words
+from scripts.alignment.ibm1 import ibm1
+from scripts.alignment.tokenize import split_words
 
 WORDS = [
     "balo",

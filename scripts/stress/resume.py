@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kill training again and again, and see that each run ends as one that was left alone.
 
-    .venv/bin/python scripts/stress_resume.py [--kills 100] [--forced 5] [--seed 1]
+    .venv/bin/python -m scripts.stress.resume [--kills 100] [--forced 5] [--seed 1]
 
 A small run (three epochs with dropout and BPE-dropout, a validation and two checkpoints in each) is killed by SIGKILL,
 first at moments that are uniform in the time it takes, then at moments that are chosen for their danger, and is each

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Try bad input on mt's commands: each ends in success or in one clear line, and nothing that was read is executed.
 
-    python scripts/fuzz.py                                       # 1,000 bad inputs of each kind
-    python scripts/fuzz.py --kind config --start 17 --count 1    # one of them again
+    python -m scripts.stress.fuzz                                       # 1,000 bad inputs of each kind
+    python -m scripts.stress.fuzz --kind config --start 17 --count 1    # one of them again
 
 Each runs the real command in a process of its own, forked from one that has imported torch already, in a directory of
 its own, with a limit on time and on memory. It fails by a traceback, by another number of error lines than one, by a
@@ -28,9 +28,17 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from bad_input import CANARY, Case, Good, as_yaml, good_config, good_texts, read_good
-from bad_models import checkpoint_case, tokenizer_case
-from bad_text import config_case, corpus_case, translate_case
+from scripts.stress.fuzz.bad_input import (
+    CANARY,
+    Case,
+    Good,
+    as_yaml,
+    good_config,
+    good_texts,
+    read_good,
+)
+from scripts.stress.fuzz.bad_models import checkpoint_case, tokenizer_case
+from scripts.stress.fuzz.bad_text import config_case, corpus_case, translate_case
 
 ATTENTION_KINDS: dict[str, Callable[[Random, Good], Case]] = {
     "config": config_case,

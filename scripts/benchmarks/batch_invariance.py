@@ -1,6 +1,6 @@
 """How often does the company of other lines decide a translation? Counted on real text and a trained run.
 
-    python scripts/near_ties.py RUN_DIR --src FILE [--limit 1000] [--batch-sizes 1 7 64] [--beam-sizes 5 1]
+    python -m scripts.benchmarks.batch_invariance RUN_DIR --src FILE [--limit 1000] [--batch-sizes 1 7 64] [--beam-sizes 5 1]
 
 The same lines are translated in batches of so many lines, whose shapes change the order of sums, and so their last
 bits. Two hypotheses that score the same but for these may then change places. For each size: lines whose best

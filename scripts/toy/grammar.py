@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toy_lexicon import (
+from scripts.toy.lexicon import (
     AM,
     BE,
     CONTRACTIONS,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws how fast runs trained and how much memory they took, over the minutes that they lasted.
 
-    .venv/bin/python scripts/plot_speed.py RUN_DIR [RUN_DIR ...] -o speed.png [--names NAME ...]
+    .venv/bin/python -m scripts.benchmarks.plot_speed RUN_DIR [RUN_DIR ...] -o speed.png [--names NAME ...]
 
 From `metrics.jsonl`: target tokens a second between two lines of the log, validations left out, and the most memory
 that the process ever had (of a GPU: its tensors). It also prints both, for each sixth of a run.

@@ -8,7 +8,9 @@ import zlib
 from functools import cache
 from random import Random
 
-from bad_input import (
+from mt.config.keys import walk_keys
+from mt.config.schema import Config
+from scripts.stress.fuzz.bad_input import (
     ABSURD,
     CANARY,
     CHOICES,
@@ -21,9 +23,6 @@ from bad_input import (
     place_in,
     spoil_bytes,
 )
-
-from mt.config.keys import walk_keys
-from mt.config.schema import Config
 
 # ---- configs
 

@@ -21,11 +21,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts.recipes import get_multi30k
+
 TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "scripts"))
-
-import get_multi30k  # noqa: E402
-
 MULTI30K = TOP.parent / "shared/data/multi30k/raw"
 SHELL_SCRIPTS = ["scripts/setup", "scripts/test", "scripts/check", "scripts/quickstart", ".ci/run"]
 
@@ -192,7 +190,7 @@ def test_the_quickstart_trains_translates_and_evaluates_by_our_own_mt(
         "mt train --config configs/toy.yaml",
         "mt translate runs/toy",
         "mt evaluate runs/toy",
-        "python scripts/toy_baselines.py runs/toy",
+        "python -m scripts.toy.baselines runs/toy",
     ]
     assert "The old woman sees a small dog.\n    Satz\n" in done.stdout
 
@@ -200,7 +198,7 @@ def test_the_quickstart_trains_translates_and_evaluates_by_our_own_mt(
 def test_the_quickstart_and_what_it_tells_to_try_name_files_that_are_there() -> None:
     text = (TOP / "scripts/quickstart").read_text(encoding="utf-8")
     named = set(re.findall(r"\b(?:configs|scripts|data)/[\w./-]+\w", text)) | {"README.md"}
-    assert {"configs/toy.yaml", "scripts/setup", "scripts/toy_baselines.py"} <= named
+    assert {"configs/toy.yaml", "scripts/setup", "scripts/recipes/get_multi30k.py"} <= named
     assert [name for name in sorted(named) if not (TOP / name).exists()] == []
 
 
@@ -368,8 +366,8 @@ def test_the_checksums_are_those_of_multi30k(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_runs_that_are_killed_again_and_again_end_as_the_one_that_was_left_alone() -> None:
     """The short form of what RECORDS.md has in full."""
-    command = [sys.executable, TOP / "scripts/stress_resume.py", "--kills", "8", "--forced", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.stress.resume", "--kills", "8", "--forced", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TOP)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 kills over" in done.stdout
     assert done.stdout.count("#") >= 16, "each of the 8 kills is in two histograms"
@@ -402,14 +400,15 @@ def test_a_run_is_drawn_and_told_in_sixths(tmp_path: Path) -> None:
     )
     command = [
         sys.executable,
-        TOP / "scripts/plot_speed.py",
+        "-m",
+        "scripts.benchmarks.plot_speed",
         run_dir,
         "-o",
         picture,
         "--names",
         "mine",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TOP)
     assert done.stdout.splitlines() == [
         "mine",
         "  to minute  10.0:    1,000 tokens/s, 1.50 GB",

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """How fast is `mt`? Measured in turn with another program, which does the same work on the same machine.
 
-    .venv/bin/python scripts/benchmark.py train [--config FILE] [--set KEY=VALUE] [--warm-up 300] [--updates 300]
+    .venv/bin/python -m scripts.benchmarks.benchmark train [--config FILE] [--set KEY=VALUE] [--warm-up 300] [--updates 300]
         [--block 10] [--threads N]
-    .venv/bin/python scripts/benchmark.py train --course 300 600 1000 [--config FILE] [--set KEY=VALUE] [--threads 1]
-    .venv/bin/python scripts/benchmark.py translate RUN_DIR --src FILE --ref FILE [--threads 2] [--limit N]
+    .venv/bin/python -m scripts.benchmarks.benchmark train --course 300 600 1000 [--config FILE] [--set KEY=VALUE] [--threads 1]
+    .venv/bin/python -m scripts.benchmarks.benchmark translate RUN_DIR --src FILE --ref FILE [--threads 2] [--limit N]
         [--repeats 5]
 
 What each half compares and prints is in `train_speed.py` and `translate_speed.py`, or after `--help`.
@@ -12,8 +12,7 @@ What each half compares and prints is in `train_speed.py` and `translate_speed.p
 
 import argparse
 
-import train_speed
-import translate_speed
+from scripts.benchmarks import train_speed, translate_speed
 
 HALVES = {"train": train_speed, "translate": translate_speed}
 

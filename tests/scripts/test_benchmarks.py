@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-
-TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "scripts"))
-
-from baseline import PlainTrainer  # noqa: E402
-from copy_task import write_copy_task  # noqa: E402
-from shell import mt  # noqa: E402
-from train_speed import require_equal_work, useful_flops  # noqa: E402
+from copy_task import write_copy_task
+from shell import mt
 
 from mt.config.load import load_config
 from mt.config.schema import ModelConfig
-from mt.data.batching import Batch  # noqa: E402
-from mt.model.transformer import Transformer  # noqa: E402
-from mt.training.objective import Objective  # noqa: E402
+from mt.data.batching import Batch
+from mt.model.transformer import Transformer
+from mt.training.objective import Objective
+from scripts.benchmarks.plain_loop import PlainTrainer
+from scripts.benchmarks.train_speed import require_equal_work, useful_flops
 
+TOP = Path(__file__).resolve().parents[2]
 CONFIG = """\
 data: {src_lang: aa, tgt_lang: bb, train: [{prefix: AT/train}], valid: {name: valid, prefix: AT/valid}, max_length: 16}
 tokenizer: {vocab_size: 320}
@@ -114,12 +111,15 @@ def run_benchmark(*arguments: str | Path) -> list[str]:
         sys.executable,
         "-W",
         "ignore",
-        TOP / "scripts/benchmark.py",
+        "-m",
+        "scripts.benchmarks.benchmark",
         *arguments,
         "--threads",
         "1",
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=TOP
+    ).stdout.splitlines()
 
 
 def test_a_short_race_prints_its_ratio_first_and_learns_what_an_untimed_course_does(

@@ -1,4 +1,4 @@
-"""Whatever is put in, a command succeeds or says in one line why not; `scripts/fuzz.py` is the long form of this."""
+"""Whatever is put in, a command succeeds or says in one line why not; `scripts/stress/fuzz` is the long form of this."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus
 from mt.data.text import MAX_LINE_SIZE, read_lines, read_parallel
 from mt.data.tokenizer import MAX_FILE_SIZE, Tokenizer, train_tokenizer
 from mt.errors import ConfigError, DataError, MtError, TokenizerError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import bad_models
-import fuzz
-from bad_input import CANARY, Case, Good, as_yaml, copied, good_config, place_in, spoil_bytes
+from scripts.stress.fuzz import __main__ as fuzz
+from scripts.stress.fuzz import bad_models
+from scripts.stress.fuzz.bad_input import (
+    CANARY,
+    Case,
+    Good,
+    as_yaml,
+    copied,
+    good_config,
+    place_in,
+    spoil_bytes,
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What a toy translator must beat: BLEU on the test set without understanding, and without looking at the source.
 
-    python scripts/toy_baselines.py [RUN_DIR]
+    python -m scripts.toy.baselines [RUN_DIR]
 
 Nearest neighbour: the translation of the most similar training sentence. Several notions of similarity are tried, and
 each is scored, so that the best of them stands for the lookup. With a RUN_DIR also that model with the output of its
@@ -24,7 +24,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from mt import Translator
 
-DATA = Path(__file__).resolve().parent.parent / "data" / "toy"
+DATA = Path(__file__).resolve().parents[2] / "data" / "toy"
 NUM_CANDIDATES = 100
 FloatArray = npt.NDArray[np.float64]
 

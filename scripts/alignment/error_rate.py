@@ -1,7 +1,7 @@
 """The alignment error rate of word alignments against gold ones: of files, of baselines, of a run's layers and steps.
 
-    python scripts/alignment_error.py GOLD FILE.align ...
-    python scripts/alignment_error.py GOLD --src FILE --tgt FILE [--run-dir DIR] [--reverse-run-dir DIR]
+    python -m scripts.alignment.error_rate GOLD FILE.align ...
+    python -m scripts.alignment.error_rate GOLD --src FILE --tgt FILE [--run-dir DIR] [--reverse-run-dir DIR]
         [--train-src FILE --train-tgt FILE] [--lines 0:250]
 
 Gold links are `i-j` where sure and `ipj` where possible, source-target, counted from 0; a sure one is possible too.
@@ -21,11 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ibm1 import Links, ibm1
-
 from mt import Translator
 from mt.decoding.alignment import AlignmentStep, align, default_layer
 from mt.decoding.translator import Segment
+from scripts.alignment.ibm1 import Links, ibm1
 
 STEPS: tuple[AlignmentStep, ...] = ("output", "input")
 

@@ -1,6 +1,6 @@
 """Part words from punctuation, as the gold alignments of ../shared/data/align-gold-deen have them parted.
 
-    python scripts/split_words.py < train.de > train.words.de
+    python -m scripts.alignment.tokenize < train.de > train.words.de
 
 Line i out is line i in. Marks stand alone, but for hyphens and periods inside a word; the period at the end of a word
 stands alone unless it ends an abbreviation, or an ordinal number inside a line; the English 's is a word.

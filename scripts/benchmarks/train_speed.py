@@ -1,6 +1,6 @@
 """How fast does `mt` train? Measured beside a plain loop, on the same machine, in the same minutes, at the same work.
 
-Our loop, in the number format that `mt train` would choose, races that of `scripts/baseline.py`, torch.nn.Transformer
+Our loop, in the number format that `mt train` would choose, races that of `plain_loop.py`, torch.nn.Transformer
 in float32: same data, batches and model, each in a process of its own that has all the threads. They take turns, a
 block of updates each while the other waits, so that both meet the same weather of a shared machine. The first updates
 do not count. It prints, the ratio first:
@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from baseline import PlainTrainer
 from tqdm import tqdm
 
 from mt.cli.process import SETTINGS
@@ -52,8 +51,9 @@ from mt.experiment import (
 from mt.storage.run_dir import RunDir
 from mt.training.objective import mean_nll
 from mt.training.run import make_trainer
+from scripts.benchmarks.plain_loop import PlainTrainer
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
 ENVIRONMENTS: dict[str, dict[str, str]] = {"ours": SETTINGS, "baseline": {}}
 

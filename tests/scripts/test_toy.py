@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -11,11 +10,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import make_toy_corpus as toy  # noqa: E402
-from toy_grammar import (  # noqa: E402
+from scripts.toy import make_corpus as toy
+from scripts.toy.grammar import (
     COMMA,
     GERMAN_COMMA,
     Clause,
@@ -31,7 +27,7 @@ from toy_grammar import (  # noqa: E402
     relative_pronoun,
     write_line,
 )
-from toy_lexicon import (  # noqa: E402
+from scripts.toy.lexicon import (
     ADJECTIVES,
     BARE,
     BE,
@@ -45,6 +41,7 @@ from toy_lexicon import (  # noqa: E402
     number_words,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data" / "toy"
 STEMS = ("train", "valid", "test", "test_unseen")
 NUMBERS = {number_words(number)[0]: number for number in range(2, 100)}

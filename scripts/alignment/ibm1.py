@@ -1,6 +1,6 @@
 """IBM Model 1 (Brown et al. 1993, section 4.3): what a word is translated as, from counting alone; a plain baseline.
 
-    python scripts/ibm1.py --src FILE --tgt FILE [--iterations 10] > FILE.align
+    python -m scripts.alignment.ibm1 --src FILE --tgt FILE [--iterations 10] > FILE.align
 
 Words are what stands between spaces. A target word is made from one word of its source sentence, or from none (NULL),
 each equally likely beforehand: p(tgt | src) = prod_j sum_i t(tgt_j | src_i) / (num_src + 1). EM from a uniform t climbs

@@ -9,7 +9,8 @@ from random import Random
 from typing import Any
 
 import yaml
-from bad_input import (
+
+from scripts.stress.fuzz.bad_input import (
     ABSURD,
     CHOICES,
     MAX_STEPS,
@@ -22,7 +23,7 @@ from bad_input import (
     place_in,
     spoil_bytes,
 )
-from bad_text import ODD_LINES
+from scripts.stress.fuzz.bad_text import ODD_LINES
 
 # ---- protobuf
 

@@ -1,4 +1,4 @@
-"""The plain training loop that `scripts/train_speed.py` races: torch.nn.Transformer as a good tutorial would train it.
+"""The plain training loop that `train_speed.py` races: torch.nn.Transformer as a good tutorial would train it.
 
 Model, batches, loss, optimizer and learning rates are those of `mt`; all is float32, and nothing is done for speed but
 what PyTorch does by itself.

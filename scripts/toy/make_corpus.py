@@ -1,9 +1,9 @@
 """Write the toy corpus: English-German pairs from our own grammar, with gold alignments and marked unseen combinations.
 
-    python scripts/make_toy_corpus.py            # writes data/toy, byte for byte the same everywhere
-    python scripts/make_toy_corpus.py --help
+    python -m scripts.toy.make_corpus            # writes data/toy, byte for byte the same everywhere
+    python -m scripts.toy.make_corpus --help
 
-The words are in toy_lexicon.py, the grammar is in toy_grammar.py; here dice decide what is said, and lines are dealt to
+The words are in lexicon.py, the grammar is in grammar.py; here dice decide what is said, and lines are dealt to
 train, valid and test.
 """
 
@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from toy_grammar import (
+from scripts.toy.grammar import (
     COMMA,
     GERMAN_COMMA,
     Clause,
@@ -35,7 +35,7 @@ from toy_grammar import (
     relative_pronoun,
     write_line,
 )
-from toy_lexicon import (
+from scripts.toy.lexicon import (
     ADJECTIVES,
     BARE,
     BE,
@@ -544,7 +544,7 @@ def write_lines(path: Path, lines: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the toy corpus.")
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).resolve().parent.parent / "data" / "toy"
+        "--out", type=Path, default=Path(__file__).resolve().parents[2] / "data" / "toy"
     )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
