@@ -1,33 +1,36 @@
-#!/usr/bin/env python3
-"""How fast is `mt`? Measured in turn with another program, which does the same work on the same machine.
+"""Measure how fast `mt` trains or translates, in turns with another program that does the same work on this machine.
 
-    .venv/bin/python -m scripts.benchmarks.benchmark train [--config FILE] [--set KEY=VALUE] [--warm-up 300] [--updates 300]
-        [--block 10] [--threads N]
-    .venv/bin/python -m scripts.benchmarks.benchmark train --course 300 600 1000 [--config FILE] [--set KEY=VALUE] [--threads 1]
-    .venv/bin/python -m scripts.benchmarks.benchmark translate RUN_DIR --src FILE --ref FILE [--threads 2] [--limit N]
-        [--repeats 5]
+    python -m scripts.benchmarks.benchmark train [--config FILE] [--set KEY=VALUE]
+        [--warm-up 300] [--updates 300] [--block 10] [--threads N]
+    python -m scripts.benchmarks.benchmark train --nll-after 300 600 1000
+        [--config FILE] [--set KEY=VALUE] [--threads 1]
+    python -m scripts.benchmarks.benchmark translate RUN_DIR --src FILE --ref FILE
+        [--threads 2] [--limit N] [--repeats 5]
 
-What each half compares and prints is in `train_speed.py` and `translate_speed.py`, or after `--help`.
+`train --help` and `translate --help` say what is compared and printed; the code is in train_speed.py and
+translate_speed.py.
 """
+
+from __future__ import annotations
 
 import argparse
 
 from scripts.benchmarks import train_speed, translate_speed
 
-HALVES = {"train": train_speed, "translate": translate_speed}
+COMMANDS = {"train": train_speed, "translate": translate_speed}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    halves = parser.add_subparsers(required=True, metavar="train | translate")
-    for name, half in HALVES.items():
-        command = halves.add_parser(
-            name, description=half.__doc__, formatter_class=parser.formatter_class
+    subparsers = parser.add_subparsers(required=True, metavar="train | translate")
+    for name, module in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, description=module.__doc__, formatter_class=parser.formatter_class
         )
-        half.add_options(command)
-        command.set_defaults(main=half.main)
+        module.add_options(subparser)
+        subparser.set_defaults(main=module.main)
     options = parser.parse_args()
     options.main(options)
 

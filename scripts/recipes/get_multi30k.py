@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""Fetch Multi30k, English and German (task 1, raw text), and check it byte for byte.
+"""Download Multi30k, English and German (task 1, raw text), and check it byte for byte.
 
-Multi30k (Elliott et al., 2016) may be used for non-commercial research and education; so it is fetched, never shipped.
+    scripts/recipes/get_multi30k.py [--from DIR|URL] [--out DIR]
+
+Multi30k (Elliott et al., 2016) may be used for non-commercial research and education, so this repository downloads it
+instead of containing it. Needs nothing but Python's standard library.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ import urllib.request
 import zlib
 from pathlib import Path
 
-# The place is GitHub's; what the text must be is said by the checksums alone. So the branch may stand in for the
-# commit, should GitHub not take its short name.
+ROOT = Path(__file__).resolve().parents[2]
+
+# The checksums alone decide whether a text is right. So a branch may serve as the second origin, in case GitHub does
+# not resolve the short name of the commit.
 ORIGINS = tuple(
     f"https://github.com/multi30k/dataset/raw/{ref}/data/task1/raw" for ref in ("a3d2e0d", "master")
 )
@@ -32,54 +37,77 @@ SHA256 = {  # of the unpacked text
     "test_2016_flickr.de": "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
 }
 
-TOP = Path(__file__).resolve().parents[2]
-
 
 class FetchError(Exception):
-    """A file could not be had; the message is one line: what, where, why."""
+    """A file that could not be obtained. The message is one line: what, from where, and the reason."""
 
 
 def is_right(name: str, text: bytes) -> bool:
+    """Return whether a text has the checksum of the file of this name."""
     return hashlib.sha256(text).hexdigest() == SHA256[name]
 
 
 def read(name: str, origin: str) -> bytes:
-    """The unpacked text of a file below a URL, or in a folder, there packed or not."""
-    plain, packed = Path(origin, name), f"{origin}/{name}.gz"
+    """Return the unpacked text of a file.
+
+    Args:
+        origin: a URL, below which the file is compressed; or a folder, where it may be compressed or not.
+
+    Raises FetchError.
+    """
+    plain = Path(origin, name)
+    packed = f"{origin}/{name}.gz"
     try:
         if "://" in origin:
-            with urllib.request.urlopen(packed, timeout=30) as answer:
-                return gzip.decompress(answer.read())
-        return plain.read_bytes() if plain.exists() else gzip.decompress(Path(packed).read_bytes())
+            with urllib.request.urlopen(packed, timeout=30) as response:
+                return gzip.decompress(response.read())
+        if plain.exists():
+            return plain.read_bytes()
+        return gzip.decompress(Path(packed).read_bytes())
     except FileNotFoundError as error:
-        raise FetchError(f"{plain}: no such file, nor one with .gz") from error
+        raise FetchError(f"{plain}: no such file, with or without .gz") from error
     except urllib.error.HTTPError as error:
         error.close()
         raise FetchError(f"{packed}: {error}") from error
     except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
-        raise FetchError(f"{packed}: {getattr(error, 'reason', None) or error}") from error
+        reason = getattr(error, "reason", None) or error
+        raise FetchError(f"{packed}: {reason}") from error
 
 
 def fetch(name: str, origins: tuple[str, ...]) -> bytes:
-    """The right text from the first origin that has it; the failure told is the first one."""
+    """Return the right text from the first origin that has it. If none has it, raise the error of the first origin."""
     errors = []
     for origin in origins:
         try:
             text = read(name, origin)
-            if is_right(name, text):
-                return text
-            raise FetchError(f"{origin}: {name} is not the file expected (its SHA-256 differs)")
         except FetchError as error:
             errors.append(error)
+            continue
+        if is_right(name, text):
+            return text
+        errors.append(
+            FetchError(f"{origin}: {name} is not the expected file (its SHA-256 differs)")
+        )
     raise errors[0]
 
 
 def write(path: Path, text: bytes) -> None:
-    """Write under another name first: a file that is there is whole."""
+    """Write a file under another name and rename it, so that a file that exists is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(text)
     os.replace(partial, path)
+
+
+def fetch_all(out: Path, origins: tuple[str, ...]) -> None:
+    """Write all files to the folder `out`, and say for each what was done. Right files are left as they are."""
+    for name in SHA256:
+        path = out / name
+        if path.is_file() and is_right(name, path.read_bytes()):
+            print(f"{path}: already there")
+        else:
+            write(path, fetch(name, origins))
+            print(f"{path}: written")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,26 +117,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--from", dest="origin", metavar="DIR|URL", help="a folder with the files, or a mirror"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", default=TOP / "data" / "multi30k")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "data" / "multi30k")
     options = parser.parse_args(arguments)
-    origins = (options.origin,) if options.origin is not None else ORIGINS
+
+    origins = ORIGINS
+    hint = " (if you already have the files, name their folder with --from)"
+    if options.origin is not None:
+        origins = (options.origin,)
+        hint = ""
     try:
-        for name in SHA256:
-            path = options.out / name
-            is_there = path.is_file() and is_right(name, path.read_bytes())
-            if not is_there:
-                write(path, fetch(name, origins))
-            print(f"{path}: {'already there' if is_there else 'written'}")
+        fetch_all(options.out, origins)
     except (FetchError, OSError) as error:
-        hint = (
-            ""
-            if options.origin
-            else " (if you have the files already, name their folder by --from)"
-        )
         print(f"get_multi30k: {error}{hint}", file=sys.stderr)
         return 1
     print(
-        "Multi30k is for non-commercial research and education. Next: mt train --config configs/multi30k-en-de.yaml"
+        "Multi30k is for non-commercial research and education. "
+        "Next: mt train --config configs/multi30k-en-de.yaml"
     )
     return 0
 

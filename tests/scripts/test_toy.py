@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -532,3 +535,44 @@ def test_german_nouns_begin_with_a_capital_and_subordinate_clauses_with_a_comma(
             assert word not in ("dass", "weil", "obwohl", "wenn", "aber") or before.endswith(","), (
                 line.tgt
             )
+
+
+# ------------------------------------------------------------------------------------------------ check_quality
+
+
+def scores_with(**bleu: float) -> str:
+    """Return what `mt evaluate --json` prints for sets with these BLEU scores."""
+    signature = "nrefs:1|case:mixed"
+    sets = {
+        name: {"num_lines": 500, "BLEU": {"score": score, "signature": signature}}
+        for name, score in bleu.items()
+    }
+    return json.dumps(sets)
+
+
+def run_check_quality(scores: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.toy.check_quality"]
+    return subprocess.run(command, input=scores, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_check_quality_accepts_the_minimum() -> None:
+    ended = run_check_quality(scores_with(test=93.0, unseen=90.0))
+    assert ended.returncode == 0, ended.stderr
+    assert "93.00" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("scores", "content"),
+    [
+        (scores_with(test=92.99, unseen=95.0), ["test", "92.99", "93.00"]),
+        (scores_with(test=95.0, unseen=12.5), ["unseen", "12.50", "90.00"]),
+        (scores_with(test=95.0), ["unseen", "90.00"]),
+    ],
+    ids=["test too low", "unseen too low", "unseen missing"],
+)
+def test_check_quality_fails_below_the_minimum(scores: str, content: list[str]) -> None:
+    ended = run_check_quality(scores)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    for part in content:
+        assert part in ended.stderr
