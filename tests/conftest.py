@@ -1,4 +1,4 @@
-"""Settings of the test suite: one PyTorch thread, GPU tests only with a GPU, and a limit on skipped tests."""
+"""Settings of the tests: one PyTorch thread, a limit on skipped tests, and shared fixtures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # One thread is fastest for small tensors, and gives the same bits as a subprocess with one thread.
+    # One thread is fastest for small tensors, and gives the same bits as a subprocess with one
+    # thread.
     torch.set_num_threads(1)
 
 
@@ -33,9 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-# A test that is skipped everywhere checks nothing, and nobody notices. So a run of the whole suite fails when it
-# skips more tests than expected. With pytest-xdist, the reports of all workers arrive in the main process, which is
-# the one that has a terminal reporter with statistics.
+# A test that is skipped everywhere checks nothing, and nobody notices. So a run of the whole suite
+# fails when it skips more tests than expected. With pytest-xdist, the reports of all workers arrive
+# in the main process, which is the one that has a terminal reporter with statistics.
 
 
 def is_whole_suite(config: pytest.Config) -> bool:
@@ -72,7 +73,8 @@ def pytest_terminal_summary(
         return
     terminalreporter.section("too many skipped tests", red=True)
     terminalreporter.line(
-        f"{len(skipped_tests(config))} tests were skipped; --max-skips allows {config.option.max_skips}. "
+        f"{len(skipped_tests(config))} tests were skipped; "
+        f"--max-skips allows {config.option.max_skips}. "
         "Their reasons are listed by -rs."
     )
 

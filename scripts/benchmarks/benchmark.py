@@ -1,4 +1,4 @@
-"""Measure how fast `mt` trains or translates, in turns with another program that does the same work on this machine.
+"""Compare the speed of `mt` with that of another program that does the same work.
 
     python -m scripts.benchmarks.benchmark train [--config FILE] [--set KEY=VALUE]
         [--warm-up 300] [--updates 300] [--block 10] [--threads N]
@@ -7,8 +7,8 @@
     python -m scripts.benchmarks.benchmark translate RUN_DIR --src FILE --ref FILE
         [--threads 2] [--limit N] [--repeats 5]
 
-`train --help` and `translate --help` say what is compared and printed; the code is in train_speed.py and
-translate_speed.py.
+`train --help` and `translate --help` say what is compared and printed; the code is in
+train_speed.py and translate_speed.py.
 """
 
 from __future__ import annotations

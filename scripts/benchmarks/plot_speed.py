@@ -1,10 +1,10 @@
-#!/usr/bin/env python3
-"""Draws how fast runs trained and how much memory they took, over the minutes that they lasted.
+"""Plot how fast runs trained and how much memory they took, over the minutes that they lasted.
 
-    .venv/bin/python -m scripts.benchmarks.plot_speed RUN_DIR [RUN_DIR ...] -o speed.png [--names NAME ...]
+    python -m scripts.benchmarks.plot_speed RUN_DIR [RUN_DIR ...] -o speed.png [--names NAME ...]
 
-From `metrics.jsonl`: target tokens a second between two lines of the log, validations left out, and the most memory
-that the process ever had (of a GPU: its tensors). It also prints both, for each sixth of a run.
+From `metrics.jsonl`: target tokens per second between two lines of the log, without validations,
+and the most memory that the process had so far (on a GPU: its tensors). Also prints both, for each
+sixth of a run.
 """
 
 from __future__ import annotations
@@ -21,48 +21,56 @@ from matplotlib.figure import Figure
 from mt.storage.run_dir import RunDir
 
 
-class Course(NamedTuple):
-    """What the log of a run says, line by line."""
+class SpeedLog(NamedTuple):
+    """Speed and memory of a run, with one value for each line of its log."""
 
     minutes: list[float]
-    speeds: list[float]  # target tokens a second
+    tokens_per_second: list[float]  # target tokens
     gigabytes: list[float]
 
 
-def read_course(run: RunDir) -> Course:
-    lines = map(json.loads, run.metrics.read_text(encoding="utf-8").splitlines())
-    timings = [line["timing"] for line in lines if line["kind"] == "train"]
-    return Course(
-        [timing["elapsed_seconds"] / 60 for timing in timings],
-        [timing["tokens_per_second"] for timing in timings],
-        [timing["peak_memory"] / 1e9 for timing in timings],
-    )
+def read_speed_log(run: RunDir) -> SpeedLog:
+    log = SpeedLog([], [], [])
+    for line in run.metrics.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "train":
+            timing = entry["timing"]
+            log.minutes.append(timing["elapsed_seconds"] / 60)
+            log.tokens_per_second.append(timing["tokens_per_second"])
+            log.gigabytes.append(timing["peak_memory"] / 1e9)
+    return log
 
 
-def describe(name: str, course: Course, *, parts: int = 6) -> str:
-    """A line for each sixth of the run: median speed, and the memory at its end."""
-    parts = min(parts, len(course.minutes))
-    edges = [round(part * len(course.minutes) / parts) for part in range(parts + 1)]
-    rows = [
-        f"  to minute {course.minutes[end - 1]:5.1f}: {statistics.median(course.speeds[start:end]):8,.0f} tokens/s, "
-        f"{course.gigabytes[end - 1]:.2f} GB"
-        for start, end in pairwise(edges)
-    ]
-    return "\n".join([name, *rows])
+def describe(name: str, log: SpeedLog, *, num_parts: int = 6) -> str:
+    """Return a line for each sixth of the run: its median speed, and the memory at its end."""
+    num_entries = len(log.minutes)
+    num_parts = min(num_parts, num_entries)
+    edges = [round(part * num_entries / num_parts) for part in range(num_parts + 1)]
+    lines = [name]
+    for start, end in pairwise(edges):
+        speed = statistics.median(log.tokens_per_second[start:end])
+        lines.append(
+            f"  to minute {log.minutes[end - 1]:5.1f}: {speed:8,.0f} tokens/s, "
+            f"{log.gigabytes[end - 1]:.2f} GB"
+        )
+    return "\n".join(lines)
 
 
-def draw(courses: list[tuple[str, Course]], path: Path) -> None:
+def plot(logs: dict[str, SpeedLog], path: Path) -> None:
+    """Write an image with two plots, speed and memory, in which each run is a line."""
     figure = Figure(figsize=(8, 2.8), layout="constrained", dpi=110)
-    speed, memory = figure.subplots(1, 2)
-    for name, course in courses:
-        speed.plot(course.minutes, course.speeds, linewidth=1.0, label=name)
-        memory.plot(course.minutes, course.gigabytes, linewidth=1.6, label=name)
-    for axes, title in ((speed, "target tokens a second"), (memory, "most memory so far, GB")):
-        axes.set(title=title, xlabel="minutes", xlim=(0, None), ylim=(0, None))
+    speed_axes, memory_axes = figure.subplots(1, 2)
+    for name, log in logs.items():
+        speed_axes.plot(log.minutes, log.tokens_per_second, linewidth=1.0, label=name)
+        memory_axes.plot(log.minutes, log.gigabytes, linewidth=1.6, label=name)
+    speed_axes.set_title("target tokens per second")
+    memory_axes.set_title("most memory so far, GB")
+    for axes in (speed_axes, memory_axes):
+        axes.set(xlabel="minutes", xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    if len(courses) > 1:
-        memory.legend(loc="lower right", frameon=False)
+    if len(logs) > 1:
+        memory_axes.legend(loc="lower right", frameon=False)
     figure.savefig(path)
 
 
@@ -72,23 +80,24 @@ def main() -> None:
     )
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument(
-        "--names", nargs="*", help="of the runs  [default: those of their directories]"
-    )
+    parser.add_argument("--names", nargs="*", help="of the runs  [default: their directories']")
     options = parser.parse_args()
+
+    num_runs = len(options.run_dirs)
     names = options.names or [path.name for path in options.run_dirs]
-    if len(names) != len(options.run_dirs):
-        parser.error(
-            f"--names: wanted one for each run, {len(options.run_dirs)}; found {len(names)}"
-        )
-    courses = [
-        (name, read_course(RunDir(path)))
-        for name, path in zip(names, options.run_dirs, strict=True)
-    ]
-    if empty := [name for name, course in courses if not course.minutes]:
-        parser.error(f"nothing has been logged yet of {', '.join(empty)}")
-    draw(courses, options.output)
-    print("\n".join(describe(*each) for each in courses))
+    if len(names) != num_runs:
+        parser.error(f"--names: found {len(names)}; wanted one for each of {num_runs} runs")
+    if len(set(names)) != num_runs:
+        parser.error("--names: two runs have the same name")
+
+    logs = {}
+    for name, path in zip(names, options.run_dirs, strict=True):
+        logs[name] = read_speed_log(RunDir(path))
+        if not logs[name].minutes:
+            parser.error(f"{path}: nothing has been logged yet")
+    plot(logs, options.output)
+    for name, log in logs.items():
+        print(describe(name, log))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""How fast does `mt` translate on a CPU? Measured beside CTranslate2, with the same weights, at the same work.
+"""Compare the translation speed of `mt` on a CPU with that of CTranslate2, at the same work.
 
-Both are text in, text out, SentencePiece included, in float32: ours is `Translator.translate`, the other translates an
-export of the same checkpoint (`mt export`), and one of its int8 weights besides. All get the same sentences, in batches
-cut by the same rule and by the config's search.batch_tokens, and search with the same beam, length penalty and longest
-translation. (CTranslate2 is not told of the ids that ours never writes, such as that of a newline: it has no less to do
-for that.)
+Both have the same weights, take text and return text, SentencePiece included, and compute in
+float32. `mt` is `Translator.translate`; CTranslate2 translates an export of the same checkpoint
+(`mt export`), and also one with int8 weights. All get the same sentences, in batches formed by the
+same rule with the config's search.batch_tokens, and search with the same beam size, length penalty
+and limit on length. (CTranslate2 does not exclude the ids that `mt` never writes, such as that of a
+newline, which does not make its work smaller.)
 
-Each has a process of its own with so many threads, loads its model (not counted), translates all once to warm up, and
-then they take turns, a block each while the other waits, so that both meet the same weather of a shared machine. It
-prints, the ratios first: our time over CTranslate2's, the median over pairs of neighbouring blocks, greedy and with
-beam 5; then of each side the median of sentences a second, BLEU, how many translations are equal to ours, and the most
-memory that its process ever had (as the kernel of Linux tells).
+Each runs in a process of its own with the given number of threads, loads its model (not counted),
+and translates everything once to warm up. Then they take turns: one translates while the others
+wait, so that all suffer the same from what else a shared machine does. Printed are, the ratios
+first: the time of `mt` divided by that of CTranslate2, the median over pairs of neighbouring
+blocks, greedy and with beam size 5. Then for each: median sentences per second, BLEU, how many
+translations are equal to those of `mt`, and the most memory of its process (as Linux reports it).
 """
 
 from __future__ import annotations
@@ -31,163 +33,245 @@ from typing import Any, NamedTuple
 
 from mt.cli.process import SETTINGS
 
-REST = 0.3  # seconds between two blocks, for the threads of the one before to fall asleep
+BEAM_SIZES = (1, 5)
+MT = "mt"
+QUANTIZATIONS = ("float32", "int8")  # of the exports for CTranslate2
+PAUSE = 0.3  # seconds between two blocks, until the threads of the previous process sleep
+
 TranslateAll = Callable[[Sequence[str], int], list[str]]  # (texts, beam size) -> translations
 
 
-class Side(NamedTuple):
-    """What one side came to at one beam size: seconds of each block, its translations, and its memory."""
+class Measurement(NamedTuple):
+    """The measurements of one contestant at one beam size."""
 
-    seconds: list[float]
-    texts: list[str]
+    seconds: list[float]  # of each block that counts
+    translations: list[str]
     peak_bytes: int
 
 
-# What runs in the two processes
+# In the processes that translate. This module imports PyTorch only where it is needed, so that
+# CTranslate2's process has none.
 
 
-def load_ours(run_dir: str, threads: int) -> TranslateAll:
+def load_mt(run_dir: str, num_threads: int) -> TranslateAll:
     import torch
 
     from mt import Translator
 
-    torch.set_num_threads(threads)
-    translators = {beam: Translator.load(run_dir, device="cpu", beam_size=beam) for beam in (1, 5)}
+    torch.set_num_threads(num_threads)
+    translators = {
+        beam_size: Translator.load(run_dir, device="cpu", beam_size=beam_size)
+        for beam_size in BEAM_SIZES
+    }
     return lambda texts, beam_size: translators[beam_size].translate(texts)
 
 
 def load_ctranslate2(
-    export_dir: str, threads: int, search: dict[str, float], numbers: str
+    export_dir: str, num_threads: int, search: dict[str, float], quantization: str
 ) -> TranslateAll:
-    """In batches cut as `group_by_length` cuts them: sorted, and no more padded positions than the budget."""
     import ctranslate2
     import sentencepiece
 
     model = ctranslate2.Translator(
-        export_dir, compute_type=numbers, inter_threads=1, intra_threads=threads
+        export_dir, compute_type=quantization, inter_threads=1, intra_threads=num_threads
     )
-    joint = Path(export_dir, "tokenizer.model")
-    paths = (
-        [joint, joint]
-        if joint.exists()
-        else [Path(export_dir, f"tokenizer.{side}.model") for side in ("src", "tgt")]
-    )
-    src, tgt = (sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in paths)
+    src_path, tgt_path = tokenizer_paths(Path(export_dir))
+    src_tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(src_path))
+    tgt_tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tgt_path))
 
     def translate(texts: Sequence[str], beam_size: int) -> list[str]:
-        rows = src.encode(list(texts), out_type=str)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        groups: list[list[int]] = []
-        for i in order:  # each has one token more, eos
-            if (
-                not groups
-                or (len(groups[-1]) + 1) * (len(rows[i]) + 1) > search["batch_tokens"] // beam_size
-            ):
-                groups.append([])
-            groups[-1].append(i)
-        answers = [""] * len(rows)
-        for group in reversed(groups):
-            longest = search["max_length_factor"] * (len(rows[group[-1]]) + 1)
-            found = model.translate_batch(
-                [rows[i] for i in group],
+        rows = src_tokenizer.encode(list(texts), out_type=str)
+        batch_tokens = int(search["batch_tokens"] // beam_size)
+        translations = [""] * len(rows)
+        for indices in form_batches([len(row) for row in rows], batch_tokens=batch_tokens):
+            longest = len(rows[indices[-1]]) + 1
+            max_length = math.ceil(search["max_length_factor"] * longest)
+            results = model.translate_batch(
+                [rows[index] for index in indices],
                 beam_size=beam_size,
                 length_penalty=search["length_penalty"],
                 max_input_length=0,
                 min_decoding_length=0,
-                max_decoding_length=math.ceil(longest) + int(search["max_length_offset"]),
+                max_decoding_length=max_length + int(search["max_length_offset"]),
             )
-            for i, text in zip(
-                group, tgt.decode([each.hypotheses[0] for each in found]), strict=True
-            ):
-                answers[i] = text
-        return answers
+            decoded = tgt_tokenizer.decode([result.hypotheses[0] for result in results])
+            for index, text in zip(indices, decoded, strict=True):
+                translations[index] = text
+        return translations
 
     return translate
 
 
-def serve(kind: str, directory: str, threads: int, search: dict[str, float]) -> None:
-    """Answer each line of stdin, `{texts, beam_size}`, with `{seconds, texts, peak_bytes}`."""
-    translate = (
-        load_ours(directory, threads)
-        if kind == "ours"
-        else load_ctranslate2(directory, threads, search, kind)
-    )
+def tokenizer_paths(export_dir: Path) -> tuple[Path, Path]:
+    """Return the tokenizers of the source and the target, which may be the same file."""
+    joint = export_dir / "tokenizer.model"
+    if joint.exists():
+        return joint, joint
+    return export_dir / "tokenizer.src.model", export_dir / "tokenizer.tgt.model"
+
+
+def form_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
+    """Group sentences as `mt` does; return their indices in batches, the longest first.
+
+    Sentences are sorted by length. A batch has at most `batch_tokens` padded positions.
+
+    Each sentence has one token more than its length, for the end of the sentence.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        is_full = batches and (len(batches[-1]) + 1) * (lengths[index] + 1) > batch_tokens
+        if not batches or is_full:
+            batches.append([])
+        batches[-1].append(index)
+    return batches[::-1]
+
+
+def serve(kind: str, directory: str, num_threads: int, search: dict[str, float]) -> None:
+    """Answer the requests that come on stdin, one JSON object per line.
+
+    A request {texts, beam_size} is answered by {seconds, texts, peak_bytes}.
+
+    Args:
+        kind: `mt`, or the quantization of an export for CTranslate2.
+        directory: the run directory, or the export.
+    """
+    if kind == MT:
+        translate = load_mt(directory, num_threads)
+    else:
+        translate = load_ctranslate2(directory, num_threads, search, kind)
     for line in sys.stdin:
         request = json.loads(line)
-        start = time.perf_counter()
+        started = time.perf_counter()
         texts = translate(request["texts"], request["beam_size"])
-        seconds = time.perf_counter() - start
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        (kibibytes,) = [
-            int(row.split()[1]) for row in status.splitlines() if row.startswith("VmHWM:")
-        ]
-        print(
-            json.dumps({"seconds": seconds, "texts": texts, "peak_bytes": kibibytes * 1024}),
-            flush=True,
-        )
+        seconds = time.perf_counter() - started
+        answer = {"seconds": seconds, "texts": texts, "peak_bytes": peak_memory()}
+        print(json.dumps(answer), flush=True)
 
 
-# What asks them
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process ever had."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            kibibytes = int(line.split()[1])
+            return kibibytes * 1024
+    raise AssertionError("/proc/self/status has no VmHWM")
+
+
+# In the process that compares them
 
 
 def start(
-    kind: str, directory: Path, threads: int, search: dict[str, float]
+    kind: str, directory: Path, num_threads: int, search: dict[str, float]
 ) -> subprocess.Popen[str]:
-    """A process that answers (see `serve`); with no torch in CTranslate2's, whoever imports this module."""
-    command = [sys.executable, __file__, json.dumps([kind, str(directory), threads, search])]
-    # Threads of GNU OpenMP, which both use, that spin for long lose their time beside another process.
-    settings = SETTINGS if kind == "ours" else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
-    environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(threads)}
+    """Start a process that runs `serve`."""
+    command = [
+        sys.executable,
+        __file__,
+        json.dumps([kind, str(directory), num_threads, search]),
+    ]
+    # Both use GNU OpenMP, whose threads lose time beside another process if they wait actively for
+    # long.
+    settings = SETTINGS if kind == MT else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
+    environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(num_threads)}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
 
 
-def ask(process: subprocess.Popen[str], texts: list[str], beam_size: int) -> dict[str, Any]:
-    assert process.stdin is not None, process
-    assert process.stdout is not None, process
-    time.sleep(REST)
+def request(process: subprocess.Popen[str], texts: list[str], beam_size: int) -> dict[str, Any]:
+    """Let a process translate the texts, and return its answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    time.sleep(PAUSE)
     process.stdin.write(json.dumps({"texts": texts, "beam_size": beam_size}) + "\n")
     process.stdin.flush()
     answer: dict[str, Any] = json.loads(process.stdout.readline())
     return answer
 
 
-def race(
-    run_dir: Path, texts: list[str], *, threads: int, repeats: int
-) -> dict[tuple[int, str], Side]:
-    """All sides, greedy and with beam 5, by (beam size, "ours" or CTranslate2's number format)."""
+def measure(
+    processes: dict[str, subprocess.Popen[str]],
+    texts: list[str],
+    *,
+    beam_size: int,
+    num_blocks: int,
+) -> dict[str, Measurement]:
+    """Let the processes translate in turns; the first block of each is a warm-up."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in processes}
+    for _ in range(1 + num_blocks):
+        for name, process in processes.items():
+            answers[name].append(request(process, texts, beam_size))
+    measurements = {}
+    for name, (_, *counted) in answers.items():
+        last = counted[-1]
+        seconds = [answer["seconds"] for answer in counted]
+        measurements[name] = Measurement(seconds, last["texts"], last["peak_bytes"])
+    return measurements
+
+
+def compare(
+    run_dir: Path, texts: list[str], *, num_threads: int, num_blocks: int
+) -> dict[int, dict[str, Measurement]]:
+    """Return measurements by beam size, then by name: `mt`, or CTranslate2's quantization."""
     from mt.config.load import load_config
     from mt.export.ctranslate2 import export
     from mt.storage.run_dir import open_run_dir
 
     search = load_config(open_run_dir(run_dir).config).search.model_dump()
-    sides = {}
     with tempfile.TemporaryDirectory() as directory:
-        processes = {"ours": start("ours", run_dir, threads, search)}
-        for numbers in ("float32", "int8"):
-            exported = Path(directory, numbers)
-            export(run_dir, exported, quantization=numbers)
-            processes[numbers] = start(numbers, exported, threads, search)
+        processes = {MT: start(MT, run_dir, num_threads, search)}
+        for quantization in QUANTIZATIONS:
+            exported = Path(directory, quantization)
+            export(run_dir, exported, quantization=quantization)
+            processes[quantization] = start(quantization, exported, num_threads, search)
         try:
-            for beam_size in (1, 5):
-                blocks: dict[str, list[dict[str, Any]]] = {name: [] for name in processes}
-                for _ in range(repeats + 1):
-                    for name, process in processes.items():
-                        blocks[name].append(ask(process, texts, beam_size))
-                for name, (_, *counted) in blocks.items():
-                    seconds = [block["seconds"] for block in counted]
-                    sides[beam_size, name] = Side(
-                        seconds, counted[-1]["texts"], counted[-1]["peak_bytes"]
-                    )
+            return {
+                beam_size: measure(processes, texts, beam_size=beam_size, num_blocks=num_blocks)
+                for beam_size in BEAM_SIZES
+            }
         finally:
             for process in processes.values():
-                process.communicate()  # it ends with its stdin
-    return sides
+                process.communicate()  # closes its stdin, which ends it
+
+
+def print_ratio(beam_size: int, measurements: dict[str, Measurement]) -> None:
+    ratios = []
+    for ours, theirs in zip(measurements[MT].seconds, measurements["float32"].seconds, strict=True):
+        ratios.append(ours / theirs)
+    search = "greedy" if beam_size == 1 else f"beam {beam_size}"
+    print(
+        f"{search}: mt takes {statistics.median(ratios):.2f} x the time of CTranslate2 "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+
+
+def print_rows(
+    beam_size: int, measurements: dict[str, Measurement], refs: list[str], *, tgt_lang: str
+) -> None:
+    from mt.evaluation.metrics import bleu_tokenizer, score_corpus
+
+    for name, measurement in measurements.items():
+        translations = measurement.translations
+        (bleu,) = score_corpus(
+            translations, [refs], metrics=("bleu",), tokenize=bleu_tokenizer(tgt_lang)
+        )
+        num_equal = 0
+        for ours, theirs in zip(measurements[MT].translations, translations, strict=True):
+            num_equal += ours == theirs
+        speed = len(translations) / statistics.median(measurement.seconds)
+        megabytes = measurement.peak_bytes / 1e6
+        label = name if name == MT else f"CTranslate2 {name}"
+        print(
+            f"{label:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} "
+            f"{num_equal:>6,} {megabytes:>8.0f}"
+        )
+
+
+# The command line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What may be asked on the command line; `main` answers it."""
+    """Add the options of `benchmark.py translate`."""
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--ref", type=Path, required=True)
@@ -195,43 +279,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, help="sentences to take from the start of the file  [default: all]"
     )
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="blocks of each side that count  [default: 5]"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="blocks that count  [default: 5]")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Race, and print what came of it."""
+    """Run `benchmark.py translate`."""
     from mt.config.load import load_config
     from mt.data.eval_set import read_eval_set
-    from mt.evaluation.metrics import bleu_tokenizer, score_corpus
 
-    lang = load_config(options.run_dir / "config.yaml").data.tgt_lang
-    found = read_eval_set(options.src.name, options.src, [options.ref])
-    texts, refs = list(islice(found.src, options.limit)), list(islice(found.refs[0], options.limit))
-    sides = race(options.run_dir, texts, threads=options.threads, repeats=options.repeats)
-    for beam_size in (1, 5):
-        pairs = zip(
-            sides[beam_size, "ours"].seconds, sides[beam_size, "float32"].seconds, strict=True
-        )
-        ratios = [ours / theirs for ours, theirs in pairs]
-        words = f"beam {beam_size}" if beam_size > 1 else "greedy"
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(
-            f"{words}: ours takes {statistics.median(ratios):.2f} x the time of CTranslate2 ({spread})"
-        )
-    blocks = f"{options.threads} threads, float32, {options.repeats} blocks each"
-    print(f"{len(texts):,} sentences of {options.src.name}, {blocks}")
+    tgt_lang = load_config(options.run_dir / "config.yaml").data.tgt_lang
+    eval_set = read_eval_set(options.src.name, options.src, [options.ref])
+    texts = list(islice(eval_set.src, options.limit))
+    refs = list(islice(eval_set.refs[0], options.limit))
+    results = compare(
+        options.run_dir, texts, num_threads=options.threads, num_blocks=options.repeats
+    )
+
+    for beam_size, measurements in results.items():
+        print_ratio(beam_size, measurements)
+    print(
+        f"{len(texts):,} sentences of {options.src.name}, {options.threads} threads, float32, "
+        f"{options.repeats} blocks each"
+    )
     print(f"{'':<20} {'beam':>4} {'sentences/s':>12} {'BLEU':>6} {'equal':>6} {'peak MB':>8}")
-    for (beam_size, name), side in sides.items():
-        (bleu,) = score_corpus(side.texts, [refs], metrics=("bleu",), tokenize=bleu_tokenizer(lang))
-        equal = sum(a == b for a, b in zip(side.texts, sides[beam_size, "ours"].texts, strict=True))
-        speed = len(texts) / statistics.median(side.seconds)
-        words = name if name == "ours" else f"CTranslate2 {name}"
-        print(
-            f"{words:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} {equal:>6,} {side.peak_bytes / 1e6:>8.0f}"
-        )
+    for beam_size, measurements in results.items():
+        print_rows(beam_size, measurements, refs, tgt_lang=tgt_lang)
 
 
-if __name__ == "__main__":  # as a child of `start`
+if __name__ == "__main__":  # as a process started by `start`
     serve(*json.loads(sys.argv[1]))

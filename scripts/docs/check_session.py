@@ -3,12 +3,13 @@
     scripts/quickstart 2>&1 | tee runs/quickstart.log
     python -m scripts.docs.check_session runs/quickstart.log [--readme README.md]
 
-The session stands between `<!-- session -->` and `<!-- /session -->`. Its lines must appear in the log in the same
-order. Two lines that follow each other in the session must follow each other in the log; a line `...` stands for any
-number of lines. The log may have more lines before and after the session.
+The session stands between `<!-- session -->` and `<!-- /session -->`. Its lines must appear in the
+log in the same order. Two lines that follow each other in the session must follow each other in the
+log; a line `...` stands for any number of lines. The log may have more lines before and after the
+session.
 
-Numbers, number formats (bf16), the width of spaces, blank lines, and the path `.venv/bin/` of a command are ignored,
-because they depend on the machine or only matter to the eye.
+Numbers, number formats (bf16), the width of spaces, blank lines, and the path `.venv/bin/` of a
+command are ignored, because they depend on the machine or only matter to the eye.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def split_at_gaps(lines: list[str]) -> list[list[str]]:
 
 
 def find_block(block: list[str], log: list[str], *, start: int) -> int | None:
-    """Return the first index at or after `start` where the whole block stands in the log, if there is one."""
+    """Return the first index, not before `start`, where the whole block stands in the log."""
     for index in range(start, len(log) - len(block) + 1):
         if log[index : index + len(block)] == block:
             return index
@@ -70,7 +71,7 @@ def find_block(block: list[str], log: list[str], *, start: int) -> int | None:
 
 
 def longest_prefix(block: list[str], log: list[str], *, start: int) -> int:
-    """Return how many of the block's first lines stand in the log at one place at or after `start`."""
+    """Return how many of the block's first lines stand together in the log after `start`."""
     longest = 0
     for index in range(start, len(log)):
         length = 0
@@ -85,10 +86,10 @@ def longest_prefix(block: list[str], log: list[str], *, start: int) -> int:
 
 
 def find_difference(session: str, log: str) -> str | None:
-    """Return the first line of the session that is not in the log where it should be; None if all are.
+    """Return what the log lacks of the session, in words; None if it has everything.
 
-    The earliest place is taken for each block, which leaves the most room for the blocks after it: if this choice
-    fails, every other one does.
+    The earliest place is taken for each block, which leaves the most room for the blocks after it:
+    if this choice fails, every other one does.
     """
     log_lines = normalized_lines(log)
     blocks = split_at_gaps(normalized_lines(session))
@@ -121,7 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     if difference is not None:
         print(
             f"check_session: {options.readme} and {options.log} differ: {difference}\n"
-            "(numbers are shown as #; if runs/toy was trained before, remove it and run scripts/quickstart again)",
+            "(numbers are shown as #; if runs/toy was trained before, remove it and run "
+            "scripts/quickstart again)",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,11 @@
-"""The README's table of config keys, as the code has them: paste it there when a test says that they differ."""
+"""Print the table of config keys for the documentation, from the code.
+
+    python -m scripts.docs.config_table
+
+A test compares the documentation with it; paste the output there when they differ.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -7,28 +14,37 @@ from mt.config.keys import walk_keys
 from mt.config.schema import Config
 from mt.config.yaml_file import show
 
-WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def table() -> Iterator[str]:
-    """The lines of a Markdown table: key, what it takes, default, meaning."""
+    """Yield the lines of a Markdown table: key, type of its value, default, description."""
     yield "| key | value | default | |"
     yield "|---|---|---|---|"
     for key, field in walk_keys(Config):
         default = "required" if field.is_required() else f"`{show(field.default)}`"
-        yield f"| `{key}` | {in_words(field.annotation)} | {default} | {field.description} |"
+        yield f"| `{key}` | {describe_type(field.annotation)} | {default} | {field.description} |"
 
 
-def in_words(annotation: Any) -> str:
-    """What type of value a key takes."""
-    origin, args = get_origin(annotation), get_args(annotation)
+def describe_type(annotation: Any) -> str:
+    """Return in words which values a type annotation allows."""
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is Literal:
-        return " or ".join(args)
+        return " or ".join(arguments)
     if origin is tuple:
-        return f"list of {in_words(args[0])}"
+        return f"list of {describe_type(arguments[0])}"
     if origin is Annotated:
-        return in_words(args[0])
-    return " or ".join(map(in_words, args)) if args else WORDS[annotation]
+        return describe_type(arguments[0])
+    if arguments:  # a union
+        return " or ".join(describe_type(argument) for argument in arguments)
+    return TYPE_NAMES[annotation]
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 
     scripts/recipes/get_multi30k.py [--from DIR|URL] [--out DIR]
 
-Multi30k (Elliott et al., 2016) may be used for non-commercial research and education, so this repository downloads it
-instead of containing it. Needs nothing but Python's standard library.
+Multi30k (Elliott et al., 2016) may be used for non-commercial research and education, so this
+repository downloads it instead of containing it. Needs nothing but Python's standard library.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The checksums alone decide whether a text is right. So a branch may serve as the second origin, in case GitHub does
-# not resolve the short name of the commit.
+# The checksums alone decide whether a text is right. So a branch may serve as the second origin, in
+# case GitHub does not resolve the short name of the commit.
 ORIGINS = tuple(
     f"https://github.com/multi30k/dataset/raw/{ref}/data/task1/raw" for ref in ("a3d2e0d", "master")
 )
@@ -39,7 +39,7 @@ SHA256 = {  # of the unpacked text
 
 
 class FetchError(Exception):
-    """A file that could not be obtained. The message is one line: what, from where, and the reason."""
+    """A file could not be obtained. The message is one line: what, from where, and why."""
 
 
 def is_right(name: str, text: bytes) -> bool:
@@ -51,7 +51,8 @@ def read(name: str, origin: str) -> bytes:
     """Return the unpacked text of a file.
 
     Args:
-        origin: a URL, below which the file is compressed; or a folder, where it may be compressed or not.
+        origin: a URL, below which the file is compressed; or a folder, where it may be compressed
+        or not.
 
     Raises FetchError.
     """
@@ -75,7 +76,10 @@ def read(name: str, origin: str) -> bytes:
 
 
 def fetch(name: str, origins: tuple[str, ...]) -> bytes:
-    """Return the right text from the first origin that has it. If none has it, raise the error of the first origin."""
+    """Return the right text from the first origin that has it.
+
+    If none has it, raise the error of the first origin.
+    """
     errors = []
     for origin in origins:
         try:
@@ -100,7 +104,7 @@ def write(path: Path, text: bytes) -> None:
 
 
 def fetch_all(out: Path, origins: tuple[str, ...]) -> None:
-    """Write all files to the folder `out`, and say for each what was done. Right files are left as they are."""
+    """Write all files to the folder `out`, except those that are there and right."""
     for name in SHA256:
         path = out / name
         if path.is_file() and is_right(name, path.read_bytes()):

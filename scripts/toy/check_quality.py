@@ -9,8 +9,8 @@ import json
 import sys
 from typing import Any
 
-# Runs on several processors gave 96 to 97 on `test` and 95 to 96 on `unseen` (RECORDS.md), so that a run below
-# these values points to a defect and not to chance.
+# Runs on several processors gave 96 to 97 on `test` and 95 to 96 on `unseen` (RECORDS.md), so that
+# a run below these values points to a defect and not to chance.
 MINIMUM_BLEU = {"test": 93.0, "unseen": 90.0}
 
 

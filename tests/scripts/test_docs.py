@@ -1,4 +1,4 @@
-"""The check of the session in README.md. The generated table of config keys is tested in tests/test_readme.py."""
+"""The check of the session in README.md. (tests/test_readme.py tests the table of config keys.)"""
 
 from __future__ import annotations
 

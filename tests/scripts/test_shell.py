@@ -1,4 +1,4 @@
-"""The shell scripts: setup, quickstart, test, check and .ci/run, with stand-ins for Python, pip and mt."""
+"""The shell scripts and .ci/run, with stand-ins for Python, pip and mt."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def test_git_ignores_generated_and_downloaded_files() -> None:
 
 # A clone in which the scripts run with stand-ins
 
-# Answers as python does, as far as setup needs it, and logs what pip and other modules are started with.
+# Answers as python does, as far as setup needs it, and logs what pip and other modules are started
+# with.
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$1 ${2:-}" in
     "-c "*) exit "${FAKE_IS_OLD:-0}" ;;

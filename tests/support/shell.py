@@ -1,4 +1,4 @@
-"""The command line as tests use it: quickly in this process, or in one of its own."""
+"""The command line as tests use it: inside this process, which is fast, or in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mt.cli.app import main
 
 
 class Ended(NamedTuple):
-    """What a command left behind."""
+    """The result of a command: exit code, stdout, stderr."""
 
     code: int
     out: str
@@ -23,28 +23,36 @@ class Ended(NamedTuple):
 
 
 def mt(*arguments: str | Path, stdin: str | bytes = b"") -> Ended:
-    """Run the command as the shell would, but in this process, which has waited for torch already."""
+    """Run `mt` as the shell would, but in this process, which has already imported PyTorch."""
     content = stdin.encode() if isinstance(stdin, str) else stdin
-    streams = {
-        name: io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for name in ("stdout", "stderr")
-    }
+    out = io.BytesIO()
+    err = io.BytesIO()
+    stdin_stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    stdout_stream = io.TextIOWrapper(out, encoding="utf-8")
+    stderr_stream = io.TextIOWrapper(err, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mt", *map(str, arguments)])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
-        for name, stream in streams.items():
-            patch.setattr(sys, name, stream)
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    for stream in streams.values():
-        stream.flush()
-    return Ended(code, *(stream.buffer.getvalue().decode() for stream in streams.values()))  # type: ignore[attr-defined]
+        patch.setattr(sys, "stdin", stdin_stream)
+        patch.setattr(sys, "stdout", stdout_stream)
+        patch.setattr(sys, "stderr", stderr_stream)
+        code = exit_code_of_main()
+    stdout_stream.flush()
+    stderr_stream.flush()
+    return Ended(code, out.getvalue().decode(), err.getvalue().decode())
+
+
+def exit_code_of_main() -> int:
+    try:
+        main()
+    except SystemExit as exit_:
+        if isinstance(exit_.code, int):
+            return exit_.code
+        return 0 if exit_.code is None else 1
+    return 0
 
 
 def in_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own; it has to succeed."""
+    """Run `python -m` with these arguments in a process of its own, which has to succeed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(
