@@ -1,7 +1,9 @@
-"""Good input that can be spoilt, and what any file can suffer. `bad_text.py` and `bad_models.py` spoil by kind.
+"""Good input to be damaged, and kinds of damage that any file can have.
 
-One part of each kind is spoilt byte by byte, as a disk or a download would do it. The other keeps its form, so that the
-parser takes it, and says something absurd or hostile. All is a function of the dice; `fuzz.py` runs what is made.
+One part of each kind of bad input is damaged byte by byte, as by a faulty disk or download. The
+other part keeps its form, so that the parser accepts it, and has an absurd or hostile content
+(bad_text.py, bad_models.py). Everything is a function of a random number generator; runner.py runs
+the result.
 """
 
 from __future__ import annotations
@@ -18,28 +20,28 @@ import yaml
 from mt.config.keys import walk_keys
 from mt.config.schema import Config
 
-CANARY = "EXECUTED"  # the file that hostile input tries to make
+CANARY = "EXECUTED"  # the file that hostile input tries to create
 MAX_STEPS = 2  # updates of the good run
 
 
 class Case(NamedTuple):
-    """One bad input: the files that lie in an otherwise empty directory, and the command that is run there."""
+    """A bad input: the files of an otherwise empty directory, and the command that is run in it."""
 
-    how: str  # how it was spoilt, in a few words
+    description: str  # how the input is bad, in a few words
     files: dict[str, bytes]
     arguments: list[str]
     stdin: bytes = b""
-    is_dry: bool = False  # a config that turns out to be valid is not trained with
-    output: str = ""  # a file that may be there only after a success
-    num_lines: int | None = None  # in stdout after a success
+    skip_training: bool = False  # a config that turns out to be valid is not trained with
+    output: str = ""  # a file that may exist only after a success
+    num_lines: int | None = None  # of stdout after a success
 
 
-class Good(NamedTuple):
-    """The good input that is spoilt: all files by relative name."""
+class GoodInput(NamedTuple):
+    """The good input to be damaged: all files by relative name."""
 
-    texts: dict[str, bytes]  # train.a train.b valid.a valid.b
+    texts: dict[str, bytes]  # train.a, train.b, valid.a, valid.b
     config: dict[str, Any]
-    run: dict[str, bytes]  # run/config.yaml and all else that training made
+    run: dict[str, bytes]  # run/config.yaml and everything else that training wrote
 
     @property
     def tokenizer(self) -> bytes:
@@ -47,7 +49,7 @@ class Good(NamedTuple):
 
     @property
     def files(self) -> dict[str, bytes]:
-        """All of it, in a new dict."""
+        """All files, in a new dict."""
         return {**self.texts, **self.run, "good.yaml": as_yaml(self.config).encode()}
 
 
@@ -61,22 +63,25 @@ SENTENCES = [
 
 
 def good_texts() -> dict[str, bytes]:
-    """Texts to train on for a second: what is to be translated is to be repeated."""
-    train, valid = (
-        "".join(f"{line}\n" for line in lines) for lines in (SENTENCES, SENTENCES[::25])
-    )
-    return {
-        f"{name}.{lang}": text.encode()
-        for name, text in (("train", train), ("valid", valid))
-        for lang in "ab"
-    }
+    """Return a corpus to train on for a second. Each sentence is its own translation."""
+    texts = {}
+    for name, sentences in (("train", SENTENCES), ("valid", SENTENCES[::25])):
+        text = "".join(f"{sentence}\n" for sentence in sentences)
+        for lang in ("a", "b"):
+            texts[f"{name}.{lang}"] = text.encode()
+    return texts
 
 
 def good_config() -> dict[str, Any]:
-    """A config of the smallest model; paths are relative to the directory that each case has to itself."""
-    corpora = {"train": [{"prefix": "train"}], "valid": {"name": "valid", "prefix": "valid"}}
+    """Return a config of the smallest model, with relative paths."""
     return {
-        "data": {"src_lang": "a", "tgt_lang": "b", "max_length": 24, **corpora},
+        "data": {
+            "src_lang": "a",
+            "tgt_lang": "b",
+            "max_length": 24,
+            "train": [{"prefix": "train"}],
+            "valid": {"name": "valid", "prefix": "valid"},
+        },
         "tokenizer": {"vocab_size": 340},
         "model": {
             "d_model": 16,
@@ -96,69 +101,61 @@ def good_config() -> dict[str, Any]:
     }
 
 
-def read_good(directory: Path) -> Good:
-    """What `mt train` made of the good config in `directory`; paths become relative again."""
+def read_good_input(directory: Path) -> GoodInput:
+    """Return the good input, with the run that `mt train` made of it in `directory`."""
     files = [path for path in sorted((directory / "run").rglob("*")) if path.is_file()]
     run = {str(path.relative_to(directory)): path.read_bytes() for path in files}
+    # Make its paths relative to the directory.
     run["run/config.yaml"] = run["run/config.yaml"].replace(f"{directory}/".encode(), b"")
-    return Good(good_texts(), good_config(), run)
+    return GoodInput(good_texts(), good_config(), run)
 
 
-# ---- bytes
+# Damaged bytes
 
-LANDMARKS = (
-    b"\0",
-    b"\xff",
-    b"\xff" * 4 + b"\x7f",
-    b"\x80" * 9,
-    b"\n",
-    b"\r\n",
-    b"\xef\xbb\xbf",
-    b"{",
-    b"[",
-    b"-",
-    b"'",
+# fmt: off
+INSERTIONS = (
+    b"\0", b"\xff", b"\xff" * 4 + b"\x7f", b"\x80" * 9, b"\n", b"\r\n", b"\xef\xbb\xbf", b"{", b"[",
+    b"-", b"'",
 )
+BYTE_DAMAGES = ("flip", "flip", "random", "cut", "insert", "double", "delete", "move", "zero")
+# fmt: on
 
 
-def spoil_bytes(draw: Random, content: bytes) -> bytes:
+def damage_bytes(rng: Random, content: bytes) -> bytes:
     """Flip, cut, insert, double or move some bytes, up to four times."""
-    for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        start = draw.randrange(len(content) + 1)
-        end = min(len(content), start + draw.choice((1, 2, 8, 64, 1000)))
-        before, part, after = content[:start], content[start:end], content[end:]
-        kind = draw.choice(
-            ("flip", "flip", "random", "cut", "insert", "double", "delete", "move", "zero")
-        )
-        if kind == "flip":
-            content = (
-                before
-                + bytes([byte ^ 1 << draw.randrange(8) for byte in part[:1]])
-                + part[1:]
-                + after
-            )
-        elif kind == "random":
-            content = before + draw.randbytes(len(part)) + after
-        elif kind == "cut":
-            content = before
-        elif kind == "insert":
-            content = (
-                before
-                + draw.choice((*LANDMARKS, draw.randbytes(draw.randrange(1, 9))))
-                + part
-                + after
-            )
-        elif kind == "double":
-            content = before + part * draw.choice((2, 2, 50)) + after
-        elif kind == "delete":
-            content = before + after
-        elif kind == "move":
-            rest = before + after
-            place = draw.randrange(len(rest) + 1)
-            content = rest[:place] + part + rest[place:]
-        else:
-            content = before + bytes(len(part)) + after
+    num_damages = rng.choice((1, 1, 1, 2, 4))
+    for _ in range(num_damages):
+        start = rng.randrange(len(content) + 1)
+        end = min(len(content), start + rng.choice((1, 2, 8, 64, 1000)))
+        content = damage_range(rng, content, start, end)
     return content
+
+
+def damage_range(rng: Random, content: bytes, start: int, end: int) -> bytes:
+    """Damage the bytes from `start` to `end`, in one way."""
+    before = content[:start]
+    part = content[start:end]
+    after = content[end:]
+    damage = rng.choice(BYTE_DAMAGES)
+    if damage == "flip":
+        flipped = bytes([byte ^ 1 << rng.randrange(8) for byte in part[:1]])
+        return before + flipped + part[1:] + after
+    if damage == "random":
+        return before + rng.randbytes(len(part)) + after
+    if damage == "cut":
+        return before
+    if damage == "insert":
+        inserted = rng.choice((*INSERTIONS, rng.randbytes(rng.randrange(1, 9))))
+        return before + inserted + part + after
+    if damage == "double":
+        return before + part * rng.choice((2, 2, 50)) + after
+    if damage == "delete":
+        return before + after
+    if damage == "move":
+        rest = before + after
+        position = rng.randrange(len(rest) + 1)
+        return rest[:position] + part + rest[position:]
+    return before + bytes(len(part)) + after  # zero
 
 
 class _Bomb:
@@ -167,51 +164,55 @@ class _Bomb:
 
 
 def pickled_bomb() -> bytes:
-    """What runs a command when it is unpickled."""
+    """Return a pickle that runs a command, which creates CANARY, when it is loaded."""
     return pickle.dumps(_Bomb())
 
 
-# ---- values
+# Bad values
 
 # fmt: off
-ABSURD: tuple[Any, ...] = (
+ABSURD_VALUES: tuple[Any, ...] = (
     0, -1, 1, 2, 3, 7, 10**9, 10**9 + 1, 10**18, 2**31, 2**63, 10**30, -(10**30), int("9" * 200),
-    0.5, 1.5, -0.5, 1e308, 1e-320, -1e308, float("inf"), float("-inf"), float("nan"),
-    "", "x", "no", "null", "4", "a\nb", "a\0b", "../../x", "/dev/zero", "/dev/null", "/", "~", ".", "x" * 5000,
-    "é\u2028", "\U0001f600", "\x1b[31mred", "%s{0}{x}", "{problem}",
-    True, False, None, [], {}, [1, 2], ["a", "b"], [[]],
-    [None], {"a": {"b": 1}}, [{"prefix": "train"}] * 3, {"name": "x"}, {"prefix": "train"}, {"": ""}, [[[[[[[1]]]]]]],
+    0.5, 1.5, -0.5, 1e308, 1e-320, -1e308, float("inf"), float("-inf"), float("nan"), "", "x", "no",
+    "null", "4", "a\nb", "a\0b", "../../x", "/dev/zero", "/dev/null", "/", "~", ".", "x" * 5000,
+    "é\u2028", "\U0001f600", "\x1b[31mred", "%s{0}{x}", "{problem}", True, False, None, [], {},
+    [1, 2], ["a", "b"], [[]], [None], {"a": {"b": 1}}, [{"prefix": "train"}] * 3, {"name": "x"},
+    {"prefix": "train"}, {"": ""}, [[[[[[[1]]]]]]],
 )
-RUNNABLE: tuple[Any, ...] = (0, 1, 2, 3, 7, 10**9, 1000, 0.5, 0.99, 1e-320, 1e-30, 100, 65_536, True, False, None, "no")
+PLAUSIBLE_VALUES: tuple[Any, ...] = (
+    0, 1, 2, 3, 7, 10**9, 1000, 0.5, 0.99, 1e-320, 1e-30, 100, 65_536, True, False, None, "no",
+)
 CHOICES = (
-    "pre", "post", "relu", "gelu", "all", "none", "decoder", "bpe", "unigram", "cosine", "constant", "fp32", "bf16",
-    "fp16", "adam", "chrf", "loss", "additive", "dense_synthesizer", "dot_product", "cuda", "auto",
+    "pre", "post", "relu", "gelu", "all", "none", "decoder", "bpe", "unigram", "cosine", "constant",
+    "fp32", "bf16", "fp16", "adam", "chrf", "loss", "additive", "dense_synthesizer", "dot_product",
+    "cuda", "auto",
 )
 # fmt: on
 
 
-def place_in(draw: Random, config: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """One of all keys there are: the section that holds it, or should, and its name."""
-    if draw.random() < 0.1:
-        return config, draw.choice((*config, "extra"))
-    *path, key = draw.choice([key for key, _ in walk_keys(Config)]).split(".")
+def choose_key(rng: Random, config: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Choose one of all config keys; return the section where it belongs, and its name there."""
+    if rng.random() < 0.1:
+        return config, rng.choice((*config, "extra"))
+    *path, key = rng.choice([key for key, _ in walk_keys(Config)]).split(".")
     section: Any = config
     try:
-        for name, after in zip(path, [*path[1:], key], strict=True):
-            section = (
-                section[0]
-                if name == "N"
-                else section.setdefault(name, [{}] if after == "N" else {})
-            )
-    except (AttributeError, LookupError, TypeError):  # what was set there before holds no keys
+        for name, next_name in zip(path, [*path[1:], key], strict=True):
+            if name == "N":  # an element of a list
+                section = section[0]
+                continue
+            section = section.setdefault(name, [{}] if next_name == "N" else {})
+    except (AttributeError, LookupError, TypeError):  # an earlier change put a plain value there
         return config, path[0]
-    return (section, key) if isinstance(section, dict) else (config, path[0])
+    if not isinstance(section, dict):
+        return config, path[0]
+    return section, key
 
 
 def as_yaml(config: dict[str, Any]) -> str:
     return yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=10_000)
 
 
-def copied(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy that shares nothing."""
+def copy_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a deep copy."""
     return json.loads(json.dumps(config))

@@ -1,487 +1,567 @@
-"""Bad tokenizers and bad run directories: protobuf, safetensors and JSON taken apart and put together otherwise."""
+"""Bad tokenizers and bad run directories.
+
+Protobuf, safetensors and JSON files are taken apart, changed, and put together again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import struct
+from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from scripts.stress.fuzz.bad_input import (
-    ABSURD,
+    ABSURD_VALUES,
     CHOICES,
     MAX_STEPS,
-    RUNNABLE,
+    PLAUSIBLE_VALUES,
     SENTENCES,
     Case,
-    Good,
+    GoodInput,
     as_yaml,
+    choose_key,
+    damage_bytes,
     pickled_bomb,
-    place_in,
-    spoil_bytes,
 )
 from scripts.stress.fuzz.bad_text import ODD_LINES
 
-# ---- protobuf
+# Protobuf messages
 
-Field = tuple[
-    int, int, Any
-]  # number, wire type, value: an int for wire type 0, bytes for the others
+VARINT = 0
+FIXED_64 = 1
+BYTES = 2
+GROUP_START = 3
+FIXED_32 = 5
+FIXED_SIZES = {FIXED_64: 8, FIXED_32: 4}
+
+
+class Field(NamedTuple):
+    """A field of a protobuf message."""
+
+    number: int
+    wire_type: int
+    value: Any  # an int for VARINT, bytes for the others
 
 
 def read_message(content: bytes) -> list[Field]:
-    """The fields of a protobuf message in their order."""
+    """Return the fields of a protobuf message in their order."""
     fields: list[Field] = []
-    place = 0
-    while place < len(content):
-        tag, place = _read_varint(content, place)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, place = _read_varint(content, place)
-            fields.append((number, kind, value))
+    position = 0
+    while position < len(content):
+        tag, position = read_varint(content, position)
+        number = tag >> 3
+        wire_type = tag & 7
+        value: Any
+        if wire_type == VARINT:
+            value, position = read_varint(content, position)
         else:
-            size, place = {1: (8, place), 5: (4, place)}.get(kind) or _read_varint(content, place)
-            fields.append((number, kind, content[place : place + size]))
-            place += size
+            if wire_type in FIXED_SIZES:
+                size = FIXED_SIZES[wire_type]
+            else:
+                size, position = read_varint(content, position)
+            value = content[position : position + size]
+            position += size
+        fields.append(Field(number, wire_type, value))
     return fields
 
 
 def write_message(fields: list[Field]) -> bytes:
-    """The inverse of `read_message`."""
+    """Return the protobuf message with these fields: the inverse of `read_message`."""
     parts = []
-    for number, kind, value in fields:
-        size = _varint(len(value)) if kind == 2 else b""
-        parts.append(_varint(number << 3 | kind) + size + (_varint(value) if kind == 0 else value))
+    for number, wire_type, value in fields:
+        parts.append(write_varint(number << 3 | wire_type))
+        if wire_type == VARINT:
+            parts.append(write_varint(value))
+        else:
+            if wire_type == BYTES:
+                parts.append(write_varint(len(value)))
+            parts.append(value)
     return b"".join(parts)
 
 
-def _read_varint(content: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
+def read_varint(content: bytes, position: int) -> tuple[int, int]:
+    """Return the number that begins at `position`, and the position after it."""
+    value = 0
+    shift = 0
     while True:
-        value |= (content[place] & 127) << shift
-        shift, place = shift + 7, place + 1
-        if content[place - 1] < 128:
-            return value, place
+        byte = content[position]
+        position += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, position
 
 
-def _varint(value: int) -> bytes:
-    value %= 2**64  # as protobuf writes what is negative
+def write_varint(value: int) -> bytes:
+    value %= 2**64  # the protobuf form of negative numbers
     groups = [value >> shift & 127 for shift in range(0, max(1, value.bit_length()), 7)]
     return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
-# ---- tokenizers
+# Tokenizers
 
-PIECE, TRAINER, NORMALIZER, SELF_TEST, DENORMALIZER = range(1, 6)  # fields of a model
-TEXT, SCORE, TYPE = range(1, 4)  # fields of a piece
-TABLE = 2  # field of the normalizer: a trie, compiled
+# Numbers of fields in a SentencePiece model, in one of its pieces, and in its normalizer.
+PIECE = 1
+TRAINER = 2
+NORMALIZER = 3
+SELF_TEST = 4
+DENORMALIZER = 5
+PIECE_TEXT = 1
+PIECE_SCORE = 2
+PIECE_TYPE = 3
+NORMALIZER_TABLE = 2  # a compiled trie
 
 # fmt: off
 SCORES = (0.0, -0.0, 1.0, -1.5, 1e38, -1e38, float("inf"), float("-inf"), float("nan"))
 PIECES = (
-    b"", b"a", b"\n", b" ", b"\xff", b"\0", "\u2581".encode(), "a\u2581b".encode(), b"x" * 70_000, b"<s>", b"<0x41>",
-    b"<0x0A>", b"\x10", b"<unk>", "é".encode(),
+    b"", b"a", b"\n", b" ", b"\xff", b"\0", "\u2581".encode(), "a\u2581b".encode(), b"x" * 70_000,
+    b"<s>", b"<0x41>", b"<0x0A>", b"\x10", b"<unk>", "é".encode(),
 )
 INTS = (0, 1, 2, 3, 4, 5, 6, 7, 255, 10**6, 2**31 - 1, 2**31, 2**32, 2**63, -1, -5)
-# The trainer's fields that matter most: the kind, byte fallback, what unknown is, and the special ids.
-TRAINER_FIELDS = (3, 3, 4, 24, 25, 26, 34, 35, 35, 40, 40, 41, 41, 42, 42, 43, 43, 44, *range(1, 60))
-TRAINER_TEXTS = (1, 2, 5, 7, 30, 31, 36, 44, 45, 46, 47, 48)
+# The trainer's fields. Those that matter most are repeated: the kind of model, byte fallback, the
+# unknown piece, and the special ids.
+TRAINER_FIELDS = (
+    3, 3, 4, 24, 25, 26, 34, 35, 35, 40, 40, 41, 41, 42, 42, 43, 43, 44, *range(1, 60),
+)
+TRAINER_TEXT_FIELDS = (1, 2, 5, 7, 30, 31, 36, 44, 45, 46, 47, 48)
+PIECE_ORDER_DAMAGES = ("swapped", "swapped", "dropped", "doubled", "added", "added", "none", "many")
 # fmt: on
 
 
-def tokenizer_case(draw: Random, good: Good) -> Case:
-    """A tokenizer's file, used from the shell, to train with, and as a run's own."""
-    model, how = _spoil_model(draw, good.tokenizer)
-    name = draw.choice(("encode", "encode", "decode", "train", "sample", "translate"))
-    shorter = [line for line in ODD_LINES if len(line) < 10_000]
-    stdin = "".join(f"{draw.choice((*SENTENCES, *shorter))}\n" for _ in range(5)).encode()
-    if name == "decode":
-        stdin = "".join(
-            f"{' '.join(str(draw.randrange(-1, 342)) for _ in range(5))}\n" for _ in range(3)
-        ).encode()
-    training = [
-        "train",
-        "--config",
-        "good.yaml",
-        "--set",
-        "train.max_steps=1",
-        "--run-dir",
-        "new",
-        "--set",
-    ]
+def tokenizer_case(rng: Random, good: GoodInput) -> Case:
+    """Make a bad tokenizer file, for the tokenizer commands, for training, and as a run's own."""
+    model, description = damage_model(rng, good.tokenizer)
+    command = rng.choice(("encode", "encode", "decode", "train", "sample", "translate"))
+    short_lines = [line for line in ODD_LINES if len(line) < 10_000]
+    lines = [rng.choice((*SENTENCES, *short_lines)) for _ in range(5)]
+    if command == "decode":
+        lines = [" ".join(str(rng.randrange(-1, 342)) for _ in range(5)) for _ in range(3)]
+    stdin = "".join(f"{line}\n" for line in lines).encode()
+
+    pieces_option = rng.choice(([], ["--pieces"]))
+    train = ["train", "--config", "good.yaml", "--set", "train.max_steps=1", "--run-dir", "new"]
     commands = {
-        "encode": ["tokenizer", "encode", "--model", "bad.model", *draw.choice(([], ["--pieces"]))],
+        "encode": ["tokenizer", "encode", "--model", "bad.model", *pieces_option],
         "decode": ["tokenizer", "decode", "--model", "bad.model"],
-        "train": [*training, "tokenizer={model: bad.model}"],
-        "sample": [*training, "tokenizer={model: bad.model, bpe_dropout: 0.5}"],
+        "train": [*train, "--set", "tokenizer={model: bad.model}"],
+        "sample": [*train, "--set", "tokenizer={model: bad.model, bpe_dropout: 0.5}"],
         "translate": ["translate", "run"],
     }
-    files = {**good.files, "run/tokenizer.model" if name == "translate" else "bad.model": model}
-    return Case(f"{name}: {how}", files, commands[name], stdin)
+    file = "run/tokenizer.model" if command == "translate" else "bad.model"
+    files = {**good.files, file: model}
+    return Case(f"{command}: {description}", files, commands[command], stdin)
 
 
-def _spoil_model(draw: Random, content: bytes) -> tuple[bytes, str]:
-    chance = draw.random()
+def damage_model(rng: Random, content: bytes) -> tuple[bytes, str]:
+    """Return a damaged SentencePiece model, and a description of the damage."""
+    chance = rng.random()
     if chance < 0.3:
-        return spoil_bytes(draw, content), "spoilt bytes"
+        return damage_bytes(rng, content), "damaged bytes"
     if chance < 0.36:
         hostile = (pickled_bomb(), b"\n" + b"\xff" * 9 + b"\x01", b"\n\0" * 9000, b"\0" * 10**6)
-        return draw.choice((b"", b"\n", b"text", draw.randbytes(2000), *hostile)), "whole file"
-    model, hows = read_message(content), []
-    for _ in range(draw.choice((1, 1, 1, 3))):
-        spoil = draw.choice(
-            (_spoil_pieces, _spoil_piece, _spoil_piece, _spoil_trainer, _spoil_rules, _spoil_fields)
-        )
-        hows.append(spoil(draw, model))
-    return write_message(model), ", ".join(hows)
-
-
-def _piece(text: bytes, score: float, kind: int) -> Field:
-    return (
-        PIECE,
-        2,
-        write_message([(TEXT, 2, text), (SCORE, 5, struct.pack("<f", score)), (TYPE, 0, kind)]),
+        whole = rng.choice((b"", b"\n", b"text", rng.randbytes(2000), *hostile))
+        return whole, "whole file"
+    model = read_message(content)
+    damages = (
+        damage_piece_order,
+        damage_piece,
+        damage_piece,
+        damage_trainer,
+        damage_normalization,
+        damage_fields,
     )
+    descriptions = []
+    num_damages = rng.choice((1, 1, 1, 3))
+    for _ in range(num_damages):
+        damage = rng.choice(damages)
+        descriptions.append(damage(rng, model))
+    return write_message(model), ", ".join(descriptions)
 
 
-def _spoil_pieces(draw: Random, model: list[Field]) -> str:
-    """Another order or number of pieces."""
-    indices = [index for index, field in enumerate(model) if field[0] == PIECE] or [0]
-    one, two = draw.choice(indices), draw.choice(indices)
-    how = draw.choice(
-        ("swapped", "swapped", "dropped", "doubled", "added", "added", "none", "many")
-    )
-    if how == "swapped":
-        model[one], model[two] = model[two], model[one]
-    elif how == "dropped":
-        del model[one]
-    elif how == "doubled":
-        model.insert(two, model[one])
-    elif how == "added":
-        model.append(
-            _piece(
-                draw.choice(PIECES), draw.choice(SCORES), draw.choice((1, 1, 1, 2, 3, 4, 5, 6, 9))
-            )
-        )
-    elif how == "none":
-        model[:] = [field for field in model if field[0] != PIECE]
+# Each of these functions changes a model in one way, and returns a description.
+
+
+def damage_piece_order(rng: Random, model: list[Field]) -> str:
+    """Change the order or the number of pieces."""
+    indices = [index for index, field in enumerate(model) if field.number == PIECE] or [0]
+    first = rng.choice(indices)
+    second = rng.choice(indices)
+    damage = rng.choice(PIECE_ORDER_DAMAGES)
+    if damage == "swapped":
+        model[first], model[second] = model[second], model[first]
+    elif damage == "dropped":
+        del model[first]
+    elif damage == "doubled":
+        model.insert(second, model[first])
+    elif damage == "added":
+        text = rng.choice(PIECES)
+        score = rng.choice(SCORES)
+        piece_type = rng.choice((1, 1, 1, 2, 3, 4, 5, 6, 9))
+        model.append(make_piece(text, score, piece_type))
+    elif damage == "none":
+        model[:] = [field for field in model if field.number != PIECE]
     else:
-        model += [_piece(b"p%d" % number, -1.0, 1) for number in range(draw.choice((10, 30_000)))]
-    return f"pieces {how}"
+        num_pieces = rng.choice((10, 30_000))
+        model += [make_piece(b"p%d" % number, -1.0, 1) for number in range(num_pieces)]
+    return f"pieces {damage}"
 
 
-def _spoil_piece(draw: Random, model: list[Field]) -> str:
-    """Another text, score or type of one piece, of some, or of all."""
-    indices = [index for index, field in enumerate(model) if field[0] == PIECE]
-    changes: dict[str, Field] = {
-        "text": (TEXT, 2, draw.choice(PIECES)),
-        "score": (SCORE, 5, struct.pack("<f", draw.choice(SCORES))),
-        "type": (TYPE, 0, draw.choice((1, 2, 3, 4, 5, 6, 0, 9, -1))),
+def make_piece(text: bytes, score: float, piece_type: int) -> Field:
+    fields = [
+        Field(PIECE_TEXT, BYTES, text),
+        Field(PIECE_SCORE, FIXED_32, struct.pack("<f", score)),
+        Field(PIECE_TYPE, VARINT, piece_type),
+    ]
+    return Field(PIECE, BYTES, write_message(fields))
+
+
+def damage_piece(rng: Random, model: list[Field]) -> str:
+    """Change the text, the score or the type of one piece, of three pieces, or of all."""
+    indices = [index for index, field in enumerate(model) if field.number == PIECE]
+    changes = {
+        "text": Field(PIECE_TEXT, BYTES, rng.choice(PIECES)),
+        "score": Field(PIECE_SCORE, FIXED_32, struct.pack("<f", rng.choice(SCORES))),
+        "type": Field(PIECE_TYPE, VARINT, rng.choice((1, 2, 3, 4, 5, 6, 0, 9, -1))),
     }
-    how = draw.choice([*changes])
-    for index in draw.choice((indices[:1], indices, draw.sample(indices, min(len(indices), 3)))):
-        fields = [field for field in read_message(model[index][2]) if field[0] != changes[how][0]]
-        model[index] = (PIECE, 2, write_message([*fields, changes[how]]))
-    return f"piece's {how}"
+    name = rng.choice([*changes])
+    change = changes[name]
+    three = rng.sample(indices, min(len(indices), 3))
+    for index in rng.choice((indices[:1], indices, three)):
+        fields = read_message(model[index].value)
+        others = [field for field in fields if field.number != change.number]
+        model[index] = Field(PIECE, BYTES, write_message([*others, change]))
+    return f"piece's {name}"
 
 
-def _spoil_trainer(draw: Random, model: list[Field]) -> str:
-    """Another value in how the model was trained."""
-    number = draw.choice(TRAINER_FIELDS)
-    is_text = number in TRAINER_TEXTS and draw.random() < 0.9
-    _put_inside(
-        model,
-        TRAINER,
-        (number, 2, draw.choice(PIECES)) if is_text else (number, 0, draw.choice(INTS)),
-    )
+def damage_trainer(rng: Random, model: list[Field]) -> str:
+    """Change a value of how the model was trained."""
+    number = rng.choice(TRAINER_FIELDS)
+    if number in TRAINER_TEXT_FIELDS and rng.random() < 0.9:
+        field = Field(number, BYTES, rng.choice(PIECES))
+    else:
+        field = Field(number, VARINT, rng.choice(INTS))
+    set_inner_field(model, TRAINER, field)
     return f"trainer {number}"
 
 
-def _spoil_rules(draw: Random, model: list[Field]) -> str:
-    """Other rules of how a text is changed before it is encoded, or after it is decoded."""
-    where, number = (
-        draw.choice((NORMALIZER, NORMALIZER, DENORMALIZER)),
-        draw.choice((1, TABLE, TABLE, 3, 4, 5, 6)),
-    )
-    size = struct.pack("<I", draw.choice((0, 4, 8, 1024, 4096, 10**6, 2**31, 2**32 - 1)))
-    table = size + draw.randbytes(draw.choice((0, 3, 8, 1024, 1028, 4096)))
+def damage_normalization(rng: Random, model: list[Field]) -> str:
+    """Change a rule of how text is changed before it is encoded, or after it is decoded."""
+    section = rng.choice((NORMALIZER, NORMALIZER, DENORMALIZER))
+    number = rng.choice((1, NORMALIZER_TABLE, NORMALIZER_TABLE, 3, 4, 5, 6))
+    size = struct.pack("<I", rng.choice((0, 4, 8, 1024, 4096, 10**6, 2**31, 2**32 - 1)))
+    table = size + rng.randbytes(rng.choice((0, 3, 8, 1024, 1028, 4096)))
     texts = {
         1: (b"nmt_nfkc", b"identity", b"\xff"),
-        TABLE: (table, table, b""),
+        NORMALIZER_TABLE: (table, table, b""),
         6: (b"61\t62\n", b"x", b"\xff\t"),
     }
-    value = draw.choice(texts.get(number, INTS[:4]))
-    _put_inside(model, where, (number, 2 if number in texts else 0, value))
-    return f"{'normalizer' if where == NORMALIZER else 'denormalizer'} {number}"
-
-
-def _spoil_fields(draw: Random, model: list[Field]) -> str:
-    """A field more, or less, or of another kind."""
-    how = draw.choice(("unknown", "other kind", "self test", "dropped", "deep"))
-    if how == "unknown":
-        model.append((draw.choice((6, 15, 200, 2**28)), 2, draw.randbytes(50)))
-    elif how == "other kind":
-        model.append((draw.choice((PIECE, TRAINER, 9)), 0, draw.choice(INTS)))
-    elif how == "self test":
-        sample = write_message(
-            [(1, 2, b"a b"), (2, 2, draw.choice((b"x", b"\xff", "\u2581a \u2581b".encode())))]
-        )
-        model.append((SELF_TEST, 2, write_message([(1, 2, sample)])))
-    elif how == "dropped":
-        gone = draw.choice((TRAINER, NORMALIZER, DENORMALIZER))
-        model[:] = [field for field in model if field[0] != gone]
+    if number in texts:
+        field = Field(number, BYTES, rng.choice(texts[number]))
     else:
-        model.append(
-            (7, 2, write_message([(1, 3, b"")]) * 3000)
-        )  # groups that are opened and never closed
-    return f"field {how}"
+        field = Field(number, VARINT, rng.choice(INTS[:4]))
+    set_inner_field(model, section, field)
+    name = "normalizer" if section == NORMALIZER else "denormalizer"
+    return f"{name} {number}"
 
 
-def _put_inside(model: list[Field], where: int, change: Field) -> None:
-    """Give a message in a model one field with this value."""
-    index = next((index for index, field in enumerate(model) if field[0] == where), None)
-    fields = (
-        []
-        if index is None
-        else [field for field in read_message(model[index][2]) if field[0] != change[0]]
-    )
-    model[len(model) if index is None else index : len(model) if index is None else index + 1] = [
-        (where, 2, write_message([*fields, change]))
-    ]
+def damage_fields(rng: Random, model: list[Field]) -> str:
+    """Add a field, remove one, or give one another kind of value."""
+    damage = rng.choice(("unknown", "other kind", "self test", "dropped", "deep"))
+    if damage == "unknown":
+        number = rng.choice((6, 15, 200, 2**28))
+        model.append(Field(number, BYTES, rng.randbytes(50)))
+    elif damage == "other kind":
+        number = rng.choice((PIECE, TRAINER, 9))
+        model.append(Field(number, VARINT, rng.choice(INTS)))
+    elif damage == "self test":
+        expected = rng.choice((b"x", b"\xff", "\u2581a \u2581b".encode()))
+        sample = write_message([Field(1, BYTES, b"a b"), Field(2, BYTES, expected)])
+        model.append(Field(SELF_TEST, BYTES, write_message([Field(1, BYTES, sample)])))
+    elif damage == "dropped":
+        dropped = rng.choice((TRAINER, NORMALIZER, DENORMALIZER))
+        model[:] = [field for field in model if field.number != dropped]
+    else:
+        # Groups inside groups, which are never closed.
+        model.append(Field(7, BYTES, write_message([Field(1, GROUP_START, b"")]) * 3000))
+    return f"field {damage}"
 
 
-# ---- run directories
+def set_inner_field(model: list[Field], section: int, change: Field) -> None:
+    """Set a field of a section of the model, which is a message in the message."""
+    for index, field in enumerate(model):
+        if field.number == section:
+            others = [inner for inner in read_message(field.value) if inner.number != change.number]
+            model[index] = Field(section, BYTES, write_message([*others, change]))
+            return
+    model.append(Field(section, BYTES, write_message([change])))
+
+
+# Run directories
 
 # fmt: off
 WHOLE_JSON = (
-    "", "null", "[]", "{}", "1", '"x"', "[" * 20_000, '{"a":' * 20_000, "9" * 5000, '{"format_version": 2', "nan",
-    *(f'{{"format_version": {value}}}' for value in ("1", '"2"', "[2]", "2", "1e400", "true", "9" * 5000, "null")),
+    "", "null", "[]", "{}", "1", '"x"', "[" * 20_000, '{"a":' * 20_000, "9" * 5000,
+    '{"format_version": 2', "nan",
+    *(
+        f'{{"format_version": {value}}}'
+        for value in ("1", '"2"', "[2]", "2", "1e400", "true", "9" * 5000, "null")
+    ),
 )
 POINTERS = (
-    "", "\n", "..", "../..", "../../../../../../etc", "/etc/passwd", "step_99999999", "step_00000001/../..", "a\0b",
-    "x" * 10**6, "step_", "last", "best", "step_" + "9" * 5000, "é", "step_00000002\nstep_00000001", " step_00000002 ",
-    "STEP_00000002", "step_00000002/model.safetensors",
+    "", "\n", "..", "../..", "../../../../../../etc", "/etc/passwd", "step_99999999",
+    "step_00000001/../..", "a\0b", "x" * 10**6, "step_", "last", "best", "step_" + "9" * 5000, "é",
+    "step_00000002\nstep_00000001", " step_00000002 ", "STEP_00000002",
+    "step_00000002/model.safetensors",
 )
 STEPS = ("step_", "step_x", "step_00000001", "step_99999999", "step_" + "9" * 200, "x", "step_-1")
-SHAPES = ([10**12], [10**9, 10**9], [2**63, 2], [0], [], [-1], [1.5], "x", [1] * 5000, None, [[1]], [16, 1], [1, 16])
+SHAPES = (
+    [10**12], [10**9, 10**9], [2**63, 2], [0], [], [-1], [1.5], "x", [1] * 5000, None, [[1]],
+    [16, 1], [1, 16],
+)
 DTYPES = ("F64", "F16", "I64", "BOOL", "U8", "BF16", "I32", "F8_E4M3", "C64", "X", "", 1, None)
-OFFSETS = ([0, 10**15], [10**15, 10**15 + 4], [0, 0], [4, 0], [-4, 0], [0], [], "x", [0.5, 1], [0, 2**64], None)
-HEADERS = (b"", b"{}", b"[]", b"null", b"{" * 9000, b'{"a":' * 9000, b"9" * 5000, b"\xff", b'{"a": 1}', pickled_bomb())
+OFFSETS = (
+    [0, 10**15], [10**15, 10**15 + 4], [0, 0], [4, 0], [-4, 0], [0], [], "x", [0.5, 1], [0, 2**64],
+    None,
+)
+HEADERS = (
+    b"", b"{}", b"[]", b"null", b"{" * 9000, b'{"a":' * 9000, b"9" * 5000, b"\xff", b'{"a": 1}',
+    pickled_bomb(),
+)
 SIZES = (0, 1, 7, 10**8, 10**8 + 1, 2**31, 2**62, 2**63, 2**64 - 1)
 METADATA = ({"format": "pt"}, {"x": "y" * 10**5}, {"a": 1}, [], None, {"format": "np"}, {"": ""})
 FLOATS = (0.0, 1e38, -1e38, 1e-45, 3.0, float("inf"), float("nan"))
+NUMBERS = (0, 1, 2, 5, -1, 10**9, 2**31, 2**63, 10**30, 0.5, -0.5, 1e38, 1e308)
+TENSOR_DAMAGES = (
+    "shape", "reshaped", "dtype", "offsets", "gone", "added", "renamed", "header", "size", "floats",
+    "floats", "meta", "cut",
+)
+FILE_DAMAGES = ("damaged", "damaged", "damaged", "empty", "gone", "directory", "pickle", "other")
+JSON_DAMAGES = ("set", "set", "set", "like", "like", "gone", "added", "digits")
 # fmt: on
-SEALED = ("model.safetensors", "optimizer.safetensors", "meta.json")
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "meta.json")  # with checksums
 
 
-def checkpoint_case(draw: Random, good: Good) -> Case:
-    """A run directory with something spoilt in it, translated with, scored, or gone on with."""
+def checkpoint_case(rng: Random, good: GoodInput) -> Case:
+    """Make a run directory with something damaged in it, to translate, evaluate or resume with."""
     files = good.files
-    step = f"run/checkpoints/{good.run['run/checkpoints/last'].decode().strip()}"
-    makers = (
-        _spoil_file,
-        _spoil_json,
-        _spoil_json,
-        _spoil_tensors,
-        _spoil_tensors,
-        _spoil_names,
-        _spoil_run_config,
+    step = good.run["run/checkpoints/last"].decode().strip()
+    step_dir = f"run/checkpoints/{step}"
+    damages: tuple[Callable[[Random, dict[str, bytes], str], str], ...] = (
+        damage_file,
+        damage_json,
+        damage_json,
+        damage_tensors,
+        damage_tensors,
+        damage_names,
+        damage_run_config,
     )
-    how = draw.choice(makers)(draw, files, step)
-    if (
-        draw.random() < 0.8 and f"{step}/SHA256SUMS" in files
-    ):  # who can change a file can change its checksum
-        seal(files, step)
-        how += ", sealed"
+    description = rng.choice(damages)(rng, files, step_dir)
+    # An attacker who can change a file can change its checksum, too.
+    if rng.random() < 0.8 and f"{step_dir}/SHA256SUMS" in files:
+        write_checksums(files, step_dir)
+        description += ", checksums updated"
+    checkpoint_option = rng.choice(([], ["--checkpoint", "last"]))
+    max_steps = f"train.max_steps={MAX_STEPS + 1}"
     commands = {
-        "translate": ["translate", "run", *draw.choice(([], ["--checkpoint", "last"]))],
+        "translate": ["translate", "run", *checkpoint_option],
         "evaluate": ["evaluate", "run", "--src", "valid.a", "--ref", "valid.b"],
-        "train": ["train", "--config", "good.yaml", "--set", f"train.max_steps={MAX_STEPS + 1}"],
+        "train": ["train", "--config", "good.yaml", "--set", max_steps],
     }
-    name = draw.choice(("translate", "translate", "evaluate", "train", "train"))
-    return Case(f"{name}: {how}", files, commands[name], b"The old dog sees it.\n\nA child.\n")
+    command = rng.choice(("translate", "translate", "evaluate", "train", "train"))
+    stdin = b"The old dog sees it.\n\nA child.\n"
+    return Case(f"{command}: {description}", files, commands[command], stdin)
 
 
-def seal(files: dict[str, bytes], step: str) -> None:
-    """Write the checksums of what is in a step directory."""
-    sums = {
-        name: hashlib.sha256(files[f"{step}/{name}"])
-        for name in SEALED
-        if f"{step}/{name}" in files
-    }
-    files[f"{step}/SHA256SUMS"] = "".join(
-        f"{sum.hexdigest()}  {name}\n" for name, sum in sums.items()
-    ).encode()
+def write_checksums(files: dict[str, bytes], step_dir: str) -> None:
+    """Write SHA256SUMS of the files in a checkpoint's directory."""
+    lines = []
+    for name in CHECKPOINT_FILES:
+        path = f"{step_dir}/{name}"
+        if path in files:
+            lines.append(f"{hashlib.sha256(files[path]).hexdigest()}  {name}\n")
+    files[f"{step_dir}/SHA256SUMS"] = "".join(lines).encode()
 
 
-def _spoil_file(draw: Random, files: dict[str, bytes], step: str) -> str:
-    """Any file of the run: spoilt, emptied, gone, a directory, a pickle, or another file."""
-    name = draw.choice(
-        [name for name in files if name.startswith("run/") and not name.endswith("tokenizer.model")]
-    )
-    how = draw.choice(
-        ("spoilt", "spoilt", "spoilt", "empty", "gone", "directory", "pickle", "other")
-    )
-    before = files.pop(name)
-    if how == "directory":
+# Each of these functions changes the files of a run in one way, and returns a description.
+
+
+def damage_file(rng: Random, files: dict[str, bytes], step_dir: str) -> str:
+    """Damage, empty or remove any file of the run, or put something else in its place."""
+    names = [name for name in files if name.startswith("run/")]
+    name = rng.choice([name for name in names if not name.endswith("tokenizer.model")])
+    damage = rng.choice(FILE_DAMAGES)
+    content = files.pop(name)
+    if damage == "directory":
         files[f"{name}/x"] = b""
-    elif how != "gone":
-        others = {"empty": b"", "pickle": pickled_bomb(), "other": draw.choice([*files.values()])}
-        files[name] = spoil_bytes(draw, before) if how == "spoilt" else others[how]
-    return f"{name.removeprefix('run/')} {how}"
+    elif damage != "gone":
+        other_content = rng.choice([*files.values()])
+        if damage == "empty":
+            files[name] = b""
+        elif damage == "pickle":
+            files[name] = pickled_bomb()
+        elif damage == "other":
+            files[name] = other_content
+        else:
+            files[name] = damage_bytes(rng, content)
+    return f"{name.removeprefix('run/')} {damage}"
 
 
-def _spoil_json(draw: Random, files: dict[str, bytes], step: str) -> str:
-    """meta.json, or the cache's, with another value or none somewhere in it."""
-    caches = [
-        name for name in files if name.startswith("run/cache/") and name.endswith("meta.json")
-    ]
-    file = draw.choice((*[f"{step}/meta.json"] * 4, *caches))
-    if draw.random() < 0.15:
-        files[file] = draw.choice(WHOLE_JSON).encode()
-        return f"{file.split('/')[1]} meta.json whole"
-    meta = node = json.loads(files[file])
+def damage_json(rng: Random, files: dict[str, bytes], step_dir: str) -> str:
+    """Change, remove or add a value in a meta.json, of the checkpoint or of the cache."""
+    cache_files = [name for name in files if name.startswith("run/cache/")]
+    cache_files = [name for name in cache_files if name.endswith("meta.json")]
+    file = rng.choice((*[f"{step_dir}/meta.json"] * 4, *cache_files))
+    directory = file.split("/")[1]
+    if rng.random() < 0.15:
+        files[file] = rng.choice(WHOLE_JSON).encode()
+        return f"{directory} meta.json whole"
+
+    meta = json.loads(files[file])
+    parent, path = choose_value(rng, meta)
+    key = path[-1]
+    damage = rng.choice(JSON_DAMAGES)
+    if damage == "gone":
+        del parent[key]
+    elif damage == "added" and isinstance(parent, dict):
+        value = rng.choice(ABSURD_VALUES)
+        parent[rng.choice(("extra", "", "é" * 50))] = value
+    elif damage == "like" and isinstance(parent[key], int | float):  # another number
+        parent[key] = rng.choice(NUMBERS)
+    elif damage == "digits":
+        parent[key] = "DIGITS"
+    else:
+        parent[key] = rng.choice((*ABSURD_VALUES, [0] * 3, ["x"] * 3, [0.5] * 7, [[0]] * 2))
+    # json.dumps would refuse a number of 5,000 digits.
+    files[file] = json.dumps(meta).replace('"DIGITS"', "9" * 5000).encode()
+    return f"{directory} meta.json {'.'.join(map(str, path))[:40]} {damage}"
+
+
+def choose_value(rng: Random, meta: Any) -> tuple[Any, list[Any]]:
+    """Choose a value somewhere in a JSON object; return the container that has it, and its path."""
+    node = meta
+    parent: Any = None
     path: list[Any] = []
-    while isinstance(node, dict | list) and node and (not path or draw.random() < 0.85):
-        parent, key = node, draw.choice([*node] if isinstance(node, dict) else range(len(node)))
+    while isinstance(node, dict | list) and node and (not path or rng.random() < 0.85):
+        parent = node
+        key = rng.choice([*node] if isinstance(node, dict) else range(len(node)))
         path.append(key)
         node = parent[key]
-    how = draw.choice(("set", "set", "set", "like", "like", "gone", "added", "digits"))
-    if how == "gone":
-        del parent[key]
-    elif how == "added" and isinstance(parent, dict):
-        parent[draw.choice(("extra", "", "é" * 50))] = draw.choice(ABSURD)
-    elif how == "like" and isinstance(node, int | float):  # of the right type at least
-        parent[key] = draw.choice(
-            (0, 1, 2, 5, -1, 10**9, 2**31, 2**63, 10**30, 0.5, -0.5, 1e38, 1e308)
-        )
-    else:
-        parent[key] = (
-            draw.choice((*ABSURD, [0] * 3, ["x"] * 3, [0.5] * 7, [[0]] * 2))
-            if how != "digits"
-            else "DIGITS"
-        )
-    files[file] = json.dumps(meta).replace('"DIGITS"', "9" * 5000).encode()
-    return f"{file.split('/')[1]} meta.json {'.'.join(map(str, path))[:40]} {how}"
+    return parent, path
 
 
 def read_tensors(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file, and the numbers after it."""
+    """Return the header of a safetensors file, and the numbers after it."""
     (size,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
 def write_tensors(header: dict[str, Any] | bytes, numbers: bytes, size: int | None = None) -> bytes:
-    """The inverse of `read_tensors`; of another header, or one that says another size, if these are given."""
+    """Return a safetensors file: the inverse of `read_tensors`.
+
+    Args:
+        header: as bytes, it is written as it is.
+        size: what the file says of the size of its header, if it is not the right one.
+    """
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if size is None else size) + text + numbers
+    if size is None:
+        size = len(text)
+    return struct.pack("<Q", size) + text + numbers
 
 
-def _spoil_tensors(draw: Random, files: dict[str, bytes], step: str) -> str:
-    """A safetensors file whose header says something else, or whose numbers are others."""
-    file = f"{step}/{draw.choice(('model', 'model', 'optimizer'))}.safetensors"
+def damage_tensors(rng: Random, files: dict[str, bytes], step_dir: str) -> str:
+    """Change the header of a safetensors file, or its numbers."""
+    file = f"{step_dir}/{rng.choice(('model', 'model', 'optimizer'))}.safetensors"
     header, numbers = read_tensors(files[file])
-    name, other = (
-        draw.choice([name for name in header if name != "__metadata__"]) for _ in range(2)
-    )
-    entry, size, text = header[name], None, None
+    tensor_names = [name for name in header if name != "__metadata__"]
+    name = rng.choice(tensor_names)
+    other_name = rng.choice(tensor_names)
+    entry = header[name]
     start, end = entry["data_offsets"]
-    how = draw.choice(
-        (
-            "shape",
-            "reshaped",
-            "dtype",
-            "offsets",
-            "gone",
-            "added",
-            "renamed",
-            "header",
-            "size",
-            "floats",
-            "floats",
-            "meta",
-            "cut",
-        )
-    )
-    if how == "shape":
-        entry["shape"] = draw.choice(SHAPES)
-    elif how == "reshaped":  # with the right number of numbers
-        entry["shape"] = draw.choice(
-            ([(end - start) // 4], entry["shape"][::-1], [1, *entry["shape"]], [*entry["shape"], 1])
-        )
-    elif how == "dtype":
-        entry["dtype"] = draw.choice(DTYPES)
-    elif how == "offsets":
-        entry["data_offsets"] = draw.choice((*OFFSETS, header[other]["data_offsets"]))
-    elif how == "gone":
-        header, numbers = without(header, numbers, name)
-    elif how == "added":
-        header["extra"] = {
-            "dtype": "F32",
-            "shape": [4],
-            "data_offsets": [len(numbers), len(numbers) + 16],
-        }
+    num_floats = (end - start) // 4
+    size = None
+    header_text = None
+    damage = rng.choice(TENSOR_DAMAGES)
+    if damage == "shape":
+        entry["shape"] = rng.choice(SHAPES)
+    elif damage == "reshaped":  # with the right number of elements
+        shape = entry["shape"]
+        entry["shape"] = rng.choice(([num_floats], shape[::-1], [1, *shape], [*shape, 1]))
+    elif damage == "dtype":
+        entry["dtype"] = rng.choice(DTYPES)
+    elif damage == "offsets":
+        entry["data_offsets"] = rng.choice((*OFFSETS, header[other_name]["data_offsets"]))
+    elif damage == "gone":
+        header, numbers = without_tensor(header, numbers, name)
+    elif damage == "added":
+        offsets = [len(numbers), len(numbers) + 16]
+        header["extra"] = {"dtype": "F32", "shape": [4], "data_offsets": offsets}
         numbers += bytes(16)
-    elif how == "renamed":
-        header[draw.choice(("", "x", f"{name}.x", "é", "\0", "x" * 10_000, "__metadata__"))] = (
-            header.pop(name)
-        )
-    elif how == "header":
-        text = draw.choice(HEADERS)
-    elif how == "size":
-        size = draw.choice(SIZES)
-    elif how == "floats":
-        word = struct.pack("<f", draw.choice(FLOATS))
-        numbers = draw.choice(
-            (
-                numbers[:start] + word * ((end - start) // 4) + numbers[end:],
-                word * (len(numbers) // 4),
-            )
-        )
-    elif how == "meta":
-        header["__metadata__"] = draw.choice(METADATA)
+    elif damage == "renamed":
+        value = header.pop(name)
+        new_names = ("", "x", f"{name}.x", "é", "\0", "x" * 10_000, "__metadata__")
+        header[rng.choice(new_names)] = value
+    elif damage == "header":
+        header_text = rng.choice(HEADERS)
+    elif damage == "size":
+        size = rng.choice(SIZES)
+    elif damage == "floats":
+        value = struct.pack("<f", rng.choice(FLOATS))
+        one_tensor = numbers[:start] + value * num_floats + numbers[end:]
+        all_tensors = value * (len(numbers) // 4)
+        numbers = rng.choice((one_tensor, all_tensors))
+    elif damage == "meta":
+        header["__metadata__"] = rng.choice(METADATA)
     else:
-        numbers = draw.choice((b"", numbers[:-1], numbers + b"\0", numbers * 2))
-    files[file] = write_tensors(header if text is None else text, numbers, size)
-    return f"{file.split('/')[-1]} {how}"
+        numbers = rng.choice((b"", numbers[:-1], numbers + b"\0", numbers * 2))
+    files[file] = write_tensors(header if header_text is None else header_text, numbers, size)
+    return f"{file.split('/')[-1]} {damage}"
 
 
-def without(header: dict[str, Any], numbers: bytes, gone: str) -> tuple[dict[str, Any], bytes]:
-    """The same file without one tensor, well formed."""
-    kept, content = {}, b""
+def without_tensor(
+    header: dict[str, Any], numbers: bytes, removed: str
+) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the numbers of a valid file without one of the tensors."""
+    new_header = {}
+    new_numbers = b""
     for name, entry in header.items():
-        if name not in (gone, "__metadata__"):
+        if name not in (removed, "__metadata__"):
             start, end = entry["data_offsets"]
-            kept[name] = {**entry, "data_offsets": [len(content), len(content) + end - start]}
-            content += numbers[start:end]
-    return kept, content
+            offsets = [len(new_numbers), len(new_numbers) + end - start]
+            new_header[name] = {**entry, "data_offsets": offsets}
+            new_numbers += numbers[start:end]
+    return new_header, new_numbers
 
 
-def _spoil_names(draw: Random, files: dict[str, bytes], step: str) -> str:
-    """Pointers to elsewhere, or step directories of other names."""
-    how = draw.choice(("pointer", "pointer", "moved", "added"))
-    if how == "pointer":
-        for pointer in draw.choice((("last",), ("best",), ("last", "best"))):
-            files[f"run/checkpoints/{pointer}"] = draw.choice(POINTERS).encode()
+def damage_names(rng: Random, files: dict[str, bytes], step_dir: str) -> str:
+    """Let `last` or `best` name something else, or give a checkpoint's directory another name."""
+    damage = rng.choice(("pointer", "pointer", "moved", "added"))
+    if damage == "pointer":
+        for pointer in rng.choice((("last",), ("best",), ("last", "best"))):
+            files[f"run/checkpoints/{pointer}"] = rng.choice(POINTERS).encode()
         return "names pointer"
-    other = f"run/checkpoints/{draw.choice(STEPS)}"
-    is_whole = draw.random() < 0.8
-    for name in [name for name in files if name.startswith(f"{step}/")]:
-        content = files.pop(name) if how == "moved" else files[name]
-        files[name.replace(step, other)] = content if is_whole else b""
-    return f"names {how} to {other[16:40]}"
+    new_step = rng.choice(STEPS)
+    new_step_dir = f"run/checkpoints/{new_step}"
+    is_whole = rng.random() < 0.8
+    for name in [name for name in files if name.startswith(f"{step_dir}/")]:
+        content = files.pop(name) if damage == "moved" else files[name]
+        files[name.replace(step_dir, new_step_dir)] = content if is_whole else b""
+    return f"names {damage} to {new_step[:24]}"
 
 
-def _spoil_run_config(draw: Random, files: dict[str, bytes], step: str) -> str:
-    """The run's config.yaml with another value, such as an absurd size."""
+def damage_run_config(rng: Random, files: dict[str, bytes], step_dir: str) -> str:
+    """Change a value of the run's config.yaml, for example to an absurd size."""
     config = yaml.safe_load(files["run/config.yaml"])
     sizes = ("d_model", "d_ff", "num_heads", "num_encoder_layers", "num_decoder_layers")
-    section, key = (
-        (config["model"], draw.choice(sizes)) if draw.random() < 0.5 else place_in(draw, config)
-    )
-    section[key] = draw.choice((*ABSURD, *RUNNABLE, *(256, 4096, 65_536) * 5, *CHOICES))
+    if rng.random() < 0.5:
+        section = config["model"]
+        key = rng.choice(sizes)
+    else:
+        section, key = choose_key(rng, config)
+    large_sizes = (256, 4096, 65_536) * 5
+    section[key] = rng.choice((*ABSURD_VALUES, *PLAUSIBLE_VALUES, *large_sizes, *CHOICES))
     files["run/config.yaml"] = as_yaml(config).encode()
     return f"config.yaml {key} {str(section[key])[:20]}"
