@@ -1,17 +1,23 @@
-"""The alignment error rate of word alignments against gold ones: of files, of baselines, of a run's layers and steps.
+"""Compute the alignment error rate of files, of baselines, and of the decoder layers of a run.
 
     python -m scripts.alignment.error_rate GOLD FILE.align ...
-    python -m scripts.alignment.error_rate GOLD --src FILE --tgt FILE [--run-dir DIR] [--reverse-run-dir DIR]
+    python -m scripts.alignment.error_rate GOLD --src FILE --tgt FILE
+        [--run-dir DIR] [--reverse-run-dir DIR]
         [--train-src FILE --train-tgt FILE] [--lines 0:250]
 
-Gold links are `i-j` where sure and `ipj` where possible, source-target, counted from 0; a sure one is possible too.
-Och and Ney (2003), section 5, with links A, sure S and possible P, summed over all sentences:
+Gold links are `i-j` if sure and `ipj` if possible, source-target, counted from 0. A sure link is
+possible, too. With links A, sure links S and possible links P, summed over all sentences (Och and
+Ney 2003, section 5):
 
-    AER = 1 - (|A & S| + |A & P|) / (|A| + |S|)        precision = |A & P| / |A|        recall = |A & S| / |S|
+    AER = 1 - (|A & S| + |A & P|) / (|A| + |S|)
+    precision = |A & P| / |A|
+    recall = |A & S| / |S|
 
-Beside them stand the diagonal, IBM Model 1 trained on the sentences themselves and on --train-src and --train-tgt, and
-each layer and step of the runs (`*`: what `mt align` does if not told otherwise), both directions and symmetrised
-(Koehn et al. 2003). --lines says which sentences count, so that what one part has chosen can be tried on the other.
+With --src and --tgt, the baselines are the diagonal, and IBM Model 1, trained on these sentences
+and on those of --train-src and --train-tgt. For the runs, each decoder layer and step is scored;
+`*` marks the default of `mt align`. With both directions, also their symmetric combinations (Koehn
+et al. 2003) are scored. --lines says which sentences count, so that a choice made on some of them
+can be tested on the others.
 """
 
 from __future__ import annotations
@@ -24,20 +30,21 @@ from typing import NamedTuple
 from mt import Translator
 from mt.decoding.alignment import AlignmentStep, align, default_layer
 from mt.decoding.translator import Segment
-from scripts.alignment.ibm1 import Links, ibm1
+from scripts.alignment.ibm1 import Links, ibm1, read_lines
 
 STEPS: tuple[AlignmentStep, ...] = ("output", "input")
+NamedLinks = Iterator[tuple[str, list[Links]]]  # a name, and the links of every sentence
 
 
 class Gold(NamedTuple):
-    """The links of one sentence pair that people have made."""
+    """The links of one sentence pair, made by people."""
 
     sure: Links
-    possible: Links  # the sure ones among them
+    possible: Links  # including the sure ones
 
 
 class Error(NamedTuple):
-    """How far alignments are from the gold ones."""
+    """The error of alignments, compared with gold ones."""
 
     aer: float
     precision: float
@@ -46,113 +53,166 @@ class Error(NamedTuple):
 
 
 def read_gold(line: str) -> Gold:
-    """`0-0 1p2`: the link 0-0 is sure, 1-2 possible."""
-    sure = {_link(word, "-") for word in line.split() if "-" in word}
-    return Gold(sure, sure | {_link(word, "p") for word in line.split() if "p" in word})
+    """Read a line such as `0-0 1p2`: the link 0-0 is sure, 1-2 is possible."""
+    sure = set()
+    possible = set()
+    for word in line.split():
+        if "-" in word:
+            i, j = word.split("-")
+            sure.add((int(i), int(j)))
+        else:
+            i, j = word.split("p")
+        possible.add((int(i), int(j)))
+    return Gold(sure, possible)
 
 
-def _link(word: str, mark: str) -> tuple[int, int]:
-    i, j = word.split(mark)
-    return int(i), int(j)
+def alignment_error(alignments: Sequence[Links], gold: Sequence[Gold]) -> Error:
+    """Return the error over all sentences together."""
+    num_links = 0
+    num_sure = 0
+    num_links_in_sure = 0
+    num_links_in_possible = 0
+    for links, gold_links in zip(alignments, gold, strict=True):
+        num_links += len(links)
+        num_sure += len(gold_links.sure)
+        num_links_in_sure += len(links & gold_links.sure)
+        num_links_in_possible += len(links & gold_links.possible)
+    return Error(
+        aer=1 - (num_links_in_sure + num_links_in_possible) / (num_links + num_sure),
+        precision=num_links_in_possible / max(num_links, 1),
+        recall=num_links_in_sure / num_sure,
+        num_links=num_links,
+    )
 
 
-def alignment_error(found: Sequence[Links], gold: Sequence[Gold]) -> Error:
-    """The error rate over all sentences together."""
-    pairs = list(zip(found, gold, strict=True))
-    num_links, num_sure = sum(map(len, found)), sum(len(each.sure) for each in gold)
-    in_sure = sum(len(links & each.sure) for links, each in pairs)
-    in_possible = sum(len(links & each.possible) for links, each in pairs)
-    aer = 1 - (in_sure + in_possible) / (num_links + num_sure)
-    return Error(aer, in_possible / max(num_links, 1), in_sure / num_sure, num_links)
-
-
-# Baselines and symmetry
+# Baselines and symmetric combinations
 
 
 def diagonal(src: str, tgt: str) -> Links:
-    """Each target word linked to the source word that stands at the same share of the sentence."""
-    num_src, num_tgt = len(src.split()), len(tgt.split())
-    return {(int((j + 0.5) * num_src / num_tgt), j) for j in range(num_tgt) if num_src}
+    """Link each target word to the source word at the same relative position."""
+    num_src = len(src.split())
+    num_tgt = len(tgt.split())
+    if num_src == 0:
+        return set()
+    return {(int((j + 0.5) * num_src / num_tgt), j) for j in range(num_tgt)}
 
 
-def turned(links: Links) -> Links:
-    return {(j, i) for i, j in links}
+def invert(alignments: Sequence[Links]) -> list[Links]:
+    """Exchange source and target."""
+    return [{(j, i) for i, j in links} for links in alignments]
+
+
+def intersection(forward: Links, backward: Links) -> Links:
+    return forward & backward
+
+
+def union(forward: Links, backward: Links) -> Links:
+    return forward | backward
 
 
 def grow_diagonally(forward: Links, backward: Links) -> Links:
-    """The links of both directions, and of one only where they stand beside a chosen one and link a word without any.
+    """Return the links of both directions, and their neighbours that are links of one direction.
 
-    Without `final`: a word that has no neighbour stays without a link.
+    A neighbour is chosen only if its source word or its target word has no link yet. Words that are
+    not next to a chosen link stay without one (this is grow-diag without the step `final`).
     """
-    chosen, rest = forward & backward, sorted(forward ^ backward)
+    chosen = forward & backward
+    candidates = sorted(forward ^ backward)
     while True:
-        before = len(chosen)
-        for i, j in rest:
-            is_new = all(i != a for a, _ in chosen) or all(j != b for _, b in chosen)
-            if (
-                (i, j) not in chosen
-                and is_new
-                and any(abs(i - a) <= 1 and abs(j - b) <= 1 for a, b in chosen)
-            ):
+        num_before = len(chosen)
+        for i, j in candidates:
+            is_src_free = all(i != chosen_i for chosen_i, _ in chosen)
+            is_tgt_free = all(j != chosen_j for _, chosen_j in chosen)
+            is_neighbour = any(abs(i - a) <= 1 and abs(j - b) <= 1 for a, b in chosen)
+            if (i, j) not in chosen and (is_src_free or is_tgt_free) and is_neighbour:
                 chosen.add((i, j))
-        if len(chosen) == before:
+        if len(chosen) == num_before:
             return chosen
 
 
 SYMMETRIES: dict[str, Callable[[Links, Links], Links]] = {
-    "intersection": lambda forward, backward: forward & backward,
+    "intersection": intersection,
     "grow-diag": grow_diagonally,
-    "union": lambda forward, backward: forward | backward,
+    "union": union,
 }
 
-# What is scored
 
-Answers = Iterator[tuple[str, list[Links]]]  # a name and the links of every sentence
+# What is scored. Each function yields alignments with their names.
 
 
-def both_ways(name: str, forward: list[Links], backward: list[Links]) -> Answers:
-    """Two directions, the second turned already, and what can be made of both."""
+def combinations(name: str, forward: list[Links], backward: list[Links]) -> NamedLinks:
+    """Yield the backward alignments, already inverted, and the combinations of both directions."""
     yield f"{name} reverse", backward
-    for symmetry, join in SYMMETRIES.items():
-        yield f"{name} {symmetry}", list(map(join, forward, backward))
+    for symmetry, combine in SYMMETRIES.items():
+        combined = [combine(*pair) for pair in zip(forward, backward, strict=True)]
+        yield f"{name} {symmetry}", combined
 
 
-def layers_and_steps(
-    run_dir: Path, src: Sequence[str], tgt: Sequence[str]
-) -> Iterator[tuple[str, list[Links]]]:
-    """The links by each layer of a run's decoder at each step."""
+def file_alignments(paths: Sequence[Path]) -> NamedLinks:
+    for path in paths:
+        yield str(path), [read_gold(line).possible for line in read_lines(path)]
+
+
+def baseline_alignments(
+    src: list[str], tgt: list[str], *, train_src: list[str], train_tgt: list[str]
+) -> NamedLinks:
+    """Yield the diagonal, and IBM Model 1 in both directions."""
+    yield "diagonal", [diagonal(*pair) for pair in zip(src, tgt, strict=True)]
+    all_src = [*src, *train_src]
+    all_tgt = [*tgt, *train_tgt]
+    forward = ibm1(all_src, all_tgt)[: len(src)]
+    yield "IBM 1", forward
+    backward = invert(ibm1(all_tgt, all_src)[: len(src)])
+    yield from combinations("IBM 1", forward, backward)
+
+
+def layers_and_steps(run_dir: Path, src: Sequence[str], tgt: Sequence[str]) -> NamedLinks:
+    """Yield the alignments by each layer of a run's decoder, at each step."""
     translator = Translator.load(run_dir)
-    sides = translator.src_tokenizer.encode(src), translator.tgt_tokenizer.encode(tgt)
-    pairs = [Segment(*pair) for pair in zip(*sides, strict=True)]
+    src_rows = translator.src_tokenizer.encode(src)
+    tgt_rows = translator.tgt_tokenizer.encode(tgt)
+    pairs = [Segment(*pair) for pair in zip(src_rows, tgt_rows, strict=True)]
     num_layers = len(translator.model.decoder_layers)
     for layer in range(num_layers):
         for step in STEPS:
-            mark = "*" if (layer, step) == (default_layer(num_layers), "output") else ""
-            yield (
-                f"layer {layer + 1} {step}{mark}",
-                [set(links) for links in align(translator, pairs, layer=layer, step=step)],
-            )
+            is_default = layer == default_layer(num_layers) and step == "output"
+            mark = "*" if is_default else ""
+            alignments = align(translator, pairs, layer=layer, step=step)
+            yield f"layer {layer + 1} {step}{mark}", [set(links) for links in alignments]
 
 
-def all_answers(options: argparse.Namespace, src: list[str], tgt: list[str]) -> Answers:
-    """The baselines, then the runs."""
-    yield "diagonal", list(map(diagonal, src, tgt))
-    train = [_read(path) if path else [] for path in (options.train_src, options.train_tgt)]
-    forward = ibm1([*src, *train[0]], [*tgt, *train[1]])[: len(src)]
-    yield "IBM 1", forward
-    yield from both_ways(
-        "IBM 1", forward, list(map(turned, ibm1([*tgt, *train[1]], [*src, *train[0]])[: len(src)]))
-    )
-    runs = [(options.run_dir, src, tgt), (options.reverse_run_dir, tgt, src)]
-    found = [dict(layers_and_steps(*run)) if run[0] else {} for run in runs]
-    for name, links in found[0].items():
-        yield name, links
-        if name in found[1]:
-            yield from both_ways(name, links, list(map(turned, found[1][name])))
+def run_alignments(
+    run_dir: Path | None, reverse_run_dir: Path | None, src: list[str], tgt: list[str]
+) -> NamedLinks:
+    """Yield the alignments of a run, and their combinations with those of the reverse run."""
+    if run_dir is None:
+        return
+    backward = {}
+    if reverse_run_dir is not None:
+        backward = dict(layers_and_steps(reverse_run_dir, tgt, src))
+    for name, forward in layers_and_steps(run_dir, src, tgt):
+        yield name, forward
+        if name in backward:
+            yield from combinations(name, forward, invert(backward[name]))
 
 
-def _read(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def all_alignments(options: argparse.Namespace) -> NamedLinks:
+    """Yield everything that the options ask for."""
+    yield from file_alignments(options.files)
+    if options.src is None:
+        return
+    src = read_lines(options.src)
+    tgt = read_lines(options.tgt)
+    train_src = read_lines(options.train_src) if options.train_src else []
+    train_tgt = read_lines(options.train_tgt) if options.train_tgt else []
+    yield from baseline_alignments(src, tgt, train_src=train_src, train_tgt=train_tgt)
+    yield from run_alignments(options.run_dir, options.reverse_run_dir, src, tgt)
+
+
+def parse_range(text: str) -> slice:
+    """Return the slice for text such as `0:250`, `250:` or `:`."""
+    start, stop = text.split(":")
+    return slice(int(start) if start else None, int(stop) if stop else None)
 
 
 def main() -> None:
@@ -166,28 +226,22 @@ def main() -> None:
     parser.add_argument(
         "--lines",
         default=":",
+        metavar="START:STOP",
         help="the first line that counts, and the first that does not, from 0",
     )
     options = parser.parse_args()
 
-    gold = [read_gold(line) for line in _read(options.gold)]
-    counted = slice(*(int(number) if number else None for number in options.lines.split(":")))
-    answers: list[tuple[str, list[Links]]] = []
-    print(f"{len(gold[counted]):,} sentences\n{'':28}    AER  precision  recall   links")
-    answers = (
-        (str(path), [set(read_gold(line).possible) for line in _read(path)])
-        for path in options.files
-    )
-    for source in (
-        answers,
-        all_answers(options, _read(options.src), _read(options.tgt)) if options.src else (),
-    ):
-        for name, links in source:
-            error = alignment_error(links[counted], gold[counted])
-            print(
-                f"{name:28} {error.aer:6.3f} {error.precision:10.3f} {error.recall:7.3f} {error.num_links:7,}",
-                flush=True,
-            )
+    counted = parse_range(options.lines)
+    gold = [read_gold(line) for line in read_lines(options.gold)]
+    print(f"{len(gold[counted]):,} sentences")
+    print(f"{'':28}    AER  precision  recall   links")
+    for name, alignments in all_alignments(options):
+        error = alignment_error(alignments[counted], gold[counted])
+        print(
+            f"{name:28} {error.aer:6.3f} {error.precision:10.3f} {error.recall:7.3f} "
+            f"{error.num_links:7,}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

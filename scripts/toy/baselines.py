@@ -1,10 +1,10 @@
-"""What a toy translator must beat: BLEU on the test set without understanding, and without looking at the source.
+"""Compute BLEU scores on the toy test sets that a translator must exceed to have learned anything.
 
     python -m scripts.toy.baselines [RUN_DIR]
 
-Nearest neighbour: the translation of the most similar training sentence. Several notions of similarity are tried, and
-each is scored, so that the best of them stands for the lookup. With a RUN_DIR also that model with the output of its
-cross-attention set to zero, so that it writes German without having seen the English.
+Nearest neighbour: the translation of the most similar training sentence. Several similarities are
+tried and scored, and the best score counts. With RUN_DIR also this model with the output of its
+cross-attention set to zero, so that it writes German without seeing the English.
 """
 
 from __future__ import annotations
@@ -24,73 +24,106 @@ from sacrebleu.metrics.bleu import BLEU
 
 from mt import Translator
 
-DATA = Path(__file__).resolve().parents[2] / "data" / "toy"
+ROOT = Path(__file__).resolve().parents[2]
 NUM_CANDIDATES = 100
 FloatArray = npt.NDArray[np.float64]
+Tokens = list[str]
 
 
-def tokens(text: str) -> list[str]:
+def tokenize(text: str) -> Tokens:
     return re.findall(r"[\w'-]+|[.,?]", text.lower())
 
 
-class Index:
-    """Training sources as word counts, turned around: word -> the lines that hold it."""
+class InvertedIndex:
+    """An index of training sentences by the words that they have."""
 
-    def __init__(self, sources: list[list[str]]) -> None:
-        self.num_lines = len(sources)
-        word_sets = [dict.fromkeys(source) for source in sources]
+    def __init__(self, sentences: list[Tokens]) -> None:
+        self.num_lines = len(sentences)
+        word_sets = [dict.fromkeys(sentence) for sentence in sentences]  # in a fixed order
         lines_of: dict[str, list[int]] = {}
         for line, words in enumerate(word_sets):
             for word in words:
                 lines_of.setdefault(word, []).append(line)
-        self.lines_of = {word: np.array(lines) for word, lines in lines_of.items()}
-        self.idf = {
-            word: float(np.log(self.num_lines / len(lines))) for word, lines in lines_of.items()
-        }
-        self.norms = np.array(
+        self.lines_of: dict[str, npt.NDArray[np.int64]] = {}
+        self.idf: dict[str, float] = {}  # inverse document frequency
+        for word, lines in lines_of.items():
+            self.lines_of[word] = np.array(lines)
+            self.idf[word] = float(np.log(self.num_lines / len(lines)))
+        # The lengths of the word vectors, with and without weights.
+        self.weighted_norms = np.array(
             [sum(self.idf[word] ** 2 for word in words) ** 0.5 for words in word_sets]
         )
-        self.roots = np.array([len(words) ** 0.5 for words in word_sets])
+        self.plain_norms = np.array([len(words) ** 0.5 for words in word_sets])
 
-    def cosine(self, source: list[str], *, weighted: bool) -> FloatArray:
-        """Similarity to every line, (num_lines,): the cosine of word sets, rare words first if `weighted`."""
+    def cosine(self, sentence: Tokens, *, weighted: bool) -> FloatArray:
+        """Return the similarity to every line, (num_lines,), up to a constant factor.
+
+        It is the cosine between the sets of words, where rare words weigh more if `weighted`.
+        """
         scores: FloatArray = np.zeros(self.num_lines)
-        for word in set(source) & self.lines_of.keys():
+        for word in set(sentence) & self.lines_of.keys():
             scores[self.lines_of[word]] += self.idf[word] ** 2 if weighted else 1.0
-        scores /= self.norms if weighted else self.roots
-        return scores
+        return scores / (self.weighted_norms if weighted else self.plain_norms)
 
 
-def edit_similarity(left: list[str], right: list[str]) -> float:
+def edit_similarity(left: Tokens, right: Tokens) -> float:
     return SequenceMatcher(None, left, right, autojunk=False).ratio()
 
 
-def bigram_overlap(left: list[str], right: list[str]) -> float:
-    """The shared share of words and word pairs: what BLEU would like."""
-    grams = [Counter(side) + Counter(pairwise(side)) for side in (left, right)]
-    return 2 * (grams[0] & grams[1]).total() / (grams[0].total() + grams[1].total())
+def bigram_overlap(left: Tokens, right: Tokens) -> float:
+    """Return the share of words and word pairs in common, which is close to what BLEU measures."""
+    left_grams = Counter(left) + Counter(pairwise(left))
+    right_grams = Counter(right) + Counter(pairwise(right))
+    num_common = (left_grams & right_grams).total()
+    return 2 * num_common / (left_grams.total() + right_grams.total())
 
 
-SIMILARITIES: dict[str, Callable[[list[str], list[str]], float]] = {
+RARE_WORDS = "rare shared words"
+SIMILARITIES: dict[str, Callable[[Tokens, Tokens], float]] = {
     "edit distance": edit_similarity,
     "words and word pairs": bigram_overlap,
 }
 
 
-def look_up(source: list[str], index: Index, train: list[list[str]]) -> dict[str, int]:
-    """The most similar training line by each similarity; the best hundred by shared words are looked at closely."""
-    weighted, plain = index.cosine(source, weighted=True), index.cosine(source, weighted=False)
-    candidates = sorted(
-        {int(i) for s in (weighted, plain) for i in np.argsort(-s, kind="stable")[:NUM_CANDIDATES]}
-    )
-    found = {"rare shared words": int(weighted.argmax())}
+def nearest_lines(sentence: Tokens, index: InvertedIndex, train: list[Tokens]) -> dict[str, int]:
+    """Return the most similar training line by each similarity.
+
+    The slow similarities are computed for the lines that have the most words in common.
+    """
+    weighted = index.cosine(sentence, weighted=True)
+    plain = index.cosine(sentence, weighted=False)
+    candidates: set[int] = set()
+    for scores in (weighted, plain):
+        best = np.argsort(-scores, kind="stable")[:NUM_CANDIDATES]
+        candidates.update(int(line) for line in best)
+    nearest = {RARE_WORDS: int(weighted.argmax())}
     for name, similarity in SIMILARITIES.items():
-        found[name] = max(candidates, key=lambda line: similarity(source, train[line]))
-    return found
+        best_score = -1.0
+        for line in sorted(candidates):  # of equal ones, the first line counts
+            score = similarity(sentence, train[line])
+            if score > best_score:
+                best_score = score
+                nearest[name] = line
+    return nearest
 
 
-def translate_blindly(run_dir: Path, sources: list[str]) -> list[str]:
-    """Translate with the run's best model, its cross-attention adding nothing."""
+def score_nearest_neighbours(directory: Path, name: str, bleu: BLEU) -> dict[str, float]:
+    """Return the BLEU of a test set by the similarity that chooses the training sentences."""
+    train = [tokenize(line) for line in read_lines(directory / "train.en")]
+    train_targets = read_lines(directory / "train.de")
+    references = read_lines(directory / f"{name}.de")
+    index = InvertedIndex(train)
+    sentences = [tokenize(line) for line in read_lines(directory / f"{name}.en")]
+    nearest = [nearest_lines(sentence, index, train) for sentence in sentences]
+    scores = {}
+    for similarity in (RARE_WORDS, *SIMILARITIES):
+        translations = [train_targets[lines[similarity]] for lines in nearest]
+        scores[similarity] = bleu.corpus_score(translations, [references]).score
+    return scores
+
+
+def translate_without_source(run_dir: Path, sources: list[str]) -> list[str]:
+    """Translate with the run's best model, whose cross-attention is made to add nothing."""
     translator = Translator.load(run_dir)
     for name, parameter in translator.model.named_parameters():
         if ".cross_attention.output." in name:
@@ -98,7 +131,7 @@ def translate_blindly(run_dir: Path, sources: list[str]) -> list[str]:
     return translator.translate(sources)
 
 
-def read(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
@@ -107,24 +140,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run_dir", type=Path, nargs="?")
-    parser.add_argument("--data", type=Path, default=DATA)
-    arguments = parser.parse_args()
-    data = arguments.data
-    train, targets = [tokens(line) for line in read(data / "train.en")], read(data / "train.de")
-    index, bleu = Index(train), BLEU()
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "toy")
+    options = parser.parse_args()
+
+    bleu = BLEU()
     for name in ("test", "test_unseen"):
-        found = [look_up(tokens(line), index, train) for line in read(data / f"{name}.en")]
-        references = [read(data / f"{name}.de")]
-        scores = {
-            by: bleu.corpus_score([targets[f[by]] for f in found], references).score
-            for by in found[0]
-        }
-        listed = ", ".join(f"{score:.1f} by {by}" for by, score in scores.items())
+        scores = score_nearest_neighbours(options.data, name, bleu)
+        listed = ", ".join(f"{score:.1f} by {similarity}" for similarity, score in scores.items())
         print(f"nearest neighbour, {name}: BLEU {max(scores.values()):.1f} ({listed})")
-    if arguments.run_dir is not None:
-        blind = translate_blindly(arguments.run_dir, read(data / "test.en"))
-        score = bleu.corpus_score(blind, [read(data / "test.de")]).score
-        print(f"cross-attention zeroed, test: BLEU {score:.1f}")
+    if options.run_dir is not None:
+        sources = read_lines(options.data / "test.en")
+        references = read_lines(options.data / "test.de")
+        translations = translate_without_source(options.run_dir, sources)
+        score = bleu.corpus_score(translations, [references]).score
+        print(f"cross-attention set to zero, test: BLEU {score:.1f}")
     print(f"signature: {bleu.get_signature()}")
 
 

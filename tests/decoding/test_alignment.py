@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,18 +23,7 @@ from mt.decoding.alignment import (
 from mt.decoding.translator import Alignment, Segment, Translator
 from mt.model.recording import attention_weights
 from mt.model.transformer import Transformer
-from scripts.alignment import error_rate as script
-from scripts.alignment.error_rate import (
-    SYMMETRIES,
-    Gold,
-    alignment_error,
-    diagonal,
-    grow_diagonally,
-    layers_and_steps,
-    read_gold,
-)
-from scripts.alignment.ibm1 import ibm1
-from scripts.alignment.tokenize import split_words
+from scripts.alignment.error_rate import read_gold
 
 WORDS = [
     "balo",
@@ -362,102 +349,3 @@ def test_links_are_written_as_pharaoh_writes_them() -> None:
     assert format_alignment(links) == "0-0 1-12 10-3"
     assert sorted(read_gold(format_alignment(links)).sure) == links
     assert format_alignment([]) == ""
-
-
-# The error rate, and what stands beside it
-
-
-def test_the_error_rate_is_that_of_och_and_ney() -> None:
-    gold = [read_gold("0-0 1-1 2p1"), read_gold("0-1"), read_gold("")]
-    assert gold[0] == Gold({(0, 0), (1, 1)}, {(0, 0), (1, 1), (2, 1)})
-    found = [{(0, 0), (2, 1), (2, 2)}, {(0, 1)}, {(5, 5)}]
-    # |A| = 5, |S| = 3, |A & S| = 2, |A & P| = 3
-    error = alignment_error(found, gold)
-    assert error == pytest.approx((1 - 5 / 8, 3 / 5, 2 / 3, 5))
-    assert alignment_error([each.sure for each in gold], gold).aer == 0.0
-    assert alignment_error([each.possible for each in gold], gold).aer == 0.0
-    assert alignment_error([set(), set(), set()], gold).aer == 1.0
-
-
-def test_the_diagonal_links_each_target_word_and_reaches_both_ends() -> None:
-    assert diagonal("a b c", "x y z") == {(0, 0), (1, 1), (2, 2)}
-    assert diagonal("a b", "w x y z") == {(0, 0), (0, 1), (1, 2), (1, 3)}
-    assert diagonal("", "x") == diagonal("a", "") == set()
-
-
-def test_both_directions_are_joined_as_their_names_say() -> None:
-    forward, backward = {(0, 0), (1, 1), (3, 3)}, {(0, 0), (1, 2), (5, 5)}
-    assert SYMMETRIES["intersection"](forward, backward) == {(0, 0)}
-    assert SYMMETRIES["union"](forward, backward) == forward | backward
-    # 1-1 stands beside 0-0, and 1-2 beside 1-1; 3-3 and 5-5 stand alone
-    assert grow_diagonally(forward, backward) == {(0, 0), (1, 1), (1, 2)}
-
-
-def test_model_1_learns_from_three_sentences_what_no_one_of_them_says() -> None:
-    src, tgt = ["das Haus", "das Buch", "ein Buch", ""], ["the house", "the book", "a book", "x"]
-    assert ibm1(src, tgt) == [{(0, 0), (1, 1)}] * 3 + [set()]
-
-
-def test_model_1_takes_the_step_of_brown_et_al() -> None:
-    """From t = 1, a has counts 1/2 + 1/3 with x and 1/3 with y, b has 1/3 with each: so x is from a, y from b."""
-    assert ibm1(["a", "a b"], ["x", "x y"], iterations=1)[1] == {(0, 0), (1, 1)}
-
-
-def test_a_runs_layers_and_steps_are_all_there(
-    translator: Translator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Translator, "load", lambda run_dir: translator)
-    src, tgt = make_texts(4, most_words=5), make_texts(4, most_words=5, seed=6)
-    found = dict(layers_and_steps(Path("run"), src, tgt))
-    assert list(found) == [
-        f"layer {n} {step}" + "*" * (n == 2 and step == "output")
-        for n in (1, 2, 3)
-        for step in STEPS
-    ]
-    pairs = [
-        Segment(*pair)
-        for pair in zip(*map(translator.src_tokenizer.encode, (src, tgt)), strict=True)
-    ]
-    assert found["layer 2 output*"] == [set(links) for links in align(translator, pairs)]
-
-
-@pytest.mark.parametrize(
-    ("line", "parted"),
-    [
-        ("Ist das, was Sie (heute) wollen?", "Ist das , was Sie ( heute ) wollen ?"),
-        (
-            "am 17. Dezember bzw. d.h. 4.4 Mio. Euro. Ja.",
-            "am 17. Dezember bzw. d.h. 4.4 Mio. Euro . Ja .",
-        ),
-        ("Yesterday's 'news' on EU-wide 30% cuts", "Yesterday 's ' news ' on EU-wide 30 % cuts"),
-        ("", ""),
-    ],
-)
-def test_marks_are_parted_from_words_and_no_further(line: str, parted: str) -> None:
-    assert split_words(line) == parted
-    assert split_words(parted) == parted
-
-
-def test_the_script_scores_files_and_baselines_on_the_lines_that_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, content in {
-        "gold": "0-0 1-1\n0-0 1-1\n0p0 1-0\n",
-        "src": "das Haus\ndas Buch\nein Buch\n",
-        "tgt": "the house\nthe book\nbook\n",
-        "found.align": "5-5\n0-0 1-1\n0-0\n",
-    }.items():
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["x", "gold", "found.align", "--src", "src", "--tgt", "tgt", "--lines", "1:"]
-    )
-    script.main()
-    heading, _, *rows = capsys.readouterr().out.splitlines()
-    assert heading == "2 sentences"
-    found = {row[:28].strip(): row[28:].split() for row in rows}
-    assert found["found.align"] == ["0.167", "1.000", "0.667", "3"]  # 1 - (2 + 3) / (3 + 3)
-    assert found["diagonal"] == ["0.000", "1.000", "1.000", "3"]
-    assert list(found)[2:] == [
-        f"IBM 1{way}" for way in ("", " reverse", " intersection", " grow-diag", " union")
-    ]
