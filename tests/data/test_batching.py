@@ -16,7 +16,7 @@ from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray, encode_pairs
 from mt.data.text import read_lines
 from mt.data.tokenizer import Tokenizer, train_tokenizer
 
-MULTI30K = Path(__file__).parents[2] / "shared/data/multi30k/raw"
+MULTI30K = Path(__file__).parents[3] / "shared/data/multi30k/raw"
 PAD_ID, BOS_ID, EOS_ID = 0, 2, 3
 lengths_of_pairs = st.lists(
     st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=200

@@ -1,4 +1,4 @@
-"""The copy task, the smallest thing to learn: a language whose sentences translate to themselves."""
+"""The copy task: a language whose sentences translate to themselves, for the smallest models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NUM_LINES = {"train": 90, "valid": 6}
 
 
 def write_copy_task(directory: Path, config: str) -> Path:
-    """Write train.{aa,bb}, valid.{aa,bb} and copy.yaml to a directory; return the path of copy.yaml.
+    """Write train.{aa,bb}, valid.{aa,bb} and copy.yaml; return the path of copy.yaml.
 
     Args:
         config: the text of copy.yaml, in which AT stands for the directory.

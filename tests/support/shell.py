@@ -1,4 +1,4 @@
-"""The command line as tests use it: inside this process, which is fast, or in a process of its own."""
+"""The command line for tests: in this process, which is fast, or in a process of its own."""
 
 from __future__ import annotations
 
