@@ -18,7 +18,7 @@ from mt.data.text import read_lines
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 
-MULTI30K = Path(__file__).parents[2] / "shared/data/multi30k/raw"
+MULTI30K = Path(__file__).parents[3] / "shared/data/multi30k/raw"
 PAD_ID = 0
 BOS_ID = 2
 EOS_ID = 3

@@ -1,6 +1,8 @@
-"""The words of the toy language: tables a reader can check, and how each word is inflected.
+"""The words of the toy language, in tables, and their inflection.
 
-Columns of a table are parted by two or more spaces. An English word has one German word wherever the grammar uses it.
+Columns of a table are separated by two or more spaces, and `-` is an empty cell. An English word
+always has the same German word. Cases are nom, acc and dat; genders m, f and n; persons 1s (I),
+3s (he) and pl (we, they).
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-def rows(table: str) -> list[list[str]]:
-    """Cut a table into cells; `-` is an empty cell."""
-    lines = [line for line in table.strip().split("\n") if not line.startswith("#")]
-    return [
-        ["" if cell == "-" else cell for cell in re.split(r"\s{2,}", line.strip())]
-        for line in lines
-    ]
+def parse_table(table: str) -> list[list[str]]:
+    """Return the cells of each row. Lines that begin with # are comments."""
+    rows = []
+    for line in table.strip().split("\n"):
+        if not line.startswith("#"):
+            cells = re.split(r"\s{2,}", line.strip())
+            rows.append(["" if cell == "-" else cell for cell in cells])
+    return rows
 
 
-# ------------------------------------------------------------------------------------------------ nouns
+# Nouns
 
 NOUN_TABLE = """
 # kind    english   plural      german (* adds -(e)n: den Jungen)  plural
@@ -115,6 +118,7 @@ place     table     tables      der Tisch                          Tische
 place     bed       beds        das Bett                           Betten
 """
 
+# Names for several kinds of nouns.
 KIND_GROUPS = {
     "living": "person animal",
     "small": "text clothing item",
@@ -125,64 +129,93 @@ KIND_GROUPS = {
 
 
 def kinds_of(names: str) -> tuple[str, ...]:
-    """Spell out groups: `living+food` is person, animal and food."""
-    return tuple(
-        kind for name in names.split("+") if name for kind in KIND_GROUPS.get(name, name).split()
-    )
+    """Return the kinds of a list with groups: `living+food` is person, animal and food."""
+    kinds: list[str] = []
+    for name in names.split("+"):
+        kinds += KIND_GROUPS.get(name, name).split()
+    return tuple(kinds)
 
 
 @dataclass(frozen=True)
 class Noun:
     kind: str
     english: str
-    english_plural: str  # empty: the noun is a mass, like water
+    english_plural: str  # empty for a noun without plural, like water
     german: str
     german_plural: str
     gender: str  # m, f, n
-    weak: bool  # -(e)n in every case but the nominative singular
+    weak: bool  # ends in -(e)n in every form but the nominative singular
 
     def inflect(self, case: str, *, plural: bool) -> str:
+        """Return the German form."""
         if not plural:
             return self.german_plural if self.weak and case != "nom" else self.german
-        return self.german_plural + (
-            "n" if case == "dat" and self.german_plural[-1] not in "ns" else ""
-        )
+        if case == "dat" and self.german_plural[-1] not in "ns":
+            return self.german_plural + "n"
+        return self.german_plural
 
 
 def read_noun(kind: str, english: str, plural: str, german: str, german_plural: str) -> Noun:
+    """Return the noun of a row of NOUN_TABLE."""
     article, word = german.split()
-    gender = {"der": "m", "die": "f", "das": "n"}[article]
-    return Noun(kind, english, plural, word.rstrip("*"), german_plural, gender, word.endswith("*"))
+    return Noun(
+        kind=kind,
+        english=english,
+        english_plural=plural,
+        german=word.rstrip("*"),
+        german_plural=german_plural,
+        gender={"der": "m", "die": "f", "das": "n"}[article],
+        weak=word.endswith("*"),
+    )
 
 
-NOUNS = {row[1]: read_noun(*row) for row in rows(NOUN_TABLE)}
+NOUNS = {row[1]: read_noun(*row) for row in parse_table(NOUN_TABLE)}
 
 
 def nouns_of(kinds: Sequence[str]) -> list[Noun]:
     return [noun for noun in NOUNS.values() if noun.kind in kinds]
 
 
-# ------------------------------------------------------------------------------------------------ adjectives
+# Adjectives
 
 ADJECTIVE_TABLE = """
-big           groß          any+place  |  red          rot           animal+clothing+vehicle+item+opening
-small         klein         any+place  |  green        grün          clothing+vehicle+item+opening+device
-old           alt           any+place  |  blue         blau          clothing+vehicle+item+opening+device
-beautiful     schön         any+place  |  yellow       gelb          clothing+vehicle+item+opening+food
-young         jung          living     |  white        weiß          animal+clothing+vehicle+item+opening
-tired         müde          living     |  black        schwarz       animal+clothing+vehicle+item+opening
-hungry        hungrig       living     |  new          neu           text+clothing+device+vehicle+item+place
-strong        stark         living     |  expensive    teuer         goods+drink
-weak          schwach       living     |  cheap        billig        goods+drink
-clever        klug          living     |  heavy        schwer        device+opening+item
-brave         mutig         living     |  clean        sauber        clothing+vehicle+opening+place
-lazy          faul          living     |  dirty        schmutzig     animal+clothing+vehicle+opening+place
-sick          krank         living     |  cold         kalt          drink+food
-famous        berühmt       person+place+text  |  warm  warm         drink+food
-friendly      freundlich    living     |  fresh        frisch        drink+food
-rich          reich         person     |  long         lang          text
-sad           traurig       person+text  |  boring     langweilig    text+place
-happy         glücklich     person     |  dangerous    gefährlich    animal+place+vehicle
+# english  german      kinds of nouns
+big        groß        any+place
+red        rot         animal+clothing+vehicle+item+opening
+small      klein       any+place
+green      grün        clothing+vehicle+item+opening+device
+old        alt         any+place
+blue       blau        clothing+vehicle+item+opening+device
+beautiful  schön       any+place
+yellow     gelb        clothing+vehicle+item+opening+food
+young      jung        living
+white      weiß        animal+clothing+vehicle+item+opening
+tired      müde        living
+black      schwarz     animal+clothing+vehicle+item+opening
+hungry     hungrig     living
+new        neu         text+clothing+device+vehicle+item+place
+strong     stark       living
+expensive  teuer       goods+drink
+weak       schwach     living
+cheap      billig      goods+drink
+clever     klug        living
+heavy      schwer      device+opening+item
+brave      mutig       living
+clean      sauber      clothing+vehicle+opening+place
+lazy       faul        living
+dirty      schmutzig   animal+clothing+vehicle+opening+place
+sick       krank       living
+cold       kalt        drink+food
+famous     berühmt     person+place+text
+warm       warm        drink+food
+friendly   freundlich  living
+fresh      frisch      drink+food
+rich       reich       person
+long       lang        text
+sad        traurig     person+text
+boring     langweilig  text+place
+happy      glücklich   person
+dangerous  gefährlich  animal+place+vehicle
 """
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 
@@ -195,16 +228,18 @@ class Adjective:
 
     @property
     def stem(self) -> str:
-        """What takes an ending: müd-e, teur-e."""
-        return re.sub(r"e$|(?<=eu)e(?=r$)", "", self.german)
+        """The German form before an ending: müd(e), teu(e)r."""
+        if self.german.endswith("euer"):
+            return self.german.removesuffix("er") + "r"
+        return self.german.removesuffix("e")
 
 
 ADJECTIVES = {
-    english: Adjective(english, german, tuple(dict.fromkeys(kinds_of(allowed))))
-    for english, german, allowed in rows(ADJECTIVE_TABLE.replace("|", "\n"))
+    english: Adjective(english, german, kinds_of(kinds))
+    for english, german, kinds in parse_table(ADJECTIVE_TABLE)
 }
 
-# ------------------------------------------------------------------------------------------------ verbs
+# Verbs
 
 VERB_TABLE = """
 # english    past          german          er/sie/es     perfect             subject         objects
@@ -281,10 +316,12 @@ say      said      sagen    sagt    hat gesagt    person  -
 believe  believed  glauben  glaubt  hat geglaubt  person  -
 hope     hoped     hoffen   hofft   hat gehofft   person  -
 """
-STATIVE = ("know", "love", "need", "trust")  # said without a modal or a place
-MOTION = ("go", "run", "jump")  # said with a direction: into the garden
-# With these, where could be wo or wohin, and a place could be either too.
-HALF_MOTION = (
+# Verbs that are used without a modal verb and without a place.
+STATIVE_VERBS = ("know", "love", "need", "trust")
+# Verbs that are used with a direction: into the garden.
+MOTION_VERBS = ("go", "run", "jump")
+# With these verbs, "where" could be "wo" or "wohin", and a place could be a direction.
+PLACE_OR_DIRECTION_VERBS = (
     "swim",
     "disappear",
     "bring back",
@@ -298,12 +335,12 @@ HALF_MOTION = (
 
 @dataclass(frozen=True)
 class Slot:
-    """An object of a verb: its case, the kinds of noun that make sense, perhaps a preposition in each language."""
+    """An object that a verb takes."""
 
-    english: str
-    german: str
+    english: str  # a preposition, or empty
+    german: str  # a preposition, or empty
     case: str
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # of nouns that make sense
 
 
 @dataclass(frozen=True)
@@ -312,10 +349,10 @@ class Verb:
     past: str
     german: str  # the infinitive without its separable prefix
     prefix: str
-    third: str  # er sieht
+    third: str  # the third person singular without the prefix
     auxiliary: str  # of the perfect: hat or ist
     participle: str
-    subjects: tuple[str, ...]
+    subjects: tuple[str, ...]  # kinds of nouns
     slots: tuple[Slot, ...]
 
     @property
@@ -323,21 +360,32 @@ class Verb:
         return self.prefix + self.german
 
     def english_present(self, person: str) -> str:
+        if person != "3s":
+            return self.english
         head, *rest = self.english.split()
-        if person == "3s" and re.search(r"[^aeiou]y$", head):
+        if re.search(r"[^aeiou]y$", head):
             head = head[:-1] + "ies"
-        elif person == "3s":
-            head += "es" if re.search(r"(s|sh|ch|x|o)$", head) else "s"
+        elif re.search(r"(s|sh|ch|x|o)$", head):
+            head += "es"
+        else:
+            head += "s"
         return " ".join([head, *rest])
 
     def german_present(self, person: str) -> str:
-        if person == "1s":
-            first = self.german[:-1] + ("" if self.german.endswith("en") else "e")
-            return "weiß" if self.german == "wissen" else first
-        return self.third if person == "3s" else self.german
+        """Return the German form, without the prefix."""
+        if person == "3s":
+            return self.third
+        if person == "pl":
+            return self.german
+        if self.german == "wissen":
+            return "weiß"
+        if self.german.endswith("en"):
+            return self.german[:-1]  # sehe
+        return self.german[:-1] + "e"  # füttere
 
 
 def read_slot(text: str) -> Slot:
+    """Return the object described by text such as `acc:food` or `for=auf+acc:living`."""
     left, names = text.split(":")
     prepositions, _, case = left.rpartition("+")
     english, _, german = prepositions.partition("=")
@@ -347,17 +395,27 @@ def read_slot(text: str) -> Slot:
 def read_verb(
     english: str, past: str, german: str, third: str, perfect: str, subjects: str, objects: str
 ) -> Verb:
+    """Return the verb of a row of VERB_TABLE."""
     prefix, _, infinitive = german.rpartition("|")
     auxiliary, participle = perfect.split()
-    slots = tuple(read_slot(text) for text in objects.split())
     return Verb(
-        english, past, infinitive, prefix, third, auxiliary, participle, kinds_of(subjects), slots
+        english=english,
+        past=past,
+        german=infinitive,
+        prefix=prefix,
+        third=third,
+        auxiliary=auxiliary,
+        participle=participle,
+        subjects=kinds_of(subjects),
+        slots=tuple(read_slot(text) for text in objects.split()),
     )
 
 
-VERBS = {row[0]: read_verb(*row) for row in rows(VERB_TABLE)}
-SAYING = {row[0]: read_verb(*row) for row in rows(SAYING_TABLE)}  # verbs that take a that-clause
-BE = Verb("be", "", "sein", "", "ist", "ist", "gewesen", kinds_of("all"), ())
+VERBS = {row[0]: read_verb(*row) for row in parse_table(VERB_TABLE)}
+SAYING_VERBS = {row[0]: read_verb(*row) for row in parse_table(SAYING_TABLE)}  # with a that-clause
+BE = read_verb("be", "", "sein", "ist", "ist gewesen", "all", "")
+
+# Forms of the auxiliary verbs by person.
 
 HABEN = {"1s": "habe", "3s": "hat", "pl": "haben"}
 SEIN = {"1s": "bin", "3s": "ist", "pl": "sind"}
@@ -368,13 +426,13 @@ WAS = {"1s": "was", "3s": "was", "pl": "were"}
 
 @dataclass(frozen=True)
 class Modal:
-    rest: str  # what follows it in English; the modal itself is the key
-    german: dict[str, str]
+    rest: str  # the words after the modal verb in English: like to
+    german: dict[str, str]  # by person
 
 
 MODALS = {
     row[0]: Modal(row[1], dict(zip(("1s", "3s", "pl"), row[2:], strict=True)))
-    for row in rows(
+    for row in parse_table(
         """
 # english   rest      ich       er        wir
 can         -         kann      kann      können
@@ -386,22 +444,22 @@ would       like to   möchte    möchte    möchten
     )
 }
 
-# ------------------------------------------------------------------------------------------------ small words
+# Small words
 
 
 @dataclass(frozen=True)
 class Determiner:
     english: str
     plural: str
-    german: str  # stem
-    ending: str  # its own ending: der, strong, ein or none
-    adjective: str  # that of an adjective after it: weak, mixed or strong
+    german: str  # without ending
+    ending: str  # declension of the determiner: der, strong, ein or none
+    adjective: str  # declension of an adjective after it: weak, mixed or strong
     definite: bool
 
 
 DETERMINERS = {
     english: Determiner(english, plural, german, ending, adjective, definite == "definite")
-    for english, plural, german, ending, adjective, definite in rows(
+    for english, plural, german, ending, adjective, definite in parse_table(
         """
 # english   plural     german   ending   adjective   definite?
 the         the        d        der      weak        definite
@@ -420,12 +478,12 @@ how|many    how|many   wie|viel  strong  strong      -
 """
     )
 }
-BARE = Determiner("", "", "", "none", "strong", definite=False)
+BARE = Determiner("", "", "", "none", "strong", definite=False)  # no article
 POSSESSIVES = ("my", "our", "his", "her", "their")
 
 PRONOUNS = {
     row[0]: row
-    for row in rows(
+    for row in parse_table(
         """
 # subject   object   nom   acc    dat     person
 I           me       ich   mich   mir     1s
@@ -439,9 +497,9 @@ what        what     was   was    -       3s
     )
 }
 
-TIMES = rows(
+TIMES = parse_table(
     """
-# english (| parts what is aligned)   german        said of               can stand with not
+# english (| separates aligned parts) german        tenses                can be with not
 today                                 heute         present past modal    yes
 now                                   jetzt         present modal         yes
 yesterday                             gestern       past                  yes
@@ -459,21 +517,21 @@ at|HOUR|o'clock                       um|HOUR|Uhr   present past modal    -
 """
 )
 
-PLACES = rows(
+PLACES = parse_table(
     """
-# english     german   case   where
-in            in       dat    garden house kitchen forest city village castle school church tower museum bed
-on            auf      dat    table bed bridge mountain chair ship
-under         unter    dat    table bed bridge tree chair
-behind        hinter   dat    house castle school church tower museum tree door
-in front of   vor      dat    house castle school church tower museum door window
-next to       neben    dat    house castle school church tower museum tree table bed
+# english      german  case  where
+in             in      dat   garden house kitchen forest city village castle school church tower museum bed
+on             auf     dat   table bed bridge mountain chair ship
+under          unter   dat   table bed bridge tree chair
+behind         hinter  dat   house castle school church tower museum tree door
+in front of    vor     dat   house castle school church tower museum door window
+next to        neben   dat   house castle school church tower museum tree table bed
 """
 )
-DIRECTIONS = rows(
+DIRECTIONS = parse_table(
     """
-into          in       acc    garden house kitchen forest city village castle school church tower museum
-onto          auf      acc    bridge mountain table bed chair ship
+into           in      acc   garden house kitchen forest city village castle school church tower museum
+onto           auf     acc   bridge mountain table bed chair ship
 """
 )
 CONTRACTIONS = {("in", "dem"): "im", ("in", "das"): "ins"}
@@ -485,43 +543,46 @@ def words(text: str) -> tuple[str, ...]:
 
 NAMES = words(
     """
-Anna Paul Emma Felix Lena Max Mia Jonas Clara Tim Laura Jan Nora Oskar Julia David Ida Simon Eva Martin Lisa
-Daniel Hanna Robert Maria Peter Sarah Leo Greta Anton Marta Otto Rosa Karl Ella Tom Frida Erik Sofia Viktor Vera
-Hugo Helena Bruno Olga Adam Irma Kurt Tilda Ralf Wanda Gustav Edith Norman Amelie Konrad Zoe Hector Pia Roland
-Judith Valentin Carla Benno Ronja Gregor Dora Fabian Selma Jakob Lydia Quentin Yara Wilma Rufus Thea Magnus
-Corinna Basil Philippa Alma Boris Celia Dario Elsa Ferdinand Gerda Henrik Inga Jasper Klara Lorenz Mona Nils
-Ophelia Pavel Ramona Stella Theo Ulla Veit Wendelin Xenia Yvonne Zacharias Astrid Bela Cosima Detlef Elvira
-Flora Gitta Holger Ilona Joachim Kira Lothar Malte Natalie Omar Paula Rita Sven Tamara Udo Verena Walter Adele
-Bodo Cleo Dirk Enno Fanny Gero Heidi Igor Jette Kuno Luisa Mirko Nele Oda Piet Renate Silke Till Ute Vito
-Winfried Zita Armin Britta Caspar Dana Egon Franka
+Anna Paul Emma Felix Lena Max Mia Jonas Clara Tim Laura Jan Nora Oskar Julia David Ida Simon Eva
+Martin Lisa Daniel Hanna Robert Maria Peter Sarah Leo Greta Anton Marta Otto Rosa Karl Ella Tom
+Frida Erik Sofia Viktor Vera Hugo Helena Bruno Olga Adam Irma Kurt Tilda Ralf Wanda Gustav Edith
+Norman Amelie Konrad Zoe Hector Pia Roland Judith Valentin Carla Benno Ronja Gregor Dora Fabian
+Selma Jakob Lydia Quentin Yara Wilma Rufus Thea Magnus Corinna Basil Philippa Alma Boris Celia
+Dario Elsa Ferdinand Gerda Henrik Inga Jasper Klara Lorenz Mona Nils Ophelia Pavel Ramona Stella
+Theo Ulla Veit Wendelin Xenia Yvonne Zacharias Astrid Bela Cosima Detlef Elvira Flora Gitta
+Holger Ilona Joachim Kira Lothar Malte Natalie Omar Paula Rita Sven Tamara Udo Verena Walter
+Adele Bodo Cleo Dirk Enno Fanny Gero Heidi Igor Jette Kuno Luisa Mirko Nele Oda Piet Renate
+Silke Till Ute Vito Winfried Zita Armin Britta Caspar Dana Egon Franka
 """
 )
-NEW_NAMES = words("Nina Tobias Linda Marek Salome Arno Katja Emil")  # in the test set alone
+NEW_NAMES = words("Nina Tobias Linda Marek Salome Arno Katja Emil")  # only in the test set
 
-# From two to nineteen, and the tens from twenty.
-SMALL_NUMBERS = (
-    words(
-        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    )
-    + words("seventeen eighteen nineteen"),
-    words(
-        "zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn"
-    )
-    + words("siebzehn achtzehn neunzehn"),
+ENGLISH_NUMBERS = words(
+    """
+two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen
+"""
 )
-TENS = (
-    words("twenty thirty forty fifty sixty seventy eighty ninety"),
-    words("zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig"),
+GERMAN_NUMBERS = words(
+    """
+zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn
+siebzehn achtzehn neunzehn
+"""
 )
+ENGLISH_TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
+GERMAN_TENS = words("zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig")
 
 
 def number_words(number: int) -> tuple[str, str]:
-    """21 -> twenty-one, einundzwanzig; for 2 to 99."""
-    tens, ones = divmod(number, 10)
+    """Return a number from 2 to 99 in English and German: twenty-one, einundzwanzig."""
     if number < 20:
-        return SMALL_NUMBERS[0][number - 2], SMALL_NUMBERS[1][number - 2]
-    english, german = TENS[0][tens - 2], TENS[1][tens - 2]
+        return ENGLISH_NUMBERS[number - 2], GERMAN_NUMBERS[number - 2]
+    tens, ones = divmod(number, 10)
+    english_tens = ENGLISH_TENS[tens - 2]
+    german_tens = GERMAN_TENS[tens - 2]
     if ones == 0:
-        return english, german
-    one, eins = number_words(ones) if ones > 1 else ("one", "ein")
-    return f"{english}-{one}", f"{eins}und{german}"
+        return english_tens, german_tens
+    if ones == 1:
+        return f"{english_tens}-one", f"einund{german_tens}"
+    english_ones, german_ones = number_words(ones)
+    return f"{english_tens}-{english_ones}", f"{german_ones}und{german_tens}"
