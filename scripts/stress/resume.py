@@ -245,11 +245,12 @@ def in_tokenizer_training(rng: random.Random) -> Prepare:
                 kill_this_process()
             return original(text)
 
+        def atomic_file(path: Path) -> None:
+            kill_this_process()
+
         mt.data.tokenizer._escape = escape
         if number >= num_sentences:
-            mt.data.tokenizer.atomic_file = (  # type: ignore[assignment]
-                lambda path: kill_this_process()  # type: ignore[return-value]
-            )
+            mt.data.tokenizer.atomic_file = atomic_file
 
     return prepare
 
@@ -290,7 +291,7 @@ def around_checkpoint_rename(rng: random.Random, *, after: bool) -> Prepare:
                 kill_this_process()
             return replaced
 
-        Path.replace = replace  # type: ignore[method-assign, assignment]
+        Path.replace = replace
 
     return prepare
 
@@ -333,7 +334,7 @@ def in_metrics_append(rng: random.Random) -> Prepare:
             if is_due:
                 kill_this_process()
 
-        MetricsFile._write = write  # type: ignore[method-assign]
+        MetricsFile._write = write
 
     return prepare
 
