@@ -245,12 +245,11 @@ def in_tokenizer_training(rng: random.Random) -> Prepare:
                 kill_this_process()
             return original(text)
 
-        def atomic_file(path: Path) -> None:
-            kill_this_process()
-
         mt.data.tokenizer._escape = escape
         if number >= num_sentences:
-            mt.data.tokenizer.atomic_file = atomic_file
+            mt.data.tokenizer.atomic_file = (  # type: ignore[assignment]
+                lambda path: kill_this_process()  # type: ignore[return-value]
+            )
 
     return prepare
 
@@ -291,7 +290,7 @@ def around_checkpoint_rename(rng: random.Random, *, after: bool) -> Prepare:
                 kill_this_process()
             return replaced
 
-        Path.replace = replace
+        Path.replace = replace  # type: ignore[method-assign, assignment]
 
     return prepare
 
@@ -334,7 +333,7 @@ def in_metrics_append(rng: random.Random) -> Prepare:
             if is_due:
                 kill_this_process()
 
-        MetricsFile._write = write
+        MetricsFile._write = write  # type: ignore[method-assign]
 
     return prepare
 

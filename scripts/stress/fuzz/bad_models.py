@@ -332,7 +332,9 @@ HEADERS = (
     pickled_bomb(),
 )
 SIZES = (0, 1, 7, 10**8, 10**8 + 1, 2**31, 2**62, 2**63, 2**64 - 1)
-METADATA: tuple[Any, ...] = ({"format": "pt"}, {"x": "y" * 10**5}, {"a": 1}, [], None, {"format": "np"}, {"": ""})
+METADATA: tuple[Any, ...] = (
+    {"format": "pt"}, {"x": "y" * 10**5}, {"a": 1}, [], None, {"format": "np"}, {"": ""},
+)
 FLOATS = (0.0, 1e38, -1e38, 1e-45, 3.0, float("inf"), float("nan"))
 NUMBERS = (0, 1, 2, 5, -1, 10**9, 2**31, 2**63, 10**30, 0.5, -0.5, 1e38, 1e308)
 TENSOR_DAMAGES = (
