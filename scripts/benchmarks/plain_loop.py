@@ -30,6 +30,7 @@ class PlainTransformer(nn.Module):
         self.transformer = build_transformer(config)
         self.dropout = nn.Dropout(model.dropout)
         max_length = 10 * config.data.max_length + 1
+        self.positions: Tensor
         self.register_buffer("positions", sinusoids(torch.arange(max_length), model.d_model))
 
     def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
@@ -59,16 +60,18 @@ class PlainTransformer(nn.Module):
 def build_transformer(config: Config) -> nn.Transformer:
     model = config.model
     is_pre_norm = model.norm == "pre"
-    options = {
-        "activation": model.activation,
-        "norm_first": is_pre_norm,
-        "batch_first": True,
-    }
+    encoder_layer = nn.TransformerEncoderLayer(
+        model.d_model,
+        model.num_heads,
+        model.d_ff,
+        model.dropout,
+        model.activation,
+        norm_first=is_pre_norm,
+        batch_first=True,
+    )
     # The default encoder would warn that it cannot use nested tensors with these options.
     encoder = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(
-            model.d_model, model.num_heads, model.d_ff, model.dropout, **options
-        ),
+        encoder_layer,
         model.num_encoder_layers,
         nn.LayerNorm(model.d_model) if is_pre_norm else None,
         enable_nested_tensor=False,
@@ -80,8 +83,10 @@ def build_transformer(config: Config) -> nn.Transformer:
         model.num_decoder_layers,
         model.d_ff,
         model.dropout,
+        model.activation,
         custom_encoder=encoder,
-        **options,
+        norm_first=is_pre_norm,
+        batch_first=True,
     )
 
 

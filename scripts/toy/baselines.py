@@ -63,7 +63,8 @@ class InvertedIndex:
         scores: FloatArray = np.zeros(self.num_lines)
         for word in set(sentence) & self.lines_of.keys():
             scores[self.lines_of[word]] += self.idf[word] ** 2 if weighted else 1.0
-        return scores / (self.weighted_norms if weighted else self.plain_norms)
+        scores /= self.weighted_norms if weighted else self.plain_norms
+        return scores
 
 
 def edit_similarity(left: Tokens, right: Tokens) -> float:

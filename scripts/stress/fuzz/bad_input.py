@@ -8,7 +8,7 @@ the result.
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import pickle
 from pathlib import Path
@@ -215,4 +215,4 @@ def as_yaml(config: dict[str, Any]) -> str:
 
 def copy_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return a deep copy."""
-    return json.loads(json.dumps(config))
+    return copy.deepcopy(config)

@@ -318,12 +318,12 @@ POINTERS = (
     "step_00000002/model.safetensors",
 )
 STEPS = ("step_", "step_x", "step_00000001", "step_99999999", "step_" + "9" * 200, "x", "step_-1")
-SHAPES = (
+SHAPES: tuple[Any, ...] = (
     [10**12], [10**9, 10**9], [2**63, 2], [0], [], [-1], [1.5], "x", [1] * 5000, None, [[1]],
     [16, 1], [1, 16],
 )
 DTYPES = ("F64", "F16", "I64", "BOOL", "U8", "BF16", "I32", "F8_E4M3", "C64", "X", "", 1, None)
-OFFSETS = (
+OFFSETS: tuple[Any, ...] = (
     [0, 10**15], [10**15, 10**15 + 4], [0, 0], [4, 0], [-4, 0], [0], [], "x", [0.5, 1], [0, 2**64],
     None,
 )
@@ -332,7 +332,9 @@ HEADERS = (
     pickled_bomb(),
 )
 SIZES = (0, 1, 7, 10**8, 10**8 + 1, 2**31, 2**62, 2**63, 2**64 - 1)
-METADATA = ({"format": "pt"}, {"x": "y" * 10**5}, {"a": 1}, [], None, {"format": "np"}, {"": ""})
+METADATA: tuple[Any, ...] = (
+    {"format": "pt"}, {"x": "y" * 10**5}, {"a": 1}, [], None, {"format": "np"}, {"": ""},
+)
 FLOATS = (0.0, 1e38, -1e38, 1e-45, 3.0, float("inf"), float("nan"))
 NUMBERS = (0, 1, 2, 5, -1, 10**9, 2**31, 2**63, 10**30, 0.5, -0.5, 1e38, 1e308)
 TENSOR_DAMAGES = (

@@ -155,7 +155,7 @@ def call_main(case: Case, workspace: Workspace) -> int:
 
     torch.set_num_threads(1)
     if case.skip_training:
-        training.train = lambda config: None  # type: ignore[assignment]
+        training.train = lambda config: None
     original_app = cli.app
 
     def app_that_notes_its_error() -> None:
@@ -165,7 +165,7 @@ def call_main(case: Case, workspace: Workspace) -> int:
             workspace.error.write_text(type(error).__name__)
             raise
 
-    cli.app = app_that_notes_its_error  # type: ignore[assignment]
+    cli.app = app_that_notes_its_error
     sys.argv = ["mt", *case.arguments]
     try:
         cli.main()
