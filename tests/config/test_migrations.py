@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,29 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def warnings_in(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> list[str]:
-    return [
-        record.getMessage().replace(f"{tmp_path}/", "")
-        for record in caplog.records
-        if record.levelno == logging.WARNING and record.name.startswith("mt.")
-    ]
+class WarningList(logging.Handler):
+    """Handler that keeps the warnings, without the folder of the config file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.folder = folder
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage().replace(f"{self.folder}/", ""))
+
+
+@pytest.fixture
+def warnings(tmp_path: Path) -> Iterator[list[str]]:
+    """The warnings of reading configs.
+
+    Unlike pytest's caplog, this works after the command line has configured logging.
+    """
+    handler = WarningList(tmp_path)
+    logger = logging.getLogger("mt.config.load")
+    logger.addHandler(handler)
+    yield handler.messages
+    logger.removeHandler(handler)
 
 
 def error_of(path: Path, *overrides: str) -> str:
@@ -75,15 +93,13 @@ def test_renamed_keys_stay_in_their_section() -> None:
         assert old.rpartition(".")[0] == new.rpartition(".")[0]
 
 
-def test_old_keys_of_a_file_are_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_old_keys_of_a_file_are_read_with_a_warning(tmp_path: Path, warnings: list[str]) -> None:
     config = load_config(write(tmp_path, DATA + OLD_KEYS))
     assert config.tokenizer.bpe_dropout == 0.1
     assert config.train.batch_tokens == 500
     assert config.train.gradient_accumulation == 3
     assert config.search.batch_tokens == 900
-    assert sorted(warnings_in(caplog, tmp_path)) == [
+    assert sorted(warnings) == [
         "x.yaml:11: tokenizer.sampling is now called tokenizer.bpe_dropout",
         "x.yaml:14: train.max_tokens is now called train.batch_tokens",
         "x.yaml:15: train.accumulate is now called train.gradient_accumulation",
@@ -91,28 +107,24 @@ def test_old_keys_of_a_file_are_read_with_a_warning(
     ]
 
 
-def test_present_keys_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_present_keys_give_no_warning(tmp_path: Path, warnings: list[str]) -> None:
     load_config(write(tmp_path, DATA + TRAIN), ["train.batch_tokens=500"])
-    assert warnings_in(caplog, tmp_path) == []
+    assert warnings == []
 
 
-def test_old_key_of_an_override_is_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_old_key_of_an_override_is_read_with_a_warning(tmp_path: Path, warnings: list[str]) -> None:
     config = load_config(write(tmp_path, DATA + TRAIN), ["train.max_tokens=500"])
     assert config.train.batch_tokens == 500
-    assert warnings_in(caplog, tmp_path) == [
+    assert warnings == [
         "--set train.max_tokens=500: train.max_tokens is now called train.batch_tokens"
     ]
 
 
-def test_old_key_in_an_overridden_section_is_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_old_key_in_an_overridden_section_is_read(tmp_path: Path, warnings: list[str]) -> None:
     override = "train={max_steps: 5, accumulate: 2}"
     config = load_config(write(tmp_path, DATA + TRAIN), [override])
     assert config.train.gradient_accumulation == 2
-    assert warnings_in(caplog, tmp_path) == [
+    assert warnings == [
         f"--set {override}: train.accumulate is now called train.gradient_accumulation"
     ]
 
@@ -157,13 +169,11 @@ def test_section_that_is_none_is_no_obstacle_to_renaming(tmp_path: Path, train: 
     assert "x.yaml:10: train" in error_of(write(tmp_path, DATA + train))
 
 
-def test_old_keys_of_a_run_are_read_without_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_old_keys_of_a_run_are_read_without_a_warning(tmp_path: Path, warnings: list[str]) -> None:
     config = load_run_config(write(tmp_path, DATA + OLD_KEYS))
     assert config.train.batch_tokens == 500
     assert config.search.batch_tokens == 900
-    assert warnings_in(caplog, tmp_path) == []
+    assert warnings == []
 
 
 # Format versions
