@@ -3,7 +3,8 @@
     from mt import Translator
     Translator.load("runs/toy").translate(["The old woman sees a small dog."])
 
-The public names are imported on first use, so that `import mt` and `mt --help` do not wait for torch.
+The public names are imported on first use, so that `import mt` and `mt --help` do not wait for
+torch.
 """
 
 from importlib import import_module

@@ -2,8 +2,8 @@
 
     text files --tokenizers--> training data --model--> checkpoint --translator--> translations
 
-The config names text files, the run directory holds what was made from them. `mt train`, `mt evaluate`, `mt check`
-and the exports take their parts from here.
+The config names text files, the run directory holds what was made from them. `mt train`, `mt
+evaluate`, `mt check` and the exports take their parts from here.
 """
 
 import logging
@@ -45,19 +45,25 @@ class Experiment:
 
     @classmethod
     def open(cls, run_dir: str | Path) -> Self:
-        """Return the experiment of an existing run directory. Raises RunDirError when there is none."""
+        """Return the experiment of an existing run directory. Raises RunDirError."""
         opened = open_run_dir(Path(run_dir))
         return cls(load_run_config(opened.config), opened)
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
-        """The run's tokenizers, without BPE-dropout. Raises TokenizerError before they have been trained."""
+        """The run's tokenizers, without BPE-dropout.
+
+        Raises TokenizerError before they have been trained.
+        """
         src_path, tgt_path = self.run_dir.tokenizers(self.config.tokenizer.joint)
         return Tokenizers(Tokenizer.load(src_path), Tokenizer.load(tgt_path))
 
     @cached_property
     def training_data(self) -> Dataset:
-        """The encoded training pairs, read from the run's cache or written to it. Raises DataError."""
+        """The encoded training pairs, read from the run's cache or written to it.
+
+        Raises DataError.
+        """
         config = self.config
         src_path, tgt_path = self.run_dir.tokenizers(config.tokenizer.joint)
         bpe_dropout = config.tokenizer.bpe_dropout
@@ -81,12 +87,12 @@ class Experiment:
 
     @cached_property
     def evaluation_sets(self) -> list[EvalSet]:
-        """The sets that `mt evaluate` scores; the validation set when the config names none. Raises DataError."""
+        """The config's test sets, or its validation set if it has none. Raises DataError."""
         sections = self.config.data.test or (self.config.data.valid,)
         return [load_eval_set(section, self.config.data) for section in sections]
 
     def train_tokenizers(self) -> None:
-        """Train the run's tokenizers, or copy those that the config names, into the run directory."""
+        """Train the tokenizers, or copy those that the config names, into the run directory."""
         section = self.config.tokenizer
         files = training_files(self.config.data)
         src_texts = [corpus.src for corpus in files]
@@ -112,7 +118,8 @@ class Experiment:
                 pad_id=self.tokenizers.src.pad_id,
             ).to(device)
         if self.config.train.compile:
-            # Shapes are dynamic, so a few compilations serve all lengths. Search calls `decode`, which stays eager.
+            # Shapes are dynamic, so a few compilations serve all lengths. Search calls `decode`,
+            # which stays eager.
             model.compile(dynamic=True)
         return model
 

@@ -1,4 +1,6 @@
-"""A device, precision or memory that the machine lacks is a clear error; `auto` finds what it has."""
+"""A device, precision or memory that the machine lacks is a clear error; `auto` finds what it
+has.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_missing_device_or_precision_is_refused(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="needs a CUDA device|no CUDA device"):
+    with pytest.raises(DeviceError, match=r"needs a CUDA device|no CUDA device"):
         open_runtime(device, "fp16")
 
 

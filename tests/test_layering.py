@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "mt").rglob("*.py"))
 
-# A module or folder directly in mt/ is a layer. A layer imports only itself and layers above it in this list.
+# A module or folder directly in mt/ is a layer. A layer imports only itself and layers above it in
+# this list.
 LAYERS = [
     "errors",
     "device",
@@ -66,7 +67,9 @@ def allowed_layers(layer: str) -> set[str]:
 
 
 def module_name(path: Path) -> str:
-    """Return `data.corpus` for `mt/data/corpus.py`, and `data.__init__` for `mt/data/__init__.py`."""
+    """Return `data.corpus` for `mt/data/corpus.py`, and `data.__init__` for
+    `mt/data/__init__.py`.
+    """
     return ".".join(path.relative_to(ROOT / "mt").with_suffix("").parts)
 
 
@@ -83,13 +86,17 @@ def imported_names(tree: ast.AST, module: str) -> Iterator[str]:
 
 
 def layer_of(name: str) -> str:
-    """Return the layer of an imported name of `mt`; names of the package itself are in `__init__`."""
+    """Return the layer of an imported name of `mt`; names of the package itself are in
+    `__init__`.
+    """
     layer = [*name.split("."), ""][1]
     return layer if layer in LAYERS else "__init__"
 
 
 def dotted_names(tree: ast.AST) -> Iterator[str]:
-    """Yield every name used, attributes with their owner: `torch.nn.parallel.DistributedDataParallel`."""
+    """Yield every name used, attributes with their owner:
+    `torch.nn.parallel.DistributedDataParallel`.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id

@@ -60,7 +60,9 @@ def code_blocks(path: str | Path, language: str) -> list[str]:
 
 
 def commands_of(path: Path) -> list[str]:
-    """Return the commands in a page's bash blocks. A line that ends in `|` or a backslash continues."""
+    """Return the commands in a page's bash blocks. A line that ends in `|` or a backslash
+    continues.
+    """
     commands = []
     for block in code_blocks(path, "bash"):
         lines = re.split(r"(?<![|\\])\n", block)
@@ -85,7 +87,8 @@ def all_commands() -> list[str]:
 def run(command: str, cwd: Path) -> str:
     """Run a command and return what it prints.
 
-    A plain `mt` command runs in this process, which has imported torch already. What needs a shell runs in one.
+    A plain `mt` command runs in this process, which has imported torch already. What needs a shell
+    runs in one.
     """
     needs_shell = bool(set(command) & set("|<>&;$*#"))
     if command.startswith("mt ") and not needs_shell:
@@ -109,7 +112,9 @@ def run(command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with what the documents assume, made small: data, configs and a trained run."""
+    """Return a directory with what the documents assume, made small: data, configs and a trained
+    run.
+    """
     top = tmp_path_factory.mktemp("workspace")
     (top / "configs").mkdir()
     (top / "data/toy").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """The command line `mt`: its commands, and how errors are shown.
 
-Each command has a module of its own in this folder. They import torch only when they run, so that `mt --help` is quick.
+Each command has a module of its own in this folder. They import torch only when they run, so that
+`mt --help` is quick.
 """
 
 import os
@@ -34,12 +35,16 @@ for command in (train, check, translate, evaluate, align, report, attention, exp
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 
-# Control characters and line ends, except a line end before two spaces: that begins an item of a list of ours.
+# Control characters and line ends, except a line end before two spaces: that begins an item of a
+# list of ours.
 UNPRINTABLE = re.compile(r"\n(?!  )|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def main() -> None:
-    """Run the command line. A mistake of the user or a refusal of the disk is one line and exit code 1."""
+    """Run the command line.
+
+    A mistake of the user, or an error of the disk, is one line on stderr and exit code 1.
+    """
     _open_closed_streams()
     configure_logging()
     try:
@@ -73,7 +78,8 @@ def _printable(message: str) -> str:
 def _open_closed_streams() -> None:
     """Open the null device for a standard stream that is closed, as after `2>&-`.
 
-    Otherwise the next file that is opened gets the stream's number, and messages are written into it.
+    Otherwise the next file that is opened gets the stream's number, and messages are written into
+    it.
     """
     for descriptor in range(3):
         try:

@@ -19,7 +19,7 @@ def as_text(results: Sequence[SetScores]) -> str:
 
 
 def as_json(results: Sequence[SetScores]) -> str:
-    """Return one JSON object: sets by name, and in each set its scores by metric, with all digits."""
+    """Return one JSON object: sets by name, and in each set its scores by metric in full."""
     sets: dict[str, dict[str, Any]] = {}
     for result in results:
         sets[result.name] = {"num_lines": result.num_lines}

@@ -22,7 +22,10 @@ def export(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write the model and its tokenizers for CTranslate2, which translates faster and without PyTorch."""
+    """Write the model and its tokenizers for CTranslate2.
+
+    CTranslate2 translates faster, and without PyTorch.
+    """
     from mt.export.ctranslate2 import export as export_to_ctranslate2
 
     export_to_ctranslate2(run_dir, directory, quantization=quantization, checkpoint=checkpoint)

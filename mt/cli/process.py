@@ -9,7 +9,7 @@ from contextlib import suppress
 SETTINGS = {
     # PyTorch's threads should spin for a short time for the next piece of work, then sleep. Long
     # spinning costs most of the speed beside another busy process; sleeping at once costs a fifth
-    # of it when alone (see RECORDS.md).
+    # of it when alone (see docs/log.md).
     "GOMP_SPINCOUNT": "2000",
     # oneDNN, and PyTorch's bridge to it, keep the kernels of the last 1,024 shapes, a quarter of a
     # GB, and batches keep having new shapes. So few are enough for the shapes that one batch uses
@@ -18,7 +18,7 @@ SETTINGS = {
     "LRU_CACHE_CAPACITY": "64",
     # glibc's malloc keeps small freed blocks for each thread to use again. They lie between the
     # tensors and keep the gaps beside them from joining, so that a process grows for as long as it
-    # trains (see docs/LOG.md). The settings of malloc that can be changed later, and so in the
+    # trains (see docs/log.md). The settings of malloc that can be changed later, and so in the
     # programs of others too, are in mt/device.py.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }

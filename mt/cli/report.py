@@ -25,7 +25,7 @@ def report(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write an HTML page about a run: data, training curves, scores with intervals, and examples of errors."""
+    """Write an HTML page about a run: data, training curves, scores, and examples of errors."""
     from mt.report.run_report import write_report
 
     page = output or run_dir / "report.html"

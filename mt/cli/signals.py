@@ -5,7 +5,7 @@ import sys
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM end the command by SystemExit, so that temporary files are removed as after Ctrl-C."""
+    """Let SIGTERM raise SystemExit, so that temporary files are removed as after Ctrl-C."""
 
     def exit_with_signal_code(number: int, frame: object) -> None:
         sys.exit(128 + number)

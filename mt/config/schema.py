@@ -1,6 +1,6 @@
 """Schema of configs: a frozen model for each section, with type, range, default and description.
 
-The descriptions are user documentation: `scripts/config_table.py` makes the table of keys from
+The descriptions are user documentation: `scripts/docs/config_table.py` makes the table of keys from
 them.
 """
 

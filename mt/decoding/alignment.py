@@ -6,7 +6,7 @@ with the highest attention weight, which is the sum over its subwords, in the me
 one layer. Weights on eos count for no word.
 
 Which decoder layer and position give the best links can only be found by comparison with gold
-alignments. `scripts/alignment_error.py` scores them all.
+alignments. `scripts/alignment/error_rate.py` scores them all.
 """
 
 import logging

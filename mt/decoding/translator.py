@@ -71,8 +71,9 @@ class Translator:
 
     The translation of a text does not depend on the other texts of the same call, except for
     near-ties: the shape of a batch changes the last bits of a sum, and this may change the order of
-    two hypotheses with scores that are equal to six digits (`scripts/near_ties.py` counts such
-    cases). With `batch_tokens=1` each text is searched alone, and the results are exact.
+    two hypotheses with scores that are equal to six digits
+    (`scripts/benchmarks/batch_invariance.py` counts such cases). With `batch_tokens=1` each text is
+    searched alone, and the results are exact.
     """
 
     model: Transformer

@@ -1,5 +1,4 @@
-"""Search for the lines from which two parallel files are out of step: source line i matches target
-line i + k.
+"""Search for misalignment of two parallel files: source line i matches target line i + k.
 
 **Score of two lines.** How well a source and a target line match is a log-likelihood ratio,
 "translations" against "any two lines". It needs no dictionary, and is the sum of two parts:
@@ -247,11 +246,11 @@ def _relative_lengths(file: FileSurvey) -> Scores:
 
 
 def _weigh_cues(src: FileSurvey, tgt: FileSurvey) -> Scores:
-    """Return the weight of each cue, (NUM_CUE_HASHES,): log P(shared | translations) / P(shared |
-    any two lines).
+    """Return the weight of each cue, (NUM_CUE_HASHES,).
 
-    The denominator is the larger of the two shares of lines that have the cue. A cue that occurs on
-    one side only has weight 0, as has one that is in more than half of the lines.
+    A weight is log P(shared | translations) / P(shared | any two lines). The denominator is the
+    larger of the two shares of lines that have the cue. A cue that occurs on one side only has
+    weight 0, as has one that is in more than half of the lines.
     """
     src_rates = np.bincount(src.cues, minlength=NUM_CUE_HASHES) / len(src)
     tgt_rates = np.bincount(tgt.cues, minlength=NUM_CUE_HASHES) / len(tgt)
@@ -262,8 +261,9 @@ def _weigh_cues(src: FileSurvey, tgt: FileSurvey) -> Scores:
 
 
 def _cue_keys(file: FileSurvey, start: int, stop: int, weights: Scores) -> NDArray[np.int64]:
-    """Return (line - start) * NUM_CUE_HASHES + cue for each cue with a weight in lines `start` up
-    to `stop`.
+    """Return a key for each cue with a weight in lines `start` up to `stop`.
+
+    The key is (line - start) * NUM_CUE_HASHES + cue.
 
     The range may reach beyond the file on both ends.
     """

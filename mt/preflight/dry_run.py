@@ -54,8 +54,7 @@ DISK_WARN_FRACTION = 0.8
 def try_training(
     config: Config, runtime: Runtime, trial_dir: RunDir, *, run_dir: RunDir, reuse_tokenizers: bool
 ) -> Iterator[Finding]:
-    """Do what `mt train` does in the directory `trial_dir`, up to a few updates; yield the
-    findings.
+    """Do what `mt train` does, up to a few updates, in `trial_dir`; yield the findings.
 
     `run_dir` is the directory that `mt train` would use. Nothing in it is changed. Its tokenizers
     are copied if `reuse_tokenizers`, else new ones are trained. Raises MtError, for example when
@@ -111,11 +110,10 @@ def copy_tokenizers(run_dir: RunDir, trial_dir: RunDir, *, joint: bool) -> None:
 def shorten_validation_set(
     config: Config, directory: Path, *, num_lines: int
 ) -> tuple[Config, float]:
-    """Write at most `num_lines` lines of the validation set, evenly spaced, to files in
-    `directory`.
+    """Write at most `num_lines` lines of the validation set to files in `directory`.
 
-    Return the config with these files as its validation set, and the fraction of lines kept. Only
-    the first reference is kept.
+    The lines are evenly spaced. Return the config with these files as its validation set, and the
+    fraction of lines kept. Only the first reference is kept.
     """
     valid = load_eval_set(config.data.valid, config.data)
     stride = math.ceil(len(valid.src) / num_lines)
@@ -353,7 +351,8 @@ def estimate_time(
     total_seconds = num_updates * update_seconds + all_validations_seconds
     num_epochs = num_updates / updates_per_epoch
     text = (
-        f"about {format_duration(total_seconds)} for {num_updates:,} updates ({num_epochs:.1f} epochs), "
+        f"about {format_duration(total_seconds)} for {num_updates:,} updates "
+        f"({num_epochs:.1f} epochs), "
         f"{format_duration(all_validations_seconds)} of it for {num_validations:,} validations "
         "with translations"
     )

@@ -134,8 +134,8 @@ def attention_json(maps: AttentionMaps) -> str:
      "sides": {SIDE: {"subwords": ..., "words": ..., "word_index": ..., "marks": ...}},
      "attention": {KIND: {"queries": SIDE, "keys": SIDE, "subwords": ..., "words": ...}}}
 
-    SIDE is "src", "tgt_in" or "tgt_out", KIND is "cross", "encoder" or "decoder". Weights are nested
-    lists [layer][head][query][key]; "marks" are the indices of words such as <bos>.
+    SIDE is "src", "tgt_in" or "tgt_out", KIND is "cross", "encoder" or "decoder". Weights are
+    nested lists [layer][head][query][key]; "marks" are the indices of words such as <bos>.
     """
     attention = {}
     for kind, (query_side, key_side) in ATTENTION_AXES.items():

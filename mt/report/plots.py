@@ -1,4 +1,6 @@
-"""Plots as inline SVG for HTML pages: text stays text, colours follow the page, tooltips give values.
+"""Plots as inline SVG for HTML pages.
+
+Text stays text, colours follow the page, and tooltips give values.
 
 Matplotlib draws the plots. Afterwards the SVG is changed in two ways: colours become CSS variables,
 so that the page can be light or dark, and each artist with a gid of the form `CLASS:TOOLTIP` (the

@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints in RUN_DIR/checkpoints, and the files `last` and `best` that name one each."""
+    """The checkpoints in RUN_DIR/checkpoints, and the files `last` and `best` that name one."""
 
     path: Path
     keep: int  # number of newest checkpoints to keep besides the best

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Console:
-    """Shows a run's progress on stderr. A disabled console (of all ranks but the first) shows nothing."""
+    """Shows a run's progress on stderr. A disabled console, as on other ranks, shows nothing."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled

@@ -1,4 +1,4 @@
-"""A trial of the largest batches before training, so that a lack of memory shows in the first seconds."""
+"""A trial of the largest batches, so that a lack of memory shows before training."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,8 +27,8 @@ def check_memory(
 ) -> None:
     """Run forward and backward on the largest batches of `epoch`.
 
-    `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError when memory is too
-    small; it names a `train.batch_tokens` that fits.
+    `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError
+    when memory is too small; it names a `train.batch_tokens` that fits.
     """
     for halvings in range(MAX_HALVINGS + 1):
         num_parts = 2**halvings
@@ -72,7 +72,8 @@ def try_update(
 ) -> None:
     """Do everything of an update except the optimizer's step, on each batch.
 
-    Gradients and random states are the same afterwards as before. Raises DeviceError when memory is too small.
+    Gradients and random states are the same afterwards as before. Raises DeviceError when memory is
+    too small.
     """
     random_state = runtime.random_state()
     objective.train()

@@ -1,12 +1,13 @@
 """metrics.jsonl: the schema of its lines, and how they are written and read.
 
-A run appends one JSON object a line. Every line has `kind`, `step` and `timing`; everything that depends on a clock
-stands under `timing`, so that two equal runs differ nowhere else. The other keys depend on the kind:
+A run appends one JSON object a line. Every line has `kind`, `step` and `timing`; everything that
+depends on a clock stands under `timing`, so that two equal runs differ nowhere else. The other keys
+depend on the kind:
 
     start      num_parameters, environment
     train      epoch, loss, nll, lr, grad_norm, tokens_seen, num_skipped
-    valid      epoch, loss, perplexity, a key for each score such as "BLEU", signatures, samples, is_best
-    incident   text
+    valid      epoch, loss, perplexity, a key for each score such as "BLEU", signatures, samples,
+    is_best incident   text
 
 A number that is not finite is written as null.
 """
@@ -50,7 +51,10 @@ class Validation:
         return math.exp(self.loss) if self.loss < LARGEST_EXPONENT else math.inf
 
     def selection_score(self, metric: str) -> float:
-        """Return the number that chooses the best checkpoint, for a value of `train.metric`. Higher is better."""
+        """Return the number that chooses the best checkpoint; higher is better.
+
+        `metric` is a value of `train.metric`.
+        """
         if metric == "loss":
             return -self.loss
         scores = {name.lower(): score for name, score in self.scores.items()}
@@ -129,8 +133,8 @@ Record = StartRecord | TrainRecord | ValidationRecord | IncidentRecord
 class MetricsLog:
     """The file metrics.jsonl of a run that is training.
 
-    A line that a full disk refuses is kept in memory until the next write, so that the file never has half a line or
-    a gap.
+    A line that a full disk refuses is kept in memory until the next write, so that the file never
+    has half a line or a gap.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The optimizer, gradient clipping, and the learning rate as a pure function of the update's number."""
+"""The optimizer, gradient clipping, and the learning rate schedules."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,14 +32,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate of update `step`, counted from 1: a linear warm-up, then the schedule."""
+    """Return the learning rate of update `step`, counted from 1.
+
+    It rises linearly during the warm-up, and then follows the schedule.
+    """
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     return config.learning_rate * SCHEDULES[config.schedule](step, config)
 
 
 def _inverse_sqrt(step: int, config: TrainConfig) -> float:
-    """Return the factor of Vaswani et al. 2017, section 5.3, scaled to 1 at the end of the warm-up."""
+    """Return the factor of Vaswani et al. 2017, section 5.3, scaled to 1 after the warm-up."""
     return math.sqrt(max(config.warmup_steps, 1) / step)
 
 
@@ -80,7 +83,8 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
 def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Return the optimizer's tensors under `<parameter name>/<exp_avg, exp_avg_sq or step>`.
 
-    Names are those of `model.named_parameters()`; `model` must hold every parameter of the optimizer.
+    Names are those of `model.named_parameters()`; `model` must hold every parameter of the
+    optimizer.
     """
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
@@ -95,7 +99,8 @@ def unpack_optimizer(
 ) -> None:
     """Restore what `pack_optimizer` returned for an optimizer of the same parameters.
 
-    No tensors stand for an optimizer that has done no update. Raises ValueError for tensors of other parameters.
+    No tensors stand for an optimizer that has done no update. Raises ValueError for tensors of
+    other parameters.
     """
     parameters = dict(model.named_parameters())
     expected_shapes = {}

@@ -44,7 +44,8 @@ def read_config(
 ) -> Config:
     """Return the config at `path` with the command line's changes.
 
-    Where neither the file nor the command line names a run directory, it is `runs/<name of the file>`.
+    Where neither the file nor the command line names a run directory, it is `runs/<name of the
+    file>`.
     """
     changes = list(overrides)
     if run_dir is not None:
@@ -59,9 +60,9 @@ def read_config(
 
 
 def train(config: Config) -> Path:
-    """Train as `config` says, from the start or from the run's last checkpoint, and return the run directory.
+    """Train as `config` says, from the start or from the run's last checkpoint.
 
-    Raises MtError.
+    Returns the run directory. Raises MtError.
     """
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
@@ -77,8 +78,8 @@ def train(config: Config) -> Path:
 def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Experiment, Runtime]:
     """Return the experiment with its config settled and its tokenizers and training data in place.
 
-    The runtime returned has the precision of the config. Raises RunDirError when the run was begun with a config that
-    differs where it may not.
+    The runtime returned has the precision of the config. Raises RunDirError when the run was begun
+    with a config that differs where it may not.
     """
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
     can_resume = (run_dir.checkpoints / "last").is_file()
@@ -100,10 +101,10 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
 def resolve_auto(
     config: Config, run_config: Config | None, runtime: Runtime
 ) -> tuple[Config, Runtime]:
-    """Replace `auto` for device and precision by what it stands for; return the config and its runtime.
+    """Return the config without `auto` for device and precision, and its runtime.
 
-    The speed of bf16 is measured once, when a run begins; a resumed run keeps the precision of `run_config`. Raises
-    DeviceError for what the device cannot do.
+    The speed of bf16 is measured once, when a run begins; a resumed run keeps the precision of
+    `run_config`. Raises DeviceError for what the device cannot do.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
@@ -117,7 +118,7 @@ def resolve_auto(
 
 
 def forbidden_changes(run_config: Config, config: Config) -> list[str]:
-    """Return the differences between two configs that a resumed run may not have, one line a key."""
+    """Return the differences that a resumed run may not have, one line for each key."""
     changeable: tuple[str, ...] = CHANGEABLE_KEYS
     if config.train.schedule != "cosine":  # a cosine schedule depends on max_steps
         changeable = (*changeable, "train.max_steps")

@@ -32,6 +32,7 @@ class StopSignals:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
         if self.announce:
-            # Written to the descriptor: the signal may have interrupted a write to the stream's buffer.
+            # Written to the descriptor: the signal may have interrupted a write to the stream's
+            # buffer.
             message = f"{self.name}: saving after this update (again: stop at once)\n"
             os.write(2, message.encode())

@@ -12,7 +12,10 @@ from mt.distributed import Runtime
 
 @dataclass
 class TrainState:
-    """Where a run is: together with weights, optimizer, scaler and random states, all there is to resume from."""
+    """The counters of a run.
+
+    Together with weights, optimizer, scaler and random states, they are all that resuming needs.
+    """
 
     step: NonNegativeInt = 0  # updates done, skipped ones included
     epoch: NonNegativeInt = 0
@@ -26,7 +29,10 @@ class TrainState:
 
 
 class WindowSums(NamedTuple):
-    """Sums over the updates since the last logged line. A skipped update counts in the last two fields only."""
+    """Sums over the updates since the last logged line.
+
+    A skipped update counts in the last two fields only.
+    """
 
     loss: float
     nll: float
@@ -44,7 +50,10 @@ class LogWindow:
         self._sums = torch.zeros(len(WindowSums._fields), device=device)
 
     def add(self, loss: Tensor, nll: Tensor, *, num_tokens: int, grad_norm: Tensor) -> None:
-        """Count one update. All tensors are scalars; a gradient norm that is not finite marks a skipped update."""
+        """Count one update. All tensors are scalars.
+
+        A gradient norm that is not finite marks a skipped update.
+        """
         one = torch.ones_like(grad_norm)
         zero = torch.zeros_like(grad_norm)
         # The last entry resets the count of consecutive skipped updates to zero.
@@ -65,7 +74,7 @@ class LogWindow:
 
     @classmethod
     def restore(cls, saved: list[float], device: torch.device) -> Self:
-        """Return the window that `save` was called on. Raises TypeError or ValueError for anything else."""
+        """Return the window that `save` was called on. Raises TypeError or ValueError."""
         window = cls(device)
         window._sums += torch.tensor(WindowSums(*saved), device=device)
         return window

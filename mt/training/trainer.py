@@ -1,8 +1,9 @@
 """The trainer: batches in, a trained model and its checkpoints out.
 
-`Trainer.fit` is a run's whole life. An update takes `gradient_accumulation` batches of an epoch's plan from each
-rank. Between two updates a run is described completely by the weights, the optimizer, the TrainState and the random
-states, which is what a checkpoint holds; so a resumed run computes what an uninterrupted one would have computed.
+`Trainer.fit` is a run's whole life. An update takes `gradient_accumulation` batches of an epoch's
+plan from each rank. Between two updates a run is described completely by the weights, the
+optimizer, the TrainState and the random states, which is what a checkpoint holds; so a resumed run
+computes what an uninterrupted one would have computed.
 """
 
 import math
@@ -107,10 +108,11 @@ class Trainer:
         return cls(objective, dataset, validator, config=config, run_dir=run_dir, runtime=runtime)
 
     def fit(self) -> str:
-        """Train from the start or the last checkpoint until a limit, early stopping or a signal ends the run.
+        """Train from the start, or from the last checkpoint, to the end of the run.
 
-        Returns the reason in words. Raises TrainingError when training diverges, CheckpointError when a checkpoint
-        does not fit this run, and DiskError when the end of the run cannot be saved.
+        A limit, early stopping or a signal ends it. Returns the reason in words. Raises
+        TrainingError when training diverges, CheckpointError when a checkpoint does not fit this
+        run, and DiskError when the end of the run cannot be saved.
         """
         self._resume_or_start()
         self.start_time = time.monotonic() - self.state.elapsed_seconds
@@ -151,14 +153,16 @@ class Trainer:
             self._after_update()
 
     def update(self, epoch: Epoch, indices: range) -> None:
-        """Do one optimizer step on the batches `indices` of the epoch's plan, which the ranks share.
+        """Do one optimizer step on the batches `indices` of the epoch's plan.
 
-        The result equals one big batch: each micro-batch's summed loss is divided by the target tokens of the update.
+        The ranks share the batches. The result equals one big batch: each micro-batch's summed loss
+        is divided by the target tokens of the update.
         """
         runtime = self.runtime
         num_tokens = int(epoch.plan.num_tokens[indices.start : indices.stop].sum())
         own_indices = indices[runtime.rank :: runtime.world_size]
-        # A rank without a batch computes one with weight zero, because DDP needs every rank in the exchange.
+        # A rank without a batch computes one with weight zero, because DDP needs every rank in the
+        # exchange.
         weight = 1.0 if own_indices else 0.0
         loss = torch.zeros((), device=runtime.device)
         nll = torch.zeros((), device=runtime.device)
@@ -179,12 +183,16 @@ class Trainer:
         self.window.add(loss, nll, num_tokens=num_tokens, grad_norm=grad_norm)
 
     def _optimizer_step(self) -> Tensor:
-        """Clip the gradients, step and reset them; return their norm. Gradients that are not finite change nothing."""
+        """Clip the gradients, step and reset them; return their norm before clipping.
+
+        Gradients that are not finite change nothing.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip_gradients(self.objective, self.config.clip_norm)
-        # The fused optimizers skip the step, on the device, where `found_inf` is 1. An enabled scaler sets its own.
+        # The fused optimizers skip the step, on the device, where `found_inf` is 1. An enabled
+        # scaler sets its own.
         self.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -278,7 +286,10 @@ class Trainer:
     # Logging
 
     def _log_window(self) -> None:
-        """Log the means over the updates since the last logged line. Raises TrainingError after too many skips."""
+        """Log the means over the updates since the last logged line.
+
+        Raises TrainingError when too many updates in a row were skipped.
+        """
         state = self.state
         sums = self.window.close(self.runtime)
         state.num_skipped += int(sums.num_skipped)
@@ -306,7 +317,7 @@ class Trainer:
         self._report_skipped_updates(sums)
 
     def _report_skipped_updates(self, sums: WindowSums) -> None:
-        """Record skipped updates as an incident, and end a run that skips too many. Raises TrainingError."""
+        """Record skipped updates as an incident. Raises TrainingError when they are too many."""
         # In fp16 a scaler finds its scale by skipping a few updates; that is no incident.
         if sums.num_skipped and not self.scaler.is_enabled():
             updates = "update" if sums.num_skipped == 1 else "updates"
@@ -320,7 +331,7 @@ class Trainer:
             )
 
     def record_incident(self, text: str) -> None:
-        """Warn the user, and write a line to metrics.jsonl, so that the summary at the end repeats it."""
+        """Warn the user, and write a line to metrics.jsonl for the summary at the end."""
         self._write(IncidentRecord(text))
         self.console.warning(text)
 
@@ -403,8 +414,8 @@ class Trainer:
     def _save(self, *, is_best: bool) -> DiskError | None:
         """Save a checkpoint; `resume` is its inverse.
 
-        Returns the error when the disk refuses, since training can continue without the checkpoint; the same on every
-        rank. Raises TrainingError for weights that are not finite.
+        Returns the error when the disk refuses, since training can continue without the checkpoint;
+        the same on every rank. Raises TrainingError for weights that are not finite.
         """
         weights = self.objective.transformer.state_dict()
         if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
@@ -434,7 +445,7 @@ class Trainer:
         return error
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Restore everything that `_save` saved. Raises CheckpointError when it does not fit this run."""
+        """Restore what `_save` saved. Raises CheckpointError when it does not fit this run."""
         meta = checkpoint.meta
         runtime = self.runtime
         path = self.checkpoints.path
@@ -473,7 +484,7 @@ class Trainer:
             )
 
     def _warn_if_environment_changed(self, saved: object) -> None:
-        """Record an incident when results may differ in the last bits from those of an uninterrupted run."""
+        """Record an incident when the last bits may differ from those of an uninterrupted run."""
         current = self.runtime.environment()
         if not isinstance(saved, dict):
             return

@@ -18,7 +18,7 @@ LONGEST_FACTOR = 10  # a validation line of so many times data.max_length is tak
 
 
 class Validator:
-    """Scores a model on the validation set; translations are made and scored as `mt evaluate` does it."""
+    """Scores a model on the validation set, with the scores that `mt evaluate` gives."""
 
     def __init__(self, experiment: Experiment, runtime: Runtime) -> None:
         self.config = experiment.config
@@ -64,7 +64,10 @@ class Validator:
         return [Sample(self.eval_set.src[i], refs[i], hypotheses[i]) for i in indices]
 
     def _check_lengths(self) -> None:
-        """Raise DataError for a pair that is too long for the model or, since attention is quadratic, for memory."""
+        """Raise DataError for a pair that is too long for the model or for memory.
+
+        Memory grows with the square of the length.
+        """
         limit_name = f"{LONGEST_FACTOR} times data.max_length"
         limit = LONGEST_FACTOR * self.config.data.max_length
         if self.config.model.max_length is not None:

@@ -1,4 +1,6 @@
-"""The attention page and its JSON: weights over words follow from subwords, and a browser shows them."""
+"""The attention page and its JSON: weights over words follow from subwords, and a browser shows
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Plots as SVG elements for HTML: text stays text, colours can be set by the page, tooltips show values."""
+"""Plots as SVG elements for HTML: text stays text, colours can be set by the page, tooltips show
+values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The report of a run directory: its scores equal those of `mt evaluate`, and it says what is missing."""
+"""The report of a run directory: its scores equal those of `mt evaluate`, and it says what is
+missing.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,9 @@ def read_lines_without_timing(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Compare byte for byte: weights, optimizer, training state, metrics, and the best checkpoint."""
+    """Compare byte for byte: weights, optimizer, training state, metrics, and the best
+    checkpoint.
+    """
     for name in ("model.safetensors", "optimizer.safetensors"):
         first_bytes = (checkpoint_path(first) / name).read_bytes()
         assert first_bytes == (checkpoint_path(second) / name).read_bytes(), name

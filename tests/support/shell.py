@@ -24,7 +24,9 @@ class Ended(NamedTuple):
 
 
 def mt(*arguments: str | Path, stdin: str | bytes = b"") -> Ended:
-    """Run the command as the shell would, but in this process, which has waited for torch already."""
+    """Run the command as the shell would, but in this process, which has waited for torch
+    already.
+    """
     content = stdin.encode() if isinstance(stdin, str) else stdin
     streams = {
         name: io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for name in ("stdout", "stderr")

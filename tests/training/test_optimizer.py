@@ -148,7 +148,9 @@ def test_every_parameter_is_optimized_once(optimizer: str) -> None:
 
 @EVERY_OPTIMIZER
 def test_first_step_has_the_size_of_the_learning_rate(optimizer: str) -> None:
-    """Adam's moments cancel at first: whatever the gradient's size, each weight moves by the rate."""
+    """Adam's moments cancel at first: whatever the gradient's size, each weight moves by the
+    rate.
+    """
     model = make_model()
     before = copy_weights(model)
     give_gradients(model, seed=1)
@@ -184,7 +186,9 @@ def test_step_with_found_inf_changes_nothing(optimizer: str, num_good_steps: int
 
 @EVERY_OPTIMIZER
 def test_skipped_steps_do_not_affect_later_ones(optimizer: str) -> None:
-    """Steps 1, 3 and 4 are done; steps 0 and 2 are absent from one model and skipped in the other."""
+    """Steps 1, 3 and 4 are done; steps 0 and 2 are absent from one model and skipped in the
+    other.
+    """
     weights = []
     for has_skipped_steps in (False, True):
         model = make_model()

@@ -1,4 +1,6 @@
-"""Whole runs on the copy task: however often a run is stopped or killed, it ends in the same weights."""
+"""Whole runs on the copy task: however often a run is stopped or killed, it ends in the same
+weights.
+"""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
     git worktree add OLD 97b8936
     PYTHONPATH=OLD OMP_NUM_THREADS=1 python tests/data/old_runs/make_runs.py
 
-Each run is stopped at update 13, in the middle of an epoch. `expected.json` holds what that commit computed for the
-next 20 updates: loss, nll and gradient norm of each, the learning rate, and a SHA-256 of the weights after the last.
-Later code never runs this script. It resumes the runs and compares (tests/test_old_runs.py).
+Each run is stopped at update 13, in the middle of an epoch. `expected.json` holds what that commit
+computed for the next 20 updates: loss, nll and gradient norm of each, the learning rate, and a
+SHA-256 of the weights after the last. Later code never runs this script. It resumes the runs and
+compares (tests/test_old_runs.py).
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ VARIANTS = {
 
 
 def main() -> None:
-    """Train each variant to the end, and keep its checkpoint of update 13 and what came after it."""
+    """Train each variant to the end, and keep its checkpoint of update 13 and what came after
+    it.
+    """
     torch.set_num_threads(1)
     expected: dict[str, Any] = {"cpu": cpu_model(), "torch": torch.__version__, "runs": {}}
     for name, config in VARIANTS.items():
@@ -203,7 +206,8 @@ def cpu_model() -> str:
     named = {
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
     }
-    return f"{platform.machine()} {named.get('vendor_id')} {named.get('cpu family')}/{named.get('model')}"
+    model = f"{named.get('cpu family')}/{named.get('model')}"
+    return f"{platform.machine()} {named.get('vendor_id')} {model}"
 
 
 if __name__ == "__main__":
