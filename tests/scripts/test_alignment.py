@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mt.config.schema import ModelConfig, SearchConfig
-from mt.data.tokenizer import Tokenizer, train_tokenizer
+from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.alignment import align
 from mt.decoding.translator import Segment, Translator
 from mt.model.transformer import Transformer

@@ -102,7 +102,7 @@ def test_plain_loop_has_the_model_size_and_the_loss_of_mt(tmp_path: Path) -> Non
     states = torch.randn(2, 4, config.model.d_model)
     transformer.forward = lambda *_: states  # type: ignore[method-assign]
     plain.model.forward = lambda *_: states  # type: ignore[method-assign]
-    plain.model.table.weight.data = transformer.output_table.data
+    plain.model.table.weight.data = transformer.output_weight.data
     sums = objective(make_batch())
     logits, targets = plain.logits_and_targets(make_batch())
     torch.testing.assert_close(plain.criterion(logits, targets), sums.loss / 6)

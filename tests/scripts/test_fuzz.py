@@ -23,7 +23,8 @@ from mt.config.schema import Config
 from mt.config.yaml_file import read_config_file
 from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus
 from mt.data.text import MAX_LINE_SIZE, read_lines, read_parallel
-from mt.data.tokenizer import MAX_FILE_SIZE, Tokenizer, train_tokenizer
+from mt.data.tokenizer import MAX_FILE_SIZE, Tokenizer
+from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import ConfigError, DataError, MtError, TokenizerError
 from scripts.stress.fuzz import bad_models
 from scripts.stress.fuzz.__main__ import CASE_MAKERS, make_cases
