@@ -81,7 +81,7 @@ class Runtime:
 
     # Other ranks
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap_in_ddp(self, module: nn.Module) -> nn.Module:
         """Return `module` with its gradients averaged over the ranks, if there are several."""
         if self.world_size == 1:
             return module
@@ -97,7 +97,7 @@ class Runtime:
             return module.no_sync()
         return nullcontext()
 
-    def all_sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over the ranks in place, and return it."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
@@ -111,17 +111,22 @@ class Runtime:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Return the `value` of each rank, ordered by rank, on every rank."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
 
-    def close(self) -> None:
-        """Leave the process group once all ranks do: another one may still be saving."""
+    def barrier(self) -> None:
+        """Wait until every rank has come to this call."""
         if self.world_size > 1:
             dist.barrier()
+
+    def close(self) -> None:
+        """Wait for all ranks, because one may still be saving, and leave the process group."""
+        self.barrier()
+        if self.world_size > 1:
             dist.destroy_process_group()
 
     # Memory

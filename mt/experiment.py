@@ -1,9 +1,9 @@
-"""An experiment: everything that a config and a run directory stand for, assembled in one place.
+"""The parts of a run (tokenizers, data, model, translator), made from its config and directory.
 
-    text files --tokenizers--> training data --model--> checkpoint --translator--> translations
+    text files --tokenizers--> training data --training--> checkpoint --translator--> translations
 
-The config names text files, the run directory holds what was made from them. `mt train`, `mt
-evaluate`, `mt check` and the exports take their parts from here.
+The config names text files, the run directory holds what was made from them. Training,
+validation, `mt evaluate` and the dry run of `mt check` take their parts from here.
 """
 
 import logging
@@ -105,7 +105,7 @@ class Experiment:
             self._make_tokenizer(tgt_path, section.tgt_model, tgt_texts)
 
     def model(self, device: torch.device) -> Transformer:
-        """Return a new model on `device`; its weights depend on `train.seed` alone.
+        """Return a new model on `device`, with initial weights from `train.seed`.
 
         Seeds PyTorch's generator. Raises DeviceError when memory is too small for the weights.
         """
@@ -118,8 +118,8 @@ class Experiment:
                 pad_id=self.tokenizers.src.pad_id,
             ).to(device)
         if self.config.train.compile:
-            # Shapes are dynamic, so a few compilations serve all lengths. Search calls `decode`,
-            # which stays eager.
+            # Shapes are dynamic, so a few compilations serve all lengths. Only `forward` is
+            # compiled; search calls `decode`.
             model.compile(dynamic=True)
         return model
 
@@ -141,7 +141,7 @@ class Experiment:
                 file.write(Path(existing).read_bytes())
             return
         logger.info(
-            f"tokenizer: training {section.kind} of {section.vocab_size:,} tokens "
+            f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens "
             f"on {len(texts)} files"
         )
         train_tokenizer_from_files(

@@ -91,12 +91,14 @@ def test_single_process_is_main_and_exchanges_nothing() -> None:
     assert runtime.rank == 0
     assert runtime.world_size == 1
     module = nn.Linear(2, 2)
-    assert runtime.wrap(module) is module
+    assert runtime.wrap_in_ddp(module) is module
     with runtime.no_sync(module):
-        assert torch.equal(runtime.all_sum(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
+        assert torch.equal(
+            runtime.all_reduce_sum(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0])
+        )
     value = {"a": 1}
     assert runtime.broadcast(value) is value
-    assert runtime.gather(value) == [value]
+    assert runtime.all_gather(value) == [value]
     runtime.close()
 
 

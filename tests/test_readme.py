@@ -18,7 +18,7 @@ from mt.cli.app import app
 from mt.config.keys import walk_keys
 from mt.config.load import dump_config, load_config
 from mt.config.schema import Config
-from mt.training.run import CHANGEABLE_KEYS
+from mt.training.resume_rules import CHANGEABLE_KEYS
 from scripts.docs import config_table
 
 TOP = Path(__file__).resolve().parent.parent

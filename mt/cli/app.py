@@ -1,7 +1,7 @@
 """The command line `mt`: its commands, and how errors are shown.
 
-Each command has a module of its own in this folder. They import torch only when they run, so that
-`mt --help` is quick.
+Each command has a module of its own in this folder. A command imports torch only when it runs, so
+that `mt --help` is fast.
 """
 
 import os
@@ -25,7 +25,7 @@ from mt.cli.translate import translate
 from mt.errors import MtError
 
 app = typer.Typer(
-    help="Two files of parallel text in, a translator out.",
+    help="Train and use machine translation models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -35,17 +35,17 @@ for command in (train, check, translate, evaluate, align, report, attention, exp
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 
-# Control characters and line ends, except a line end before two spaces: that begins an item of a
-# list of ours.
+# Control characters and line ends, except a line end followed by two spaces, which our own messages
+# use for the items of a list.
 UNPRINTABLE = re.compile(r"\n(?!  )|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def main() -> None:
     """Run the command line.
 
-    A mistake of the user, or an error of the disk, is one line on stderr and exit code 1.
+    Prints an MtError or OSError as one line to stderr, and exits with code 1.
     """
-    _open_closed_streams()
+    _replace_closed_streams()
     configure_logging()
     try:
         app()
@@ -67,7 +67,7 @@ def common_options(
         typer.Option("--version", help="show the version", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Two files of parallel text in, a translator out."""
+    """Train and use machine translation models."""
 
 
 def _printable(message: str) -> str:
@@ -75,7 +75,7 @@ def _printable(message: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), message)
 
 
-def _open_closed_streams() -> None:
+def _replace_closed_streams() -> None:
     """Open the null device for a standard stream that is closed, as after `2>&-`.
 
     Otherwise the next file that is opened gets the stream's number, and messages are written into

@@ -35,7 +35,7 @@ def check(
     """
     exit_on_sigterm()
     from mt.cli.check_output import print_findings
-    from mt.preflight.check import check as run_checks
+    from mt.preflight.run_checks import check as run_checks
 
     findings = run_checks(config, overrides or [], device=device, resume=resume)
     raise typer.Exit(print_findings(findings, as_json=json))

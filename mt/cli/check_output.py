@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
 from mt.cli.streams import standard_output
-from mt.preflight.checks import Finding
+from mt.preflight.file_checks import Finding
 
 # The text report, in columns: topic, level, text.
 TOPIC_WIDTH = 12

@@ -76,5 +76,5 @@ def _check_combination(
     has_text = src is not None or hyp is not None
     if has_text != bool(ref):
         raise typer.BadParameter(
-            "--ref goes with --src or --hyp, and they with it", param_hint="--ref"
+            "--src and --hyp need --ref, and --ref needs one of them", param_hint="--ref"
         )

@@ -17,7 +17,7 @@ CHUNK_CHARS = 2**20  # a chunk ends early when its lines have this many characte
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="tokenizer .model file")]
 
 tokenizer_app = typer.Typer(
-    help="Train and try a tokenizer, as training does it.", no_args_is_help=True
+    help="Train a tokenizer, or encode and decode text with one.", no_args_is_help=True
 )
 
 

@@ -39,10 +39,12 @@ def translate(
     ] = None,
     n_best: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="print that many translations a line, as Moses does"),
+        typer.Option(
+            min=1, max=1000, help="print the N best translations of each line, in Moses' format"
+        ),
     ] = None,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="print a JSON object a line, with scores")
+        bool, typer.Option("--jsonl", help="print a JSON object per line, with scores")
     ] = False,
     alignments: Annotated[
         bool,

@@ -48,6 +48,9 @@ Minutes = Annotated[float, Field(gt=0, le=10**7)]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
 # A path is stored as absolute, because a run may resume in another working directory.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
+# Learning rate schedules that depend on `train.max_steps`.
+SCHEDULES_WITH_AN_END = ("cosine",)
+
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
 
 PREFIX_DESCRIPTION = (
@@ -330,9 +333,9 @@ class TrainConfig(Section):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             yield "max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"
-        if self.schedule == "cosine":
+        if self.schedule in SCHEDULES_WITH_AN_END:
             if self.max_steps is None:
-                yield "schedule", "cosine falls to zero at max_steps: wanted max_steps"
+                yield "schedule", f"{self.schedule} ends at max_steps: wanted max_steps"
             elif self.warmup_steps >= self.max_steps:
                 yield (
                     "warmup_steps",

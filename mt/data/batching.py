@@ -168,6 +168,7 @@ def _cut_by_budget(lengths: Lengths, batch_tokens: int) -> Iterator[tuple[int, i
 
     The cost of a slice is its last and largest length times the number of lengths.
     """
+    assert (np.diff(lengths) >= 0).all(), "lengths must be ascending"
     start = 0
     while start < len(lengths):
         # No later length is smaller than lengths[start], so no slice can be larger than this.

@@ -47,6 +47,7 @@ def evaluate(
 
 def evaluate_file(hyp: Path, refs: Sequence[Path], *, tgt_lang: str = "") -> list[SetScores]:
     """Score a file of translations against files of references. Raises MtError."""
+    # Scoring needs no source. The hypotheses take its place, so that line counts are checked.
     eval_set = read_eval_set(hyp.name, hyp, refs)
     hypotheses = eval_set.src
     return [score_set(eval_set, hypotheses, tgt_lang=tgt_lang)]

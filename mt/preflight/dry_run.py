@@ -19,7 +19,7 @@ from mt.data.eval_set import EvalSet, load_eval_set
 from mt.data.tokenizer import Tokenizer
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
-from mt.preflight.checks import Finding, Level
+from mt.preflight.file_checks import Finding, Level
 from mt.storage.run_dir import RunDir
 from mt.training.console import format_duration
 from mt.training.memory_check import check_memory, largest_batches
@@ -155,7 +155,7 @@ def update_batches(trainer: Trainer, epoch: Epoch) -> Iterator[range]:
 
 def synchronized_time(trainer: Trainer) -> float:
     """Wait until the device has done all its work, and return the time of a monotonic clock."""
-    trainer.window.save()  # copies sums from the device, which waits for it
+    trainer.window.to_list()  # copies sums from the device, which waits for it
     return time.monotonic()
 
 
@@ -305,7 +305,7 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
 def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:
     """Do a few real updates and report their speed."""
     batches = update_batches(trainer, epoch)
-    trainer.ddp_objective.train()
+    trainer.wrapped_objective.train()
     for _ in range(NUM_WARM_UP_UPDATES):
         trainer.update(epoch, next(batches))
 

@@ -6,8 +6,11 @@ depend on the kind:
 
     start      num_parameters, environment
     train      epoch, loss, nll, lr, grad_norm, tokens_seen, num_skipped
-    valid      epoch, loss, perplexity, a key for each score such as "BLEU", signatures, samples,
-    is_best incident   text
+    valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best
+    incident   text
+
+The keys under `timing` are elapsed_seconds (of training, over all resumes), tokens_per_second and
+peak_memory (in bytes) of a train line, and unix_time of a start line.
 
 A number that is not finite is written as null.
 """

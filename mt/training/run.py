@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mt.config.load import (
-    diff_configs,
     dump_config,
     fill_unset_keys,
     load_config,
@@ -19,24 +18,10 @@ from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
 from mt.storage.run_dir import RunDir
+from mt.training.resume_rules import forbidden_changes
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-# Keys that may change when a run is resumed: they do not affect what an update computes.
-CHANGEABLE_KEYS = (
-    "data.test",
-    "search.batch_tokens",
-    "train.run_dir",
-    "train.device",
-    "train.compile",
-    "train.max_epochs",
-    "train.max_minutes",
-    "train.patience",
-    "train.keep_checkpoints",
-    "train.num_samples",
-    "train.max_skipped",
-)
 
 
 def read_config(
@@ -44,10 +29,10 @@ def read_config(
 ) -> Config:
     """Return the config at `path` with the command line's changes.
 
-    Where neither the file nor the command line names a run directory, it is `runs/<name of the
-    file>`.
+    The default run directory is `runs/<name of the file>`.
     """
     changes = list(overrides)
+    # A value is written as JSON, which is YAML with quotes: a path may look like a number.
     if run_dir is not None:
         changes.append(f"train.run_dir={json.dumps(str(run_dir), ensure_ascii=False)}")
     if device is not None:
@@ -60,7 +45,7 @@ def read_config(
 
 
 def train(config: Config) -> Path:
-    """Train as `config` says, from the start or from the run's last checkpoint.
+    """Train with `config`, from the start or from the run's last checkpoint.
 
     Returns the run directory. Raises MtError.
     """
@@ -76,10 +61,10 @@ def train(config: Config) -> Path:
 
 
 def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Experiment, Runtime]:
-    """Return the experiment with its config settled and its tokenizers and training data in place.
+    """Return the experiment, with tokenizers and encoded text written to the run directory.
 
-    The runtime returned has the precision of the config. Raises RunDirError when the run was begun
-    with a config that differs where it may not.
+    `auto` is resolved in its config. The runtime returned has the precision of the config. Raises
+    RunDirError when the run began with a config that differs in a key that must not change.
     """
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
     can_resume = (run_dir.checkpoints / "last").is_file()
@@ -94,7 +79,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         if run_config is None:
             experiment.train_tokenizers()
         logger.info(f"train: {experiment.training_data.corpus.counts}")
-    runtime.broadcast(None)  # the other ranks wait here for tokenizers and encoded text
+    runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime
 
 
@@ -104,7 +89,8 @@ def resolve_auto(
     """Return the config without `auto` for device and precision, and its runtime.
 
     The speed of bf16 is measured once, when a run begins; a resumed run keeps the precision of
-    `run_config`. Raises DeviceError for what the device cannot do.
+    `run_config`. Raises DeviceError for a precision or `train.compile` that the device does not
+    support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
@@ -115,14 +101,6 @@ def resolve_auto(
     resolved = {"precision": runtime.precision, "device": runtime.device.type}
     train_config = config.train.model_copy(update=resolved)
     return config.model_copy(update={"train": train_config}), runtime
-
-
-def forbidden_changes(run_config: Config, config: Config) -> list[str]:
-    """Return the differences that a resumed run may not have, one line for each key."""
-    changeable: tuple[str, ...] = CHANGEABLE_KEYS
-    if config.train.schedule != "cosine":  # a cosine schedule depends on max_steps
-        changeable = (*changeable, "train.max_steps")
-    return [line for line in diff_configs(run_config, config) if not line.startswith(changeable)]
 
 
 def write_config(config: Config, run_dir: RunDir, run_config: Config | None) -> None:

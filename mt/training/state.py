@@ -63,18 +63,20 @@ class LogWindow:
 
     def close(self, runtime: Runtime) -> WindowSums:
         """Return the sums over all ranks, and start a new window."""
-        runtime.all_sum(self._sums[:2])  # losses differ between ranks; everything else is the same
+        runtime.all_reduce_sum(
+            self._sums[:2]
+        )  # losses differ between ranks; everything else is the same
         sums = WindowSums(*self._sums.tolist())
         self._sums[:-1] = 0.0
         return sums
 
-    def save(self) -> list[float]:
-        """Return the sums for a checkpoint."""
+    def to_list(self) -> list[float]:
+        """Return the sums as numbers, for a checkpoint. Waits for the device."""
         return self._sums.tolist()
 
     @classmethod
     def restore(cls, saved: list[float], device: torch.device) -> Self:
-        """Return the window that `save` was called on. Raises TypeError or ValueError."""
+        """Return the window that `to_list` was called on. Raises TypeError or ValueError."""
         window = cls(device)
         window._sums += torch.tensor(WindowSums(*saved), device=device)
         return window

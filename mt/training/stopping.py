@@ -28,7 +28,7 @@ def seconds_left(state: TrainState, config: TrainConfig, *, epoch_length: float)
 def progress_to_limits(
     state: TrainState, config: TrainConfig, epoch_length: float
 ) -> dict[str, tuple[float, float]]:
-    """Return for each limit that is set where the run is, and the limit."""
+    """Return (progress, limit) for each limit that is set."""
     num_epochs = state.epoch + state.batch_index / epoch_length
     progress = {
         "max_steps": (state.step, config.max_steps),

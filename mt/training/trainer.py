@@ -1,9 +1,9 @@
-"""The trainer: batches in, a trained model and its checkpoints out.
+"""The training loop: updates, validation, logging and checkpoints.
 
-`Trainer.fit` is a run's whole life. An update takes `gradient_accumulation` batches of an epoch's
-plan from each rank. Between two updates a run is described completely by the weights, the
-optimizer, the TrainState and the random states, which is what a checkpoint holds; so a resumed run
-computes what an uninterrupted one would have computed.
+`Trainer.fit` runs a training from its start, or from the last checkpoint, to its end. In an update,
+each rank computes `gradient_accumulation` batches of the epoch's plan. Between two updates a run is
+described completely by the weights, the optimizer, the TrainState and the random states, which is
+what a checkpoint holds; so a resumed run computes what an uninterrupted one would have computed.
 """
 
 import math
@@ -50,7 +50,7 @@ from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
 
 
-class Validate(Protocol):
+class ValidationFunction(Protocol):
     """A callable that scores a model on the validation set, such as a Validator."""
 
     def __call__(self, objective: Objective) -> Validation: ...
@@ -63,7 +63,7 @@ class Trainer:
         self,
         objective: Objective,
         dataset: Dataset,
-        validate: Validate,
+        validate: ValidationFunction,
         *,
         config: TrainConfig,
         run_dir: RunDir,
@@ -76,7 +76,7 @@ class Trainer:
         self.run_dir = run_dir
         self.runtime = runtime
 
-        self.ddp_objective = runtime.wrap(objective)
+        self.wrapped_objective = runtime.wrap_in_ddp(objective)
         self.optimizer = build_optimizer(objective, config)
         self.scaler = runtime.scaler()
         self.state = TrainState()
@@ -91,8 +91,8 @@ class Trainer:
         self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.memory_checked = False
         self.start_time = time.monotonic()
-        self.window_start_seconds = 0.0
-        self.window_start_tokens = 0
+        self.speed_start_seconds = 0.0
+        self.speed_start_tokens = 0
 
     @classmethod
     def from_experiment(cls, experiment: Experiment, runtime: Runtime) -> Self:
@@ -100,7 +100,8 @@ class Trainer:
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
-        # Every rank has the same weights, but draws its own dropout masks.
+        # Every rank has the same weights, but draws its own dropout masks. The seed of rank 0
+        # differs from that of the weights.
         torch.manual_seed(config.seed + 1 + runtime.rank)
         objective = Objective(model, label_smoothing=config.label_smoothing, dtype=runtime.dtype)
         validator = Validator(experiment, runtime)
@@ -110,20 +111,20 @@ class Trainer:
     def fit(self) -> str:
         """Train from the start, or from the last checkpoint, to the end of the run.
 
-        A limit, early stopping or a signal ends it. Returns the reason in words. Raises
+        A limit, early stopping or a signal ends it. Returns the reason as text. Raises
         TrainingError when training diverges, CheckpointError when a checkpoint does not fit this
         run, and DiskError when the end of the run cannot be saved.
         """
         self._resume_or_start()
         self.start_time = time.monotonic() - self.state.elapsed_seconds
-        self._start_timing_window()
+        self._restart_speed_measurement()
         progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
         with self.signals.caught(), progress_bar:
             reason = self.stop_reason()
             while reason is None:
                 self._train_epoch()
                 reason = self.stop_reason()
-            self._validate_and_save_the_end()
+            self._validate_and_save_last_update()
         self._log_summary(reason)
         return reason
 
@@ -142,7 +143,7 @@ class Trainer:
             )
         self._check_memory_once(epoch)
         batches_per_update = self.config.gradient_accumulation * self.runtime.world_size
-        self.ddp_objective.train()
+        self.wrapped_objective.train()
         while state.epoch == epoch.number and self.stop_reason() is None:
             end = min(state.batch_index + batches_per_update, num_batches)
             self.update(epoch, range(state.batch_index, end))
@@ -155,28 +156,30 @@ class Trainer:
     def update(self, epoch: Epoch, indices: range) -> None:
         """Do one optimizer step on the batches `indices` of the epoch's plan.
 
-        The ranks share the batches. The result equals one big batch: each micro-batch's summed loss
-        is divided by the target tokens of the update.
+        The ranks share the batches. The gradient is that of one big batch: each micro-batch's
+        summed loss is divided by the target tokens of the update.
         """
         runtime = self.runtime
         num_tokens = int(epoch.plan.num_tokens[indices.start : indices.stop].sum())
         own_indices = indices[runtime.rank :: runtime.world_size]
-        # A rank without a batch computes one with weight zero, because DDP needs every rank in the
-        # exchange.
-        weight = 1.0 if own_indices else 0.0
+        # A rank without a batch of its own computes the first one with a loss factor of 0, because
+        # every rank must take part in DDP's all-reduce.
+        loss_factor = 1.0 if own_indices else 0.0
+        computed_indices = own_indices or indices[:1]
         loss = torch.zeros((), device=runtime.device)
         nll = torch.zeros((), device=runtime.device)
-        for index in own_indices or indices[:1]:
+        for index in computed_indices:
             batch = epoch.batch(index).to(runtime.device)
             is_last = index + runtime.world_size >= indices.stop
-            with nullcontext() if is_last else runtime.no_sync(self.ddp_objective):
+            sync_context = nullcontext() if is_last else runtime.no_sync(self.wrapped_objective)
+            with sync_context:
                 with runtime.autocast():
-                    sums: LossSums = self.ddp_objective(batch)
+                    sums: LossSums = self.wrapped_objective(batch)
                 # DDP averages gradients over the ranks, so world_size turns the mean into a sum.
-                mean_loss = sums.loss * (weight * runtime.world_size / num_tokens)
-                self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
-            loss = loss + weight * sums.loss.detach()
-            nll = nll + weight * sums.nll
+                scaled_loss = sums.loss * (loss_factor * runtime.world_size / num_tokens)
+                self.scaler.scale(scaled_loss).backward()  # type: ignore[no-untyped-call]
+            loss = loss + loss_factor * sums.loss.detach()
+            nll = nll + loss_factor * sums.nll
         self.state.step += 1
         self.state.tokens_seen += num_tokens
         grad_norm = self._optimizer_step()
@@ -185,14 +188,14 @@ class Trainer:
     def _optimizer_step(self) -> Tensor:
         """Clip the gradients, step and reset them; return their norm before clipping.
 
-        Gradients that are not finite change nothing.
+        If a gradient is not finite, weights and optimizer stay unchanged.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip_gradients(self.objective, self.config.clip_norm)
-        # The fused optimizers skip the step, on the device, where `found_inf` is 1. An enabled
-        # scaler sets its own.
+        # A fused optimizer skips the step if its `found_inf` is 1, without a wait for the device.
+        # With fp16, the GradScaler sets this value itself.
         self.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -209,15 +212,15 @@ class Trainer:
             self._log_window()
         if state.step % config.validate_every == 0:
             self._validate_and_save()
-        elif self._save_is_due() and self.stop_reason() is None:  # `fit` saves the end of a run
+        elif self._save_is_due() and self.stop_reason() is None:  # else it is saved after the loop
             self._save(is_best=False)
 
     def _save_is_due(self) -> bool:
         save_every = self.config.save_every
         return save_every is not None and self.state.step % save_every == 0
 
-    def _validate_and_save_the_end(self) -> None:
-        """Save the last update and, unless a signal asks to stop at once, validate it first."""
+    def _validate_and_save_last_update(self) -> None:
+        """Validate, unless a signal ended the run; then save, unless the last update is saved."""
         state = self.state
         # A signal may have reached some ranks only; all must do the same.
         self.signals.name = self.runtime.broadcast(self.signals.name)
@@ -251,7 +254,7 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the latest update, or of the one being done."""
+        """The learning rate of update `state.step`."""
         return learning_rate(self.state.step, self.config)
 
     # Validation
@@ -263,25 +266,27 @@ class Trainer:
         result = self.validate(self.objective) if self.runtime.is_main else None
         validation = self.runtime.broadcast(result)
         assert validation is not None, "rank 0 broadcast no validation"
-        self.ddp_objective.train()
+        self.wrapped_objective.train()
 
         score = validation.selection_score(self.config.metric)
         best_score_before = state.best_score
-        is_best = score > (-math.inf if best_score_before is None else best_score_before)
+        is_best = math.isfinite(score) and (best_score_before is None or score > best_score_before)
         if is_best:
             state.best_score = score
             state.validations_without_improvement = 0
-        else:  # also when the score is nan
+        else:
             state.validations_without_improvement += 1
         state.last_validated_step = state.step
 
         self._update_elapsed_time()
-        self._start_timing_window()  # the time of a validation must not count as slow training
+        # The time of a validation must not count as slow training.
+        self._restart_speed_measurement()
         self._write(ValidationRecord(state.epoch, validation, is_best))
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
         if error is not None:
-            state.best_score = best_score_before  # the best checkpoint is one that exists
+            # The checkpoint was not saved, so its score must not count as the best.
+            state.best_score = best_score_before
 
     # Logging
 
@@ -302,9 +307,9 @@ class Trainer:
             tokens_seen=state.tokens_seen,
             num_skipped=state.num_skipped,
         )
-        seconds = max(state.elapsed_seconds - self.window_start_seconds, 1e-9)
-        tokens_per_second = (state.tokens_seen - self.window_start_tokens) / seconds
-        self._start_timing_window()
+        seconds = max(state.elapsed_seconds - self.speed_start_seconds, 1e-9)
+        tokens_per_second = (state.tokens_seen - self.speed_start_tokens) / seconds
+        self._restart_speed_measurement()
         peak_memory = self.runtime.peak_memory()
         self._write(record, tokens_per_second=tokens_per_second, peak_memory=peak_memory)
         self.console.show_progress(
@@ -318,7 +323,7 @@ class Trainer:
 
     def _report_skipped_updates(self, sums: WindowSums) -> None:
         """Record skipped updates as an incident. Raises TrainingError when they are too many."""
-        # In fp16 a scaler finds its scale by skipping a few updates; that is no incident.
+        # In fp16 a scaler finds its scale by skipping a few updates; that is not an incident.
         if sums.num_skipped and not self.scaler.is_enabled():
             updates = "update" if sums.num_skipped == 1 else "updates"
             self.record_incident(
@@ -344,10 +349,10 @@ class Trainer:
     def _update_elapsed_time(self) -> None:
         self.state.elapsed_seconds = time.monotonic() - self.start_time
 
-    def _start_timing_window(self) -> None:
+    def _restart_speed_measurement(self) -> None:
         """Start measuring tokens per second from here."""
-        self.window_start_seconds = self.state.elapsed_seconds
-        self.window_start_tokens = self.state.tokens_seen
+        self.speed_start_seconds = self.state.elapsed_seconds
+        self.speed_start_tokens = self.state.tokens_seen
 
     def _log_summary(self, reason: str) -> None:
         """Say what went wrong, where the model is, and what to do with it."""
@@ -358,7 +363,7 @@ class Trainer:
             self.console.info("\n  ".join(["incidents of this run:", *incidents]))
         state = self.state
         run_dir = self.run_dir
-        unlogged = WindowSums(*self.window.save())
+        unlogged = WindowSums(*self.window.to_list())
         num_skipped = state.num_skipped + int(unlogged.num_skipped)
         skipped = f" ({num_skipped:,} skipped)" if num_skipped else ""
         self.console.info(
@@ -377,13 +382,13 @@ class Trainer:
         """Raise TrainingError with the last good checkpoint and what may help."""
         if self.last_saved_step:
             last = self.checkpoints.path / f"step_{self.last_saved_step:08d}"
-            kept = f"the last good checkpoint is {last}"
+            checkpoint_text = f"the last good checkpoint is {last}"
         else:
-            kept = "there is no good checkpoint yet"
+            checkpoint_text = "there is no good checkpoint yet"
         raise TrainingError(
-            f"stopped at update {self.state.step:,}: {cause}; {kept}; what may help: a lower "
-            "train.learning_rate, a longer train.warmup_steps, a train.clip_norm, "
-            "or train.precision fp32"
+            f"stopped at update {self.state.step:,}: {cause}; {checkpoint_text}; "
+            "what may help: a lower train.learning_rate, a longer train.warmup_steps, "
+            "a train.clip_norm, or train.precision fp32"
         )
 
     # Start, save and resume
@@ -391,7 +396,7 @@ class Trainer:
     def _resume_or_start(self) -> None:
         """Load the newest good checkpoint if there is one, and say what is about to happen."""
         runtime = self.runtime
-        num_parameters = sum(weight.numel() for weight in self.objective.parameters())
+        num_parameters = sum(parameter.numel() for parameter in self.objective.parameters())
         where = f"{runtime.device.type}, {runtime.precision}"
         if runtime.world_size > 1:
             where += f", {runtime.world_size} ranks"
@@ -414,21 +419,23 @@ class Trainer:
     def _save(self, *, is_best: bool) -> DiskError | None:
         """Save a checkpoint; `resume` is its inverse.
 
-        Returns the error when the disk refuses, since training can continue without the checkpoint;
-        the same on every rank. Raises TrainingError for weights that are not finite.
+        Returns the DiskError if the checkpoint could not be written, because training can continue
+        without it. All ranks get the same result. Raises TrainingError for weights that are not
+        finite.
         """
         weights = self.objective.transformer.state_dict()
         if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
             self._raise_diverged("some weights are not finite")
         runtime = self.runtime
-        ranks = runtime.gather({"random": runtime.random_state(), "window": self.window.save()})
+        rank_state = {"random": runtime.random_state(), "window": self.window.to_list()}
+        rank_states = runtime.all_gather(rank_state)
         error: DiskError | None = None
         if runtime.is_main:
             try:
                 meta = {
                     "state": asdict(self.state),
                     "scaler": self.scaler.state_dict(),
-                    "ranks": ranks,
+                    "ranks": rank_states,
                     "data_digest": self.dataset.digest,
                     "metrics_size": self.metrics.sync(),
                     "environment": runtime.environment(),

@@ -131,7 +131,7 @@ class MtContestant:
         return self.trainer.objective
 
     def train(self, epoch: Epoch, indices: range) -> None:
-        self.trainer.ddp_objective.train()
+        self.trainer.wrapped_objective.train()
         for index in indices:
             self.trainer.update(epoch, range(index, index + 1))
         synchronize(self.runtime)
@@ -148,7 +148,7 @@ class MtContestant:
         """
         trainer = self.trainer
         stopwatch = Stopwatch(self.runtime)
-        trainer.ddp_objective.train()
+        trainer.wrapped_objective.train()
         hook = trainer.objective.transformer.register_forward_hook(
             lambda *_: stopwatch.lap("forward")
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mt.cli.check_output import as_text, print_findings, summary_line
-from mt.preflight.checks import Finding
+from mt.preflight.file_checks import Finding
 
 FINDINGS = [
     Finding("ok", "config", "", "toy.yaml: en to de"),

@@ -73,7 +73,7 @@ def test_restored_window_continues_as_before() -> None:
     for grad_norms in ((1.5, math.nan), (math.nan, 2.0), (math.nan,)):
         add_updates(window, *grad_norms)
         add_updates(restored, *grad_norms)
-        restored = LogWindow.restore(json.loads(json.dumps(restored.save())), CPU)
+        restored = LogWindow.restore(json.loads(json.dumps(restored.to_list())), CPU)
     assert window.close(ONE_RANK) == restored.close(ONE_RANK)
 
 

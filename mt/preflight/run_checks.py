@@ -12,14 +12,15 @@ from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.eval_set import find_files
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
-from mt.preflight import checks
-from mt.preflight.checks import Finding
+from mt.preflight import file_checks
 from mt.preflight.dry_run import try_training
+from mt.preflight.file_checks import Finding
+from mt.preflight.kill_test import check_resume
 from mt.preflight.languages import TrigramLogOdds, learn_log_odds
-from mt.preflight.resume_check import check_resume
 from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
 from mt.storage.run_dir import RunDir
-from mt.training.run import forbidden_changes, read_config, resolve_auto
+from mt.training.resume_rules import forbidden_changes
+from mt.training.run import read_config, resolve_auto
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +85,13 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
     pairs = [*surveys.train, *evaluation_pairs]
     yield from check_encodings(pairs)
     for pair in pairs:
-        yield checks.check_alignment(pair)
+        yield file_checks.check_alignment(pair)
     yield from check_blank_lines(surveys)
     yield from check_duplicates(surveys.train)
     yield from check_overlaps(evaluation_pairs, surveys.train)
     yield from check_languages(surveys)
     for pair in surveys.train:
-        yield checks.describe_lengths(pair)
+        yield file_checks.describe_lengths(pair)
 
 
 def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
@@ -149,7 +150,7 @@ def check_encodings(pairs: Sequence[ParallelSurvey]) -> list[Finding]:
         files[pair.tgt.path] = pair.tgt
     findings = []
     for file in files.values():
-        findings += checks.check_encoding(file)
+        findings += file_checks.check_encoding(file)
     text = "all lines are UTF-8, without invisible line separators"
     return findings or [Finding("ok", "encoding", "", text)]
 
@@ -159,7 +160,7 @@ def check_blank_lines(surveys: Surveys) -> list[Finding]:
     findings = []
     train_names = {pair.name for pair in surveys.train}
     for pair in [*surveys.train, *surveys.valid, *surveys.test]:
-        findings += checks.check_blank_lines(pair, is_train=pair.name in train_names)
+        findings += file_checks.check_blank_lines(pair, is_train=pair.name in train_names)
     return findings or [Finding("ok", "blank lines", "", "none")]
 
 
@@ -167,7 +168,7 @@ def check_duplicates(train: Sequence[ParallelSurvey]) -> list[Finding]:
     """Check each training corpus for repeated pairs."""
     findings = []
     for pair in train:
-        findings += checks.check_duplicates(pair)
+        findings += file_checks.check_duplicates(pair)
     return findings or [Finding("ok", "duplicates", "", "none in train")]
 
 
@@ -177,7 +178,7 @@ def check_overlaps(
     """Check whether sentences of the validation and test sets are in the training text."""
     findings = []
     for pair in evaluation_pairs:
-        findings += checks.check_overlap(pair, train)
+        findings += file_checks.check_overlap(pair, train)
     names = " or ".join(pair.name for pair in evaluation_pairs)
     return findings or [Finding("ok", "overlap", "", f"no source sentence of {names} is in train")]
 
@@ -192,10 +193,10 @@ def check_languages(surveys: Surveys) -> list[Finding]:
         return []
     valid = surveys.valid[0]
     others = [*surveys.train, *surveys.test]
-    findings_by_set = {pair.name: checks.check_languages(pair, valid) for pair in others}
+    findings_by_set = {pair.name: file_checks.check_languages(pair, valid) for pair in others}
     swapped_names = []
     for name, set_findings in findings_by_set.items():
-        if any(checks.is_swapped(finding) for finding in set_findings):
+        if any(file_checks.is_swapped(finding) for finding in set_findings):
             swapped_names.append(name)
 
     findings = []
@@ -206,10 +207,10 @@ def check_languages(surveys: Surveys) -> list[Finding]:
         agreeing_names = [name for name in findings_by_set if name not in swapped_names]
         for set_findings in findings_by_set.values():
             for finding in set_findings:
-                if checks.is_swapped(finding):
+                if file_checks.is_swapped(finding):
                     finding = _add_sets_that_agree(finding, valid, agreeing_names)
                 findings.append(finding)
-    findings += checks.check_languages(valid, valid)
+    findings += file_checks.check_languages(valid, valid)
     if findings:
         return findings
 

@@ -18,8 +18,8 @@ from mt.config.load import dump_config
 from mt.config.schema import Config, TokenizerConfig
 from mt.distributed import Runtime
 from mt.errors import TrainingError
-from mt.preflight.checks import Finding
 from mt.preflight.dry_run import shorten_validation_set
+from mt.preflight.file_checks import Finding
 from mt.storage.checkpoint import MODEL, OPTIMIZER, find_checkpoint
 from mt.storage.run_dir import RunDir
 

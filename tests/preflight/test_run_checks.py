@@ -15,8 +15,8 @@ import mt.device
 from mt.cli.check_output import print_findings
 from mt.config.schema import DataConfig
 from mt.preflight import dry_run
-from mt.preflight.check import check, check_files
-from mt.preflight.checks import Finding
+from mt.preflight.file_checks import Finding
+from mt.preflight.run_checks import check, check_files
 from mt.training.run import read_config, train
 
 Text = dict[str, list[str]]  # lines by file name

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parallel_text import survey_lines, survey_pair, toy_lines
 
-from mt.preflight.checks import (
+from mt.preflight.file_checks import (
     Finding,
     check_blank_lines,
     check_duplicates,

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from mt.distributed import Runtime
-from mt.preflight import resume_check
-from mt.preflight.checks import Finding
-from mt.preflight.resume_check import KilledRun, RunDigests, check_resume
+from mt.preflight import kill_test
+from mt.preflight.file_checks import Finding
+from mt.preflight.kill_test import KilledRun, RunDigests, check_resume
 from mt.storage.run_dir import RunDir
 
 
@@ -25,11 +25,11 @@ def compare_fake_runs(
     whole = RunDigests("w", "o", "m")
     digests = {"whole": whole, "killed": resumed}
     killed = KilledRun(RunDir(directory / "killed"), "step_00000002")
-    monkeypatch.setattr(resume_check, "make_short_config", lambda *_: None)
-    monkeypatch.setattr(resume_check, "dump_config", lambda _: "")
-    monkeypatch.setattr(resume_check, "train_to_end", lambda *_: None)
-    monkeypatch.setattr(resume_check, "train_until_killed", lambda *_: killed)
-    monkeypatch.setattr(resume_check, "digest_run", lambda run_dir: digests[run_dir.path.name])
+    monkeypatch.setattr(kill_test, "make_short_config", lambda *_: None)
+    monkeypatch.setattr(kill_test, "dump_config", lambda _: "")
+    monkeypatch.setattr(kill_test, "train_to_end", lambda *_: None)
+    monkeypatch.setattr(kill_test, "train_until_killed", lambda *_: killed)
+    monkeypatch.setattr(kill_test, "digest_run", lambda run_dir: digests[run_dir.path.name])
     runtime = Runtime(torch.device("cpu"))
     config: Any = None  # not used, as make_short_config is replaced
     trial_dir = RunDir(directory / "trial")
@@ -65,15 +65,15 @@ def test_training_too_short_to_be_killed_is_a_warning(
     def end_before_the_kill(config_path: Path, run_dir: RunDir, trial_dir: RunDir) -> None:
         folders.append(run_dir.path.name)
 
-    monkeypatch.setattr(resume_check, "train_and_kill", end_before_the_kill)
-    monkeypatch.setattr(resume_check, "make_short_config", lambda *_: None)
-    monkeypatch.setattr(resume_check, "dump_config", lambda _: "")
-    monkeypatch.setattr(resume_check, "train_to_end", lambda *_: None)
+    monkeypatch.setattr(kill_test, "train_and_kill", end_before_the_kill)
+    monkeypatch.setattr(kill_test, "make_short_config", lambda *_: None)
+    monkeypatch.setattr(kill_test, "dump_config", lambda _: "")
+    monkeypatch.setattr(kill_test, "train_to_end", lambda *_: None)
     runtime = Runtime(torch.device("cpu"))
     config: Any = None
     (finding,) = check_resume(config, runtime, RunDir(tmp_path), directory=tmp_path)
     assert finding.level == "warning"
-    assert len(set(folders)) == resume_check.MAX_TRIES
+    assert len(set(folders)) == kill_test.MAX_TRIES
 
 
 def test_training_is_killed_when_the_check_is_interrupted(
@@ -84,8 +84,8 @@ def test_training_is_killed_when_the_check_is_interrupted(
     def interrupt(_: float) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr(resume_check, "start_training", lambda *_: process)
+    monkeypatch.setattr(kill_test, "start_training", lambda *_: process)
     monkeypatch.setattr(time, "sleep", interrupt)
     with pytest.raises(SystemExit):
-        resume_check.train_and_kill(tmp_path / "short.yaml", RunDir(tmp_path), RunDir(tmp_path))
+        kill_test.train_and_kill(tmp_path / "short.yaml", RunDir(tmp_path), RunDir(tmp_path))
     assert process.wait() < 0
