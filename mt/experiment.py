@@ -47,7 +47,7 @@ class Experiment:
     def open(cls, run_dir: str | Path) -> Self:
         """Return the experiment of an existing run directory. Raises RunDirError."""
         opened = open_run_dir(Path(run_dir))
-        return cls(load_run_config(opened.config), opened)
+        return cls(load_run_config(opened.config_path), opened)
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
@@ -55,7 +55,7 @@ class Experiment:
 
         Raises TokenizerError before they have been trained.
         """
-        src_path, tgt_path = self.run_dir.tokenizers(self.config.tokenizer.joint)
+        src_path, tgt_path = self.run_dir.tokenizer_paths(self.config.tokenizer.joint)
         return Tokenizers(Tokenizer.load(src_path), Tokenizer.load(tgt_path))
 
     @cached_property
@@ -65,7 +65,7 @@ class Experiment:
         Raises DataError.
         """
         config = self.config
-        src_path, tgt_path = self.run_dir.tokenizers(config.tokenizer.joint)
+        src_path, tgt_path = self.run_dir.tokenizer_paths(config.tokenizer.joint)
         bpe_dropout = config.tokenizer.bpe_dropout
         seed = config.train.seed
         src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout, seed=seed)
@@ -76,7 +76,7 @@ class Experiment:
             tgt,
             max_length=config.data.max_length,
             max_length_ratio=config.data.max_length_ratio,
-            cache_dir=self.run_dir.cache,
+            cache_dir=self.run_dir.cache_dir,
         )
         return Dataset(corpus, src, tgt, config.data.max_length, seed)
 
@@ -97,7 +97,7 @@ class Experiment:
         files = training_files(self.config.data)
         src_texts = [corpus.src for corpus in files]
         tgt_texts = [corpus.tgt for corpus in files]
-        src_path, tgt_path = self.run_dir.tokenizers(section.joint)
+        src_path, tgt_path = self.run_dir.tokenizer_paths(section.joint)
         if section.joint:
             self._make_tokenizer(src_path, section.model, src_texts + tgt_texts)
         else:

@@ -100,8 +100,8 @@ class Translator:
         each text alone, so that no bit of a score depends on other texts. This is slower.
         """
         run = open_run_dir(Path(run_dir))
-        config = load_run_config(run.config)
-        src_path, tgt_path = run.tokenizers(config.tokenizer.joint)
+        config = load_run_config(run.config_path)
+        src_path, tgt_path = run.tokenizer_paths(config.tokenizer.joint)
         src_tokenizer = Tokenizer.load(src_path)
         tgt_tokenizer = Tokenizer.load(tgt_path)
 
@@ -114,7 +114,7 @@ class Translator:
                 tgt_vocab_size=tgt_tokenizer.vocab_size,
                 pad_id=src_tokenizer.pad_id,
             )
-        load_weights(model, find_checkpoint(run.checkpoints, checkpoint))
+        load_weights(model, find_checkpoint(run.checkpoints_dir, checkpoint))
         model = model.eval().to(find_device(device))
 
         changes: dict[str, int | float] = {}

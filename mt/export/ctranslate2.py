@@ -72,11 +72,11 @@ def export(
     CTranslate2 does not have, and DeviceError if its package is not installed.
     """
     run = open_run_dir(run_dir)
-    config = load_run_config(run.config)
+    config = load_run_config(run.config_path)
     unsupported = {config.model.self_attention, config.model.cross_attention} - {"dot_product"}
     if unsupported:
         raise ConfigError(
-            f"{run.config}: CTranslate2 supports only dot_product attention,"
+            f"{run.config_path}: CTranslate2 supports only dot_product attention,"
             f" found {', '.join(sorted(unsupported))}"
         )
     if directory.exists() and not _is_replaceable(directory):
@@ -88,7 +88,7 @@ def export(
     spec.optimize(None if quantization == "float32" else quantization)
     with atomic_directory(directory.resolve()) as partial:
         spec.save(str(partial))
-        for tokenizer in set(run.tokenizers(config.tokenizer.joint)):
+        for tokenizer in set(run.tokenizer_paths(config.tokenizer.joint)):
             shutil.copy(tokenizer, partial)
         (partial / MARKER_FILE).touch()
     megabytes = (directory / "model.bin").stat().st_size / 1e6

@@ -103,7 +103,7 @@ def try_training(
 def copy_tokenizers(run_dir: RunDir, trial_dir: RunDir, *, joint: bool) -> None:
     """Create the trial directory with copies of a run's tokenizers."""
     trial_dir.path.mkdir()
-    for path in set(run_dir.tokenizers(joint)):
+    for path in set(run_dir.tokenizer_paths(joint)):
         shutil.copyfile(path, trial_dir.path / path.name)
 
 
@@ -371,7 +371,7 @@ def check_disk_space(trainer: Trainer, trial_dir: RunDir, run_dir: RunDir) -> Fi
     checkpoint = checkpoint_size(trainer)
     # Besides those to keep: the best one, and the next one while it is written.
     num_checkpoints = trainer.config.keep_checkpoints + 2
-    cache = sum(path.stat().st_size for path in trial_dir.cache.rglob("*") if path.is_file())
+    cache = sum(path.stat().st_size for path in trial_dir.cache_dir.rglob("*") if path.is_file())
     needed = num_checkpoints * checkpoint + cache
 
     candidates = (run_dir.path, *run_dir.path.parents)

@@ -105,7 +105,7 @@ def make_short_config(
     """
     config, _ = shorten_validation_set(config, directory, num_lines=NUM_VALIDATION_LINES)
     joint = config.tokenizer.joint
-    src_model, tgt_model = trial_dir.tokenizers(joint)
+    src_model, tgt_model = trial_dir.tokenizer_paths(joint)
     models = {"src_model": str(src_model), "tgt_model": str(tgt_model)}
     if joint:
         models = {"model": str(src_model)}
@@ -162,7 +162,7 @@ def train_and_kill(config_path: Path, run_dir: RunDir, trial_dir: RunDir) -> str
     Return None when the training ended before that.
     """
     process = start_training(config_path, run_dir, trial_dir)
-    last = run_dir.checkpoints / "last"
+    last = run_dir.checkpoints_dir / "last"
     try:
         while process.poll() is None and not last.is_file():
             time.sleep(POLL_SECONDS)
@@ -177,8 +177,8 @@ def start_training(
 ) -> "subprocess.Popen[bytes]":
     """Start `mt train` in a process of its own, with the trial's encoded text as its cache."""
     run_dir.path.mkdir(exist_ok=True)
-    if not run_dir.cache.exists():
-        os.symlink(trial_dir.cache, run_dir.cache)
+    if not run_dir.cache_dir.exists():
+        os.symlink(trial_dir.cache_dir, run_dir.cache_dir)
     command = [sys.executable, "-m", "mt", "train"]
     options = ["--config", str(config_path), "--run-dir", str(run_dir.path)]
     with log_path(run_dir).open("ab") as log:
@@ -194,9 +194,9 @@ def log_path(run_dir: RunDir) -> Path:
 
 def digest_run(run_dir: RunDir) -> RunDigests:
     """Return the digests of a run's last checkpoint and of its metrics."""
-    checkpoint = find_checkpoint(run_dir.checkpoints, "last")
+    checkpoint = find_checkpoint(run_dir.checkpoints_dir, "last")
     metrics: list[dict[str, Any]] = []
-    for line in run_dir.metrics.read_text(encoding="utf-8").splitlines():
+    for line in run_dir.metrics_path.read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         values.pop("timing", None)
         metrics.append(values)

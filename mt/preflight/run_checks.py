@@ -241,8 +241,8 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
     run_dir = RunDir(Path(config.train.run_dir))
     trial_config, trial_runtime = resolve_auto(config, None, runtime)
     has_usable_run = False
-    if (run_dir.checkpoints / "last").is_file():
-        run_config = load_run_config(run_dir.config)
+    if (run_dir.checkpoints_dir / "last").is_file():
+        run_config = load_run_config(run_dir.config_path)
         resumed_config = fill_unset_keys(config, run_config)
         resumed_config, resumed_runtime = resolve_auto(resumed_config, run_config, runtime)
         changes = forbidden_changes(run_config, resumed_config)

@@ -24,8 +24,8 @@ def read_pair_counts(run: RunDir) -> PairCounts | None:
     an entry could come from an earlier attempt with other corpora.
     """
     try:
-        digest = load_meta(find_checkpoint(run.checkpoints, "last"))["data_digest"]
-        text = (run.cache / digest / "meta.json").read_text(encoding="utf-8")
+        digest = load_meta(find_checkpoint(run.checkpoints_dir, "last"))["data_digest"]
+        text = (run.cache_dir / digest / "meta.json").read_text(encoding="utf-8")
         meta = json.loads(text)
         return PairCounts(meta["num_pairs"], FilterCounts(**meta["counts"]))
     except (CheckpointError, OSError, ValueError, KeyError, TypeError):

@@ -77,8 +77,8 @@ def write_report(
 def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
     """Read the records of a run, and translate and score its evaluation sets."""
     run = open_run_dir(run_dir)
-    config = load_run_config(run.config)
-    history = read_metrics_log(run.metrics)
+    config = load_run_config(run.config_path)
+    history = read_metrics_log(run.metrics_path)
     counts = read_pair_counts(run)
     evaluation = evaluate_run(run, config, checkpoint=checkpoint, device=device)
     return Report(
@@ -91,14 +91,14 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         scored_sets=evaluation.scored_sets,
         heat_maps=evaluation.heat_maps,
         heat_maps_source=evaluation.heat_maps_source,
-        missing=[*missing_metrics(history, file_name=run.metrics.name), *evaluation.missing],
+        missing=[*missing_metrics(history, file_name=run.metrics_path.name), *evaluation.missing],
         config=dump_config(config),
     )
 
 
 def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -> Evaluation:
     """Translate and score the run's evaluation sets, if there is a checkpoint yet."""
-    if checkpoint == "best" and not (run.checkpoints / "best").is_file():
+    if checkpoint == "best" and not (run.checkpoints_dir / "best").is_file():
         return Evaluation(missing=["The run has no checkpoint yet: nothing could be translated."])
     translator = Translator.load(run.path, checkpoint=checkpoint, device=device)
     eval_sets, problems = load_evaluation_sets(config)
@@ -112,7 +112,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
             heat_maps = draw_heat_maps(eval_set.src, translator)
             heat_maps_source = eval_set.name
     return Evaluation(
-        checkpoint=find_checkpoint(run.checkpoints, checkpoint).name,
+        checkpoint=find_checkpoint(run.checkpoints_dir, checkpoint).name,
         scored_sets=scored_sets,
         heat_maps=heat_maps,
         heat_maps_source=heat_maps_source,

@@ -16,10 +16,10 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = path / "config.yaml"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.cache = path / "cache"  # the encoded training text; may be deleted
+        self.config_path = path / "config.yaml"
+        self.metrics_path = path / "metrics.jsonl"
+        self.checkpoints_dir = path / "checkpoints"
+        self.cache_dir = path / "cache"  # the encoded training text; may be deleted
 
     @property
     def display_path(self) -> str:
@@ -47,7 +47,7 @@ class RunDir:
                 remove(partial)
             yield
 
-    def tokenizers(self, joint: bool) -> tuple[Path, Path]:
+    def tokenizer_paths(self, joint: bool) -> tuple[Path, Path]:
         """Return the paths of the source and target tokenizer models: the same one if joint."""
         if joint:
             path = self.path / "tokenizer.model"
@@ -60,7 +60,7 @@ def open_run_dir(path: Path) -> RunDir:
     run_dir = RunDir(path)
     if not path.is_dir():
         raise RunDirError(f"{path}: no such run directory (mt train makes one)")
-    if not run_dir.config.is_file():
+    if not run_dir.config_path.is_file():
         raise RunDirError(
             f"{path}: not a run directory: it has no config.yaml (mt train makes one)"
         )

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from mt.config.load import (
     dump_config,
     fill_unset_keys,
     load_config,
     load_run_config,
 )
-from mt.config.schema import Config
+from mt.config.schema import Config, FilePath
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.experiment import Experiment
@@ -38,10 +40,16 @@ def read_config(
     if device is not None:
         changes.append(f"train.device={device}")
     config = load_config(path, changes)
-    if config.train.run_dir is None:
-        default_run_dir = json.dumps(f"runs/{path.stem}", ensure_ascii=False)
-        config = load_config(path, [*changes, f"train.run_dir={default_run_dir}"])
-    return config
+    if config.train.run_dir is not None:
+        return config
+    try:
+        default_run_dir = TypeAdapter(FilePath).validate_python(f"runs/{path.stem}")
+    except ValidationError:
+        raise ConfigError(
+            f"train.run_dir: wanted a directory for the run, since {str(path)!r} cannot name one"
+        ) from None
+    train_config = config.train.model_copy(update={"run_dir": default_run_dir})
+    return config.model_copy(update={"train": train_config})
 
 
 def train(config: Config) -> Path:
@@ -67,8 +75,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     RunDirError when the run began with a config that differs in a key that must not change.
     """
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
-    can_resume = (run_dir.checkpoints / "last").is_file()
-    run_config = runtime.broadcast(load_run_config(run_dir.config) if can_resume else None)
+    can_resume = (run_dir.checkpoints_dir / "last").is_file()
+    run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
     if run_config is not None:
         config = fill_unset_keys(config, run_config)
     config, runtime = resolve_auto(config, run_config, runtime)
@@ -112,5 +120,5 @@ def write_config(config: Config, run_dir: RunDir, run_config: Config | None) -> 
             f"{run_dir.path}: the run began with another config; "
             f"choose another --run-dir, or undo:\n  {listed}"
         )
-    with atomic_file(run_dir.config) as file:
+    with atomic_file(run_dir.config_path) as file:
         file.write(dump_config(config).encode())

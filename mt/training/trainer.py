@@ -82,8 +82,8 @@ class Trainer:
         self.state = TrainState()
         self.window = LogWindow(runtime.device)
 
-        self.checkpoints = CheckpointStore(run_dir.checkpoints, keep=config.keep_checkpoints)
-        self.metrics = MetricsLog(run_dir.metrics)
+        self.checkpoints = CheckpointStore(run_dir.checkpoints_dir, keep=config.keep_checkpoints)
+        self.metrics = MetricsLog(run_dir.metrics_path)
         self.console = Console(enabled=runtime.is_main)
         self.signals = StopSignals(announce=runtime.is_main)
 
@@ -372,7 +372,7 @@ class Trainer:
         )
         if self.signals.name is not None:
             self.console.info("run the same command again to resume")
-        elif (run_dir.checkpoints / "best").is_file():
+        elif (run_dir.checkpoints_dir / "best").is_file():
             path = shlex.quote(run_dir.display_path)
             self.console.info(
                 f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}'
@@ -400,7 +400,7 @@ class Trainer:
         where = f"{runtime.device.type}, {runtime.precision}"
         if runtime.world_size > 1:
             where += f", {runtime.world_size} ranks"
-        if (self.run_dir.checkpoints / "last").is_file():
+        if (self.run_dir.checkpoints_dir / "last").is_file():
             checkpoint, damaged = self.checkpoints.load_newest()
             self.resume(checkpoint)
             for error in damaged:

@@ -31,7 +31,7 @@ class SpeedLog(NamedTuple):
 
 def read_speed_log(run: RunDir) -> SpeedLog:
     log = SpeedLog([], [], [])
-    for line in run.metrics.read_text(encoding="utf-8").splitlines():
+    for line in run.metrics_path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if entry["kind"] == "train":
             timing = entry["timing"]

@@ -61,20 +61,22 @@ PHARAOH = re.compile(r"(\d+-\d+( \d+-\d+)*)?")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with random weights."""
     run = RunDir(tmp_path_factory.mktemp("run"))
-    run.config.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
+    run.config_path.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
     generator = random.Random(5)
     texts = [" ".join(generator.choices(WORDS, k=6)) for _ in range(100)]
-    tokenizer_path, _ = run.tokenizers(joint=True)
+    tokenizer_path, _ = run.tokenizer_paths(joint=True)
     train_tokenizer(texts, tokenizer_path, kind="bpe", vocab_size=VOCAB_SIZE)
     torch.manual_seed(2)
     model = Transformer(
-        load_run_config(run.config).model,
+        load_run_config(run.config_path).model,
         src_vocab_size=VOCAB_SIZE,
         tgt_vocab_size=VOCAB_SIZE,
         pad_id=0,
     )
     weights = {name: 2.0 * tensor for name, tensor in model.state_dict().items()}
-    CheckpointStore(run.checkpoints, keep=1).save(Checkpoint(weights, {}, {}), step=1, is_best=True)
+    CheckpointStore(run.checkpoints_dir, keep=1).save(
+        Checkpoint(weights, {}, {}), step=1, is_best=True
+    )
     return run.path
 
 

@@ -64,15 +64,15 @@ MAX_LENGTH = 256  # data.max_length by default
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with random weights, which generates any bytes, and line ends of all systems often."""
     run = RunDir(tmp_path_factory.mktemp("run"))
-    run.config.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
+    run.config_path.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
     generator = random.Random(5)
     words = [*WORDS, "\r", "\u2028", "\x85"]
     texts = [" ".join(generator.choices(words, k=6)) for _ in range(100)]
-    tokenizer_path, _ = run.tokenizers(joint=True)
+    tokenizer_path, _ = run.tokenizer_paths(joint=True)
     train_tokenizer(texts, tokenizer_path, kind="bpe", vocab_size=VOCAB_SIZE)
     torch.manual_seed(1)
     model = Transformer(
-        load_run_config(run.config).model,
+        load_run_config(run.config_path).model,
         src_vocab_size=VOCAB_SIZE,
         tgt_vocab_size=VOCAB_SIZE,
         pad_id=0,
@@ -82,7 +82,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for token_id in range(VOCAB_SIZE):
         if tokenizer.piece(token_id) in LINE_END_PIECES:
             weights["embeddings.output"][token_id] *= 4.0
-    CheckpointStore(run.checkpoints, keep=1).save(Checkpoint(weights, {}, {}), step=1, is_best=True)
+    CheckpointStore(run.checkpoints_dir, keep=1).save(
+        Checkpoint(weights, {}, {}), step=1, is_best=True
+    )
     return run.path
 
 

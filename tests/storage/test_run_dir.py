@@ -78,9 +78,9 @@ def test_directory_that_cannot_be_made_is_named() -> None:
 
 def test_tokenizer_paths_are_one_file_if_joint(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    joint_src, joint_tgt = run.tokenizers(joint=True)
+    joint_src, joint_tgt = run.tokenizer_paths(joint=True)
     assert joint_src == joint_tgt
-    separate_src, separate_tgt = run.tokenizers(joint=False)
+    separate_src, separate_tgt = run.tokenizer_paths(joint=False)
     assert separate_src != separate_tgt
 
 

@@ -30,7 +30,7 @@ from runs import (
 import mt.storage.atomic
 from mt.data.dataset import Epoch
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
-from mt.training.run import train
+from mt.training.run import read_config, train
 from mt.training.trainer import Trainer
 
 
@@ -294,3 +294,19 @@ def test_library_call_writes_nothing_to_stderr(
 ) -> None:
     train(configure(config_path, tmp_path, "train.max_steps=2"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_renamed_key_is_reported_once(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_config = tmp_path / "old.yaml"
+    text = config_path.read_text(encoding="utf-8").replace("batch_tokens:", "max_tokens:")
+    old_config.write_text(text, encoding="utf-8")
+    warnings = []
+    monkeypatch.setattr(
+        logging.getLogger("mt.config.load"), "warning", lambda *args: warnings.append(args)
+    )
+    config = read_config(old_config, run_dir=None, device=None)
+    assert config.train.run_dir is not None
+    assert config.train.run_dir.endswith("runs/old")
+    assert len(warnings) == 1
