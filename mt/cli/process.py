@@ -11,9 +11,9 @@ SETTINGS = {
     # spinning costs most of the speed beside another busy process; sleeping at once costs a fifth
     # of it when alone (see docs/log.md).
     "GOMP_SPINCOUNT": "2000",
-    # oneDNN, and PyTorch's bridge to it, keep the kernels of the last 1,024 shapes, a quarter of a
-    # GB, and batches keep having new shapes. So few are enough for the shapes that one batch uses
-    # several times: the speed is the same.
+    # oneDNN, and PyTorch's bridge to it, keep the kernels of the last 1,024 shapes, which take a
+    # quarter of a GB, because most batches have a new shape. With 64 kernels the speed is the same:
+    # they are enough for the shapes that one batch uses several times.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
     # glibc's malloc keeps small freed blocks for each thread to use again. They lie between the
@@ -27,9 +27,8 @@ SETTINGS = {
 def run() -> None:
     """Run `mt.cli.app.main` with our settings, and end the process without cleaning up PyTorch.
 
-    glibc reads its settings before Python starts, so the program is started a second time; what
-    comes before this call happens twice. When the user has set GLIBC_TUNABLES, for a debugger for
-    example, it is not started again.
+    glibc reads its settings before Python starts, so the program is started a second time. When the
+    user has set GLIBC_TUNABLES, for example for a debugger, it is not started again.
     """
     missing = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     os.environ.update(missing)

@@ -105,7 +105,7 @@ def _innermost_section(path: KeyPath, root: type[BaseModel]) -> type[BaseModel]:
 
 
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the shown value of each value that is no section or list."""
+    """Yield the dotted key and the shown value of each value that is not a section or a list."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield from _leaves(value, f"{prefix}{key}.")

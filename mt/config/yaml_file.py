@@ -87,7 +87,7 @@ class ConfigFile:
         """Return a copy with one value replaced. Missing sections on its path are added.
 
         ConfigError for the number of an item that a list does not have, and for a key in a value
-        that is no section.
+        that is not a section.
         """
         path = override.path
         values = _replace_value(self.values, path, override.value, place=override.place)
@@ -146,7 +146,7 @@ def _on_one_line(text: str, *, max_length: int) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """Read UTF-8 text, with or without a byte order mark. ConfigError when it is none."""
+    """Read UTF-8 text, with or without a byte order mark. ConfigError when it is not UTF-8."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIZE + 1)
@@ -270,7 +270,7 @@ class _Parser:
         return values
 
     def _next_event(self) -> Any:
-        """Return the next event, or None at the end. ConfigError when it is no plain value."""
+        """Return the next event, or None at the end. ConfigError when it is not a plain value."""
         event: Any = self._loader.get_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             raise ConfigError(

@@ -3,7 +3,7 @@
 The links are read from the decoder's cross-attention. Words are separated by ASCII white space, as
 in Moses and fast_align, and counted from 0. Each target word is linked to one source word: the one
 with the highest attention weight, which is the sum over its subwords, in the mean of all heads of
-one layer. Weights on eos count for no word.
+one layer. Attention to eos is ignored.
 
 Which decoder layer and position give the best links can only be found by comparison with gold
 alignments. `scripts/alignment/error_rate.py` scores them all.

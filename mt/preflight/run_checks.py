@@ -187,7 +187,7 @@ def check_languages(surveys: Surveys) -> list[Finding]:
     """Check all sets for sides that are swapped or in the wrong language.
 
     The languages are learned from the validation set. If there are several other sets, and all of
-    them seem to be swapped, the validation set is.
+    them seem to be swapped, then it is the validation set that is swapped.
     """
     if not surveys.valid:
         return []

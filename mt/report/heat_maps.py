@@ -30,7 +30,7 @@ class HeatMap(NamedTuple):
     weights: NDArray[np.float32]  # (num_queries, num_keys)
 
 
-def draw_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
+def compute_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
     """Return heat maps of up to MAX_HEAT_MAPS short sentences, evenly spaced over `sources`."""
     short = [source for source in sources if _is_suitable(source, translator)]
     num_maps = min(MAX_HEAT_MAPS, len(short))

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 from mt.report.plots import METRIC_COLOURS, Line, plot_intervals, plot_lines
 from mt.report.scored_set import ScoredSet
-from mt.training.metrics_log import MetricsHistory, MetricsLine
-
-MAX_EXPONENT = 700.0  # exp of more than about 709 overflows
+from mt.training.metrics_log import LARGEST_EXPONENT, MetricsHistory, MetricsLine
 
 
 def training_plots(history: MetricsHistory) -> dict[str, str]:
@@ -106,4 +104,4 @@ def _column(lines: Sequence[MetricsLine], key: str) -> list[float]:
 
 
 def _exp(values: Sequence[float]) -> list[float]:
-    return [math.exp(min(value, MAX_EXPONENT)) for value in values]
+    return [math.exp(min(value, LARGEST_EXPONENT)) for value in values]

@@ -11,7 +11,7 @@ from mt.decoding.translator import Translator
 from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.metrics import MIN_SENTENCES, Score
 from mt.report.facts import Fact, list_facts, summarise
-from mt.report.heat_maps import HeatMap, draw_heat_maps
+from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
 from mt.report.scored_set import ScoredSet, load_evaluation_sets, translate_and_score
@@ -109,7 +109,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
         logger.info(f"{eval_set.name}: translating {len(eval_set.src):,} sentences")
         scored_sets.append(translate_and_score(eval_set, translator, tgt_lang=config.data.tgt_lang))
         if not heat_maps:  # the sets before had no suitable sentence
-            heat_maps = draw_heat_maps(eval_set.src, translator)
+            heat_maps = compute_heat_maps(eval_set.src, translator)
             heat_maps_source = eval_set.name
     return Evaluation(
         checkpoint=find_checkpoint(run.checkpoints_dir, checkpoint).name,

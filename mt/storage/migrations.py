@@ -114,7 +114,7 @@ def _format_2_rank(name: str) -> list[int]:
         elif part in FORMAT_2_NAME_PARTS:
             rank.append(FORMAT_2_NAME_PARTS.index(part))
         else:
-            raise ValueError(f"{name[:80]} is no parameter of format 2")
+            raise ValueError(f"{name[:80]} is not a parameter of format 2")
     return rank
 
 

@@ -56,7 +56,7 @@ class RunDir:
 
 
 def open_run_dir(path: Path) -> RunDir:
-    """Return the existing run directory at `path`. RunDirError when it is none."""
+    """Return the existing run directory at `path`. RunDirError when there is none."""
     run_dir = RunDir(path)
     if not path.is_dir():
         raise RunDirError(f"{path}: no such run directory (mt train makes one)")

@@ -8,7 +8,7 @@ import pytest
 
 from mt.decoding.translator import Translator
 from mt.report.attention_page import AxisTokens
-from mt.report.heat_maps import draw_heat_maps, subwords_if_unspaced
+from mt.report.heat_maps import compute_heat_maps, subwords_if_unspaced
 
 WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu"]
 
@@ -19,7 +19,7 @@ def test_heat_maps_show_the_words_of_suitable_sentences(trained_run: Path) -> No
     too_few_words = "balo"
     too_many_words = " ".join(WORDS * 5)
     sources = [suitable[0], too_many_tokens, *suitable[1:], too_few_words, too_many_words]
-    heat_maps = draw_heat_maps(sources, Translator.load(trained_run))
+    heat_maps = compute_heat_maps(sources, Translator.load(trained_run))
     assert [list(heat_map.keys) for heat_map in heat_maps] == [
         [*source.split(), "<eos>"] for source in suitable
     ]
