@@ -20,7 +20,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def field_with_default(value: Any, description: str) -> Any:
+def setting(value: Any, description: str) -> Any:
     """Return a field with a default and a description, which is one line of the table of keys."""
     return Field(default=value, description=description)
 
@@ -86,18 +86,14 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """One parallel training corpus: two files, given by a common prefix or one by one."""
 
-    prefix: FilePath | None = field_with_default(None, PREFIX_DESCRIPTION)
-    src: FilePath | None = field_with_default(None, "source file, instead of prefix")
-    tgt: FilePath | None = field_with_default(None, "target file, instead of prefix")
-    weight: Weight = field_with_default(
+    prefix: FilePath | None = setting(None, PREFIX_DESCRIPTION)
+    src: FilePath | None = setting(None, "source file, instead of prefix")
+    tgt: FilePath | None = setting(None, "target file, instead of prefix")
+    weight: Weight = setting(
         1.0, "how often each pair is used in an epoch; for a fraction, a random sample of pairs"
     )
-    src_lang: Name | None = field_with_default(
-        None, "source language of this corpus; null: data.src_lang"
-    )
-    tgt_lang: Name | None = field_with_default(
-        None, "target language of this corpus; null: data.tgt_lang"
-    )
+    src_lang: Name | None = setting(None, "source language of this corpus; null: data.src_lang")
+    tgt_lang: Name | None = setting(None, "target language of this corpus; null: data.tgt_lang")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         has_src_or_tgt = self.src is not None or self.tgt is not None
@@ -112,11 +108,9 @@ class EvalSetConfig(Section):
     """A named set that is translated and scored, and not used for training."""
 
     name: Name = Field(description="its name in logs, metrics.jsonl and `mt evaluate`")
-    prefix: FilePath | None = field_with_default(None, PREFIX_DESCRIPTION)
-    src: FilePath | None = field_with_default(None, "source file, instead of prefix")
-    refs: tuple[FilePath, ...] = field_with_default(
-        (), "one or more reference files, instead of prefix"
-    )
+    prefix: FilePath | None = setting(None, PREFIX_DESCRIPTION)
+    src: FilePath | None = setting(None, "source file, instead of prefix")
+    refs: tuple[FilePath, ...] = setting((), "one or more reference files, instead of prefix")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         has_src_or_refs = self.src is not None or bool(self.refs)
@@ -138,15 +132,13 @@ class DataConfig(Section):
     valid: EvalSetConfig = Field(
         description="validation set: it is scored during training and selects the best checkpoint"
     )
-    test: tuple[EvalSetConfig, ...] = field_with_default(
-        (), "test sets, which `mt evaluate` scores"
-    )
-    max_length: Length = field_with_default(
+    test: tuple[EvalSetConfig, ...] = setting((), "test sets, which `mt evaluate` scores")
+    max_length: Length = setting(
         256,
         "maximum number of tokens of a sentence, end of sentence included; longer training pairs "
         "are left out",
     )
-    max_length_ratio: Ratio = field_with_default(
+    max_length_ratio: Ratio = setting(
         9.0,
         "maximum ratio of the lengths in tokens of a training pair, longer to shorter side",
     )
@@ -171,24 +163,18 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """Tokenizers: SentencePiece models to train, or existing ones."""
 
-    kind: Literal["bpe", "unigram"] = field_with_default("bpe", "algorithm of a new tokenizer")
-    joint: bool = field_with_default(True, "one tokenizer for both languages; false: one for each")
-    vocab_size: VocabSize = field_with_default(
+    kind: Literal["bpe", "unigram"] = setting("bpe", "algorithm of a new tokenizer")
+    joint: bool = setting(True, "one tokenizer for both languages; false: one for each")
+    vocab_size: VocabSize = setting(
         8000, "vocabulary size of a new tokenizer; of each one, if not joint"
     )
-    character_coverage: Coverage = field_with_default(
+    character_coverage: Coverage = setting(
         1.0, "share of the text's characters that get tokens; the others are encoded as bytes"
     )
-    bpe_dropout: Probability = field_with_default(
-        0.0, "probability of BPE-dropout in training; 0: off"
-    )
-    model: FilePath | None = field_with_default(None, "existing joint .model file to use")
-    src_model: FilePath | None = field_with_default(
-        None, "existing source .model file to use, if not joint"
-    )
-    tgt_model: FilePath | None = field_with_default(
-        None, "existing target .model file to use, if not joint"
-    )
+    bpe_dropout: Probability = setting(0.0, "probability of BPE-dropout in training; 0: off")
+    model: FilePath | None = setting(None, "existing joint .model file to use")
+    src_model: FilePath | None = setting(None, "existing source .model file to use, if not joint")
+    tgt_model: FilePath | None = setting(None, "existing target .model file to use, if not joint")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         model_keys = ("model", "src_model", "tgt_model")
@@ -213,35 +199,33 @@ class TokenizerConfig(Section):
 class ModelConfig(Section):
     """Size and kind of the Transformer (Vaswani et al., 2017)."""
 
-    d_model: Width = field_with_default(256, "width of the embeddings and of each layer's output")
-    d_ff: Width = field_with_default(1024, "inner width of the feed-forward layers")
-    num_heads: Width = field_with_default(4, "attention heads; must divide d_model")
-    num_encoder_layers: NumLayers = field_with_default(4, "encoder layers")
-    num_decoder_layers: NumLayers = field_with_default(4, "decoder layers")
-    norm: Literal["pre", "post"] = field_with_default(
+    d_model: Width = setting(256, "width of the embeddings and of each layer's output")
+    d_ff: Width = setting(1024, "inner width of the feed-forward layers")
+    num_heads: Width = setting(4, "attention heads; must divide d_model")
+    num_encoder_layers: NumLayers = setting(4, "encoder layers")
+    num_decoder_layers: NumLayers = setting(4, "decoder layers")
+    norm: Literal["pre", "post"] = setting(
         "pre", "layer normalization before each sublayer, or after it"
     )
-    activation: Literal["relu", "gelu"] = field_with_default(
+    activation: Literal["relu", "gelu"] = setting(
         "relu", "activation function of the feed-forward layers"
     )
-    dropout: Probability = field_with_default(0.1, "dropout on the output of each sublayer")
-    attention_dropout: Probability = field_with_default(0.0, "dropout on attention weights")
-    activation_dropout: Probability = field_with_default(
-        0.0, "dropout inside the feed-forward layers"
-    )
-    embedding_dropout: Probability | None = field_with_default(
+    dropout: Probability = setting(0.1, "dropout on the output of each sublayer")
+    attention_dropout: Probability = setting(0.0, "dropout on attention weights")
+    activation_dropout: Probability = setting(0.0, "dropout inside the feed-forward layers")
+    embedding_dropout: Probability | None = setting(
         None, "dropout on embeddings; null: the value of dropout"
     )
-    tie_embeddings: Literal["all", "decoder", "none"] = field_with_default(
+    tie_embeddings: Literal["all", "decoder", "none"] = setting(
         "all",
         "which embeddings share one matrix; all: source, target and output; decoder: target and "
         "output",
     )
-    self_attention: AttentionKind = field_with_default("dot_product", "attention within a sentence")
-    cross_attention: AttentionKind = field_with_default(
+    self_attention: AttentionKind = setting("dot_product", "attention within a sentence")
+    cross_attention: AttentionKind = setting(
         "dot_product", "attention from target to source; dense_synthesizer is not possible"
     )
-    max_length: Length | None = field_with_default(
+    max_length: Length | None = setting(
         None,
         "positions that dense_synthesizer has weights for, at least data.max_length; null: for the "
         "other kinds",
@@ -293,64 +277,58 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Optimization, its duration, validation and checkpoints."""
 
-    run_dir: FilePath | None = field_with_default(
+    run_dir: FilePath | None = setting(
         None, "directory of the run; null: runs/<name of the config file>"
     )
-    seed: Seed = field_with_default(1, "seed of all random numbers")
-    device: Literal["auto", "cpu", "cuda"] = field_with_default(
+    seed: Seed = setting(1, "seed of all random numbers")
+    device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "where to compute; auto: cuda if there is a GPU"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = field_with_default(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
         "number format of matrix products; fp16: cuda only; auto: bf16 where it is fast",
     )
-    compile: bool = field_with_default(
+    compile: bool = setting(
         False, "compile the model with torch.compile, which takes a minute at the start; cuda only"
     )
-    batch_tokens: Count = field_with_default(
-        4096, "batch size in tokens of the longer side, padding included"
-    )
-    gradient_accumulation: Count = field_with_default(1, "batches per update")
-    optimizer: Literal["adamw", "adam"] = field_with_default(
+    batch_tokens: Count = setting(4096, "batch size in tokens of the longer side, padding included")
+    gradient_accumulation: Count = setting(1, "batches per update")
+    optimizer: Literal["adamw", "adam"] = setting(
         "adamw", "optimizer; weight decay is decoupled (adamw) or part of the gradient (adam)"
     )
-    learning_rate: Rate = field_with_default(7e-4, "peak learning rate, reached after the warm-up")
-    schedule: Literal["inverse_sqrt", "cosine", "constant"] = field_with_default(
+    learning_rate: Rate = setting(7e-4, "peak learning rate, reached after the warm-up")
+    schedule: Literal["inverse_sqrt", "cosine", "constant"] = setting(
         "inverse_sqrt", "learning rate schedule after the warm-up"
     )
-    warmup_steps: CountOrZero = field_with_default(1000, "updates of linear warm-up")
-    betas: tuple[Probability, Probability] = field_with_default(
+    warmup_steps: CountOrZero = setting(1000, "updates of linear warm-up")
+    betas: tuple[Probability, Probability] = setting(
         (0.9, 0.98), "Adam's decay rates of the two moments"
     )
-    epsilon: Rate = field_with_default(1e-9, "Adam's epsilon, which avoids division by zero")
-    weight_decay: Factor = field_with_default(0.0, "weight decay; biases and norms have none")
-    clip_norm: Norm = field_with_default(1.0, "maximum gradient norm; 0: no clipping")
-    label_smoothing: Probability = field_with_default(
+    epsilon: Rate = setting(1e-9, "Adam's epsilon, which avoids division by zero")
+    weight_decay: Factor = setting(0.0, "weight decay; biases and norms have none")
+    clip_norm: Norm = setting(1.0, "maximum gradient norm; 0: no clipping")
+    label_smoothing: Probability = setting(
         0.1, "label smoothing: probability taken from the correct token and spread over all"
     )
-    max_steps: Count | None = field_with_default(None, "stop after this many updates")
-    max_epochs: Count | None = field_with_default(None, "stop after this many epochs")
-    max_minutes: Minutes | None = field_with_default(
-        None, "stop after this many minutes, validation included"
-    )
-    validate_every: Count = field_with_default(500, "updates between validations")
-    log_every: Count = field_with_default(50, "updates between lines in metrics.jsonl")
-    save_every: Count | None = field_with_default(
+    max_steps: Count | None = setting(None, "stop after this many updates")
+    max_epochs: Count | None = setting(None, "stop after this many epochs")
+    max_minutes: Minutes | None = setting(None, "stop after this many minutes, validation included")
+    validate_every: Count = setting(500, "updates between validations")
+    log_every: Count = setting(50, "updates between lines in metrics.jsonl")
+    save_every: Count | None = setting(
         None, "updates between checkpoints, besides those of validations; null: no others"
     )
-    keep_checkpoints: Count = field_with_default(
-        2, "number of newest checkpoints to keep, besides the best"
-    )
-    metric: Literal["bleu", "chrf", "loss"] = field_with_default(
+    keep_checkpoints: Count = setting(2, "number of newest checkpoints to keep, besides the best")
+    metric: Literal["bleu", "chrf", "loss"] = setting(
         "bleu", "metric on data.valid that selects the best checkpoint"
     )
-    max_skipped: Count = field_with_default(
+    max_skipped: Count = setting(
         50, "abort after this many consecutive non-finite updates, at the next line of the log"
     )
-    patience: Count | None = field_with_default(
+    patience: Count | None = setting(
         None, "early stopping: stop after this many validations without improvement; null: never"
     )
-    num_samples: CountOrZero = field_with_default(3, "sample translations shown at each validation")
+    num_samples: CountOrZero = setting(3, "sample translations shown at each validation")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
@@ -372,15 +350,13 @@ class TrainConfig(Section):
 class SearchConfig(Section):
     """Beam search, in validation too."""
 
-    beam_size: BeamSize = field_with_default(5, "beam size; 1: greedy search")
-    length_penalty: Exponent = field_with_default(
-        1.0, "exponent p of score = log_prob / length^p; 0: none"
-    )
-    max_length_factor: Factor = field_with_default(
+    beam_size: BeamSize = setting(5, "beam size; 1: greedy search")
+    length_penalty: Exponent = setting(1.0, "exponent p of score = log_prob / length^p; 0: none")
+    max_length_factor: Factor = setting(
         2.0, "maximum length of a translation: factor * source tokens + offset"
     )
-    max_length_offset: Length = field_with_default(20, "offset in max_length_factor, in tokens")
-    batch_tokens: Count = field_with_default(
+    max_length_offset: Length = setting(20, "offset in max_length_factor, in tokens")
+    batch_tokens: Count = setting(
         8192, "batch size in source tokens times beam size, padding included"
     )
 
@@ -389,10 +365,10 @@ class Config(Section):
     """Everything that a run depends on, besides the content of its files."""
 
     data: DataConfig = Field(description="text files")
-    tokenizer: TokenizerConfig = field_with_default(TokenizerConfig(), "tokenizers")
-    model: ModelConfig = field_with_default(ModelConfig(), "the network")
+    tokenizer: TokenizerConfig = setting(TokenizerConfig(), "tokenizers")
+    model: ModelConfig = setting(ModelConfig(), "the network")
     train: TrainConfig = Field(description="training")
-    search: SearchConfig = field_with_default(SearchConfig(), "search for translations")
+    search: SearchConfig = setting(SearchConfig(), "search for translations")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:

@@ -312,13 +312,13 @@ def _join_segments(segments: Sequence[Sequence[Translation]]) -> list[Translatio
         return [Translation("", 0.0, 0.0)]
     joined = []
     for same_rank in zip(*segments, strict=False):
-        segments = [segment for translation in same_rank for segment in translation.segments]
+        own_segments = [segment for translation in same_rank for segment in translation.segments]
         joined.append(
             Translation(
                 text=" ".join(translation.text for translation in same_rank),
                 score=sum(translation.score for translation in same_rank),
                 log_prob=sum(translation.log_prob for translation in same_rank),
-                segments=tuple(segments),
+                segments=tuple(own_segments),
             )
         )
     return joined

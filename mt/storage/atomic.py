@@ -66,7 +66,8 @@ def _renamed_at_end(partial: Path, path: Path) -> Iterator[None]:
 def os_errors_as_disk_error(path: Path) -> Iterator[None]:
     """Raise a DiskError that names `path` for an OSError in the block.
 
-    A BrokenPipeError is not changed: the reader of a pipe has gone, which is not an error of the disk.
+    A BrokenPipeError is not changed: the reader of a pipe has gone, which is not an error of the
+    disk.
     """
     try:
         yield
