@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # A test that is skipped on every machine checks nothing, and nobody notices. So a run of the whole
 # suite fails when it skips more tests than expected. With pytest-xdist, the reports of all workers
-# arrive in the main process, whose terminal reporter collects them. GPU tests are not counted: they
+# arrive in the main process, where the terminal reporter collects them. GPU tests are not counted: they
 # are skipped on most machines.
 
 
@@ -90,7 +90,9 @@ def pytest_terminal_summary(
 def restore_logging() -> Iterator[None]:
     """Undo afterwards what a test does to the logger `mt`."""
     logger = logging.getLogger("mt")
-    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    handlers = logger.handlers
+    level = logger.level
+    propagate = logger.propagate
     yield
     logger.handlers = handlers
     logger.setLevel(level)

@@ -43,7 +43,7 @@ def walk_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """List the keys whose values differ, one line each: `train.learning_rate: 0.001 -> 0.002`."""
+    """List the keys with different values, one line each: `train.learning_rate: 0.001 -> 0.002`."""
     old_values = dict(_leaves(old))
     new_values = dict(_leaves(new))
     lines = []

@@ -47,7 +47,7 @@ class Segment(NamedTuple):
 class Translation(NamedTuple):
     """One translation of one text.
 
-    A text that is too long is translated in several segments, whose scores are added up. A blank
+    A text that is too long is translated in several segments, and their scores are added. A blank
     text has no segments, and both of its scores are 0.
     """
 

@@ -31,8 +31,8 @@ MIN_CONTRAST = 0.1
 # With fewer lines than this, the contrast is too uncertain to be compared with MIN_CONTRAST.
 MIN_LINES_FOR_CONTRAST = 200
 
-# A drift whose start or end is within so many lines of the file's is said to begin or end with it:
-# the place is not known more exactly.
+# A drift that starts or ends within so many lines of the start or end of the file is reported to
+# start or end with the file: the place is not known more exactly.
 DRIFT_PLACE_TOLERANCE = 10
 
 # Line numbers shown of each kind of fault.

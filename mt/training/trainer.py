@@ -96,7 +96,7 @@ class Trainer:
 
     @classmethod
     def from_experiment(cls, experiment: Experiment, runtime: Runtime) -> Self:
-        """Return the trainer of an experiment whose tokenizers exist. Raises MtError."""
+        """Return the trainer of an experiment that has its tokenizers. Raises MtError."""
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)

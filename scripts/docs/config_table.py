@@ -13,7 +13,8 @@ from mt.config.schema import Config
 from mt.config.yaml_file import show
 
 PAGE = Path("docs/configuration.md")  # relative to the top of the project, where the command is run
-START, END = "<!-- keys -->\n", "<!-- /keys -->\n"
+START = "<!-- keys -->\n"
+END = "<!-- /keys -->\n"
 WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -28,7 +29,8 @@ def table() -> Iterator[str]:
 
 def in_words(annotation: Any) -> str:
     """Return the type of value that a key takes."""
-    origin, args = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    args = get_args(annotation)
     if origin is Literal:
         return " or ".join(args)
     if origin is tuple:

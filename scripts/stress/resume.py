@@ -78,7 +78,7 @@ Prepare = Callable[[], None]  # is called in a new process before it trains
 
 
 def write_copy_task(directory: Path) -> Path:
-    """Write a corpus whose sentences translate to themselves; return the path of its config."""
+    """Write a corpus of sentences that translate to themselves; return the path of its config."""
     rng = random.Random(1)
     for name, num_lines in (("train", NUM_TRAINING_LINES), ("valid", 12)):
         lines = []

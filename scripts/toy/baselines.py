@@ -124,7 +124,7 @@ def score_nearest_neighbours(directory: Path, name: str, bleu: BLEU) -> dict[str
 
 
 def translate_without_source(run_dir: Path, sources: list[str]) -> list[str]:
-    """Translate with the run's best model, whose cross-attention is made to add nothing."""
+    """Translate with the run's best model, with its cross-attention set to zero."""
     translator = Translator.load(run_dir)
     for name, parameter in translator.model.named_parameters():
         if ".cross_attention.output." in name:

@@ -1,4 +1,4 @@
-"""The copy task: a language whose sentences translate to themselves, for the smallest models."""
+"""The copy task: a language of sentences that translate to themselves, for the smallest models."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def test_inverse_sqrt_halves_after_four_times_the_steps() -> None:
 
 def test_inverse_sqrt_equals_the_formula_of_the_paper() -> None:
     """d_model^-0.5 * min(step^-0.5, step * warmup^-1.5), for the peak that this d_model gives."""
-    d_model, warmup_steps = 512, 40
+    d_model = 512
+    warmup_steps = 40
     config = make_config(warmup_steps=warmup_steps, learning_rate=(d_model * warmup_steps) ** -0.5)
     for step in (1, 7, 39, 40, 41, 1000):
         expected = d_model**-0.5 * min(step**-0.5, step * warmup_steps**-1.5)

@@ -153,7 +153,7 @@ def find_layer(ended: Ended, line: str) -> str:
 
 
 def share_past_parser(outcomes: list[Outcome]) -> float:
-    """Return the share of cases whose content was understood, right or wrong."""
+    """Return the share of cases with content that was understood, right or wrong."""
     num_past_parser = 0
     for outcome in outcomes:
         if outcome.layer not in (*UNREAD_LAYERS, FAILURE):
