@@ -37,8 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # A test that is skipped on every machine checks nothing, and nobody notices. So a run of the whole
 # suite fails when it skips more tests than expected. With pytest-xdist, the reports of all workers
-# arrive in the main process, where the terminal reporter collects them. GPU tests are not counted: they
-# are skipped on most machines.
+# arrive in the main process, where the terminal reporter collects them. GPU tests are not counted:
+# they are skipped on most machines.
 
 
 def is_whole_suite(config: pytest.Config) -> bool:
