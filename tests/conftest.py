@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -22,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # Machines are shared and may be slow, so the time of one example says nothing.
+    hypothesis.settings.register_profile("mt", deadline=None)
+    hypothesis.settings.load_profile("mt")
     # One thread is fastest for small tensors, and gives the same bits as a subprocess with one
     # thread.
     torch.set_num_threads(1)

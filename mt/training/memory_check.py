@@ -1,5 +1,6 @@
 """A trial of the largest batches, so that a lack of memory shows before training."""
 
+import gc
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -33,6 +34,8 @@ def check_memory(
     for halvings in range(MAX_HALVINGS + 1):
         num_parts = 2**halvings
         if halvings > 0:
+            gc.collect()  # the tensors of the failed attempt
+            runtime.release_memory()
             epoch = dataset.epoch(epoch.number, batch_tokens=batch_tokens // num_parts)
         batches = map(epoch.batch, largest_batches(epoch.plan))
         with suppress(DeviceError):

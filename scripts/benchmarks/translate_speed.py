@@ -217,7 +217,7 @@ def compare(
     from mt.export.ctranslate2 import export
     from mt.storage.run_dir import open_run_dir
 
-    search = load_run_config(open_run_dir(run_dir).config).search.model_dump()
+    search = load_run_config(open_run_dir(run_dir).config_path).search.model_dump()
     with tempfile.TemporaryDirectory() as directory:
         processes = {MT: start(MT, run_dir, num_threads, search)}
         for quantization in QUANTIZATIONS:

@@ -286,7 +286,7 @@ NO_EVAL_FILES = "wanted a prefix, or both src and refs"
          "all shares one matrix, but tokenizer.joint is false: wanted decoder or none"),
         ("train.max_steps=null", "train.max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"),
         ("train.max_steps=null; train.max_epochs=1; train.schedule=cosine", "train.schedule",
-         "cosine falls to zero at max_steps: wanted max_steps"),
+         "cosine ends at max_steps: wanted max_steps"),
         ("train.schedule=cosine; train.warmup_steps=100", "train.warmup_steps",
          "wanted less than max_steps (100), found 100"),
         ("train.device=cpu; train.precision=fp16", "train.precision",

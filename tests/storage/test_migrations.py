@@ -124,7 +124,7 @@ def test_layers_are_ordered_by_number() -> None:
 
 @pytest.mark.parametrize("name", ["", "embeddings.src", "encoder_norm.gain", "layers.0.weight"])
 def test_unknown_parameter_name_is_an_error(name: str) -> None:
-    with pytest.raises(ValueError, match="is no parameter of format 2"):
+    with pytest.raises(ValueError, match="is not a parameter of format 2"):
         format_2_parameter_order(["tables.src", name])
 
 
