@@ -252,6 +252,13 @@ def test_kept_rows_are_those_of_the_sentences(rows: list[int]) -> None:
         assert_equal(cache.source[layer], expected_sources[layer])
 
 
+def test_sentences_may_leave_before_the_first_position() -> None:
+    cache = make_cache()
+    cache.keep([3, 1])
+    assert cache.source_mask.sum((1, 2, 3)).tolist() == [4, 2]
+    assert decode(cache, 1, seed=0)[0].keys.shape == (2, NUM_HEADS, 1, HEAD_DIM)
+
+
 # Dead keys
 
 
