@@ -2,7 +2,8 @@
 
 This module knows no model, no text and no files. The caller passes a `step`, which returns the
 log-probabilities of the next token of each beam, and a `state`, which holds what the step has to
-remember of the tokens so far. For a Transformer the state is its KV cache.
+remember of the tokens so far. The step and the search change the state in place. For a Transformer
+the state is its KV cache.
 
 The algorithm for one sentence, with a beam size of k:
 
@@ -39,36 +40,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 
 class SearchState(Protocol):
-    """What a step remembers of the beams so far, with a batch and a beam dimension."""
+    """What a step remembers of the beams so far; it is changed in place.
 
-    def reorder(self, beam_index: Tensor) -> Self:
-        """Return a state in which beam i of each sentence is the old beam `beam_index[:, i]`.
+    It has a batch dimension (sentences) and a beam dimension.
+    """
+
+    def reorder(self, beam_index: Tensor) -> None:
+        """Let beam i of each sentence continue the old beam `beam_index[:, i]`.
 
         `beam_index` is long (batch, new_beam). The number of beams grows from one to the beam size
         over the first positions.
         """
         ...
 
-    def keep(self, sentences: Sequence[int]) -> Self:
-        """Return a state with only the sentences of these batch indices, in this order.
-
-        The search does not use an older state after this call, so `keep` may reuse its memory.
-        """
+    def keep(self, sentences: Sequence[int]) -> None:
+        """Keep only the sentences of these batch indices, in this order."""
         ...
 
 
 State = TypeVar("State", bound=SearchState)
 
-# Computes the next position: (tokens, state) -> (log_probs, state). `tokens` is long (batch, beam),
-# the newest token of each beam. `log_probs` is float32 (batch, beam, vocab), and never above 0.
-DecodeStep = Callable[[Tensor, State], tuple[Tensor, State]]
+# Computes the next position: (tokens, state) -> log_probs, and adds the tokens to the state.
+# `tokens` is long (batch, beam), the newest token of each beam. `log_probs` is float32 (batch,
+# beam, vocab), and never above 0.
+DecodeStep = Callable[[Tensor, State], Tensor]
 
 # `_best_indices` compares the maxima of groups of this many candidates. It changes the speed only.
 _GROUP_SIZE = 64
@@ -146,9 +148,10 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Return at least one and at most `beam_size` hypotheses for each sentence, best first.
 
-    `state` holds one beam for each sentence, before bos. The first call of `step` gets bos alone,
-    as tokens of shape (batch, 1). Later calls get up to `beam_size` beams. A sentence for which
-    every hypothesis is impossible gets an empty hypothesis with a score of -inf.
+    `state` holds one beam for each sentence, before bos, and is changed by the search. The first
+    call of `step` gets bos alone, as tokens of shape (batch, 1). Later calls get up to `beam_size`
+    beams. A sentence for which every hypothesis is impossible gets an empty hypothesis with a score
+    of -inf.
     """
     device = options.max_lengths.device
     max_lengths: list[int] = options.max_lengths.tolist()
@@ -164,7 +167,7 @@ def beam_search(
 
     while active:
         length = len(history) + 1  # of the hypotheses that finish at this position, with eos
-        log_probs, state = step(beams.tokens, state)
+        log_probs = step(beams.tokens, state)
         totals = beams.log_probs[:, :, None] + log_probs  # (active, beam, vocab)
         totals.index_fill_(2, forbidden_ids, -math.inf)
         at_max_length = [max_lengths[sentence] == length for sentence in active]
@@ -182,12 +185,12 @@ def beam_search(
         if any(done):
             kept = _rows_to_keep(done)
             active = [active[row] for row in kept]
-            state = state.keep(kept)
+            state.keep(kept)
             rows = _to_device(kept, device, dtype=torch.long)
             beams = beams.select_rows(rows)
             num_finished = num_finished[rows]
         if options.beam_size > 1:  # a single beam is always its own parent
-            state = state.reorder(beams.parents)
+            state.reorder(beams.parents)
     return _collect_hypotheses(history, batch_size, options=options)
 
 

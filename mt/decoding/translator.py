@@ -20,7 +20,7 @@ from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
 from mt.device import find_device, oom_as_device_error
-from mt.model.kv_cache import DecoderCache
+from mt.model.kv_cache import KVCache
 from mt.model.transformer import Memory, Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
@@ -239,10 +239,10 @@ class Translator:
         """Return the hypotheses of each segment of source ids, searched as one batch."""
         model = self.model
 
-        def step(tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
-            states, cache = model.decode(tokens.reshape(-1, 1), cache)  # (batch * beam, 1, d_model)
+        def step(tokens: Tensor, cache: KVCache) -> Tensor:
+            states = model.decode(tokens.reshape(-1, 1), cache)  # (batch * beam, 1, d_model)
             log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
-            return log_probs.view(*tokens.shape, -1), cache
+            return log_probs.view(*tokens.shape, -1)
 
         options = SearchOptions(
             beam_size=self.search.beam_size,

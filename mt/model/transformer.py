@@ -1,4 +1,8 @@
-"""Encoder-decoder Transformer (Vaswani et al. 2017), with an explicit KV cache for the decoder."""
+"""Encoder-decoder Transformer (Vaswani et al. 2017).
+
+`forward` computes all target positions at once, for training. `start` and `decode` compute them one
+after the other with a KV cache, for translation; both give the same states.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,7 +18,7 @@ from mt.kernels.dropout import Dropout
 from mt.kernels.feed_forward import feed_forward
 from mt.kernels.linear import Linear, cast_for_autocast, linear, use_cpu_kernel
 from mt.model.attention import ATTENTION_KINDS
-from mt.model.kv_cache import AttentionMasks, DecoderCache, KeysValues, KVBuffer, LayerCache
+from mt.model.kv_cache import AttentionMasks, KeysValues, KVCache
 from mt.model.positions import sinusoids
 
 # The name of the embedding matrix for each role: a tied weight is one parameter with one name.
@@ -98,10 +102,14 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention to the target so far, cross-attention to the source, then feed-forward."""
+    """Self-attention to the target so far, cross-attention to the source, then feed-forward.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `index` is the number of the layer in the decoder, counted from 0.
+    """
+
+    def __init__(self, config: ModelConfig, *, index: int) -> None:
         super().__init__()
+        self.index = index
         self.self_attention = ATTENTION_KINDS[config.self_attention](config)
         self.cross_attention = ATTENTION_KINDS[config.cross_attention](config)
         self.feed_forward = FeedForward(config)
@@ -109,47 +117,41 @@ class DecoderLayer(nn.Module):
         self.cross_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def start(self, memory: Tensor, positions: Tensor) -> LayerCache:
-        """Return the cache before the first target position.
+    def project_source(self, memory: Tensor, positions: Tensor) -> KeysValues:
+        """Return the keys and values of the encoded source for cross-attention.
 
         `memory` is (batch, src_length, d_model), `positions` is (1, src_length).
         """
-        no_target = self.self_attention.keys_values(memory[:, :0], positions[:, :0])
-        source = self.cross_attention.keys_values(memory, positions)
-        # Made contiguous once, because every decoding step reads them.
-        source = KeysValues(source.keys.contiguous(), source.values.contiguous())
-        return LayerCache(KVBuffer.from_kv(no_target), source)
+        keys, values = self.cross_attention.keys_values(memory, positions)
+        # Contiguous, because every decoding step reads them.
+        return KeysValues(keys.contiguous(), values.contiguous())
 
     def forward(
-        self, x: Tensor, cache: LayerCache, masks: AttentionMasks
-    ) -> tuple[Tensor, LayerCache]:
-        """Return the next states of `x` (batch, num_queries, d_model), and the cache with its keys.
+        self, x: Tensor, source: KeysValues, masks: AttentionMasks, cache: KVCache | None = None
+    ) -> Tensor:
+        """Return the next states; `x` is (batch, num_queries, d_model).
 
-        The beams of a sentence are further queries to the keys of that sentence.
+        `source` is what `project_source` returned. With a cache, `x` continues the target in it:
+        the queries attend to its keys too, and their own keys and values are added to it.
         """
-        target = cache.target
 
         def attend_to_target(h: Tensor) -> Tensor:
-            nonlocal target
-            query_positions = masks.target_positions[:, -h.size(1) :]
-            target = target.append(self.self_attention.keys_values(h, query_positions))
-            return self.self_attention(h, target.kv, masks.self_mask, masks.target_positions)
+            target = self.self_attention.keys_values(h, masks.query_positions)
+            if cache is not None:
+                target = cache.append(self.index, target)
+            return self.self_attention(h, target, masks.self_mask, masks.target_positions)
 
         def attend_to_source(h: Tensor) -> Tensor:
-            return self.cross_attention(h, cache.source, masks.cross_mask, masks.source_positions)
+            return self.cross_attention(h, source, masks.cross_mask, masks.source_positions)
 
         x = self.self_residual(x, attend_to_target)
         x = self.cross_residual(x, attend_to_source)
-        x = self.feed_forward_residual(x, self.feed_forward)
-        return x, LayerCache(target, cache.source)
+        output: Tensor = self.feed_forward_residual(x, self.feed_forward)
+        return output
 
 
 class Transformer(nn.Module):
-    """Encoder, decoder and embeddings.
-
-    `decode` serves training and search alike: in training, it decodes the whole target at once,
-    from an empty cache.
-    """
+    """Encoder, decoder and embeddings."""
 
     def __init__(
         self, config: ModelConfig, *, src_vocab_size: int, tgt_vocab_size: int, pad_id: int
@@ -168,7 +170,7 @@ class Transformer(nn.Module):
             EncoderLayer(config) for _ in range(config.num_encoder_layers)
         )
         self.decoder_layers = nn.ModuleList(
-            DecoderLayer(config) for _ in range(config.num_decoder_layers)
+            DecoderLayer(config, index=index) for index in range(config.num_decoder_layers)
         )
         # With pre-norm, the last residual sum is not normalised yet.
         is_pre_norm = config.norm == "pre"
@@ -183,51 +185,66 @@ class Transformer(nn.Module):
         """Encode `src`, long (batch, src_length), padded with pad_id."""
         self._require_positions("source", src.size(1))
         mask = (src != self.pad_id)[:, None, None, :]  # (batch, 1, 1, src_length)
-        positions = torch.arange(src.size(1), device=src.device)[None]  # (1, src_length)
+        positions = _positions(src.size(1), src.device)
         x = self._embed(src, "src", positions)
         for layer in self.encoder_layers:
             x = layer(x, mask, positions)
         return Memory(cast_for_autocast(self.encoder_norm(x)), mask)
 
-    def start(self, memory: Memory) -> DecoderCache:
-        """Return the cache before the first target position, with the source projected once."""
-        src_length = memory.states.size(1)
-        positions = torch.arange(src_length, device=memory.states.device)[None]  # (1, src_length)
-        layers = tuple(layer.start(memory.states, positions) for layer in self._decoder())
-        return DecoderCache.start(layers, memory.mask)
+    def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
+        """Return the states (batch, tgt_length, d_model) of all target positions.
 
-    def decode(self, tgt: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
-        """Decode `tgt`, which continues the target where `cache` ends.
-
-        `tgt` is long (batch * beam, length). Padding is possible at the end of a row only, where no
-        real position attends to it. Returns states (batch * beam, length, d_model) and the longer
-        cache.
+        `src` is long (batch, src_length), and `tgt_in` is long (batch, tgt_length). Each position
+        attends to itself and to the target positions before it, so padding is possible at the end.
         """
-        self._require_positions("target", cache.length + tgt.size(1))
-        masks = cache.attention_masks(tgt.size(1))
-        # The beams of a sentence are further queries to its keys: (batch, beam * length).
-        batch = masks.cross_mask.size(0)
-        num_queries = masks.self_mask.size(2)
-        queries = tgt.reshape(batch, num_queries)
-        x = self._embed(queries, "tgt", masks.target_positions[:, -num_queries:])
-        layer_caches = []
-        for layer, layer_cache in zip(self._decoder(), cache.layers, strict=True):
-            x, longer_cache = layer(x, layer_cache, masks)
-            layer_caches.append(longer_cache)
-        states = self.decoder_norm(x).view(*tgt.shape, -1)
-        return states, cache.advance(masks, tuple(layer_caches))
+        memory = self.encode(src)
+        tgt_length = tgt_in.size(1)
+        self._require_positions("target", tgt_length)
+        positions = _positions(tgt_length, tgt_in.device)
+        causal_mask = positions <= positions.T  # (tgt_length, tgt_length)
+        masks = AttentionMasks(
+            self_mask=causal_mask[None, None],
+            target_positions=positions,
+            cross_mask=memory.mask,
+            source_positions=_positions(src.size(1), src.device),
+        )
+        x = self._embed(tgt_in, "tgt", positions)
+        for layer in self._decoder():
+            source = layer.project_source(memory.states, masks.source_positions)
+            x = layer(x, source, masks)
+        states: Tensor = self.decoder_norm(x)
+        return states
+
+    @torch.no_grad()
+    def start(self, memory: Memory) -> KVCache:
+        """Return a cache with the source projected for each layer and no target position."""
+        positions = _positions(memory.states.size(1), memory.states.device)
+        source = [layer.project_source(memory.states, positions) for layer in self._decoder()]
+        return KVCache(source, memory.mask)
+
+    @torch.no_grad()
+    def decode(self, tgt: Tensor, cache: KVCache) -> Tensor:
+        """Return the states (batch * beam, length, d_model) of `tgt`, and add it to the cache.
+
+        `tgt` is long (batch * beam, length) and continues the target where the cache ends. Padding
+        is possible at the end of a row only, where no real position attends to it.
+        """
+        batch, beam, _ = cache.beam_mask.shape
+        rows, length = tgt.shape
+        assert rows == batch * beam, (tgt.shape, cache.beam_mask.shape)
+        self._require_positions("target", cache.length + length)
+        masks = cache.add_positions(length)
+        # The beams of a sentence are further queries to its keys.
+        queries = tgt.reshape(batch, beam * length)
+        x = self._embed(queries, "tgt", masks.query_positions)
+        for layer, source in zip(self._decoder(), cache.source, strict=True):
+            x = layer(x, source, masks, cache)
+        states: Tensor = self.decoder_norm(x)
+        return states.view(rows, length, -1)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (..., tgt_vocab_size) of `states` (..., d_model)."""
         return linear(states, self.output_weight)
-
-    def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
-        """Return the states (batch, tgt_length, d_model) of all target positions.
-
-        Each position attends to itself and to the target positions before it.
-        """
-        states, _ = self.decode(tgt_in, self.start(self.encode(src)))
-        return states
 
     def embedding_weight(self, role: str) -> Tensor:
         """Return the matrix (vocab_size, d_model) for the role "src", "tgt" or "output"."""
@@ -288,3 +305,8 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight, gain=module.gain)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def _positions(length: int, device: torch.device) -> Tensor:
+    """Return the positions 0, 1, ... of a sentence: long (1, length)."""
+    return torch.arange(length, device=device)[None]

@@ -61,50 +61,51 @@ def coarse_table(seed: int, vocab_size: int) -> Table:
     return log_probs
 
 
-@dataclass(frozen=True)
+@dataclass
 class TableState:
     """The prefixes of all beams, and a log of the calls that made them."""
 
-    rows: tuple[tuple[int, tuple[Ids, ...]], ...]  # (sentence, the prefix of each beam)
-    calls: list[tuple[str, tuple[int, ...]]] = field(default_factory=list, compare=False)
+    rows: list[tuple[int, list[Ids]]]  # (sentence, the prefix of each beam)
+    calls: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
-    def reorder(self, beam_index: Tensor) -> TableState:
+    def reorder(self, beam_index: Tensor) -> None:
         self.calls.append(("reorder", tuple(beam_index.shape)))
         new_rows = []
         for (sentence, prefixes), indices in zip(self.rows, beam_index.tolist(), strict=True):
-            new_rows.append((sentence, tuple(prefixes[index] for index in indices)))
-        return TableState(tuple(new_rows), self.calls)
+            new_rows.append((sentence, [prefixes[index] for index in indices]))
+        self.rows = new_rows
 
-    def keep(self, sentences: Sequence[int]) -> TableState:
+    def keep(self, sentences: Sequence[int]) -> None:
         self.calls.append(("keep", (len(sentences),)))
-        return TableState(tuple(self.rows[row] for row in sentences), self.calls)
+        self.rows = [self.rows[row] for row in sentences]
 
 
-Step = Callable[[Tensor, TableState], tuple[Tensor, TableState]]
+Step = Callable[[Tensor, TableState], Tensor]
 
 
 def make_step(table: Table) -> Step:
     """Return a step function that reads log-probabilities from a table."""
 
-    def step(tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
+    def step(tokens: Tensor, state: TableState) -> Tensor:
         state.calls.append(("step", tuple(tokens.shape)))
         new_rows = []
         log_probs = []
         for (sentence, prefixes), new_tokens in zip(state.rows, tokens.tolist(), strict=True):
-            extended = tuple(
+            extended = [
                 (*prefix, token) for prefix, token in zip(prefixes, new_tokens, strict=True)
-            )
+            ]
             new_rows.append((sentence, extended))
             without_bos = [prefix[1:] for prefix in extended]
             log_probs.append(torch.stack([table(sentence, prefix) for prefix in without_bos]))
-        return torch.stack(log_probs), TableState(tuple(new_rows), state.calls)
+        state.rows = new_rows
+        return torch.stack(log_probs)
 
     return step
 
 
 def start_state(sentences: list[int]) -> TableState:
     """Return a state with one empty beam for each sentence."""
-    return TableState(tuple((sentence, ((),)) for sentence in sentences))
+    return TableState([(sentence, [()]) for sentence in sentences])
 
 
 def search(
@@ -433,14 +434,14 @@ def test_step_can_be_wrapped_to_force_a_prefix() -> None:
     table = random_table(5, 4)
     plain_step = make_step(table)
 
-    def forced_step(tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
-        log_probs, state = plain_step(tokens, state)
+    def forced_step(tokens: Tensor, state: TableState) -> Tensor:
+        log_probs = plain_step(tokens, state)
         _, prefixes = state.rows[0]
         position = len(prefixes[0]) - 1
         if position < len(forced):
             is_allowed = torch.arange(4) == forced[position]
             log_probs = log_probs.masked_fill(~is_allowed, -math.inf)
-        return log_probs, state
+        return log_probs
 
     options = SearchOptions(beam_size=3, length_penalty=1.0, max_lengths=torch.tensor([6, 8]))
     results = beam_search(

@@ -136,7 +136,7 @@ def test_weights_equal_those_of_incremental_decoding() -> None:
         cache = model.start(model.encode(torch.tensor([SRC])))
         with Recording(modules) as calls:
             for token_id in TGT_IN:
-                _, cache = model.decode(torch.tensor([[token_id]]), cache)
+                model.decode(torch.tensor([[token_id]]), cache)
         incremental = []
         for module, module_calls in zip(modules, calls, strict=True):
             steps = [module.weights(*arguments)[0] for arguments in module_calls]
