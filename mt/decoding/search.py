@@ -1,9 +1,9 @@
 """Beam search over any step function.
 
-This module knows no model, no text and no files. The caller passes a `step`, which returns the
-log-probabilities of the next token of each beam, and a `state`, which holds what the step has to
-remember of the tokens so far. The step and the search change the state in place. For a Transformer
-the state is its KV cache.
+This module does not depend on the model, on text or on files. The caller passes a `step`, which
+returns the log-probabilities of the next token of each beam, and a `state`, which holds what the
+step has to remember of the tokens so far. The step and the search change the state in place. For a
+Transformer the state is its KV cache.
 
 The algorithm for one sentence, with a beam size of k:
 
@@ -11,13 +11,13 @@ The algorithm for one sentence, with a beam size of k:
 2. Extend each beam by each token of the vocabulary. The log-probability of such a candidate is the
    sum of the log-probabilities of all its tokens.
 3. Take the 2 * k best candidates. Each beam has one candidate that ends in eos, so at most k of
-   them end in eos, and at least k are left to continue with.
+   these 2 * k end in eos, and at least k are left to continue with.
 4. Each candidate that ends in eos and is among the best k becomes a finished hypothesis
    (Sutskever et al. 2014, section 3.2). One that ends in eos and is not among the best k is
    dropped, because otherwise unlikely short hypotheses would fill the places of better long ones.
-5. The best k candidates that do not end in eos are the beams of the next position. At the maximum
-   length only eos is allowed, so no beam is left.
-6. Repeat from 2 until k hypotheses are finished or no beam is left.
+5. The best k candidates that do not end in eos are the beams of the next position.
+6. Repeat from 2 until k hypotheses are finished or no beam is left. At the maximum length only eos
+   is allowed, so no beam is left after it.
 7. Sort the finished hypotheses by their log-probability, normalised by length, and return the
    best k.
 
@@ -33,7 +33,7 @@ and from the state, so that later steps compute less.
 A constraint on the tokens needs no option here. Wrap `step` in a function that sets the
 log-probability of each token that is not allowed to -inf. If the constraint depends on the tokens
 so far, keep them in a state that wraps the state of the model: the search calls `reorder` and
-`keep` on the wrapper.
+`keep_rows` on the wrapper.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ class SearchState(Protocol):
         """
         ...
 
-    def keep(self, sentences: Sequence[int]) -> None:
-        """Keep only the sentences of these batch indices, in this order."""
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these rows of the current batch, in this order."""
         ...
 
 
 State = TypeVar("State", bound=SearchState)
 
-# Computes the next position: (tokens, state) -> log_probs, and adds the tokens to the state.
+# Returns the log-probabilities of the next token, (tokens, state) -> log_probs, and adds `tokens`
+# to the state.
 # `tokens` is long (batch, beam), the newest token of each beam. `log_probs` is float32 (batch,
 # beam, vocab), and never above 0.
 DecodeStep = Callable[[Tensor, State], Tensor]
@@ -89,7 +90,7 @@ class Hypothesis(NamedTuple):
     """A finished translation as token ids, with its score.
 
     score = log_prob / (len(ids) + 1) ** length_penalty. This is the length normalisation of Wu et
-    al. (2016), section 7, in its simple form.
+    al. (2016), section 7, without its constants 5 and 6.
     """
 
     ids: tuple[int, ...]  # without bos and eos
@@ -160,13 +161,14 @@ def beam_search(
     assert eos_id not in options.forbidden_ids, (eos_id, options.forbidden_ids)
 
     forbidden_ids = _to_device(options.forbidden_ids, device, dtype=torch.long)
-    active = list(range(batch_size))  # the sentences that are not done: row i is sentence active[i]
+    # The sentences that are not done. Row i of all tensors belongs to sentence active[i].
+    active = list(range(batch_size))
     beams = _first_beams(batch_size, bos_id=bos_id, device=device)
     num_finished = torch.zeros(batch_size, dtype=torch.long, device=device)
     history: list[_Selection] = []
 
     while active:
-        length = len(history) + 1  # of the hypotheses that finish at this position, with eos
+        length = len(history) + 1  # tokens, eos included, of a hypothesis that ends here
         log_probs = step(beams.tokens, state)
         totals = beams.log_probs[:, :, None] + log_probs  # (active, beam, vocab)
         totals.index_fill_(2, forbidden_ids, -math.inf)
@@ -185,7 +187,7 @@ def beam_search(
         if any(done):
             kept = _rows_to_keep(done)
             active = [active[row] for row in kept]
-            state.keep(kept)
+            state.keep_rows(kept)
             rows = _to_device(kept, device, dtype=torch.long)
             beams = beams.select_rows(rows)
             num_finished = num_finished[rows]
@@ -229,24 +231,25 @@ def _select(totals: Tensor, *, eos_id: int, beam_size: int) -> tuple[_Candidates
     )
     is_eos = best.tokens == eos_id
 
-    # The first beam_size candidates, in which those that do not end in eos count as impossible.
+    # The first beam_size candidates; -inf for those that do not end in eos.
     finished = _Candidates(
         parents=best.parents[:, :beam_size],
         tokens=best.tokens[:, :beam_size],
         log_probs=best.log_probs[:, :beam_size].masked_fill(~is_eos[:, :beam_size], -math.inf),
     )
 
-    # A stable sort by "is eos" moves the others to the front and keeps them in order.
-    others_first = is_eos.byte().argsort(dim=1, stable=True)
-    num_others = min(beam_size, num_beams * (vocab_size - 1))
-    beams = best.select_columns(others_first[:, :num_others])
+    # A stable sort by "is eos" moves the other candidates to the front and keeps them in order.
+    non_eos_first = is_eos.byte().argsort(dim=1, stable=True)
+    num_non_eos = min(beam_size, num_beams * (vocab_size - 1))
+    beams = best.select_columns(non_eos_first[:, :num_non_eos])
     return finished, beams
 
 
 def _rows_to_keep(done: Sequence[bool]) -> list[int]:
     """Return the rows that are not done, in an order in which as few rows as possible move.
 
-    The last rows move into the places of rows that are done; all others stay where they are.
+    The last rows move into the places of rows that are done; all others stay where they are. For
+    example, [False, True, False, False] gives [0, 3, 2].
     """
     not_done = [row for row, is_done in enumerate(done) if not is_done]
     num_kept = len(not_done)
@@ -285,8 +288,8 @@ def _stable_topk(values: Tensor, count: int) -> Tensor:
 
     PyTorch leaves the order of equal values open. The values are float32 and not above 0. In
     float64 they have unused bits, which are enough to make each value a little lower the higher its
-    index is: too little to change the order of two different values. A value of 0 stays 0, but this
-    is the probability 1, which only one candidate can have.
+    index is: too little to change the order of two different values. Zeros are not changed, but a
+    log-probability of 0 can occur only once in a row.
     """
     index = torch.arange(values.shape[1], dtype=torch.float64, device=values.device)
     finite = values.clamp(min=torch.finfo(values.dtype).min)

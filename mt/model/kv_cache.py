@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Number of keys of a sentence from which on dead keys are looked for. 16 to 128 take the same time.
+# Dead keys are dropped only from this number of keys of a sentence on: 16 to 128 take the same
+# time.
 MIN_KEYS_TO_DROP = 64
 
 
@@ -140,27 +141,31 @@ class KVCache:
         if self.num_keys >= self.drop_threshold:
             self._drop_dead_keys()
 
-    def keep(self, sentences: Sequence[int]) -> None:
-        """Keep only the sentences of these rows, in this order.
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these rows of the current batch, in this order.
 
         Only rows that change places are copied: few, if the last ones fill the gaps.
         """
         device = self.beam_mask.device
-        rows = _index_tensor(sentences, device)
-        moves = [(row, place) for place, row in enumerate(sentences) if row != place]
+        row_index = _index_tensor(rows, device)
+        moves = [(row, place) for place, row in enumerate(rows) if row != place]
         move_from = _index_tensor([row for row, _ in moves], device)
         move_to = _index_tensor([place for _, place in moves], device)
 
-        def keep_rows(tensor: Tensor) -> Tensor:
+        def keep_in_place(tensor: Tensor) -> Tensor:
             tensor.index_copy_(0, move_to, tensor.index_select(0, move_from))
-            return tensor[: len(sentences)]
+            return tensor[: len(rows)]
 
-        self.source = [KeysValues(keep_rows(kv.keys), keep_rows(kv.values)) for kv in self.source]
-        self.target = [KeysValues(keep_rows(kv.keys), keep_rows(kv.values)) for kv in self.target]
-        self.source_mask = self.source_mask[rows]
-        self.beam_mask = self.beam_mask[rows]
+        self.source = [
+            KeysValues(keep_in_place(kv.keys), keep_in_place(kv.values)) for kv in self.source
+        ]
+        self.target = [
+            KeysValues(keep_in_place(kv.keys), keep_in_place(kv.values)) for kv in self.target
+        ]
+        self.source_mask = self.source_mask[row_index]
+        self.beam_mask = self.beam_mask[row_index]
         if len(self.positions) > 1:
-            self.positions = self.positions[rows]
+            self.positions = self.positions[row_index]
 
     def _drop_dead_keys(self) -> None:
         """Drop keys that no beam uses.
@@ -188,7 +193,7 @@ class KVCache:
 
 
 def _enlarge(tensor: Tensor, capacity: int) -> Tensor:
-    """Return a copy whose third dimension is `capacity`; the new part of it is undefined."""
+    """Return a copy with a third dimension of `capacity`; the new part of it is undefined."""
     copy = tensor.new_empty(*tensor.shape[:2], capacity, tensor.size(3))
     copy[:, :, : tensor.size(2)] = tensor
     return copy

@@ -75,9 +75,9 @@ class TableState:
             new_rows.append((sentence, [prefixes[index] for index in indices]))
         self.rows = new_rows
 
-    def keep(self, sentences: Sequence[int]) -> None:
-        self.calls.append(("keep", (len(sentences),)))
-        self.rows = [self.rows[row] for row in sentences]
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        self.calls.append(("keep", (len(rows),)))
+        self.rows = [self.rows[row] for row in rows]
 
 
 Step = Callable[[Tensor, TableState], Tensor]

@@ -101,8 +101,8 @@ class PlainCache:
             for sentence, indices in enumerate(beam_index.tolist()):
                 layer[sentence] = [layer[sentence][index] for index in indices]
 
-    def keep(self, sentences: list[int]) -> None:
-        self.beams = [[layer[sentence] for sentence in sentences] for layer in self.beams]
+    def keep_rows(self, rows: list[int]) -> None:
+        self.beams = [[layer[sentence] for sentence in rows] for layer in self.beams]
 
 
 def assert_step_equals_plain(cache: KVCache, plain: PlainCache, *, length: int, seed: int) -> None:
@@ -145,8 +145,8 @@ def test_each_beam_sees_its_own_keys_only(min_keys_to_drop: int, data_seed: int)
             num_kept = choose.randint(1, len(sentences))
             kept = choose.sample(range(len(sentences)), num_kept)
             if choose.random() < 0.5:
-                cache.keep(kept)
-                plain.keep(kept)
+                cache.keep_rows(kept)
+                plain.keep_rows(kept)
                 sentences = [sentences[row] for row in kept]
             if choose.random() < 0.8:
                 beam = cache.beam_mask.size(1)
@@ -229,7 +229,7 @@ def test_sentences_are_kept_in_place() -> None:
     first, *_ = decode(cache, 2, seed=10)  # has space for 7
     expected = KeysValues(first.keys[[0, 3, 2]], first.values[[0, 3, 2]])
     before = pointers(cache)
-    cache.keep([0, 3, 2])
+    cache.keep_rows([0, 3, 2])
     assert pointers(cache) == before
     longer, *_ = decode(cache, 1, seed=20)
     assert pointers(cache) == before
@@ -243,7 +243,7 @@ def test_kept_rows_are_those_of_the_sentences(rows: list[int]) -> None:
     last = decode(cache, 1, seed=10)
     expected = [KeysValues(kv.keys[rows], kv.values[rows]) for kv in last]
     expected_sources = [KeysValues(kv.keys[rows], kv.values[rows]) for kv in cache.source]
-    cache.keep(rows)
+    cache.keep_rows(rows)
     assert len(cache.beam_mask) == len(rows)
     assert cache.source_mask.sum((1, 2, 3)).tolist() == [row + 1 for row in rows]
     for layer in range(NUM_LAYERS):
@@ -254,7 +254,7 @@ def test_kept_rows_are_those_of_the_sentences(rows: list[int]) -> None:
 
 def test_sentences_may_leave_before_the_first_position() -> None:
     cache = make_cache()
-    cache.keep([3, 1])
+    cache.keep_rows([3, 1])
     assert cache.source_mask.sum((1, 2, 3)).tolist() == [4, 2]
     assert decode(cache, 1, seed=0)[0].keys.shape == (2, NUM_HEADS, 1, HEAD_DIM)
 

@@ -304,7 +304,7 @@ def test_reorder_and_keep_equal_recomputation(
         beam_index = torch.randint(beam, (batch, new_beam), generator=generator)
         cache.reorder(beam_index)
         prefixes = prefixes[torch.arange(batch)[:, None], beam_index]
-        cache.keep(kept)
+        cache.keep_rows(kept)
         prefixes = prefixes[kept]
         src = src[kept]
 
