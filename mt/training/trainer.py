@@ -76,6 +76,7 @@ class Trainer:
         self.run_dir = run_dir
         self.runtime = runtime
 
+        objective.transformer.compute_dtype = runtime.dtype
         self.ddp_objective = runtime.wrap(objective)
         self.optimizer = build_optimizer(objective, config)
         self.scaler = runtime.scaler()
@@ -102,7 +103,7 @@ class Trainer:
         model = experiment.model(runtime.device)
         # Every rank has the same weights, but draws its own dropout masks.
         torch.manual_seed(config.seed + 1 + runtime.rank)
-        objective = Objective(model, label_smoothing=config.label_smoothing, dtype=runtime.dtype)
+        objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)
         run_dir = experiment.run_dir
         return cls(objective, dataset, validator, config=config, run_dir=run_dir, runtime=runtime)
@@ -170,8 +171,7 @@ class Trainer:
             batch = epoch.batch(index).to(runtime.device)
             is_last = index + runtime.world_size >= indices.stop
             with nullcontext() if is_last else runtime.no_sync(self.ddp_objective):
-                with runtime.autocast():
-                    sums: LossSums = self.ddp_objective(batch)
+                sums: LossSums = self.ddp_objective(batch)
                 # DDP averages gradients over the ranks, so world_size turns the mean into a sum.
                 mean_loss = sums.loss * (weight * runtime.world_size / num_tokens)
                 self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
