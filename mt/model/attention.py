@@ -47,7 +47,7 @@ class Attention(nn.Module, ABC):
 
 
 class QueryKeyAttention(Attention):
-    """Base class for attention that compares queries with keys."""
+    """Base class for attention that compares queries with keys; subclasses define `weights`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -64,6 +64,11 @@ class QueryKeyAttention(Attention):
     def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
         keys, values = self.key_value(memory).chunk(2, dim=-1)
         return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
+
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+        weights = self.dropout(self.weights(x, kv, mask, positions))
+        output: Tensor = self.output(join_heads(weighted_sum(weights, kv.values)))
+        return output
 
 
 class DotProductAttention(QueryKeyAttention):
@@ -98,11 +103,6 @@ class AdditiveAttention(QueryKeyAttention):
         head_dim = config.d_model // config.num_heads
         initial_score = torch.empty(config.num_heads, head_dim).normal_(std=head_dim**-0.5)
         self.score = nn.Parameter(initial_score)  # the vector v of the paper, one for each head
-
-    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        weights = self.dropout(self.weights(x, kv, mask, positions))
-        output: Tensor = self.output(join_heads(weighted_sum(weights, kv.values)))
-        return output
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         return masked_softmax(additive_scores(self.queries(x), kv.keys, self.score), mask)

@@ -201,7 +201,7 @@ class Transformer(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (..., tgt_vocab_size) of `states` (..., d_model)."""
-        return linear(states, self.output_weight)
+        return linear(states.to(self.compute_dtype), self.output_weight)
 
     def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
         """Return the states (batch, tgt_length, d_model) of all target positions.
