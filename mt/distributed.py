@@ -1,6 +1,6 @@
 """Runtime of one process: device, precision, memory, random state and the other ranks.
 
-Only this module uses `torch.distributed`, DistributedDataParallel and `autocast`.
+Only this module uses `torch.distributed` and DistributedDataParallel.
 """
 
 import base64
@@ -68,11 +68,6 @@ class Runtime:
             "machine": f"{platform.machine()} {processor}",
             "threads": str(torch.get_num_threads()),
         }
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return a context that computes matrix products in `dtype`; in float32 it does nothing."""
-        is_enabled = self.dtype is not torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=is_enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Return a loss scaler. It is enabled only in fp16, where small gradients become zero."""

@@ -11,6 +11,8 @@ import hypothesis
 import pytest
 import torch
 
+from mt.kernels.dispatch import use_reference
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -88,6 +90,16 @@ def pytest_terminal_summary(
         f"--max-skips allows {config.option.max_skips}. "
         "Their reasons are listed by -rs."
     )
+
+
+@pytest.fixture(params=["auto", "reference"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with the kernels that a CPU takes, and with the references that a GPU takes."""
+    if request.param == "auto":
+        yield request.param
+        return
+    with use_reference():
+        yield request.param
 
 
 @pytest.fixture

@@ -104,6 +104,12 @@ def dotted_names(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
 
 
+def used_names(path: Path) -> set[str]:
+    """Return every name that a module imports or uses."""
+    tree = parse(path)
+    return {*imported_names(tree, module_name(path)), *dotted_names(tree)}
+
+
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -135,20 +141,33 @@ def test_computing_modules_know_no_files(path: Path) -> None:
 
 
 @for_each_module
-def test_only_distributed_uses_process_groups_and_autocast(path: Path) -> None:
+def test_only_distributed_uses_process_groups(path: Path) -> None:
     module = module_name(path)
     if module == "distributed":
         return
-    tree = parse(path)
-    names = {*imported_names(tree, module), *dotted_names(tree)}
     wrong = []
-    for name in names:
+    for name in used_names(path):
         words = name.split(".")
         if {"DistributedDataParallel", "DDP"} & set(words):
             wrong.append(name)
-        if words[0] == "torch" and {"distributed", "autocast"} & set(words):
+        if words[0] == "torch" and "distributed" in words:
             wrong.append(name)
     assert not wrong, f"{module} uses {sorted(wrong)}, which is for distributed.py"
+
+
+@for_each_module
+def test_no_module_uses_autocast(path: Path) -> None:
+    """The model casts explicitly instead: `Transformer.compute_dtype`."""
+    wrong = [name for name in used_names(path) if "autocast" in name]
+    assert not wrong, f"{module_name(path)} uses {sorted(wrong)}"
+
+
+@for_each_module
+def test_model_does_not_know_devices(path: Path) -> None:
+    """`mt.kernels` chooses what runs on a CPU and on a GPU."""
+    if module_name(path).startswith("model."):
+        words = {word for name in dotted_names(parse(path)) for word in name.split(".")}
+        assert not {"is_cpu", "is_cuda", "is_compiling", "requires_grad"} & words
 
 
 @for_each_module

@@ -1,16 +1,9 @@
-"""Scores of additive attention, computed for a few queries at a time.
+"""Scores of additive attention.
 
-Reference formula, which the tests compare the kernel with:
-
-    ((queries.unsqueeze(3) + keys.unsqueeze(2)).tanh() * weight[:, None, None]).sum(-1)
-
-Why it exists: the formula keeps head_dim numbers for each pair of a query and a key until the
-backward pass, a gigabyte for a batch of long sentences. Here these numbers exist for a few queries
-at a time, and are computed a second time in the backward pass. The tanh is computed by a sigmoid,
-which on a CPU takes PyTorch a tenth of the time.
-
-When it is used: for all additive attention, on every device
-(`mt.model.attention.AdditiveAttention`).
+Why the fast version exists: the formula keeps head_dim numbers for each pair of a query and a key
+until the backward pass, a gigabyte for a batch of long sentences. Here these numbers exist for a
+few queries at a time, and are computed a second time in the backward pass. The tanh is computed by
+a sigmoid, which on a CPU takes PyTorch a tenth of the time.
 """
 
 from collections.abc import Iterator
@@ -19,22 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Numbers of pairs computed at a time, head_dim of them for each pair. On a CPU a chunk should fit
-# into the cache; on a GPU it should be large enough to keep the device busy.
-CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
+from mt.kernels.dispatch import use_fast_kernel
+
+# Numbers of pairs computed at a time, head_dim of them for each pair. They should fit into the
+# cache of the CPU.
+CHUNK_ELEMENTS = 2**19
 
 
 def additive_scores(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
     """Return sum_c weight[c] * tanh(query[c] + key[c]) for each pair of a query and a key.
 
     `queries` and `keys` are (rows, num_heads, length, head_dim), `weight` is (num_heads, head_dim).
-    The scores are (rows, num_heads, query_length, key_length), in float32 also under autocast (in
-    float64 for float64 inputs).
+    The scores are (rows, num_heads, query_length, key_length), in float32 (in float64 for float64
+    inputs).
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries = queries.to(dtype)
+    keys = keys.to(dtype)
+    weight = weight.to(dtype)
+    if use_fast_kernel(queries):
+        return fast(queries, keys, weight)
+    return reference(queries, keys, weight)
+
+
+def reference(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
+    """Compute the scores of all pairs at once with plain PyTorch."""
+    tanhs = (queries.unsqueeze(3) + keys.unsqueeze(2)).tanh()
+    return (tanhs * weight[:, None, None]).sum(-1)
+
+
+def fast(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
+    """Compute the scores for a few queries at a time."""
     # tanh(x) = 2 * sigmoid(2 * x) - 1
     sums: Tensor = _SigmoidSums.apply(  # type: ignore[no-untyped-call]
-        2 * queries.to(dtype), 2 * keys.to(dtype), weight
+        2 * queries, 2 * keys, weight
     )
     return 2 * sums - weight.sum(dim=1)[:, None, None]
 
@@ -80,7 +91,7 @@ class _SigmoidSums(torch.autograd.Function):
 def _query_chunks(queries: Tensor, keys: Tensor) -> Iterator[slice]:
     """Yield slices of the query positions, of up to CHUNK_ELEMENTS numbers with all keys."""
     elements_per_query = max(1, keys.numel())  # of one query position, in all rows and heads
-    chunk_size = max(1, CHUNK_ELEMENTS[queries.device.type] // elements_per_query)
+    chunk_size = max(1, CHUNK_ELEMENTS // elements_per_query)
     for start in range(0, queries.size(2), chunk_size):
         yield slice(start, start + chunk_size)
 

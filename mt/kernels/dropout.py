@@ -1,60 +1,81 @@
 """Dropout with a mask that is drawn quickly on a CPU.
 
-Reference formula (the masks are random, so the tests compare shares, means and gradients with it):
+Why the fast version exists: PyTorch draws one float per element, on one CPU thread. Here numpy's
+SFC64 generator draws one byte per element. On an AMD EPYC (Zen 5), 4 million elements take 4.6 ms;
+random bits from PyTorch, compared as 16-bit integers, take 12 ms. Together with larger chunks of
+logits in the loss, an update takes four fifths of the time that it took before.
 
-    keep = torch.rand(x.shape) >= p
-    x * keep / (1 - p)
-
-Why it exists: PyTorch draws one float per element, on one CPU thread. Here numpy's SFC64 generator
-draws one byte per element. On an AMD EPYC (Zen 5), 4 million elements take 4.6 ms; random bits from
-PyTorch, compared as 16-bit integers, take 12 ms. Together with larger chunks of logits in the loss,
-an update takes four fifths of the time that it took before.
-
-When it is used: for every tensor that is not on a GPU. A GPU uses PyTorch's own dropout.
+Other kernels contain dropout as well. Each of them takes `dropout` as a rate, or as a mask that has
+been drawn already: so a test can give the same mask to the fast version and to the reference.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+
+from mt.kernels.dispatch import use_fast_kernel
 
 BYTE_VALUES = 256
 
 
-class Dropout(nn.Module):
-    """Dropout layer: in training, zeroes elements with probability `p` and scales up the others.
+class DropoutMask(NamedTuple):
+    """A draw of dropout: which elements are kept, and the factor that they are multiplied by.
 
-    See Srivastava et al. (2014).
+    The mask is int8 because converting bool to a floating-point type takes ten times as long.
     """
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
+    keep: Tensor  # int8, 1 = keep, 0 = drop
+    scale: float
 
-    @property
-    def rate(self) -> float:
-        """The probability that applies now: `p` in training mode, 0 in evaluation mode."""
-        return self.p if self.training else 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.rate == 0.0:
-            return x
-        if x.is_cuda:
-            return F.dropout(x, self.p)
-        keep_mask, scale = draw_keep_mask(x.shape, self.p)
-        return x * keep_mask.to(x.dtype).mul_(scale)
+    def factors(self, dtype: torch.dtype) -> Tensor:
+        """Return what to multiply each element by: 0 or `scale`."""
+        return self.keep.to(dtype).mul_(self.scale)
 
 
-def draw_keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
-    """Draw which elements to keep; return an int8 mask (1 = keep) and the scale of kept elements.
+def apply_dropout(x: Tensor, dropout: float | DropoutMask) -> Tensor:
+    """Zero elements of `x` with probability p and scale up the others by 1 / (1 - p).
+
+    `dropout` is the rate p or a mask. See Srivastava et al. (2014).
+    """
+    if dropout == 0.0:
+        return x
+    if use_fast_kernel(x):
+        return fast(x, dropout)
+    return reference(x, dropout)
+
+
+def reference(x: Tensor, dropout: float | DropoutMask) -> Tensor:
+    """Apply dropout with plain PyTorch."""
+    if isinstance(dropout, DropoutMask):
+        return x * dropout.factors(x.dtype)
+    return F.dropout(x, dropout)
+
+
+def fast(x: Tensor, dropout: float | DropoutMask) -> Tensor:
+    """Apply dropout with a mask from `draw_mask`."""
+    mask = as_mask(dropout, x.shape)
+    return x if mask is None else x * mask.factors(x.dtype)
+
+
+def as_mask(dropout: float | DropoutMask, shape: torch.Size) -> DropoutMask | None:
+    """Return a mask of this shape for a rate, None for the rate 0, and a mask unchanged."""
+    if isinstance(dropout, DropoutMask):
+        assert dropout.keep.shape == shape, (dropout.keep.shape, shape)
+        return dropout
+    return draw_mask(shape, dropout) if dropout > 0.0 else None
+
+
+def draw_mask(shape: torch.Size, p: float) -> DropoutMask:
+    """Draw on the CPU which elements to keep, from PyTorch's random state.
 
     One random byte decides about one element, so the share that one call drops is a multiple of
     1/256, at most 255/256. It is one of the two multiples next to `p`, drawn such that its mean is
     `p`.
-
-    The mask is int8 because converting bool to a floating-point type takes ten times as long.
     """
     num_elements = shape.numel()
     # The last 64-bit word is not part of the mask: it is the draw that rounds `p` up or down.
@@ -65,9 +86,8 @@ def draw_keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
 
     # The bytes are read as int8, so the values to drop are the lowest ones, from -128 up.
     random_bytes = torch.from_numpy(words.view(np.int8))[:num_elements].view(shape)
-    keep_mask = random_bytes.ge_(num_dropped_values - 128)
-    scale = BYTE_VALUES / (BYTE_VALUES - num_dropped_values)
-    return keep_mask, scale
+    keep = random_bytes.ge_(num_dropped_values - 128)
+    return DropoutMask(keep, scale=BYTE_VALUES / (BYTE_VALUES - num_dropped_values))
 
 
 class _TorchSeed(ISeedSequence):

@@ -4,8 +4,8 @@ Shapes: rows = sentences of a batch, head_dim = d_model / num_heads.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from mt.config.schema import ModelConfig
 from mt.kernels.additive import additive_scores
-from mt.kernels.attention import dot_product_attention
-from mt.kernels.dropout import Dropout
-from mt.kernels.linear import Linear, use_cpu_kernel
+from mt.kernels.attention import attention_weights, dot_product_attention, masked_softmax
+from mt.kernels.linear import linear
 from mt.model.kv_cache import KeysValues
+from mt.model.layers import Dropout, Linear
 from mt.model.positions import sinusoids
 
 
-class Attention(Protocol):
+class Attention(nn.Module, ABC):
     """Attention layer: each query position gets a weighted sum of values.
 
     The weights of a query sum to one over the keys that `mask` lets it attend to.
@@ -31,17 +31,22 @@ class Attention(Protocol):
     to be the last of the keys.
     """
 
+    __call__: Callable[..., Tensor]  # what `forward` returns, which nn.Module does not say
+
+    @abstractmethod
     def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
         """Project `memory` (rows, key_length, d_model) once, for any number of queries."""
 
-    def __call__(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         """Return the output (rows, query_length, d_model)."""
 
+    @abstractmethod
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         """Return the weights (rows, num_heads, query_length, key_length), without dropout."""
 
 
-class QueryKeyAttention(nn.Module):
+class QueryKeyAttention(Attention):
     """Base class for attention that compares queries with keys; subclasses define `weights`."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,17 +57,18 @@ class QueryKeyAttention(nn.Module):
         self.output = Linear(config.d_model, config.d_model)
         self.dropout = Dropout(config.attention_dropout)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """Return the queries (rows, num_heads, query_length, head_dim)."""
+        return split_heads(self.query(x), self.num_heads)
+
     def keys_values(self, memory: Tensor, positions: Tensor) -> KeysValues:
         keys, values = self.key_value(memory).chunk(2, dim=-1)
         return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         weights = self.dropout(self.weights(x, kv, mask, positions))
-        output: Tensor = self.output(join_heads(weights @ kv.values))
+        output: Tensor = self.output(join_heads(weighted_sum(weights, kv.values)))
         return output
-
-    def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 class DotProductAttention(QueryKeyAttention):
@@ -76,25 +82,14 @@ class DotProductAttention(QueryKeyAttention):
         self.key_value.gain = math.sqrt(3 / 4)
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        if not x.is_cuda and not use_cpu_kernel(x):
-            return super().forward(x, kv, mask, positions)
-        queries = split_heads(self.query(x), self.num_heads)
-        if x.is_cuda:
-            context = F.scaled_dot_product_attention(
-                queries, kv.keys, kv.values, attn_mask=mask, dropout_p=self.dropout.rate
-            )
-        else:
-            context = dot_product_attention(
-                queries, kv.keys, kv.values, mask, dropout=self.dropout.rate
-            )
+        context = dot_product_attention(
+            self.queries(x), kv.keys, kv.values, mask, dropout=self.dropout.rate
+        )
         output: Tensor = self.output(join_heads(context))
         return output
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.num_heads)
-        head_dim = queries.size(-1)
-        scores = (queries / math.sqrt(head_dim)) @ kv.keys.transpose(-2, -1)
-        return masked_softmax(scores, mask)
+        return attention_weights(self.queries(x), kv.keys, mask)
 
 
 class AdditiveAttention(QueryKeyAttention):
@@ -110,11 +105,10 @@ class AdditiveAttention(QueryKeyAttention):
         self.score = nn.Parameter(initial_score)  # the vector v of the paper, one for each head
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.num_heads)
-        return masked_softmax(additive_scores(queries, kv.keys, self.score), mask)
+        return masked_softmax(additive_scores(self.queries(x), kv.keys, self.score), mask)
 
 
-class DenseSynthesizerAttention(nn.Module):
+class DenseSynthesizerAttention(Attention):
     """Dense Synthesizer: a query's weights come from its own state and position, not from any key.
 
     With e the state of a word and PE the sinusoids of its position:
@@ -148,7 +142,7 @@ class DenseSynthesizerAttention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
         weights = self.dropout(self.weights(x, kv, mask, positions))
-        output: Tensor = self.output(join_heads(weights @ kv.values))
+        output: Tensor = self.output(join_heads(weighted_sum(weights, kv.values)))
         return output
 
     def weights(self, x: Tensor, kv: KeysValues, mask: Tensor, positions: Tensor) -> Tensor:
@@ -156,14 +150,14 @@ class DenseSynthesizerAttention(nn.Module):
         encodings = self._position_encodings(query_positions, like=x)
         hidden = F.relu(self.word(x) + self.position(encodings))
 
-        # Score the positions that occur only: none of them is greater than the number of keys.
+        # Score only the positions that occur: each is less than the number of keys.
         length = min(kv.length, self.max_length)
         d_model = self.score.weight.size(1)
         all_weights = self.score.weight.view(self.num_heads, self.max_length, d_model)
         all_biases = self.score.bias.view(self.num_heads, self.max_length)
         weight = all_weights[:, :length].flatten(0, 1)  # (num_heads * length, d_model)
         bias = all_biases[:, :length].flatten()
-        position_scores = split_heads(F.linear(hidden, weight, bias), self.num_heads)
+        position_scores = split_heads(linear(hidden, weight, bias), self.num_heads)
 
         # (rows, num_heads, query_length, length), by position -> (..., key_length), by key.
         index = positions[:, None, None].expand(*position_scores.shape[:3], -1)
@@ -171,10 +165,6 @@ class DenseSynthesizerAttention(nn.Module):
 
     def _position_encodings(self, positions: Tensor, *, like: Tensor) -> Tensor:
         """Return sinusoids (rows or 1, length, d_model) of `positions`, in the dtype of `like`."""
-        # On a GPU the check would wait for the device, and `gather` reports a bad index there.
-        if not positions.is_cuda and not torch.compiler.is_compiling():
-            in_range = bool((positions < self.max_length).all())
-            assert in_range, (positions, self.max_length)
         return sinusoids(positions, like.size(2)).to(like.dtype)
 
 
@@ -188,12 +178,12 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Return weights that sum to one over the last dimension and are zero where `mask` is False."""
-    return scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Return weights @ values, computed in the dtype of `values`."""
+    return weights.to(values.dtype) @ values
 
 
-ATTENTION_KINDS: dict[str, Callable[[ModelConfig], Attention]] = {
+ATTENTION_KINDS: dict[str, type[Attention]] = {
     "dot_product": DotProductAttention,
     "additive": AdditiveAttention,
     "dense_synthesizer": DenseSynthesizerAttention,

@@ -89,8 +89,7 @@ def try_update(
             for _ in range(num_moments)
         ]
         for batch in batches:
-            with runtime.autocast():
-                loss = objective(batch.to(runtime.device)).loss
+            loss = objective(batch.to(runtime.device)).loss
             loss.backward()
     finally:
         objective.zero_grad()

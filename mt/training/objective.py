@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from mt.data.batching import Batch
-from mt.distributed import Runtime
 from mt.kernels.cross_entropy import smoothed_cross_entropy
 from mt.model.transformer import Transformer
 
@@ -23,17 +22,13 @@ class LossSums(NamedTuple):
 class Objective(nn.Module):
     """Training objective: owns the Transformer and turns a batch into named sums.
 
-    It is one module, so that DistributedDataParallel can wrap model and loss together. `dtype` is
-    the precision of the matrix products in the loss.
+    It is one module, so that DistributedDataParallel can wrap model and loss together.
     """
 
-    def __init__(
-        self, transformer: Transformer, *, label_smoothing: float, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, transformer: Transformer, *, label_smoothing: float) -> None:
         super().__init__()
         self.transformer = transformer
         self.label_smoothing = label_smoothing
-        self.dtype = dtype
 
     def forward(self, batch: Batch) -> LossSums:
         """Return the sums over the real target tokens of `batch`."""
@@ -48,13 +43,13 @@ class Objective(nn.Module):
             self.transformer.output_weight,
             targets.index_select(0, token_index),
             smoothing=self.label_smoothing,
-            dtype=self.dtype,
+            dtype=self.transformer.compute_dtype,
         )
         return LossSums(loss, nll, batch.num_tokens)
 
 
 @torch.inference_mode()
-def mean_nll(model: Objective, batches: Iterable[Batch], runtime: Runtime) -> float:
+def mean_nll(model: Objective, batches: Iterable[Batch], device: torch.device) -> float:
     """Return the unsmoothed negative log-likelihood in nats per target token.
 
     `model` must be in evaluation mode.
@@ -63,8 +58,7 @@ def mean_nll(model: Objective, batches: Iterable[Batch], runtime: Runtime) -> fl
     total_nll = 0.0
     num_tokens = 0
     for batch in batches:
-        with runtime.autocast():
-            sums: LossSums = model(batch.to(runtime.device))
+        sums: LossSums = model(batch.to(device))
         total_nll += float(sums.nll)
         num_tokens += sums.num_tokens
     return total_nll / num_tokens

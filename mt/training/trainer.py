@@ -76,6 +76,7 @@ class Trainer:
         self.run_dir = run_dir
         self.runtime = runtime
 
+        objective.transformer.compute_dtype = runtime.dtype
         self.wrapped_objective = runtime.wrap_in_ddp(objective)
         self.optimizer = build_optimizer(objective, config)
         self.scaler = runtime.scaler()
@@ -103,7 +104,7 @@ class Trainer:
         # Every rank has the same weights, but draws its own dropout masks. The seed of rank 0
         # differs from that of the weights.
         torch.manual_seed(config.seed + 1 + runtime.rank)
-        objective = Objective(model, label_smoothing=config.label_smoothing, dtype=runtime.dtype)
+        objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)
         run_dir = experiment.run_dir
         return cls(objective, dataset, validator, config=config, run_dir=run_dir, runtime=runtime)
@@ -173,8 +174,7 @@ class Trainer:
             is_last = index + runtime.world_size >= indices.stop
             sync_context = nullcontext() if is_last else runtime.no_sync(self.wrapped_objective)
             with sync_context:
-                with runtime.autocast():
-                    sums: LossSums = self.wrapped_objective(batch)
+                sums: LossSums = self.wrapped_objective(batch)
                 # DDP averages gradients over the ranks, so world_size turns the mean into a sum.
                 scaled_loss = sums.loss * (loss_factor * runtime.world_size / num_tokens)
                 self.scaler.scale(scaled_loss).backward()  # type: ignore[no-untyped-call]

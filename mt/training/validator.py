@@ -1,6 +1,7 @@
 """Validation: the loss and the translation scores of a model on the validation set."""
 
 import numpy as np
+import torch
 
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
@@ -30,7 +31,9 @@ class Validator:
 
     def __call__(self, objective: Objective) -> Validation:
         """Validate `objective`, which must be in evaluation mode."""
-        hypotheses = self._translator(objective).translate(self.eval_set.src)
+        # In float32, as `mt translate` does, so that both give the same translations.
+        with objective.transformer.computing_in(torch.float32):
+            hypotheses = self._translator(objective).translate(self.eval_set.src)
         tgt_lang = self.config.data.tgt_lang
         scores = score_set(self.eval_set, hypotheses, tgt_lang=tgt_lang, metrics=METRICS).scores
         return Validation(
@@ -52,7 +55,7 @@ class Validator:
         dataset = Dataset(self.pairs, src, tgt, config.data.max_length, config.train.seed)
         epoch = dataset.epoch(0, batch_tokens=config.train.batch_tokens)
         batches = map(epoch.batch, range(epoch.plan.num_batches))
-        return mean_nll(objective, batches, self.runtime)
+        return mean_nll(objective, batches, self.runtime.device)
 
     def _samples(self, hypotheses: list[str]) -> list[Sample]:
         """Return `train.num_samples` translations from all over the set."""

@@ -138,7 +138,7 @@ class MtContestant:
 
     def nll(self, batches: list[Batch]) -> float:
         self.trainer.objective.eval()
-        return mean_nll(self.trainer.objective, batches, self.runtime)
+        return mean_nll(self.trainer.objective, batches, self.runtime.device)
 
     def time_parts(self, epoch: Epoch, num_updates: int) -> dict[str, float]:
         """Return the median seconds that an update spends in each of PARTS.
@@ -156,8 +156,7 @@ class MtContestant:
             stopwatch.restart()
             batch = epoch.batch(index).to(self.runtime.device)
             stopwatch.lap("data")
-            with self.runtime.autocast():
-                sums = trainer.objective(batch)  # the hook ends the lap "forward"
+            sums = trainer.objective(batch)  # the hook ends the lap "forward"
             stopwatch.lap("loss")
             trainer.scaler.scale(sums.loss / sums.num_tokens).backward()
             stopwatch.lap("backward")

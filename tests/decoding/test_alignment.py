@@ -84,6 +84,7 @@ def make_translator(tokenizer: Tokenizer, **search: int) -> Translator:
         pad_id=tokenizer.pad_id,
     )
     model = model.double().eval()
+    model.compute_dtype = torch.float64
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

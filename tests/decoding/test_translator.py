@@ -70,11 +70,12 @@ def make_translator(
     *,
     max_length: int = MAX_LENGTH,
     shape: ModelConfig = SHAPE,
+    dtype: torch.dtype = torch.float64,
     **search: float,
 ) -> Translator:
     """Return a translator with random weights.
 
-    They are float64, so that two sums of the same numbers do not round to different translations.
+    In float64, two sums of the same numbers do not round to different translations.
     """
     torch.manual_seed(1)
     model = Transformer(
@@ -83,9 +84,11 @@ def make_translator(
         tgt_vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
     )
+    model = model.to(dtype).eval()
+    model.compute_dtype = dtype
     defaults = {"beam_size": 3, "max_length_offset": 2, "max_length_factor": 1.0}
     return Translator(
-        model.double().eval(),
+        model,
         tokenizer,
         tokenizer,
         search=SearchConfig.model_validate({**defaults, **search}),
@@ -178,8 +181,8 @@ def test_any_order_and_batch_size_equal_single_texts(
 @given(st.lists(STRINGS.filter(str.strip), min_size=2, max_size=9))
 def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: list[str]) -> None:
     """Where greedy search differs between a batch and a single text, both tokens are near-ties."""
-    translator = make_translator(tokenizer, beam_size=1)
-    model = translator.model.float()
+    translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
+    model = translator.model
     segments = [ids for text in texts for ids in translator.split(text)]
     for segment, (in_a_batch,) in zip(segments, translator._search_batch(segments), strict=True):
         ((alone,),) = translator._search_batch([segment])
@@ -203,8 +206,7 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
 def test_exact_search_gives_equal_bits_in_any_batch(
     tokenizer: Tokenizer, texts: list[str], generator: random.Random
 ) -> None:
-    translator = make_translator(tokenizer, batch_tokens=1)
-    translator.model.float()
+    translator = make_translator(tokenizer, dtype=torch.float32, batch_tokens=1)
     order = generator.sample(range(len(texts)), len(texts))
     in_a_batch = translator.n_best([texts[index] for index in order])
     assert in_a_batch == [translator.n_best([texts[index]])[0] for index in order]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt.kernels.dropout import Dropout
+from mt.model.layers import Dropout
 
 NUM_ELEMENTS = 200_000
 RATES = [0.05, 0.1, 0.3, 0.5, 0.9]

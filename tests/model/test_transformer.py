@@ -20,13 +20,14 @@ from mt.config.load import load_config
 from mt.config.schema import ModelConfig
 from mt.errors import ConfigError, DataError
 from mt.model.attention import ATTENTION_KINDS, DotProductAttention
+from mt.model.feed_forward import ACTIVATIONS
 from mt.model.kv_cache import AttentionMasks, KVCache
 from mt.model.positions import sinusoids
 from mt.model.transformer import (
-    ACTIVATIONS,
     EMBEDDING_TYING,
     DecoderLayer,
     EncoderLayer,
+    Residual,
     Transformer,
 )
 
@@ -93,8 +94,18 @@ def make_model(**settings: Any) -> Transformer:
         config, src_vocab_size=SRC_VOCAB_SIZE, tgt_vocab_size=tgt_vocab_size, pad_id=PAD_ID
     )
     model.double().eval()
+    model.compute_dtype = torch.float64
     randomise_parameters(model)
     return model
+
+
+def make_layer_double(layer: EncoderLayer | DecoderLayer) -> None:
+    """Change a layer to float64 and evaluation mode, with random parameters."""
+    layer.double().eval()
+    for module in layer.modules():
+        if isinstance(module, Residual):
+            module.compute_dtype = torch.float64
+    randomise_parameters(layer)
 
 
 def randomise_parameters(module: nn.Module) -> None:
@@ -342,8 +353,8 @@ def pytorch_settings(norm: str, activation: str) -> dict[str, Any]:
 @EVERY_NORM_AND_ACTIVATION
 def test_encoder_layer_equals_pytorch(norm: str, activation: str) -> None:
     torch.manual_seed(1)
-    ours = EncoderLayer(ModelConfig(**SHAPE, norm=norm, activation=activation)).double().eval()
-    randomise_parameters(ours)
+    ours = EncoderLayer(ModelConfig(**SHAPE, norm=norm, activation=activation))
+    make_layer_double(ours)
     theirs = nn.TransformerEncoderLayer(**pytorch_settings(norm, activation)).eval()
     is_token = torch.arange(5) < torch.tensor([[5], [3]])
     x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
@@ -361,8 +372,8 @@ def test_encoder_layer_equals_pytorch(norm: str, activation: str) -> None:
 def test_decoder_layer_equals_pytorch(norm: str, activation: str) -> None:
     torch.manual_seed(1)
     config = ModelConfig(**SHAPE, norm=norm, activation=activation)
-    ours = DecoderLayer(config, index=0).double().eval()
-    randomise_parameters(ours)
+    ours = DecoderLayer(config, index=0)
+    make_layer_double(ours)
     theirs = nn.TransformerDecoderLayer(**pytorch_settings(norm, activation)).eval()
     is_token = torch.arange(5) < torch.tensor([[5], [3]])
     causal = torch.ones(4, 4, dtype=torch.bool).tril()

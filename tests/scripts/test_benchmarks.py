@@ -92,9 +92,7 @@ def test_plain_loop_has_the_model_size_and_the_loss_of_mt(tmp_path: Path) -> Non
     config = load_config(write_copy_task(tmp_path, CONFIG))
     plain = PlainTrainer(config, vocab_size=20, pad_id=0, device=torch.device("cpu"))
     transformer = Transformer(config.model, src_vocab_size=20, tgt_vocab_size=20, pad_id=0)
-    objective = Objective(
-        transformer, label_smoothing=config.train.label_smoothing, dtype=torch.float32
-    ).eval()
+    objective = Objective(transformer, label_smoothing=config.train.label_smoothing).eval()
     num_parameters = sum(parameter.numel() for parameter in objective.parameters())
     assert sum(parameter.numel() for parameter in plain.model.parameters()) == num_parameters
 

@@ -31,7 +31,7 @@ def make_objective() -> Objective:
     torch.manual_seed(1)
     config = ModelConfig(**MODEL_SHAPE, dropout=0.3)
     model = Transformer(config, src_vocab_size=20, tgt_vocab_size=20, pad_id=0)
-    return Objective(model, label_smoothing=0.1, dtype=torch.float32)
+    return Objective(model, label_smoothing=0.1)
 
 
 def make_batch(num_rows: int, length: int) -> Batch:

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from mt.config.schema import ModelConfig
 from mt.data.batching import Batch
-from mt.distributed import Runtime
 from mt.model.transformer import Transformer
 from mt.training.objective import Objective, mean_nll
 
@@ -16,11 +15,11 @@ D_MODEL = 16
 VOCAB_SIZE = 50
 PAD_ID = 0
 BOS_ID = 2
-CPU = Runtime(torch.device("cpu"))
+CPU = torch.device("cpu")
 LENGTHS = [(3, 5), (6, 2), (1, 1)]  # (src_length, tgt_length) of each sentence pair
 
 
-def make_model(*, label_smoothing: float = 0.1, dtype: torch.dtype = torch.float32) -> Objective:
+def make_model(*, label_smoothing: float = 0.1) -> Objective:
     config = ModelConfig(
         d_model=D_MODEL,
         d_ff=32,
@@ -33,7 +32,7 @@ def make_model(*, label_smoothing: float = 0.1, dtype: torch.dtype = torch.float
     transformer = Transformer(
         config, src_vocab_size=VOCAB_SIZE, tgt_vocab_size=VOCAB_SIZE, pad_id=PAD_ID
     )
-    return Objective(transformer, label_smoothing=label_smoothing, dtype=dtype).eval()
+    return Objective(transformer, label_smoothing=label_smoothing).eval()
 
 
 def make_batch(lengths: list[tuple[int, int]], *, extra_padding: int = 0) -> Batch:
@@ -117,11 +116,11 @@ def test_mean_nll_refuses_training_mode() -> None:
 
 
 def test_bf16_sums_stay_close_and_float32() -> None:
-    runtime = Runtime(torch.device("cpu"), torch.bfloat16)
     batch = make_batch(LENGTHS)
     exact = make_model()(batch)
-    with runtime.autocast():
-        bf16 = make_model(dtype=torch.bfloat16)(batch)
+    bf16_model = make_model()
+    bf16_model.transformer.compute_dtype = torch.bfloat16
+    bf16 = bf16_model(batch)
     assert bf16.loss.dtype is torch.float32
     assert bf16.nll.dtype is torch.float32
     assert bf16.loss.item() == pytest.approx(exact.loss.item(), rel=0.02)

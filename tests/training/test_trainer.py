@@ -59,7 +59,7 @@ def make_trainer(
     model = Transformer(
         ModelConfig(**MODEL_SHAPE, dropout=dropout), src_vocab_size=20, tgt_vocab_size=20, pad_id=0
     )
-    objective = Objective(model.to(runtime.device), label_smoothing=0.1, dtype=runtime.dtype)
+    objective = Objective(model.to(runtime.device), label_smoothing=0.1)
     settings: dict[str, Any] = {
         "learning_rate": 1e-2,
         "warmup_steps": 0,

@@ -23,12 +23,14 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from mt.errors import CheckpointError
+from mt.kernels.dispatch import use_reference
 from mt.training.run import train
 
 # The program of one rank, which sends itself a signal before update SIGNAL_AT.
 RANK_PROGRAM = """
 import os, signal
 from mt.cli.process import run
+from mt.kernels.dispatch import use_reference
 from mt.training.trainer import Trainer
 
 original_update = Trainer.update
@@ -39,6 +41,8 @@ def update(trainer, epoch, indices):
     original_update(trainer, epoch, indices)
 
 Trainer.update = update
+if os.environ["KERNELS"] == "reference":
+    use_reference().__enter__()
 run()
 """
 
@@ -51,8 +55,13 @@ OVERRIDES = (
 )
 
 
-def train_on_two_ranks(config_path: Path, run_dir: Path, *, signal_at: int = 0) -> None:
-    """Start two ranks as torchrun does. Only the first one gets the signal."""
+def train_on_two_ranks(
+    config_path: Path, run_dir: Path, *, signal_at: int = 0, kernels: str = "auto"
+) -> None:
+    """Start two ranks as torchrun does. Only the first one gets the signal.
+
+    `kernels` is "auto" or "reference".
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -61,6 +70,7 @@ def train_on_two_ranks(config_path: Path, run_dir: Path, *, signal_at: int = 0) 
         "MASTER_PORT": port,
         "WORLD_SIZE": "2",
         "GLOO_SOCKET_IFNAME": "lo",
+        "KERNELS": kernels,
     }
     arguments = train_command(config_path, run_dir, *OVERRIDES)[3:]
     with ExitStack() as stack:
@@ -100,8 +110,25 @@ def two_ranks(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
     config_path: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
-    """To 1e-5, because sums in another order round differently."""
     one_rank = train(configure(config_path, tmp_path, *OVERRIDES, "train.gradient_accumulation=4"))
+    assert_equal_runs(two_ranks, one_rank)
+
+
+def test_two_ranks_equal_one_rank_with_reference_kernels(config_path: Path, tmp_path: Path) -> None:
+    """The kernels of a GPU in DistributedDataParallel."""
+    two_ranks = tmp_path / "two_ranks"
+    train_on_two_ranks(config_path, two_ranks, kernels="reference")
+    with use_reference():
+        one_rank = train(
+            configure(
+                config_path, tmp_path / "one_rank", *OVERRIDES, "train.gradient_accumulation=4"
+            )
+        )
+    assert_equal_runs(two_ranks, one_rank)
+
+
+def assert_equal_runs(two_ranks: Path, one_rank: Path) -> None:
+    """Compare to 1e-5, because sums in another order round differently."""
     weights = load_file(checkpoint_path(two_ranks) / "model.safetensors")
     expected = load_file(checkpoint_path(one_rank) / "model.safetensors")
     assert weights.keys() == expected.keys()

@@ -1,0 +1,32 @@
+"""Layers that the parts of the Transformer share."""
+
+from torch import Tensor, nn
+
+from mt.kernels.dropout import apply_dropout
+from mt.kernels.linear import linear
+
+
+class Linear(nn.Linear):
+    """Linear layer that computes in the dtype of its input; its weights stay float32."""
+
+    # Factor on the range of the initial weights, relative to that of Glorot and Bengio (2010).
+    gain = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class Dropout(nn.Module):
+    """Dropout layer: in training, zeroes elements with probability `p` and scales up the others."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    @property
+    def rate(self) -> float:
+        """The probability that applies now: `p` in training mode, 0 in evaluation mode."""
+        return self.p if self.training else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_dropout(x, self.rate)
