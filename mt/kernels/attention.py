@@ -75,7 +75,9 @@ def fast(
     A mask of dropout is (rows * num_heads, key_length, query_length): the weights are stored with
     the keys before the queries.
     """
-    if not torch.is_grad_enabled():  # the function below is for training
+    if not torch.is_grad_enabled():
+        # For translation. The function below takes longer: 236 instead of 133 us for 5 beams of 32
+        # sentences with 4 heads and 20 keys.
         weights = apply_dropout(attention_weights(queries, keys, mask), dropout)
         return weights.to(values.dtype) @ values
     rows, num_heads, query_length, _ = queries.shape

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mt.kernels.dispatch import use_fast_kernel
 from mt.kernels.dropout import DropoutMask, apply_dropout, as_mask
-from mt.kernels.linear import backward_products, linear, product
+from mt.kernels.linear import linear, product
 
 
 def feed_forward(
@@ -101,9 +101,18 @@ class _FeedForwardFunction(torch.autograd.Function):
         flat_x = x.flatten(0, -2)  # (rows * length, d_model)
         hidden = hidden.flatten(0, -2)  # (rows * length, d_ff)
 
-        grad_hidden, grad_scaled_w2, grad_b2 = backward_products(grad_output, hidden, scaled_w2)
+        grad_hidden, grad_scaled_w2, grad_b2 = _linear_backward(grad_output, hidden, scaled_w2)
         # In place: zero the gradient wherever the hidden state is zero.
         torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
-        grad_x, grad_w1, grad_b1 = backward_products(grad_hidden, flat_x, w1)
+        grad_x, grad_w1, grad_b1 = _linear_backward(grad_hidden, flat_x, w1)
         grad_w2 = grad_scaled_w2 * ctx.scale
         return grad_x.view(x.shape), grad_w1, grad_b1, grad_w2, grad_b2, None
+
+
+def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `x`, `weight` and the bias of a linear layer.
+
+    `grad` (rows, d_out) is the gradient of the layer's output, `x` is (rows, d_in), `weight` is
+    (d_out, d_in).
+    """
+    return grad @ weight, grad.t() @ x, grad.sum(0)
