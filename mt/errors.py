@@ -44,7 +44,10 @@ class TrainingError(MtError):
 
 
 class DiskError(MtError):
-    """A file cannot be written: the disk is full, or permission is missing."""
+    """A file cannot be written: the disk is full, or permission is missing.
+
+    Most are raised by `mt.storage.atomic.os_errors_as_disk_error`.
+    """
 
 
 class DeviceError(MtError):

@@ -30,14 +30,16 @@ logger = logging.getLogger(__name__)
 
 
 class Tokenizers(NamedTuple):
-    """The tokenizers of the two languages; with `tokenizer.joint`, both hold the same model."""
+    """The tokenizers of the two languages; with `tokenizer.joint`, both are the same SentencePiece
+    model.
+    """
 
     src: Tokenizer
     tgt: Tokenizer
 
 
 class Experiment:
-    """The parts of one experiment, each made from the config when it is first needed."""
+    """A run's config and directory. Each part of the run is made when it is first needed."""
 
     def __init__(self, config: Config, run_dir: RunDir) -> None:
         self.config = config
@@ -119,7 +121,7 @@ class Experiment:
             ).to(device)
         if self.config.train.compile:
             # Shapes are dynamic, so a few compilations serve all lengths. Only `forward` is
-            # compiled; search calls `decode`.
+            # compiled; search calls `decode`, which stays uncompiled.
             model.compile(dynamic=True)
         return model
 
@@ -135,7 +137,7 @@ class Experiment:
         """Copy an existing tokenizer model to `path`, or train one on the given text files."""
         section = self.config.tokenizer
         if existing is not None:
-            # Loading checks that the model fits; its bytes are copied unchanged.
+            # Loading checks that this is a usable tokenizer; its bytes are copied unchanged.
             Tokenizer.load(Path(existing), bpe_dropout=section.bpe_dropout)
             with atomic_file(path) as file:
                 file.write(Path(existing).read_bytes())

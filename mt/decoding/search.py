@@ -26,11 +26,12 @@ log-probabilities, the one of the better beam comes first, then the one with the
 the result does not depend on the order in which a device happens to sort. With k = 1 this is greedy
 search.
 
-All arithmetic is vectorised over (batch, beam) and stays on the device. The host waits for the
-device once for each position, to learn which sentences are done. Those are removed from the batch
-and from the state, so that later steps compute less.
+All arithmetic is vectorised over (batch, beam) and stays on the device. The search waits for the
+device once per position, to learn which sentences are done. Finished sentences are removed from the
+batch and from the state, so that later steps compute less.
 
-A constraint on the tokens needs no option here. Wrap `step` in a function that sets the
+A constraint on the tokens needs no option here. Wrap `step` (for a Transformer it is made by
+`Translator` in mt/decoding/translator.py) in a function that sets the
 log-probability of each token that is not allowed to -inf. If the constraint depends on the tokens
 so far, keep them in a state that wraps the state of the model: the search calls `reorder` and
 `keep_rows` on the wrapper.
@@ -61,7 +62,7 @@ class SearchState(Protocol):
         ...
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep only these rows of the current batch, in this order."""
+        """Keep only these rows (sentences of the current batch), in this order."""
         ...
 
 
@@ -78,7 +79,7 @@ _GROUP_SIZE = 64
 
 
 class SearchOptions(NamedTuple):
-    """Settings of a search. It runs on the device of `max_lengths`."""
+    """Settings of a search. The search runs on the device that `max_lengths` is on."""
 
     beam_size: int
     length_penalty: float  # see Hypothesis
@@ -101,7 +102,7 @@ class Hypothesis(NamedTuple):
 class _Candidates(NamedTuple):
     """Candidates of one position, best first. Each tensor is (active, num_candidates).
 
-    A candidate extends a beam of the position before, its parent, by one token. `active` is the
+    A candidate extends a beam of the previous position, its parent, by one token. `active` is the
     number of sentences that are not done.
     """
 
@@ -130,7 +131,8 @@ class _Candidates(NamedTuple):
 class _Selection(NamedTuple):
     """What the search selected at one position.
 
-    The parents link it to the selection before, so a list of selections holds every hypothesis.
+    The parents link it to the previous selection, so hypotheses can be read from a list of
+    selections.
     """
 
     sentences: list[int]  # batch index of each row
@@ -261,8 +263,9 @@ def _best_indices(values: Tensor, count: int) -> Tensor:
 
     The largest comes first; among equal values, the one with the lower index.
 
-    The `count` largest values lie in the `count` groups with the largest maxima. So one cheap pass
-    over all values finds these groups, and only their values have to be sorted.
+    The `count` largest values lie in the `count` groups with the largest maxima, because each group
+    with a larger maximum contains a larger value. So one cheap pass over all values finds these
+    groups, and only their values have to be sorted.
     """
     num_rows, num_values = values.shape
     num_full_groups = num_values // _GROUP_SIZE
@@ -286,13 +289,13 @@ def _best_indices(values: Tensor, count: int) -> Tensor:
 def _stable_topk(values: Tensor, count: int) -> Tensor:
     """Return `values.topk(count).indices`, but with the lower index first among equal values.
 
-    PyTorch leaves the order of equal values open. The values are float32 and not above 0. In
-    float64 they have unused bits, which are enough to make each value a little lower the higher its
-    index is: too little to change the order of two different values. Zeros are not changed, but a
-    log-probability of 0 can occur only once in a row.
+    PyTorch leaves the order of equal values open. The values are float32 and not above 0. They are
+    multiplied by 1 + index * 2^-52 in float64: this lowers a negative value slightly more at a
+    higher index, by less than the gap between two float32 values. Zeros are not changed, but at
+    most one value of each row can be 0.
     """
     index = torch.arange(values.shape[1], dtype=torch.float64, device=values.device)
-    finite = values.clamp(min=torch.finfo(values.dtype).min)
+    finite = values.clamp(min=torch.finfo(values.dtype).min)  # a multiple of -inf would stay equal
     return (finite * (1 + index * 2.0**-52)).topk(count).indices
 
 

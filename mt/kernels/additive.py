@@ -1,9 +1,9 @@
 """Scores of additive attention.
 
-Why the fast version exists: the formula keeps head_dim numbers for each pair of a query and a key
-until the backward pass, a gigabyte for a batch of long sentences. Here these numbers exist for a
-few queries at a time, and are computed a second time in the backward pass. The tanh is computed by
-a sigmoid, which on a CPU takes PyTorch a tenth of the time.
+Why there is a fast version: for the formula, autograd stores head_dim numbers for each pair of a
+query and a key until the backward pass, a gigabyte for a batch of long sentences. The fast version
+computes these numbers for a few queries at a time, and again in the backward pass. It computes tanh
+from sigmoid, which is ten times as fast in PyTorch on a CPU.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mt.kernels.dispatch import use_fast_kernel
 
-# Numbers of pairs computed at a time, head_dim of them for each pair. They should fit into the
-# cache of the CPU.
+# Size limit of the tensor (rows, heads, queries, keys, head_dim) of one chunk, in elements. It
+# should fit into the cache of the CPU.
 CHUNK_ELEMENTS = 2**19
 
 

@@ -1,9 +1,9 @@
 """Feed-forward layer: two linear layers with an activation and dropout between them.
 
-Why the fast version exists, which is for ReLU: ReLU and dropout run in the memory of the first
-product, and no masks are kept for the backward pass. An element that ReLU or dropout set to zero
-gets no gradient, and any other element is positive, so the hidden states themselves say where the
-gradient flows. The scale of dropout is applied to the second weight matrix, which has fewer
+Why there is a fast version (for ReLU only): ReLU and dropout run in place on the output of the
+first linear layer, and no masks are kept for the backward pass. An element that ReLU or dropout set
+to zero gets no gradient, and any other element is positive, so the mask of the gradient is
+`hidden > 0`. The scale of dropout is applied to the second weight matrix, which has fewer
 elements than the hidden states. On an AMD EPYC (Zen 5), this and larger chunks of logits in the
 loss made an update take 890 instead of 956 ms.
 """

@@ -1,6 +1,6 @@
 """Linear layer.
 
-Why the fast version exists: in float32, PyTorch computes this product with MKL, which does not use
+Why there is a fast version: in float32, PyTorch computes this product with MKL, which does not use
 AVX-512 on AMD processors. oneDNN does: 220 instead of 100 GFLOP/s on Zen 5. PyTorch has oneDNN's
 product only without a gradient, so the fast version serves translation and validation. In training
 it would gain less than 1 % of an update (see docs/log.md).
@@ -38,7 +38,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def fast(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute the layer with oneDNN unless it needs a gradient; all arguments have one dtype."""
+    """Compute the layer with oneDNN unless gradients are enabled; all arguments have one dtype."""
     if torch.is_grad_enabled():
         return F.linear(x, weight, bias)
     return product(x, weight, bias)

@@ -27,8 +27,8 @@ class Attention(nn.Module, ABC):
 
     `x` is (rows, query_length, d_model). `mask` is bool, True = may attend, and broadcasts to
     (rows, 1, query_length, key_length). `positions` is long (rows or 1, key_length) and holds the
-    position of each key in its sentence. A kind of attention that uses positions takes the queries
-    to be the last of the keys.
+    position of each key in its sentence. A kind of attention that uses positions assumes that the
+    queries are the last key positions.
     """
 
     __call__: Callable[..., Tensor]  # what `forward` returns, which nn.Module does not say
@@ -117,8 +117,8 @@ class DenseSynthesizerAttention(Attention):
         weights = softmax(W_o h) over the positions that the mask lets the word attend to
         values = W_c (e + PE)
 
-    This is section 3 of Tay et al. (2021), with positions read in every layer. W_o has a row for
-    each head and each of `max_length` positions, so longer sentences are not possible.
+    This is section 3 of Tay et al. (2021), with position encodings added in every layer. W_o has a
+    row for each head and each of `max_length` positions, so longer sentences are not possible.
     """
 
     def __init__(self, config: ModelConfig) -> None:

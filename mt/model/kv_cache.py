@@ -1,10 +1,10 @@
 """KV cache for beam search: all beams of a sentence share one buffer of keys and values.
 
 The hypotheses of a sentence are branches of one tree. The keys of all branches are stored side by
-side in one buffer per sentence and layer. They are written once and do not move when hypotheses
-change places: a mask says which keys belong to which beam, so reordering beams only reorders the
-rows of that mask. From time to time, the keys of branches that no beam uses any more are dropped.
-When sentences are finished, the last ones of the batch move into the gaps.
+side in one buffer per sentence and layer. They are written once and do not move when hypotheses are
+reordered: a mask says which keys belong to which beam, so reordering beams only reorders the rows
+of that mask. When a sentence has many keys, those that no beam uses any more (dead keys) are
+dropped. When sentences are finished, the last rows of the batch are moved into the freed rows.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Dead keys are dropped only from this number of keys of a sentence on: 16 to 128 take the same
-# time.
+# Minimum number of keys per sentence before dead keys are dropped. The speed is the same for values
+# from 16 to 128.
 MIN_KEYS_TO_DROP = 64
 
 
 class KeysValues(NamedTuple):
-    """Projected keys and values: all that an attention layer remembers of what it may attend to."""
+    """Projected keys and values: what an attention layer attends to."""
 
     # (rows, num_heads, key_length, head_dim); head_dim is 0 where weights come from positions only
     keys: Tensor
@@ -53,7 +53,8 @@ class KVCache:
     """Keys and values of all decoder layers, of the source and of the target so far.
 
     A row is a sentence of the batch, and serves all beams of that sentence. In the decoder, the
-    beams of a sentence are further queries to its keys. All methods change the cache in place.
+    beams of a sentence are laid out along the query dimension and share its keys. All methods
+    change the cache in place.
     """
 
     def __init__(self, source: Sequence[KeysValues], source_mask: Tensor) -> None:
@@ -69,14 +70,14 @@ class KVCache:
         self.source_positions = torch.arange(source_mask.size(3), device=device)[None]
         # A buffer for each layer. Its first `num_keys` keys and values are written, and the rest is
         # space for more.
-        nothing = torch.empty(batch, 0, 0, 0, device=device)
-        self.target = [KeysValues(nothing, nothing) for _ in source]
+        empty = torch.empty(batch, 0, 0, 0, device=device)
+        self.target = [KeysValues(empty, empty) for _ in source]
         # Which keys of its sentence belong to a beam: bool (batch, beam, num_keys).
         self.beam_mask = torch.ones(batch, 1, 0, dtype=torch.bool, device=device)
         # The positions of these keys in the target: long (batch or 1, num_keys).
         self.positions = torch.arange(0, device=device)[None]
         self.length = 0  # target positions of each beam
-        self.drop_threshold = MIN_KEYS_TO_DROP  # number of keys from which on dead ones are dropped
+        self.drop_threshold = MIN_KEYS_TO_DROP  # dead keys are dropped once there are this many
 
     @property
     def num_keys(self) -> int:
@@ -117,7 +118,7 @@ class KVCache:
     def append(self, layer: int, new: KeysValues) -> KeysValues:
         """Store the keys and values of the newest positions; return all of this layer's target.
 
-        A buffer that is full is copied to one half as large again.
+        A full buffer is copied into one of 1.5 times the size.
         """
         end = self.num_keys
         start = end - new.length
@@ -175,7 +176,7 @@ class KVCache:
         """
         is_live = self.beam_mask.any(1)  # (batch, num_keys)
         num_kept = int(is_live.sum(1).max())
-        # The live keys of each sentence in their order, then as many dead ones as are needed.
+        # The live keys of each sentence in their order, then dead ones to fill up to `num_kept`.
         live_first = is_live.byte().argsort(dim=1, descending=True, stable=True)
         kept = live_first[:, :num_kept]  # (batch, num_kept)
 

@@ -13,6 +13,6 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
     the second half are the cosines; the paper alternates them.
     """
     exponents = torch.arange(d_model // 2, device=positions.device)
-    rates = torch.exp(exponents * (-math.log(10000.0) / (d_model // 2)))
-    angles = positions[..., None].float() * rates  # (..., d_model / 2)
+    frequencies = torch.exp(exponents * (-math.log(10000.0) / (d_model // 2)))
+    angles = positions[..., None].float() * frequencies  # (..., d_model / 2)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

@@ -1,4 +1,6 @@
-"""Attention weights of a model, recorded by hooks: the model itself has no code for this."""
+"""Attention weights of a model: hooks record the inputs, `Attention.weights` computes the
+weights.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast

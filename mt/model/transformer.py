@@ -1,7 +1,7 @@
 """Encoder-decoder Transformer (Vaswani et al. 2017).
 
-`forward` computes all target positions at once, for training. `start` and `decode` compute them one
-after the other with a KV cache, for translation; both give the same states.
+`forward` computes all target positions at once, for training. For translation, `start` makes a KV
+cache and `decode` computes the next positions with it; the states are the same.
 """
 
 import math
@@ -22,7 +22,7 @@ from mt.model.kv_cache import AttentionMasks, KeysValues, KVCache
 from mt.model.layers import Dropout, Linear
 from mt.model.positions import sinusoids
 
-# The name of the embedding matrix for each role: a tied weight is one parameter with one name.
+# The name of the embedding matrix for each role. Roles with the same name share one parameter.
 EMBEDDING_TYING = {
     "all": {"src": "shared", "tgt": "shared", "output": "shared"},
     "decoder": {"src": "src", "tgt": "tgt", "output": "tgt"},
@@ -178,7 +178,7 @@ class Transformer(nn.Module):
         """Return the states (batch, tgt_length, d_model) of all target positions.
 
         `src` is long (batch, src_length), and `tgt_in` is long (batch, tgt_length). Each position
-        attends to itself and to the target positions before it, so padding is possible at the end.
+        attends to itself and to the target positions before it, so padding must be at the end.
         """
         memory = self.encode(src)
         tgt_length = tgt_in.size(1)
@@ -209,15 +209,15 @@ class Transformer(nn.Module):
     def decode(self, tgt: Tensor, cache: KVCache) -> Tensor:
         """Return the states (batch * beam, length, d_model) of `tgt`, and add it to the cache.
 
-        `tgt` is long (batch * beam, length) and continues the target where the cache ends. Padding
-        is possible at the end of a row only, where no real position attends to it.
+        `tgt` is long (batch * beam, length) and continues the target where the cache ends. Rows may
+        be padded at the end only in the last call: a later call would attend to the padding.
         """
         batch, beam, _ = cache.beam_mask.shape
         rows, length = tgt.shape
         assert rows == batch * beam, (tgt.shape, cache.beam_mask.shape)
         self._require_positions("target", cache.length + length)
         masks = cache.add_positions(length)
-        # The beams of a sentence are further queries to its keys.
+        # The beams of a sentence are laid out along the query dimension and share its keys.
         queries = tgt.reshape(batch, beam * length)
         x = self._embed(queries, "tgt", masks.query_positions)
         for layer, source in zip(self._decoder(), cache.source, strict=True):
@@ -262,7 +262,7 @@ class Transformer(nn.Module):
         return self.embedding_weight("output")
 
     def _decoder(self) -> list[DecoderLayer]:
-        """Return the decoder layers with their type, which nn.ModuleList does not know."""
+        """Return the decoder layers, typed for mypy."""
         return list(self.decoder_layers)  # type: ignore[arg-type]
 
     def _make_embeddings(
