@@ -25,7 +25,7 @@ def check_memory(
     runtime: Runtime,
     optimizer_has_state: bool = False,
 ) -> None:
-    """Run forward and backward on the largest batches of `epoch`.
+    """Run forward and backward on the largest batches of `epoch`, as wide as they may become.
 
     `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError
     when memory is too small; it names a `train.batch_tokens` that fits.
@@ -34,7 +34,7 @@ def check_memory(
         num_parts = 2**halvings
         if halvings > 0:
             epoch = dataset.epoch(epoch.number, batch_tokens=batch_tokens // num_parts)
-        batches = map(epoch.batch, largest_batches(epoch.plan))
+        batches = map(epoch.widest_batch, largest_batches(epoch.plan))
         with suppress(DeviceError):
             try_update(objective, batches, runtime, optimizer_has_state=optimizer_has_state)
             break
