@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from mt.data.batching import Batch
-from mt.data.dataset import GROUP_SIZE
+
+NUM_AHEAD = 64  # batches; with BPE-dropout, the next group of batches must be sampled in their time
 
 
 class BatchSource(Protocol):
@@ -28,7 +29,7 @@ class Prefetcher:
     """
 
     def __init__(
-        self, source: BatchSource, indices: Iterable[int], *, num_ahead: int = GROUP_SIZE
+        self, source: BatchSource, indices: Iterable[int], *, num_ahead: int = NUM_AHEAD
     ) -> None:
         assert num_ahead >= 1, num_ahead
         self._source = source

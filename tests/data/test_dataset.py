@@ -26,6 +26,13 @@ PAIRS = [
 BATCH_TOKENS = 200
 
 
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an epoch of this small data set have several groups of batches."""
+    monkeypatch.setattr(mt.data.dataset, "FIRST_GROUP_SIZE", 4)
+    monkeypatch.setattr(mt.data.dataset, "GROUP_SIZE", 24)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tokenizer.model"
@@ -86,7 +93,8 @@ def test_epoch_has_every_pair_once(model: Path, bpe_dropout: float) -> None:
     epoch = dataset.epoch(1, batch_tokens=BATCH_TOKENS)
     batches = all_batches(epoch)
     assert sorted(decode_batches(batches, dataset.tgt_tokenizer)) == sorted(PAIRS)
-    assert len(batches) > mt.data.dataset.FIRST_GROUP_SIZE + 2 * 16, "too few for several groups"
+    groups = {epoch._find_group(index) for index in range(len(batches))}
+    assert sorted(groups)[:3] == [(0, 4), (4, 20), (20, 44)]
 
 
 def test_plan_does_not_depend_on_bpe_dropout(model: Path) -> None:
