@@ -70,8 +70,8 @@ class Experiment:
         src_path, tgt_path = self.run_dir.tokenizer_paths(config.tokenizer.joint)
         bpe_dropout = config.tokenizer.bpe_dropout
         seed = config.train.seed
-        src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout, seed=seed)
-        tgt = Tokenizer.load(tgt_path, bpe_dropout=bpe_dropout, seed=seed)
+        src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout)
+        tgt = Tokenizer.load(tgt_path, bpe_dropout=bpe_dropout)
         corpus = encode_corpus(
             training_files(config.data),
             src,

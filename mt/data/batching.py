@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt.data.corpus import EncodedCorpus, TokenArray
+from mt.data.corpus import EncodedPairs, TokenArray
 
 Lengths = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -48,6 +48,15 @@ class Batch(NamedTuple):
     tgt_out: Tensor  # (batch, tgt_length): ends in eos
     num_tokens: int  # in tgt_out, without padding
 
+    def repeat(self, times: int) -> Self:
+        """Return the rows `times` times: all of them, then all of them again, and so on."""
+        return self._replace(
+            src=self.src.repeat(times, 1),
+            tgt_in=self.tgt_in.repeat(times, 1),
+            tgt_out=self.tgt_out.repeat(times, 1),
+            num_tokens=times * self.num_tokens,
+        )
+
     def to(self, device: torch.device) -> Self:
         """Return the batch on `device`; copies to a GPU are asynchronous."""
         if device.type == "cpu":
@@ -74,7 +83,8 @@ def plan_batches(
     take the pair once more. No weights are weights of 1.
 
     A batch has at most `batch_tokens` positions on its longer side, padding included. Only a pair
-    that is longer by itself makes a larger batch, of one pair.
+    that is longer by itself makes a larger batch, of one pair. The lengths are those of the plain
+    encodings: where BPE-dropout makes them longer, a batch can have more positions.
     """
     assert len(src_lengths) == len(tgt_lengths) > 0, (len(src_lengths), len(tgt_lengths))
     generator = np.random.default_rng([seed, epoch])
@@ -120,15 +130,52 @@ def group_by_length(lengths: Lengths, *, batch_tokens: int) -> list[list[int]]:
     return groups
 
 
-def make_batch(corpus: EncodedCorpus, indices: Indices, *, pad_id: int, bos_id: int) -> Batch:
-    """Return the pairs of `indices` as padded tensors."""
-    src, _ = _pad_rows(corpus.src, indices, pad_id)
-    tgt_out, is_token = _pad_rows(corpus.tgt, indices, pad_id)
+def split_evenly(
+    src_lengths: Lengths, tgt_lengths: Lengths, num_batches: int, generator: np.random.Generator
+) -> list[Indices]:
+    """Return the indices of all pairs in `num_batches` batches of similar size, in random order.
+
+    Pairs of similar length go into one batch. The largest number of padded positions on the longer
+    side of a batch is as small as possible.
+    """
+    assert len(src_lengths) >= num_batches, (len(src_lengths), num_batches)
+    order = _sort_by_length(src_lengths, tgt_lengths)
+    longer_sides = np.maximum(src_lengths, tgt_lengths)[order]
+    too_small = 0
+    large_enough = int(longer_sides[-1]) * len(longer_sides)
+    while large_enough - too_small > 1:
+        budget = (too_small + large_enough) // 2
+        if len(list(_cut_by_budget(longer_sides, budget))) <= num_batches:
+            large_enough = budget
+        else:
+            too_small = budget
+    slices = list(_cut_by_budget(longer_sides, large_enough))
+    while len(slices) < num_batches:
+        # Halve the batch with most pairs.
+        sizes = [end - start for start, end in slices]
+        start, end = slices.pop(int(np.argmax(sizes)))
+        middle = (start + end) // 2
+        slices += [(start, middle), (middle, end)]
+    batches = []
+    for index in generator.permutation(num_batches):
+        start, end = slices[index]
+        batches.append(order[start:end])
+    return batches
+
+
+def make_batch(pairs: EncodedPairs, *, pad_id: int, bos_id: int) -> Batch:
+    """Return the pairs as padded tensors, with each prefix in front of its source."""
+    src = pairs.src
+    if any(pairs.src_prefixes):
+        rows = zip(pairs.src_prefixes, src.rows(), strict=True)
+        src = TokenArray.from_rows([[*prefix, *ids] for prefix, ids in rows])
+    padded_src, _ = _pad(src, pad_id)
+    tgt_out, is_token = _pad(pairs.tgt, pad_id)
     # The decoder's input is its output, one position later: bos first, and without eos.
     tgt_in = np.full_like(tgt_out, bos_id)
     tgt_in[:, 1:] = np.where(is_token[:, 1:], tgt_out[:, :-1], pad_id)
     return Batch(
-        src=torch.from_numpy(src),
+        src=torch.from_numpy(padded_src),
         tgt_in=torch.from_numpy(tgt_in),
         tgt_out=torch.from_numpy(tgt_out),
         num_tokens=int(is_token.sum()),
@@ -181,18 +228,13 @@ def _cut_by_budget(lengths: Lengths, batch_tokens: int) -> Iterator[tuple[int, i
         start = end
 
 
-def _pad_rows(
-    rows: TokenArray, indices: Indices, pad_id: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the rows of `indices`, padded to the longest, and a mask that is True for tokens.
+def _pad(rows: TokenArray, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the rows, padded to the longest, and a mask that is True for tokens.
 
-    Both have the shape (len(indices), longest).
+    Both have the shape (len(rows), longest).
     """
-    starts = rows.offsets[indices]
-    lengths = rows.offsets[indices + 1] - starts
-    columns = np.arange(lengths.max())
-    is_token = columns < lengths[:, None]
+    lengths = rows.lengths
+    is_token = np.arange(lengths.max()) < lengths[:, None]
     padded = np.full(is_token.shape, pad_id, np.int64)
-    positions = starts[:, None] + columns  # in rows.ids
-    padded[is_token] = rows.ids[positions[is_token]]
+    padded[is_token] = rows.ids
     return padded, is_token

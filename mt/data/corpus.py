@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,16 @@ CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer
 SHORT_LENGTH = 10  # tokens; if neither side is longer, a high length ratio means nothing
 
 
+Prefix = tuple[int, ...]  # ids of tags, such as a target language, in front of a source
+
+
 class ParallelFiles(NamedTuple):
-    """Two text files that translate each other line by line, with the weight of their pairs."""
+    """Two text files that translate each other line by line, and how their pairs are used."""
 
     src: Path
     tgt: Path
     weight: float = 1.0  # how often each pair is taken in an epoch
+    src_prefix: Prefix = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class TokenArray:
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]  # (len + 1,)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[int]]) -> Self:
+        """Return a copy of lists of ids."""
+        ids, lengths = _flatten(rows)
+        return cls(ids, _offsets([lengths]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,6 +63,19 @@ class TokenArray:
     def lengths(self) -> NDArray[np.int64]:
         """Return the length of each sequence, (len,)."""
         return np.diff(self.offsets)
+
+    def take(self, indices: NDArray[np.int64]) -> Self:
+        """Return a copy of the sequences at `indices`, in that order."""
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        offsets = _offsets([lengths])
+        # The place of each id here, and how far from there it stands in `self.ids`.
+        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return type(self)(self.ids[positions], offsets)
+
+    def rows(self) -> list[list[int]]:
+        """Return the sequences as lists of ids."""
+        return [self[index].tolist() for index in range(len(self))]
 
 
 @dataclass(frozen=True)
@@ -86,18 +109,66 @@ class FilterCounts:
         return text
 
 
+class EncodedPairs(NamedTuple):
+    """A few sentence pairs as ids, such as those of a batch; every sequence ends in eos."""
+
+    src: TokenArray  # without the prefixes
+    tgt: TokenArray
+    src_prefixes: Sequence[Prefix]  # of each pair
+
+    @property
+    def src_lengths(self) -> NDArray[np.int64]:
+        """Return the length of each source with its prefix."""
+        prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
+        return np.add(self.src.lengths, prefix_lengths)
+
+    def take(self, indices: NDArray[np.int64]) -> Self:
+        """Return a copy of the pairs at `indices`, in that order."""
+        prefixes = [self.src_prefixes[index] for index in indices]
+        return type(self)(self.src.take(indices), self.tgt.take(indices), prefixes)
+
+
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """Sentence pairs as ids; every sequence ends in eos."""
+    """Sentence pairs of one or more corpora as ids; every sequence ends in eos.
 
-    src: TokenArray
+    All pairs of one corpus have the same prefix of tags in front of their sources. It is kept
+    beside the ids, because a text cannot express it: it would be lost when a text is decoded and
+    encoded again.
+    """
+
+    src: TokenArray  # without the prefixes
     tgt: TokenArray
     weights: NDArray[np.float32]  # (len,): how often each pair is taken in an epoch
     counts: FilterCounts
     digest: str = ""  # of the text, the tokenizers and the limits; "" if the corpus is not cached
+    num_pairs: tuple[int, ...] = ()  # of each corpus
+    src_prefixes: tuple[Prefix, ...] = ()  # of each corpus; () if no corpus has a prefix
 
     def __len__(self) -> int:
         return len(self.src)
+
+    @property
+    def src_lengths(self) -> NDArray[np.int64]:
+        """Return the length of each source with its prefix, (len,)."""
+        if not self.src_prefixes:
+            return self.src.lengths
+        prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
+        return np.add(self.src.lengths, np.repeat(prefix_lengths, self.num_pairs))
+
+    @property
+    def tgt_lengths(self) -> NDArray[np.int64]:
+        """Return the length of each target, (len,)."""
+        return self.tgt.lengths
+
+    def pairs(self, indices: NDArray[np.int64]) -> EncodedPairs:
+        """Return a copy of the pairs at `indices`, in that order."""
+        prefixes: list[Prefix] = [()] * len(indices)
+        if self.src_prefixes:
+            corpus_ends = np.cumsum(self.num_pairs)
+            corpus_indices = np.searchsorted(corpus_ends, indices, side="right")
+            prefixes = [self.src_prefixes[corpus_index] for corpus_index in corpus_indices]
+        return EncodedPairs(self.src.take(indices), self.tgt.take(indices), prefixes)
 
 
 def encode_corpus(
@@ -114,21 +185,25 @@ def encode_corpus(
     The cache is written first if it does not exist. The memory for this does not grow with the
     size of the corpora.
 
-    Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos
-    included), or with one side more than `max_length_ratio` times as long as the other. The ratio
-    does not matter for pairs of at most SHORT_LENGTH tokens.
+    Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos and
+    prefix included), or with one side more than `max_length_ratio` times as long as the other. The
+    ratio does not matter for pairs of at most SHORT_LENGTH tokens.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
     lines, when the cache is damaged, and when no pair is left.
     """
     # A run resumes only with data of the digest that it was started with. So the same data must
     # have the same digest in all versions of mt: what is hashed here must not change.
-    identity = {
+    identity: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "files": [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora],
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
         "limits": [max_length, max_length_ratio, SHORT_LENGTH],
     }
+    src_prefixes = tuple(files.src_prefix for files in corpora)
+    if any(src_prefixes):
+        _assert_tags(src_tokenizer, src_prefixes)
+        identity["src_prefixes"] = src_prefixes
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     directory = cache_dir / digest
     if not directory.exists():
@@ -147,6 +222,7 @@ def encode_corpus(
     return _load_cache(
         directory,
         weights=[files.weight for files in corpora],
+        src_prefixes=src_prefixes if any(src_prefixes) else (),
         src_vocab_size=src_tokenizer.vocab_size,
         tgt_vocab_size=tgt_tokenizer.vocab_size,
     )
@@ -158,56 +234,31 @@ def encode_pairs(
     *,
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
+    src_prefix: Prefix = (),
 ) -> EncodedCorpus:
     """Return all the given pairs, in memory and without a filter.
 
     Validation uses this, because a score must count every sentence of its set.
     """
-    src = _pack([src_tokenizer.encode(src_texts)])
-    tgt = _pack([tgt_tokenizer.encode(tgt_texts)])
+    if src_prefix:
+        _assert_tags(src_tokenizer, [src_prefix])
+    src = TokenArray.from_rows(src_tokenizer.encode(src_texts))
+    tgt = TokenArray.from_rows(tgt_tokenizer.encode(tgt_texts))
     assert len(src) == len(tgt), (len(src), len(tgt))
-    weights = np.ones(len(src), np.float32)
-    return EncodedCorpus(src, tgt, weights, FilterCounts(kept=len(src)))
+    return EncodedCorpus(
+        src,
+        tgt,
+        weights=np.ones(len(src), np.float32),
+        counts=FilterCounts(kept=len(src)),
+        num_pairs=(len(src),),
+        src_prefixes=(src_prefix,) if src_prefix else (),
+    )
 
 
-def resample(
-    corpus: EncodedCorpus,
-    src_tokenizer: Tokenizer,
-    tgt_tokenizer: Tokenizer,
-    *,
-    epoch: int,
-    max_length: int,
-) -> EncodedCorpus:
-    """Return the same pairs in the encoding that BPE-dropout samples for this epoch, in memory.
-
-    A sequence that would have more than `max_length` tokens keeps its plain encoding. A side with a
-    tokenizer without BPE-dropout is returned as it is.
-    """
-    src = _resample_side(corpus.src, src_tokenizer, epoch=epoch, max_length=max_length)
-    tgt = _resample_side(corpus.tgt, tgt_tokenizer, epoch=epoch, max_length=max_length)
-    return EncodedCorpus(src, tgt, corpus.weights, corpus.counts)
-
-
-def _resample_side(
-    side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_length: int
-) -> TokenArray:
-    if tokenizer.bpe_dropout == 0.0:
-        return side
-    return _pack(_resample_chunks(side, tokenizer, epoch=epoch, max_length=max_length))
-
-
-def _resample_chunks(
-    side: TokenArray, tokenizer: Tokenizer, *, epoch: int, max_length: int
-) -> Iterator[list[list[int]]]:
-    """Yield sampled encodings of the text, which the lossless tokenizer decodes from the ids."""
-    for start in range(0, len(side), CHUNK_SIZE):
-        end = min(start + CHUNK_SIZE, len(side))
-        plain_rows = [side[index].tolist() for index in range(start, end)]
-        sampled_rows = tokenizer.encode(tokenizer.decode(plain_rows), epoch=epoch)
-        rows = []
-        for plain, sampled in zip(plain_rows, sampled_rows, strict=True):
-            rows.append(sampled if len(sampled) <= max_length else plain)
-        yield rows
+def _assert_tags(tokenizer: Tokenizer, prefixes: Sequence[Prefix]) -> None:
+    """Check that prefixes consist of tags, which decoding leaves out."""
+    ids = set(chain.from_iterable(prefixes))
+    assert ids <= set(tokenizer.tag_ids), f"{ids} are not all tags of the source tokenizer"
 
 
 # Encoding and filtering
@@ -241,7 +292,7 @@ def _encode_chunks(
             for texts, src_ids, tgt_ids in zip(text_chunk, src_encoded, tgt_encoded, strict=True):
                 outcome = _filter_pair(
                     texts,
-                    lengths=(len(src_ids), len(tgt_ids)),
+                    lengths=(len(files.src_prefix) + len(src_ids), len(tgt_ids)),
                     max_length=max_length,
                     max_length_ratio=max_length_ratio,
                 )
@@ -305,7 +356,12 @@ def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int)
 
 
 def _load_cache(
-    directory: Path, *, weights: Sequence[float], src_vocab_size: int, tgt_vocab_size: int
+    directory: Path,
+    *,
+    weights: Sequence[float],
+    src_prefixes: tuple[Prefix, ...] = (),
+    src_vocab_size: int,
+    tgt_vocab_size: int,
 ) -> EncodedCorpus:
     """Map the files of a cache into memory.
 
@@ -326,7 +382,15 @@ def _load_cache(
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
         ) from error
-    return EncodedCorpus(src, tgt, pair_weights, counts, digest=directory.name)
+    return EncodedCorpus(
+        src,
+        tgt,
+        pair_weights,
+        counts,
+        digest=directory.name,
+        num_pairs=tuple(num_pairs),
+        src_prefixes=src_prefixes,
+    )
 
 
 def _load_meta(directory: Path) -> tuple[list[int], FilterCounts]:
@@ -355,18 +419,7 @@ def _load_side(directory: Path, side: Literal["src", "tgt"], vocab_size: int) ->
 # Lists of ids as arrays
 
 
-def _pack(chunks: Iterable[list[list[int]]]) -> TokenArray:
-    """Store all the sequences of all chunks in one TokenArray."""
-    ids = []
-    lengths = []
-    for rows in chunks:
-        chunk_ids, chunk_lengths = _flatten(rows)
-        ids.append(chunk_ids)
-        lengths.append(chunk_lengths)
-    return TokenArray(np.concatenate(ids), _offsets(lengths))
-
-
-def _flatten(rows: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _flatten(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the ids of all rows end to end, and the length of each row."""
     lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
     ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())

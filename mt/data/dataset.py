@@ -1,31 +1,29 @@
 """Training data: for each epoch, a plan of batches and a way to make each batch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
 
-from mt.data.batching import Batch, BatchPlan, make_batch, plan_batches
-from mt.data.corpus import EncodedCorpus, resample
+import numpy as np
+
+from mt.data.batching import Batch, BatchPlan, make_batch, plan_batches, split_evenly
+from mt.data.bpe_dropout import Draw
+from mt.data.corpus import EncodedCorpus, EncodedPairs, TokenArray
 from mt.data.tokenizer import Tokenizer
 
-
-@dataclass(frozen=True, eq=False)
-class Epoch:
-    """One pass over the data: `plan` says which pairs are in each batch, `batch` makes one."""
-
-    number: int
-    plan: BatchPlan
-    corpus: EncodedCorpus
-    pad_id: int
-    bos_id: int
-
-    def batch(self, index: int) -> Batch:
-        """Return batch number `index` of the plan, on the CPU."""
-        indices = self.plan.indices(index)
-        return make_batch(self.corpus, indices, pad_id=self.pad_id, bos_id=self.bos_id)
+# The number of batches whose pairs are sampled and sorted together (see `Epoch._sample_group`). The
+# first groups of an epoch are smaller, so that it begins soon: 32, 128, then 256 batches each. On
+# Multi30k, with a dropout of 0.1 and 4,096 tokens a batch, 4 % of the positions are padding in
+# groups of 128 batches, 12 % in groups of 16, and 31 % where each planned batch keeps its pairs.
+# Without BPE-dropout it is 3 %.
+FIRST_GROUP_SIZE = 32
+GROUP_GROWTH = 4
+GROUP_SIZE = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Encoded sentence pairs, and the tokenizers that sample their encodings in each epoch."""
+    """Encoded sentence pairs, and the tokenizers that sample other encodings of them."""
 
     corpus: EncodedCorpus
     src_tokenizer: Tokenizer
@@ -38,26 +36,122 @@ class Dataset:
         """Return what identifies the text, the tokenizers and the limits; it must not change."""
         return self.corpus.digest
 
-    def epoch(self, number: int, *, batch_tokens: int) -> Epoch:
+    @property
+    def has_bpe_dropout(self) -> bool:
+        """True if each epoch has other encodings of the same pairs."""
+        return max(self.src_tokenizer.bpe_dropout, self.tgt_tokenizer.bpe_dropout) > 0.0
+
+    def epoch(self, number: int, *, batch_tokens: int) -> "Epoch":
         """Return epoch `number`, a pure function of (seed, number, batch_tokens) and the corpus.
 
-        A batch has at most `batch_tokens` padded positions on its longer side.
+        A batch has at most `batch_tokens` padded positions on its longer side. With BPE-dropout,
+        which makes sentences longer, it may have more: a quarter more at a dropout of 0.1.
         """
-        corpus = resample(
-            self.corpus,
-            self.src_tokenizer,
-            self.tgt_tokenizer,
-            epoch=number,
-            max_length=self.max_length,
-        )
         plan = plan_batches(
-            corpus.src.lengths,
-            corpus.tgt.lengths,
+            self.corpus.src_lengths,
+            self.corpus.tgt_lengths,
             batch_tokens=batch_tokens,
             seed=self.seed,
             epoch=number,
-            weights=corpus.weights,
+            weights=self.corpus.weights,
         )
-        return Epoch(
-            number, plan, corpus, pad_id=self.src_tokenizer.pad_id, bos_id=self.tgt_tokenizer.bos_id
+        return Epoch(number, plan, self)
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """One pass over the data: `plan` says which pairs are in each batch, `batch` makes one."""
+
+    number: int
+    plan: BatchPlan
+    dataset: Dataset
+    # The latest group that was sampled, by its first batch, since its batches are used in a row.
+    _latest_group: dict[int, list[EncodedPairs]] = field(default_factory=dict)
+
+    def batch(self, index: int) -> Batch:
+        """Return batch number `index`, on the CPU.
+
+        Without BPE-dropout, it has the pairs that the plan says. With BPE-dropout, it is a pure
+        function of the seed, the epoch and `index`, and the pairs of a group of batches are
+        distributed over these in another way (see `_sample_group`).
+        """
+        if not self.dataset.has_bpe_dropout:
+            return self._make_batch(self._planned_pairs(index, index + 1))
+        start, end = self._find_group(index)
+        batches = self._latest_group.get(start)
+        if batches is None:
+            batches = self._sample_group(start, end)
+            self._latest_group.clear()
+            self._latest_group[start] = batches
+        return self._make_batch(batches[index - start])
+
+    def widest_batch(self, index: int) -> Batch:
+        """Return the pairs of a planned batch, padded more than those of training are likely to be.
+
+        With BPE-dropout, they have sampled encodings, but are not sorted again by their lengths.
+        """
+        pairs = self._planned_pairs(index, index + 1)
+        return self._make_batch(self._sample(pairs, seed=f"widest {index}"))
+
+    def _planned_pairs(self, start: int, end: int) -> EncodedPairs:
+        """Return the pairs of the planned batches from `start` to before `end`."""
+        starts = self.plan.starts
+        return self.dataset.corpus.pairs(self.plan.order[starts[start] : starts[end]])
+
+    def _find_group(self, index: int) -> tuple[int, int]:
+        """Return the first batch of the group that batch `index` belongs to, and the end."""
+        start = 0
+        size = FIRST_GROUP_SIZE
+        while index >= start + size:
+            start += size
+            size = min(GROUP_GROWTH * size, GROUP_SIZE)
+        return start, min(start + size, self.plan.num_batches)
+
+    def _sample_group(self, start: int, end: int) -> list[EncodedPairs]:
+        """Return the pairs of the batches from `start` to before `end`, with sampled encodings.
+
+        Encodings of sentences of one length are sampled with different lengths, so the planned
+        batches would need much padding. Therefore the pairs of all these batches are sorted by
+        their new lengths and distributed again. The number of batches stays the same.
+        """
+        pairs = self._sample(self._planned_pairs(start, end), seed=f"group {start}")
+        generator = np.random.default_rng([self.dataset.seed, self.number, start])
+        batches = split_evenly(pairs.src_lengths, pairs.tgt.lengths, end - start, generator)
+        return [pairs.take(indices) for indices in batches]
+
+    def _sample(self, pairs: EncodedPairs, *, seed: str) -> EncodedPairs:
+        """Return the pairs with random encodings, a pure function of the epoch and `seed`."""
+        dataset = self.dataset
+        seed = f"{dataset.seed} {self.number} {seed}"
+        src_limits = [dataset.max_length - len(prefix) for prefix in pairs.src_prefixes]
+        tgt_limits = [dataset.max_length] * len(pairs.tgt)
+        src = _sample_rows(
+            pairs.src, dataset.src_tokenizer, Random(f"{seed} src").random, src_limits
         )
+        tgt = _sample_rows(
+            pairs.tgt, dataset.tgt_tokenizer, Random(f"{seed} tgt").random, tgt_limits
+        )
+        return pairs._replace(src=src, tgt=tgt)
+
+    def _make_batch(self, pairs: EncodedPairs) -> Batch:
+        dataset = self.dataset
+        return make_batch(
+            pairs, pad_id=dataset.src_tokenizer.pad_id, bos_id=dataset.tgt_tokenizer.bos_id
+        )
+
+
+def _sample_rows(
+    rows: TokenArray, tokenizer: Tokenizer, draw: Draw, limits: Sequence[int]
+) -> TokenArray:
+    """Return random encodings of the texts, which the lossless tokenizer decodes from the ids.
+
+    An encoding of more tokens than its limit is not used: the row stays as it is.
+    """
+    if tokenizer.bpe_dropout == 0.0:
+        return rows
+    plain_rows = rows.rows()
+    sampled_rows = tokenizer.sample(tokenizer.decode(plain_rows), draw)
+    chosen = []
+    for plain, sampled, limit in zip(plain_rows, sampled_rows, limits, strict=True):
+        chosen.append(sampled if len(sampled) <= limit else plain)
+    return TokenArray.from_rows(chosen)

@@ -1,8 +1,6 @@
 """Tokenizer: text to token ids and back, with a SentencePiece model."""
 
 import hashlib
-import random
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Self
 
 import sentencepiece
 
-from mt.data.bpe_dropout import Pieces, sample_segments
+from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler
 from mt.errors import TokenizerError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
@@ -36,14 +34,13 @@ class Tokenizer:
 
     Lossless means that `decode([ids])` for the ids of any text without a newline is exactly that
     text: no normalization, no space lost, bytes for characters that have no piece. Data can then be
-    encoded again in each epoch (BPE-dropout) from the ids alone, and a score is that of the real
+    encoded again for each batch (BPE-dropout) from the ids alone, and a score is that of the real
     text. For this, U+2581 must be escaped: SentencePiece writes spaces as U+2581, so it decodes a
     U+2581 of the text to a space.
 
     No text can produce a control id: "<s>" in a text is encoded as three characters.
 
-    `bpe_dropout` is the probability to skip a merge in sampled encodings (see `encode`), which are
-    random but depend on `seed`.
+    `bpe_dropout` is the probability to skip a merge in sampled encodings (see `sample`).
     """
 
     pad_id = PAD_ID
@@ -51,13 +48,12 @@ class Tokenizer:
     bos_id = BOS_ID
     eos_id = EOS_ID
 
-    def __init__(self, model: bytes, *, bpe_dropout: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, model: bytes, *, bpe_dropout: float = 0.0) -> None:
         # SentencePiece would print warnings about models that `load` refuses with an error.
         sentencepiece.set_min_log_level(2)
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.LoadFromSerializedProto(model)
         self.bpe_dropout = bpe_dropout
-        self.seed = seed
         self.digest = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(self._processor)
         if self.vocab_size > MAX_VOCAB_SIZE:
@@ -69,6 +65,7 @@ class Tokenizer:
         piece_texts = self._processor.id_to_piece(list(ids))
         control_ids = {i for i in ids if self._processor.is_control(i)}
         self._pieces = self._ordinary_pieces(piece_texts, control_ids)
+        self._sampler = SubwordSampler(self._pieces, dropout=bpe_dropout)
 
         self.tag_ids = tuple(sorted(control_ids - {PAD_ID, BOS_ID, EOS_ID}))
         # Ids that a search must not generate: all control ids but eos, and what would break a line.
@@ -77,7 +74,7 @@ class Tokenizer:
         self.forbidden_ids = tuple(sorted(forbidden_ids))
 
     @classmethod
-    def load(cls, path: Path, *, bpe_dropout: float = 0.0, seed: int = 0) -> Self:
+    def load(cls, path: Path, *, bpe_dropout: float = 0.0) -> Self:
         """Read a model file.
 
         Raises TokenizerError for a file that is missing or is not a SentencePiece model, and for a
@@ -85,7 +82,7 @@ class Tokenizer:
         """
         try:
             content = _read_model_file(path)
-            tokenizer = cls(content, bpe_dropout=bpe_dropout, seed=seed)
+            tokenizer = cls(content, bpe_dropout=bpe_dropout)
         except TokenizerError as error:
             raise TokenizerError(f"{path}: not a tokenizer: {error}") from None
         except OSError as error:
@@ -99,17 +96,41 @@ class Tokenizer:
             )
         return tokenizer
 
-    def encode(self, texts: Sequence[str], *, epoch: int | None = None) -> list[list[int]]:
-        """Return the ids of each text, with eos as the last.
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, with eos as the last."""
+        rows: list[list[int]] = self._processor.encode(
+            [escape(text) for text in texts], add_eos=True
+        )
+        return rows
 
-        With an epoch, and if `bpe_dropout` is above 0, the encodings are sampled. They are a pure
-        function of (seed, epoch, texts).
+    def sample(self, texts: Sequence[str], draw: Draw) -> list[list[int]]:
+        """Return random encodings of the texts by BPE-dropout, each with eos as the last id.
+
+        They are a pure function of the texts and of the random numbers that `draw` returns. With a
+        `bpe_dropout` of 0 they are the plain encodings.
+
+        Texts are encoded word by word, which is possible because no piece contains a space after
+        its start. To sample an encoding is slow, so each word gets at most SAMPLES_PER_WORD
+        samples; further occurrences of the word take one of these at random.
         """
-        escaped = [escape(text) for text in texts]
-        if epoch is None or self.bpe_dropout == 0.0:
-            rows: list[list[int]] = self._processor.encode(escaped, add_eos=True)
-            return rows
-        return self._encode_sampled(escaped, epoch)
+        if self.bpe_dropout == 0.0:
+            return self.encode(texts)
+        samples_by_word: dict[str, list[list[int]]] = defaultdict(list)
+        rows = []
+        for text in texts:
+            words = escape(text).split(" ") if text else []
+            row: list[int] = []
+            for word in words:
+                samples = samples_by_word[word]
+                if len(samples) < SAMPLES_PER_WORD:
+                    ids = self._sampler.sample(SPACE_SYMBOL + word, draw)
+                    samples.append(ids)
+                else:
+                    ids = samples[int(draw() * SAMPLES_PER_WORD)]
+                row.extend(ids)
+            row.append(EOS_ID)
+            rows.append(row)
+        return rows
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each row of ids; pad, bos, eos and tags have no text."""
@@ -132,36 +153,6 @@ class Tokenizer:
                 ids[text] = token_id
                 scores[text] = self._processor.get_score(token_id)
         return Pieces(ids=ids, scores=scores, byte_ids=tuple(byte_ids))
-
-    def _encode_sampled(self, texts: Sequence[str], epoch: int) -> list[list[int]]:
-        """Encode escaped texts word by word with BPE-dropout.
-
-        Words can be encoded on their own because no piece contains a space after its start. To
-        sample an encoding is slow, so each word gets at most SAMPLES_PER_WORD samples; further
-        occurrences of the word take one of these at random.
-        """
-        # The texts are part of the seed so that each chunk of a corpus gets other random numbers.
-        checksum = zlib.crc32("\n".join(texts).encode())
-        draw = random.Random(f"{self.seed} {epoch} {checksum}").random
-        samples_by_word: dict[str, list[list[int]]] = defaultdict(list)
-        rows = []
-        for text in texts:
-            words = text.split(" ") if text else []
-            row: list[int] = []
-            for word in words:
-                samples = samples_by_word[word]
-                if len(samples) < SAMPLES_PER_WORD:
-                    segments = sample_segments(
-                        SPACE_SYMBOL + word, self._pieces, dropout=self.bpe_dropout, draw=draw
-                    )
-                    ids = self._pieces.segment_ids(segments)
-                    samples.append(ids)
-                else:
-                    ids = samples[int(draw() * SAMPLES_PER_WORD)]
-                row.extend(ids)
-            row.append(EOS_ID)
-            rows.append(row)
-        return rows
 
     def _find_incompatibility(self) -> str | None:
         """Return why mt cannot use this model, which another program may have made, or None."""

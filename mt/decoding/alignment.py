@@ -3,7 +3,7 @@
 The links are read from the decoder's cross-attention. Words are separated by ASCII white space, as
 in Moses and fast_align, and counted from 0. Each target word is linked to one source word: the one
 with the highest attention weight, which is the sum over its subwords, in the mean of all heads of
-one layer. Attention to eos is ignored.
+one layer. Attention to eos and to tags is ignored.
 
 Which decoder layer and position give the best links can only be found by comparison with gold
 alignments. `scripts/alignment/error_rate.py` scores them all.
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.data.batching import group_by_length
+from mt.data.corpus import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
 from mt.model.recording import cross_attention
@@ -77,22 +78,26 @@ def align_lines(
     *,
     layer: int | None = None,
     step: AlignmentStep = "output",
+    prefix: Prefix = (),
 ) -> Iterator[Alignment]:
-    """Yield the links of each pair of lines.
+    """Yield the links of each pair of lines, whose sources get the prefix of tags.
 
     A pair has no links when one of its lines is blank. A pair of which one line has more than
     `max_length` tokens gets a warning and no links.
     """
     numbered_pairs = enumerate(pairs, start=1)
     while chunk := list(islice(numbered_pairs, CHUNK_SIZE)):
-        encoded = [_encode_pair(translator, number, pair) for number, pair in chunk]
+        encoded = [_encode_pair(translator, number, pair, prefix) for number, pair in chunk]
         yield from align(translator, encoded, layer=layer, step=step)
 
 
-def _encode_pair(translator: Translator, number: int, pair: tuple[str, str]) -> Segment:
+def _encode_pair(
+    translator: Translator, number: int, pair: tuple[str, str], prefix: Prefix
+) -> Segment:
     """Return the ids of a pair of lines; eos alone for both if one of them is too long."""
     src_text, tgt_text = pair
-    (src_ids,) = translator.src_tokenizer.encode([src_text])
+    (text_ids,) = translator.src_tokenizer.encode([src_text])
+    src_ids = [*prefix, *text_ids]
     (tgt_ids,) = translator.tgt_tokenizer.encode([tgt_text])
     num_tokens = max(len(src_ids), len(tgt_ids))
     if num_tokens <= translator.max_length:
@@ -189,16 +194,18 @@ def link_words(
 def word_indices(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """Return the word index of each token before eos; `ids` ends in eos.
 
-    A space that is a token of its own belongs to the word after it. Spaces at the end of the text
-    belong to no word, and get -1.
+    A space that is a token of its own belongs to the word after it. Tags and spaces at the end of
+    the text belong to no word, and get -1.
     """
+    tag_ids = set(tokenizer.tag_ids)
     prefixes = tokenizer.decode([ids[:length] for length in range(1, len(ids) + 1)])
     num_words = len(words(prefixes.pop()))  # the last prefix is the whole text
     indices = []
-    for prefix in prefixes:
+    for token_id, prefix in zip(ids, prefixes, strict=False):
         # The token belongs to the word in which the next character would be.
         index = len(words(f"{prefix}.")) - 1
-        indices.append(index if index < num_words else -1)
+        is_in_word = index < num_words and token_id not in tag_ids
+        indices.append(index if is_in_word else -1)
     return indices
 
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.batching import group_by_length
+from mt.data.corpus import Prefix
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
@@ -37,7 +38,7 @@ Alignment = list[tuple[int, int]]  # sorted links (source word, target word), co
 class Segment(NamedTuple):
     """Token ids of a text, or of one piece of a long one, and of its translation.
 
-    Both end in eos.
+    Both end in eos. The source begins with its prefix of tags, if it has one.
     """
 
     src: list[int]
@@ -129,21 +130,22 @@ class Translator:
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
     @overload
-    def translate(self, texts: str) -> str: ...  # type: ignore[overload-overlap]
+    def translate(self, texts: str, *, prefix: Prefix = ()) -> str: ...  # type: ignore[overload-overlap]
 
     @overload
-    def translate(self, texts: Sequence[str]) -> list[str]: ...
+    def translate(self, texts: Sequence[str], *, prefix: Prefix = ()) -> list[str]: ...
 
-    def translate(self, texts: str | Sequence[str]) -> str | list[str]:
+    def translate(self, texts: str | Sequence[str], *, prefix: Prefix = ()) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
-        The translation of a blank text is empty.
+        The translation of a blank text is empty. `prefix` holds ids of tags, such as a target
+        language, as the model was trained with them: see `split`.
         """
         if isinstance(texts, str):
-            return self.translate([texts])[0]
-        return [translations[0].text for translations in self.n_best(texts)]
+            return self.translate([texts], prefix=prefix)[0]
+        return [translations[0].text for translations in self.n_best(texts, prefix=prefix)]
 
-    def n_best(self, texts: Sequence[str]) -> list[list[Translation]]:
+    def n_best(self, texts: Sequence[str], *, prefix: Prefix = ()) -> list[list[Translation]]:
         """Return up to `beam_size` translations of each text, best first.
 
         A text of more than `max_length` tokens is split into segments. Its k-th translation joins
@@ -151,7 +153,7 @@ class Translator:
         """
         if isinstance(texts, str):
             raise TypeError("n_best takes a list of texts, not a single str")
-        segments_of_texts = [self.split(text) for text in texts]
+        segments_of_texts = [self.split(text, prefix=prefix) for text in texts]
         all_segments = [ids for segments in segments_of_texts for ids in segments]
         translations = iter(self._translate_segments(all_segments))
         return [
@@ -159,7 +161,12 @@ class Translator:
         ]
 
     def translate_chunks(
-        self, lines: Iterable[str], *, n_best: int = 1, chunk_size: int = CHUNK_SIZE
+        self,
+        lines: Iterable[str],
+        *,
+        n_best: int = 1,
+        chunk_size: int = CHUNK_SIZE,
+        prefix: Prefix = (),
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
@@ -170,7 +177,7 @@ class Translator:
         """
         num_lines = 0
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
-            translations = [found[:n_best] for found in self.n_best(chunk)]
+            translations = [found[:n_best] for found in self.n_best(chunk, prefix=prefix)]
             for line_translations in translations:
                 num_lines += 1
                 num_segments = len(line_translations[0].segments)
@@ -181,19 +188,25 @@ class Translator:
                     )
             yield TranslatedChunk(chunk, translations)
 
-    def split(self, text: str) -> list[list[int]]:
+    def split(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
         """Return the source ids of the segments of a text, each of at most `max_length` tokens.
 
         A text that is too long is cut at the space nearest to its middle, or through the middle if
-        it has no space. The halves are split in the same way. A blank text has no segments.
+        it has no space. The halves are split in the same way. A blank text has no segments. The
+        prefix is in front of every segment. Raises ValueError if it has other ids than tags.
         """
+        if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
+            raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
         if not text.strip():
             return []
-        (ids,) = self.src_tokenizer.encode([text])
+        (text_ids,) = self.src_tokenizer.encode([text])
+        ids = [*prefix, *text_ids]
         if len(ids) <= self.max_length or len(text) < 2:
             return [ids]
         cut = _cut_position(text)
-        return self.split(text[:cut]) + self.split(text[cut:].removeprefix(" "))
+        first_half = self.split(text[:cut], prefix=prefix)
+        second_half = self.split(text[cut:].removeprefix(" "), prefix=prefix)
+        return first_half + second_half
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return rows of ids as one padded tensor (batch, length) on the device of the model."""

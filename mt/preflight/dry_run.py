@@ -155,7 +155,7 @@ def update_batches(trainer: Trainer, epoch: Epoch) -> Iterator[range]:
 
 def synchronized_time(trainer: Trainer) -> float:
     """Wait until the device has done all its work, and return the time of a monotonic clock."""
-    trainer.window.to_list()  # copies sums from the device, which waits for it
+    trainer.window.sums()  # copies sums from the device, which waits for it
     return time.monotonic()
 
 
@@ -190,8 +190,8 @@ def describe_filters(corpus: EncodedCorpus) -> Finding:
 
 def describe_lengths(corpus: EncodedCorpus) -> Finding:
     """Report how long the training sentences are in tokens."""
-    src_lengths = corpus.src.lengths
-    tgt_lengths = corpus.tgt.lengths
+    src_lengths = corpus.src_lengths
+    tgt_lengths = corpus.tgt_lengths
     medians = f"{np.median(src_lengths):,.0f} / {np.median(tgt_lengths):,.0f}"
     longest = f"{np.max(src_lengths):,.0f} / {np.max(tgt_lengths):,.0f}"
     text = f"train: median line {medians} tokens, longest {longest} (source / target)"
@@ -288,13 +288,11 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
     peak = trainer.runtime.peak_memory()
     growth = peak - memory_before
 
-    plan = epoch.plan
-    num_pairs = np.diff(plan.starts)
     sizes = []
-    for index in largest_batches(plan):
-        src_length = plan.src_lengths[index]
-        tgt_length = plan.tgt_lengths[index]
-        sizes.append(f"{num_pairs[index]:,} pairs of {src_length:,} and {tgt_length:,}")
+    for index in largest_batches(epoch.plan):
+        batch = epoch.widest_batch(index)
+        num_pairs, src_length = batch.src.shape
+        sizes.append(f"{num_pairs:,} pairs of {src_length:,} and {batch.tgt_out.size(1):,}")
     text = (
         f"{format_bytes(peak)} at the peak, at least {format_bytes(growth)} of it for the model "
         f"and the largest batch ({' or '.join(sizes)} tokens)"

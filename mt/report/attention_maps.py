@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mt.data.corpus import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import DataError
@@ -54,18 +55,26 @@ def write_attention(
 
 @torch.inference_mode()
 def attention_maps(
-    translator: Translator, sentence: str, *, target: str | None, name: str
+    translator: Translator,
+    sentence: str,
+    *,
+    target: str | None,
+    name: str,
+    prefix: Prefix = (),
 ) -> AttentionMaps:
     """Return the attention weights between a sentence and `target`, or its own translation.
 
-    Raises DataError for a text that cannot be shown.
+    The tags of `prefix` are in front of the sentence, as special words. Raises DataError for a text
+    that cannot be shown.
     """
     src_tokenizer = translator.src_tokenizer
     tgt_tokenizer = translator.tgt_tokenizer
     max_length = translator.max_length
-    src = _encode_sentence(sentence, src_tokenizer, max_length=max_length, what="the sentence")
+    src = _encode_sentence(
+        sentence, src_tokenizer, max_length=max_length, what="the sentence", prefix=prefix
+    )
     if target is None:
-        best = translator.n_best([sentence])[0][0]
+        best = translator.n_best([sentence], prefix=prefix)[0][0]
         tgt_text = best.text
         # The ids come from the search: encoding the text could split its words differently.
         tgt_out = best.segments[0].tgt
@@ -105,8 +114,10 @@ def axis_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
     return AxisTokens(subwords, words, word_index, special_words)
 
 
-def _encode_sentence(text: str, tokenizer: Tokenizer, *, max_length: int, what: str) -> list[int]:
-    """Return the token ids of one line of text, eos last.
+def _encode_sentence(
+    text: str, tokenizer: Tokenizer, *, max_length: int, what: str, prefix: Prefix = ()
+) -> list[int]:
+    """Return the token ids of one line of text, with the prefix first and eos last.
 
     Raises DataError, which calls the text `what`, if it is not valid UTF-8, not a single line,
     blank, or longer than the `max_length` tokens that the model was trained on.
@@ -119,7 +130,8 @@ def _encode_sentence(text: str, tokenizer: Tokenizer, *, max_length: int, what: 
         raise DataError(f"{what} has a line break; give one sentence on one line")
     if not text.strip():
         raise DataError(f"{what} is blank; give a sentence with at least one word")
-    (ids,) = tokenizer.encode([text])
+    (text_ids,) = tokenizer.encode([text])
+    ids = [*prefix, *text_ids]
     if len(ids) > max_length:
         raise DataError(
             f"{what} has {len(ids):,} tokens; the model was trained on at most {max_length:,}"

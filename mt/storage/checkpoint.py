@@ -16,8 +16,8 @@ from mt.errors import CheckpointError
 from mt.storage import migrations
 from mt.storage.atomic import atomic_directory, atomic_file, remove, sha256
 
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, FORMAT_VERSION)
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (2, 3, FORMAT_VERSION)
 
 # The files in the directory of a checkpoint.
 MODEL = "model.safetensors"
@@ -142,8 +142,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
                 f"{directory / OPTIMIZER}: not readable as format 2 ({error})"
             ) from error
         model = migrations.convert_model(model)
-        meta = migrations.convert_meta(meta)
-    return Checkpoint(model, optimizer, meta)
+    return Checkpoint(model, optimizer, migrations.convert_meta(meta))
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
@@ -165,10 +164,7 @@ def load_meta(directory: Path) -> dict[str, Any]:
 
     CheckpointError for a missing or damaged file, and for a format version that is not readable.
     """
-    meta = _read_meta(directory)
-    if meta["format_version"] == 2:
-        meta = migrations.convert_meta(meta)
-    return meta
+    return migrations.convert_meta(_read_meta(directory))
 
 
 def _read_meta(directory: Path) -> dict[str, Any]:
@@ -182,7 +178,7 @@ def _read_meta(directory: Path) -> dict[str, Any]:
             f"{path}: not readable as a checkpoint's meta.json ({error})"
         ) from error
     if version not in READABLE_VERSIONS:
-        readable = " and ".join(str(number) for number in READABLE_VERSIONS)
+        readable = ", ".join(str(number) for number in READABLE_VERSIONS)
         hint = "; install a newer mt" if type(version) is int and version > FORMAT_VERSION else ""
         raise CheckpointError(
             f"{path}: format version {str(version)[:80]}, but this mt reads {readable}{hint}"

@@ -1,4 +1,10 @@
-"""Checkpoints of format 2, converted to format 3 when they are read.
+"""Checkpoints of formats 2 and 3, converted to format 4 when they are read.
+
+Format 4 differs from format 3 in two ways, both in meta.json:
+
+- `subword_sampling` says how BPE-dropout makes the batches of an epoch. Before format 4, the
+  subwords of a whole epoch were sampled before its batches were planned.
+- The sums since the last logged line have names. They were a list (see `WINDOW_NAMES`).
 
 Format 3 differs from format 2 in three ways:
 
@@ -17,6 +23,16 @@ RENAMED_STATE_KEYS = {
     "checks_without_gain": "validations_without_improvement",
     "checked_step": "last_validated_step",
 }
+
+WINDOW_NAMES = (
+    "loss",
+    "nll",
+    "num_tokens",
+    "grad_norm",
+    "num_updates",
+    "num_skipped",
+    "num_skipped_in_a_row",
+)
 
 # The parts of which parameter names are made in format 2, such as `decoder_layers`, `0`,
 # `self_attention`, `query`, `weight`. Parts that can follow the same prefix stand in the order in
@@ -85,7 +101,16 @@ def convert_optimizer(
 
 
 def convert_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a format 2 meta.json under their names in format 3."""
+    """Return the values of a meta.json of any readable format under their names in format 4."""
+    converted = dict(meta)
+    if meta["format_version"] == 2:
+        converted = _convert_meta_to_3(converted)
+    if meta["format_version"] <= 3:
+        converted = _convert_meta_to_4(converted)
+    return converted
+
+
+def _convert_meta_to_3(meta: Mapping[str, Any]) -> dict[str, Any]:
     converted = {**meta, "format_version": 3}
     state = meta.get("state")
     if isinstance(state, dict):
@@ -93,6 +118,24 @@ def convert_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
             RENAMED_STATE_KEYS.get(key, key): value for key, value in state.items()
         }
     return converted
+
+
+def _convert_meta_to_4(meta: Mapping[str, Any]) -> dict[str, Any]:
+    converted = {**meta, "format_version": 4, "subword_sampling": "whole epoch"}
+    if isinstance(meta.get("ranks"), list):
+        converted["ranks"] = [_name_window_sums(rank) for rank in meta["ranks"]]
+    return converted
+
+
+def _name_window_sums(rank: Any) -> Any:
+    """Return a rank's values with names for the sums of its window.
+
+    What is not as format 3 wrote it stays as it is: the trainer refuses it.
+    """
+    window = rank.get("window") if isinstance(rank, dict) else None
+    if not isinstance(window, list) or len(window) != len(WINDOW_NAMES):
+        return rank
+    return {**rank, "window": dict(zip(WINDOW_NAMES, window, strict=True))}
 
 
 def format_2_parameter_order(names: Iterable[str]) -> list[str]:

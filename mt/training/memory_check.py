@@ -26,7 +26,7 @@ def check_memory(
     runtime: Runtime,
     optimizer_has_state: bool = False,
 ) -> None:
-    """Run forward and backward on the largest batches of `epoch`.
+    """Run forward and backward on the largest batches of `epoch`, as wide as they may become.
 
     `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError
     when memory is too small; it names a `train.batch_tokens` that fits.
@@ -37,7 +37,7 @@ def check_memory(
             gc.collect()  # the tensors of the failed attempt
             runtime.release_memory()
             epoch = dataset.epoch(epoch.number, batch_tokens=batch_tokens // num_parts)
-        batches = map(epoch.batch, largest_batches(epoch.plan))
+        batches = map(epoch.widest_batch, largest_batches(epoch.plan))
         with suppress(DeviceError):
             try_update(objective, batches, runtime, optimizer_has_state=optimizer_has_state)
             break

@@ -5,7 +5,8 @@ depends on a clock stands under `timing`, so that two equal runs differ nowhere 
 depend on the kind:
 
     start      num_parameters, environment
-    train      epoch, loss, nll, lr, grad_norm, tokens_seen, num_skipped
+    train      epoch, loss, nll, other sums of the objective, lr, grad_norm, tokens_seen,
+               num_skipped
     valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best
     incident   text
 
@@ -83,16 +84,24 @@ class TrainRecord:
 
     kind: ClassVar[str] = "train"
     epoch: int
-    loss: float  # label-smoothed, per target token; nan when all updates were skipped
-    nll: float  # unsmoothed, in nats per target token
+    # Per target token, by the names of the objective's sums: "loss" (label-smoothed), "nll"
+    # (unsmoothed, in nats) and others. nan when all updates were skipped.
+    losses: Mapping[str, float]
     lr: float
     grad_norm: float
     tokens_seen: int  # target tokens since the run began
     num_skipped: int  # updates skipped since the run began
 
     def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has."""
-        return asdict(self)
+        """Return the keys that only this kind has; each loss has a key of its own."""
+        return {
+            "epoch": self.epoch,
+            **self.losses,
+            "lr": self.lr,
+            "grad_norm": self.grad_norm,
+            "tokens_seen": self.tokens_seen,
+            "num_skipped": self.num_skipped,
+        }
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,22 @@ from mt.model.transformer import Transformer
 
 
 class LossSums(NamedTuple):
-    """Sums over the target tokens of a batch; `loss` and `nll` are float32 device scalars."""
+    """Named sums over the target tokens of a batch, as float32 device scalars.
 
-    loss: Tensor  # label-smoothed loss, which training minimises
-    nll: Tensor  # unsmoothed negative log-likelihood in nats, for the perplexity
+    Training minimises "loss". "nll" is the unsmoothed negative log-likelihood in nats, for the
+    perplexity. An objective may add more terms for the log.
+    """
+
+    sums: dict[str, Tensor]
     num_tokens: int
+
+    @property
+    def loss(self) -> Tensor:
+        return self.sums["loss"]
+
+    @property
+    def nll(self) -> Tensor:
+        return self.sums["nll"]
 
 
 class Objective(nn.Module):
@@ -25,6 +36,8 @@ class Objective(nn.Module):
     It is one module, so that DistributedDataParallel can wrap model and loss together.
     """
 
+    sum_names: tuple[str, ...] = ("loss", "nll")  # the names in the LossSums of this objective
+
     def __init__(self, transformer: Transformer, *, label_smoothing: float) -> None:
         super().__init__()
         self.transformer = transformer
@@ -32,20 +45,38 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> LossSums:
         """Return the sums over the real target tokens of `batch`."""
+        states, targets = self.states_and_targets(batch)
+        loss, nll = smoothed_cross_entropy(
+            states,
+            self.transformer.output_weight,
+            targets,
+            smoothing=self.label_smoothing,
+            dtype=self.transformer.compute_dtype,
+        )
+        return LossSums({"loss": loss, "nll": nll}, batch.num_tokens)
+
+    def states_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the decoder states (num_tokens, d_model) and the targets (num_tokens,).
+
+        Only the real target tokens are selected, so padding costs nothing in the loss. They are in
+        the order of the rows of `batch`.
+        """
         states = self.transformer(batch.src, batch.tgt_in)  # (batch, tgt_length, d_model)
         targets = batch.tgt_out.flatten()  # (batch * tgt_length,)
         is_token = targets != self.transformer.pad_id
         # The size is known, so the host need not wait for a GPU to count the tokens.
         token_index = torch.nonzero_static(is_token, size=batch.num_tokens).squeeze(1)
-        # Selecting the real tokens first means that padding costs nothing.
-        loss, nll = smoothed_cross_entropy(
-            states.flatten(0, 1).index_select(0, token_index),  # (num_tokens, d_model)
-            self.transformer.output_weight,
-            targets.index_select(0, token_index),
-            smoothing=self.label_smoothing,
-            dtype=self.transformer.compute_dtype,
-        )
-        return LossSums(loss, nll, batch.num_tokens)
+        token_states = states.flatten(0, 1).index_select(0, token_index)
+        return token_states, targets.index_select(0, token_index)
+
+    def logits_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return float32 logits (num_tokens, vocab_size) of the real tokens, and their targets.
+
+        For objectives that need more than a cross-entropy. All logits are in memory at once, where
+        `forward` computes them in chunks.
+        """
+        states, targets = self.states_and_targets(batch)
+        return self.transformer.logits(states).float(), targets
 
 
 @torch.inference_mode()

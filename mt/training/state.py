@@ -1,7 +1,8 @@
 """The training state, and running sums over the latest updates: values that a checkpoint keeps."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from pydantic import FiniteFloat, NonNegativeInt
@@ -34,8 +35,7 @@ class WindowSums(NamedTuple):
     A skipped update counts in the last two fields only.
     """
 
-    loss: float
-    nll: float
+    losses: dict[str, float]  # by the names of an objective's LossSums
     num_tokens: float
     grad_norm: float  # a sum of norms: divide by num_updates
     num_updates: float
@@ -43,40 +43,53 @@ class WindowSums(NamedTuple):
     num_skipped_in_a_row: float  # up to now; continues over several windows
 
 
+COUNTERS = WindowSums._fields[1:]
+
+
 class LogWindow:
     """WindowSums that grow on the device, so that no update waits for the host."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(len(WindowSums._fields), device=device)
+    def __init__(self, device: torch.device, names: Sequence[str]) -> None:
+        self._names = tuple(names)  # of the losses
+        # The losses in the order of their names, then the counters.
+        self._sums = torch.zeros(len(self._names) + len(COUNTERS), device=device)
 
-    def add(self, loss: Tensor, nll: Tensor, *, num_tokens: int, grad_norm: Tensor) -> None:
+    def add(self, losses: Mapping[str, Tensor], *, num_tokens: int, grad_norm: Tensor) -> None:
         """Count one update. All tensors are scalars.
 
         A gradient norm that is not finite marks a skipped update.
         """
+        assert losses.keys() == set(self._names), (losses.keys(), self._names)
+        values = [losses[name] for name in self._names]
+        zeros = [torch.zeros_like(grad_norm)] * len(values)
         one = torch.ones_like(grad_norm)
         zero = torch.zeros_like(grad_norm)
         # The last entry resets the count of consecutive skipped updates to zero.
-        done = torch.stack((loss, nll, num_tokens * one, grad_norm, one, zero, -self._sums[-1]))
-        skipped = torch.stack((zero, zero, zero, zero, zero, one, one))
+        done = torch.stack((*values, num_tokens * one, grad_norm, one, zero, -self._sums[-1]))
+        skipped = torch.stack((*zeros, zero, zero, zero, one, one))
         self._sums += torch.where(grad_norm.isfinite(), done, skipped)
 
     def close(self, runtime: Runtime) -> WindowSums:
         """Return the sums over all ranks, and start a new window."""
-        runtime.all_reduce_sum(
-            self._sums[:2]
-        )  # losses differ between ranks; everything else is the same
-        sums = WindowSums(*self._sums.tolist())
+        # Losses differ between ranks; everything else is the same.
+        runtime.all_reduce_sum(self._sums[: len(self._names)])
+        sums = self.sums()
         self._sums[:-1] = 0.0
         return sums
 
-    def to_list(self) -> list[float]:
-        """Return the sums as numbers, for a checkpoint. Waits for the device."""
-        return self._sums.tolist()
+    def sums(self) -> WindowSums:
+        """Return the sums so far, with the losses of this rank only. Waits for the device."""
+        values = self._sums.tolist()
+        losses = dict(zip(self._names, values, strict=False))
+        return WindowSums(losses, *values[len(losses) :])
 
-    @classmethod
-    def restore(cls, saved: list[float], device: torch.device) -> Self:
-        """Return the window that `to_list` was called on. Raises TypeError or ValueError."""
-        window = cls(device)
-        window._sums += torch.tensor(WindowSums(*saved), device=device)
-        return window
+    def save(self) -> dict[str, float]:
+        """Return the sums for a checkpoint, by name."""
+        return dict(zip((*self._names, *COUNTERS), self._sums.tolist(), strict=True))
+
+    def load(self, saved: Mapping[str, float]) -> None:
+        """Continue the window that `save` was called on. Raises TypeError or ValueError."""
+        names = (*self._names, *COUNTERS)
+        if not isinstance(saved, Mapping) or saved.keys() != set(names):
+            raise ValueError(f"wanted the sums {', '.join(names)}, found {str(saved)[:200]}")
+        self._sums.copy_(torch.tensor([saved[name] for name in names]))

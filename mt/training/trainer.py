@@ -9,9 +9,10 @@ what a checkpoint holds; so a resumed run computes what an uninterrupted one wou
 import math
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, NoReturn, Protocol, Self
 
 import torch
@@ -19,7 +20,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from mt.config.schema import TrainConfig
+from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
+from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, TrainingError
 from mt.experiment import Experiment
@@ -48,6 +51,9 @@ from mt.training.optimizer import (
 from mt.training.signals import StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
+
+# How the batches of an epoch come from the seed where there is BPE-dropout, as checkpoints say it.
+SUBWORD_SAMPLING = "groups of batches"
 
 
 class ValidationFunction(Protocol):
@@ -81,7 +87,7 @@ class Trainer:
         self.optimizer = build_optimizer(objective, config)
         self.scaler = runtime.scaler()
         self.state = TrainState()
-        self.window = LogWindow(runtime.device)
+        self.window = LogWindow(runtime.device, objective.sum_names)
 
         self.checkpoints = CheckpointStore(run_dir.checkpoints_dir, keep=config.keep_checkpoints)
         self.metrics = MetricsLog(run_dir.metrics_path)
@@ -144,33 +150,45 @@ class Trainer:
             )
         self._check_memory_once(epoch)
         batches_per_update = self.config.gradient_accumulation * self.runtime.world_size
+        updates = [
+            range(start, min(start + batches_per_update, num_batches))
+            for start in range(state.batch_index, num_batches, batches_per_update)
+        ]
+        own_indices = chain.from_iterable(self._own_indices(indices) for indices in updates)
         self.wrapped_objective.train()
-        while state.epoch == epoch.number and self.stop_reason() is None:
-            end = min(state.batch_index + batches_per_update, num_batches)
-            self.update(epoch, range(state.batch_index, end))
-            state.batch_index = end
-            if end == num_batches:
-                state.epoch += 1
-                state.batch_index = 0
-            self._after_update()
+        with Prefetcher(epoch, own_indices) as batches:
+            for indices in updates:
+                if self.stop_reason() is not None:
+                    return
+                self.update(batches, indices)
+                state.batch_index = indices.stop
+                if indices.stop == num_batches:
+                    state.epoch += 1
+                    state.batch_index = 0
+                self._after_update()
 
-    def update(self, epoch: Epoch, indices: range) -> None:
-        """Do one optimizer step on the batches `indices` of the epoch's plan.
+    def _own_indices(self, indices: range) -> range:
+        """Return the batches that this rank computes in the update on the batches `indices`.
+
+        A rank without a batch of its own computes the first one, because every rank must take part
+        in DDP's all-reduce; `update` gives it a loss factor of 0.
+        """
+        return indices[self.runtime.rank :: self.runtime.world_size] or indices[:1]
+
+    def update(self, source: BatchSource, indices: range) -> None:
+        """Do one optimizer step on the batches `indices` of an epoch.
 
         The ranks share the batches. The gradient is that of one big batch: each micro-batch's
         summed loss is divided by the target tokens of the update.
         """
         runtime = self.runtime
-        num_tokens = int(epoch.plan.num_tokens[indices.start : indices.stop].sum())
-        own_indices = indices[runtime.rank :: runtime.world_size]
-        # A rank without a batch of its own computes the first one with a loss factor of 0, because
-        # every rank must take part in DDP's all-reduce.
-        loss_factor = 1.0 if own_indices else 0.0
-        computed_indices = own_indices or indices[:1]
-        loss = torch.zeros((), device=runtime.device)
-        nll = torch.zeros((), device=runtime.device)
-        for index in computed_indices:
-            batch = epoch.batch(index).to(runtime.device)
+        loss_factor = 1.0 if runtime.rank < len(indices) else 0.0
+        own_indices = self._own_indices(indices)
+        own_batches = [source.batch(index) for index in own_indices]
+        num_tokens = self._count_tokens(own_batches if loss_factor else [])
+        losses = dict.fromkeys(self.objective.sum_names, torch.zeros((), device=runtime.device))
+        for index, cpu_batch in zip(own_indices, own_batches, strict=True):
+            batch = cpu_batch.to(runtime.device)
             is_last = index + runtime.world_size >= indices.stop
             sync_context = nullcontext() if is_last else runtime.no_sync(self.wrapped_objective)
             with sync_context:
@@ -178,12 +196,21 @@ class Trainer:
                 # DDP averages gradients over the ranks, so world_size turns the mean into a sum.
                 scaled_loss = sums.loss * (loss_factor * runtime.world_size / num_tokens)
                 self.scaler.scale(scaled_loss).backward()  # type: ignore[no-untyped-call]
-            loss = loss + loss_factor * sums.loss.detach()
-            nll = nll + loss_factor * sums.nll
+            for name, value in sums.sums.items():
+                losses[name] = losses[name] + loss_factor * value.detach()
         self.state.step += 1
         self.state.tokens_seen += num_tokens
         grad_norm = self._optimizer_step()
-        self.window.add(loss, nll, num_tokens=num_tokens, grad_norm=grad_norm)
+        self.window.add(losses, num_tokens=num_tokens, grad_norm=grad_norm)
+
+    def _count_tokens(self, own_batches: Sequence[Batch]) -> int:
+        """Return the number of target tokens of an update, over all ranks.
+
+        With BPE-dropout it is known from the batches, not from the plan. The ranks exchange it on
+        the CPU, so that no rank waits for its GPU.
+        """
+        num_tokens = torch.tensor(sum(batch.num_tokens for batch in own_batches))
+        return int(self.runtime.all_reduce_sum(num_tokens))
 
     def _optimizer_step(self) -> Tensor:
         """Clip the gradients, step and reset them; return their norm before clipping.
@@ -300,8 +327,7 @@ class Trainer:
         state.num_skipped += int(sums.num_skipped)
         record = TrainRecord(
             epoch=state.epoch,
-            loss=_mean(sums.loss, sums.num_tokens),
-            nll=_mean(sums.nll, sums.num_tokens),
+            losses={name: _mean(loss, sums.num_tokens) for name, loss in sums.losses.items()},
             lr=self.learning_rate,
             grad_norm=_mean(sums.grad_norm, sums.num_updates),
             tokens_seen=state.tokens_seen,
@@ -314,7 +340,7 @@ class Trainer:
         self._write(record, tokens_per_second=tokens_per_second, peak_memory=peak_memory)
         self.console.show_progress(
             state.step,
-            loss=record.loss,
+            loss=record.losses["loss"],
             lr=record.lr,
             tokens_per_second=tokens_per_second,
             seconds_left=stopping.seconds_left(state, self.config, epoch_length=self.epoch_length),
@@ -363,8 +389,7 @@ class Trainer:
             self.console.info("\n  ".join(["incidents of this run:", *incidents]))
         state = self.state
         run_dir = self.run_dir
-        unlogged = WindowSums(*self.window.to_list())
-        num_skipped = state.num_skipped + int(unlogged.num_skipped)
+        num_skipped = state.num_skipped + int(self.window.sums().num_skipped)
         skipped = f" ({num_skipped:,} skipped)" if num_skipped else ""
         self.console.info(
             f"{reason} after {state.step:,} updates{skipped} and "
@@ -427,7 +452,7 @@ class Trainer:
         if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
             self._raise_diverged("some weights are not finite")
         runtime = self.runtime
-        rank_state = {"random": runtime.random_state(), "window": self.window.to_list()}
+        rank_state = {"random": runtime.random_state(), "window": self.window.save()}
         rank_states = runtime.all_gather(rank_state)
         error: DiskError | None = None
         if runtime.is_main:
@@ -437,6 +462,7 @@ class Trainer:
                     "scaler": self.scaler.state_dict(),
                     "ranks": rank_states,
                     "data_digest": self.dataset.digest,
+                    "subword_sampling": SUBWORD_SAMPLING,
                     "metrics_size": self.metrics.sync(),
                     "environment": runtime.environment(),
                 }
@@ -460,11 +486,12 @@ class Trainer:
             self._check_fits(meta)
             rank = meta["ranks"][runtime.rank]
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
-            self.window = LogWindow.restore(rank["window"], runtime.device)
+            self.window.load(rank["window"])
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
             runtime.set_random_state(rank["random"])
+            has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
             if runtime.is_main:
                 self.metrics.truncate(int(meta["metrics_size"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -474,6 +501,24 @@ class Trainer:
             ) from error
         self.last_saved_step = self.state.step
         self._warn_if_environment_changed(meta.get("environment"))
+        if not has_same_batches:
+            self._skip_rest_of_old_epoch()
+
+    def _skip_rest_of_old_epoch(self) -> None:
+        """Continue at the start of the next epoch, if the batches of this one cannot be repeated.
+
+        Earlier versions of mt sampled the subwords of a whole epoch at once and planned its batches
+        with the new lengths. Without BPE-dropout, the batches are the same.
+        """
+        state = self.state
+        if not self.dataset.has_bpe_dropout or state.batch_index == 0:
+            return
+        self.record_incident(
+            "an earlier version of mt, with another kind of BPE-dropout, saved this checkpoint in "
+            f"the middle of epoch {state.epoch}: skipping the rest of that epoch"
+        )
+        state.epoch += 1
+        state.batch_index = 0
 
     def _check_fits(self, meta: Mapping[str, Any]) -> None:
         """Raise CheckpointError for another number of ranks or other training text."""

@@ -76,7 +76,7 @@ class Validator:
         if self.config.model.max_length is not None:
             limit_name = "model.max_length"
             limit = self.config.model.max_length
-        lengths = np.maximum(self.pairs.src.lengths, self.pairs.tgt.lengths)
+        lengths = np.maximum(self.pairs.src_lengths, self.pairs.tgt_lengths)
         if lengths.max() > limit:
             index = int(np.argmax(lengths > limit))
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from mt.data.batching import BatchPlan, group_by_length, make_batch, plan_batches
+from mt.data.batching import (
+    BatchPlan,
+    group_by_length,
+    make_batch,
+    plan_batches,
+    split_evenly,
+)
 from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray, encode_pairs
 from mt.data.text import read_lines
 from mt.data.tokenizer import Tokenizer
@@ -144,14 +151,15 @@ def test_smallest_weights_still_give_one_batch() -> None:
         assert len(plan.order) == 1
 
 
+def padded(rows: list[list[int]]) -> torch.Tensor:
+    tensors = [torch.tensor(row) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=PAD_ID)
+
+
 @pytest.mark.parametrize("indices", [[5], [3, 99, 0, 42, 3], list(range(100))])
 def test_batch_equals_its_rows_padded_one_by_one(indices: list[int]) -> None:
-    def padded(rows: list[list[int]]) -> torch.Tensor:
-        tensors = [torch.tensor(row) for row in rows]
-        return pad_sequence(tensors, batch_first=True, padding_value=PAD_ID)
-
     corpus = random_corpus(100)
-    batch = make_batch(corpus, np.array(indices), pad_id=PAD_ID, bos_id=BOS_ID)
+    batch = make_batch(corpus.pairs(np.array(indices)), pad_id=PAD_ID, bos_id=BOS_ID)
     src_rows = [corpus.src[i].tolist() for i in indices]
     tgt_rows = [corpus.tgt[i].tolist() for i in indices]
     assert torch.equal(batch.src, padded(src_rows))
@@ -165,8 +173,54 @@ def test_batches_have_the_planned_number_of_tokens() -> None:
     corpus = random_corpus(300)
     plan = plan_batches(corpus.src.lengths, corpus.tgt.lengths, batch_tokens=200, seed=1, epoch=1)
     for index in range(plan.num_batches):
-        batch = make_batch(corpus, plan.indices(index), pad_id=PAD_ID, bos_id=BOS_ID)
+        batch = make_batch(corpus.pairs(plan.indices(index)), pad_id=PAD_ID, bos_id=BOS_ID)
         assert batch.num_tokens == plan.num_tokens[index]
+
+
+def test_batch_has_the_prefixes_in_front() -> None:
+    corpus = random_corpus(6)
+    tagged = replace(corpus, num_pairs=(2, 4), src_prefixes=((7, 8), ()))
+    indices = np.array([3, 1, 0])
+    batch = make_batch(tagged.pairs(indices), pad_id=PAD_ID, bos_id=BOS_ID)
+    plain = make_batch(corpus.pairs(indices), pad_id=PAD_ID, bos_id=BOS_ID)
+    rows = [corpus.src[3].tolist(), [7, 8, *corpus.src[1]], [7, 8, *corpus.src[0]]]
+    assert torch.equal(batch.src, padded(rows))
+    assert torch.equal(batch.tgt_in, plain.tgt_in)
+    assert torch.equal(batch.tgt_out, plain.tgt_out)
+    assert batch.num_tokens == plain.num_tokens
+
+
+def test_repeated_batch_has_all_rows_again() -> None:
+    batch = make_batch(random_corpus(5).pairs(np.arange(5)), pad_id=PAD_ID, bos_id=BOS_ID)
+    repeated = batch.repeat(2)
+    assert torch.equal(repeated.src, torch.cat([batch.src, batch.src]))
+    assert torch.equal(repeated.tgt_in, torch.cat([batch.tgt_in, batch.tgt_in]))
+    assert torch.equal(repeated.tgt_out, torch.cat([batch.tgt_out, batch.tgt_out]))
+    assert repeated.num_tokens == 2 * batch.num_tokens
+
+
+@given(lists_of_length_pairs, st.data())
+def test_split_evenly_has_every_pair_in_that_many_batches(
+    length_pairs: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    src, tgt = np.array(length_pairs).T
+    num_batches = data.draw(st.integers(1, len(length_pairs)))
+    batches = split_evenly(src, tgt, num_batches, np.random.default_rng(1))
+    assert len(batches) == num_batches
+    assert all(len(batch) > 0 for batch in batches)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(length_pairs)))
+
+
+def test_split_evenly_gives_batches_of_similar_size_in_random_order() -> None:
+    src, tgt = random_lengths(2000)
+    batches = split_evenly(src, tgt, 20, np.random.default_rng(1))
+    longer_sides = np.maximum(src, tgt)
+    longest = [longer_sides[batch].max() for batch in batches]
+    sizes = [len(batch) * length for batch, length in zip(batches, longest, strict=True)]
+    assert max(sizes) < 1.1 * longer_sides.sum() / 20
+    assert longest != sorted(longest)
+    again = split_evenly(src, tgt, 20, np.random.default_rng(1))
+    assert [batch.tolist() for batch in again] == [batch.tolist() for batch in batches]
 
 
 @given(st.lists(st.integers(0, 60), max_size=100), st.integers(1, 300))
@@ -194,7 +248,7 @@ def test_batches_of_real_text_have_little_padding(tmp_path: Path) -> None:
     plan = plan_batches(corpus.src.lengths, corpus.tgt.lengths, batch_tokens=4096, seed=1, epoch=1)
     num_positions = 0
     for index in range(plan.num_batches):
-        batch = make_batch(corpus, plan.indices(index), pad_id=PAD_ID, bos_id=BOS_ID)
+        batch = make_batch(corpus.pairs(plan.indices(index)), pad_id=PAD_ID, bos_id=BOS_ID)
         num_positions += batch.src.numel() + batch.tgt_out.numel()
     num_tokens = len(corpus.src.ids) + len(corpus.tgt.ids)
     assert 1 - num_tokens / num_positions < 0.04

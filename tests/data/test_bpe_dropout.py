@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt.data.bpe_dropout import Pieces, sample_segments
+import mt.data.bpe_dropout
+from mt.data.bpe_dropout import Pieces, SubwordSampler, sample_segments
 
 MERGE_SCORES = {"ab": 0.0, "bc": -1.0, "abc": -2.0, "aa": -3.0, "aaaa": -4.0}
 PIECES = Pieces(
@@ -67,3 +68,35 @@ def test_each_merge_is_skipped_with_probability_dropout() -> None:
 
 def test_characters_without_a_piece_become_bytes() -> None:
     assert PIECES.segment_ids(["ab", "ü", "aa"]) == [256, *"ü".encode(), 259]
+
+
+@settings(max_examples=300)
+@given(
+    dropout=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    words=st.lists(st.text("abcxü", min_size=1), max_size=20),
+    seed=st.integers(0),
+)
+def test_sampler_equals_sample_segments(dropout: float, words: list[str], seed: int) -> None:
+    """It draws the same random numbers too, so that all later words are equal."""
+    sampler = SubwordSampler(PIECES, dropout=dropout)
+    draw = Random(seed).random
+    expected_draw = Random(seed).random
+    for word in words:
+        segments = sample_segments(word, PIECES, dropout=dropout, draw=expected_draw)
+        assert sampler.sample(word, draw) == PIECES.segment_ids(segments)
+
+
+@pytest.mark.parametrize(("constant", "value"), [("MAX_WORDS", 1), ("MAX_WORD_LENGTH", 2)])
+def test_samples_do_not_depend_on_what_is_remembered(
+    constant: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["abc", "ab", "aaaaa", "abcabc"] * 50
+
+    def sample_all() -> list[list[int]]:
+        sampler = SubwordSampler(PIECES, dropout=0.3)
+        draw = Random(1).random
+        return [sampler.sample(word, draw) for word in words]
+
+    expected = sample_all()
+    monkeypatch.setattr(mt.data.bpe_dropout, constant, value)
+    assert sample_all() == expected

@@ -1,4 +1,4 @@
-"""Tests of encoding and filtering a corpus, of its cache, and of BPE-dropout on it."""
+"""Tests of encoding and filtering a corpus, of its cache, and of prefixes of tags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from mt.data.corpus import (
     TokenArray,
     encode_corpus,
     encode_pairs,
-    resample,
 )
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -335,40 +334,50 @@ def test_cache_with_impossible_counts_is_refused(
         encode_files(tmp_path, tokenizer, files)
 
 
-# BPE-dropout
+# Prefixes
 
 
-def test_resampling_depends_on_the_epoch_and_keeps_the_text(
-    tmp_path: Path, model: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mt.data.corpus, "CHUNK_SIZE", 10)
-    corpus = encode_files(tmp_path, tokenizer, write_pairs(tmp_path, PAIRS, weight=2.0))
-    sampling_tokenizer = Tokenizer.load(model, bpe_dropout=0.3, seed=1)
-
-    def sample(epoch: int) -> EncodedCorpus:
-        return resample(corpus, sampling_tokenizer, tokenizer, epoch=epoch, max_length=50)
-
-    first = sample(epoch=1)
-    second = sample(epoch=2)
-    assert decode_pairs(first, tokenizer) == PAIRS
-    assert decode_pairs(second, tokenizer) == PAIRS
-    assert first.src.ids.tolist() != second.src.ids.tolist()
-    assert first.src.ids.tolist() == sample(epoch=1).src.ids.tolist()
-    assert first.src.lengths.sum() > corpus.src.lengths.sum()
-    assert first.tgt is corpus.tgt  # its tokenizer has no BPE-dropout
-    assert first.weights is corpus.weights
-    assert first.counts == corpus.counts
+def test_prefix_is_kept_beside_the_ids(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    first = write_pairs(tmp_path, PAIRS[:5], name="first")
+    second = write_pairs(tmp_path, PAIRS[5:8], name="second")
+    prefix = tokenizer.tag_ids[:2]
+    corpus = encode_files(tmp_path, tokenizer, first, second._replace(src_prefix=prefix))
+    plain = encode_files(tmp_path / "plain", tokenizer, first, second)
+    assert decode_pairs(corpus, tokenizer) == PAIRS[:8]
+    assert rows_of(corpus.src) == rows_of(plain.src)
+    assert corpus.src_lengths.tolist() == (plain.src.lengths + np.repeat([0, 2], [5, 3])).tolist()
+    assert plain.src_lengths.tolist() == plain.src.lengths.tolist()
+    pairs = corpus.pairs(np.array([6, 1, 5, 4]))
+    assert pairs.src_prefixes == [prefix, (), prefix, ()]
+    assert rows_of(pairs.src) == [corpus.src[index].tolist() for index in (6, 1, 5, 4)]
+    assert rows_of(pairs.tgt) == [corpus.tgt[index].tolist() for index in (6, 1, 5, 4)]
+    assert pairs.take(np.array([3, 0])).src_prefixes == [(), prefix]
 
 
-def test_too_long_sampled_encoding_falls_back_to_the_plain(
-    model: Path, tokenizer: Tokenizer
-) -> None:
-    src_texts, tgt_texts = zip(*PAIRS, strict=True)
-    corpus = encode_pairs(src_texts, tgt_texts, src_tokenizer=tokenizer, tgt_tokenizer=tokenizer)
-    sampling_tokenizer = Tokenizer.load(model, bpe_dropout=1.0)
-    max_length = int(corpus.tgt.lengths.max()) + 1
-    sampled = resample(
-        corpus, sampling_tokenizer, sampling_tokenizer, epoch=1, max_length=max_length
-    )
-    assert sampled.tgt.lengths.max() <= max_length
-    assert sampled.tgt.ids.tolist() == corpus.tgt.ids.tolist()
+def test_only_prefixes_that_exist_change_the_digest(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    files = write_pairs(tmp_path, PAIRS)
+    first_tag, second_tag = tokenizer.tag_ids[:2]
+    digests = [
+        encode_files(tmp_path, tokenizer, files._replace(src_prefix=prefix)).digest
+        for prefix in [(), (first_tag,), (second_tag,), (first_tag, second_tag)]
+    ]
+    assert len(set(digests)) == 4
+    assert encode_files(tmp_path / "again", tokenizer, files).digest == digests[0]
+    cached = encode_files(tmp_path, tokenizer, files._replace(src_prefix=(second_tag,)))
+    assert cached.digest == digests[2]
+    assert cached.src_prefixes == ((second_tag,),)
+
+
+def test_prefix_counts_in_max_length(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    files = write_pairs(tmp_path, [("x" * length, "y" * length) for length in range(1, 20)])
+    lengths = encode_files(tmp_path, tokenizer, files, max_length=20).src.lengths
+    tagged_files = files._replace(src_prefix=tokenizer.tag_ids[:3])
+    corpus = encode_files(tmp_path, tokenizer, tagged_files, max_length=20)
+    assert corpus.src.lengths.tolist() == lengths[lengths + 3 <= 20].tolist()
+    assert 0 < corpus.counts.too_long < len(lengths)
+
+
+def test_prefix_of_other_ids_than_tags_is_a_bug(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    files = write_pairs(tmp_path, PAIRS)
+    with pytest.raises(AssertionError, match="not all tags"):
+        encode_files(tmp_path, tokenizer, files._replace(src_prefix=(tokenizer.eos_id,)))

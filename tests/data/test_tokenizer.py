@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -80,41 +81,48 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tokenizers(models: dict[str, Path]) -> dict[str, Tokenizer]:
     """Load the model of each kind; the BPE model has BPE-dropout."""
     return {
-        "bpe": Tokenizer.load(models["bpe"], bpe_dropout=0.3, seed=1),
-        "unigram": Tokenizer.load(models["unigram"], seed=1),
+        "bpe": Tokenizer.load(models["bpe"], bpe_dropout=0.3),
+        "unigram": Tokenizer.load(models["unigram"]),
     }
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], *, seed: int | None) -> list[list[int]]:
+    """Return the plain encodings, or with a seed, encodings that are sampled."""
+    if seed is None:
+        return tokenizer.encode(texts)
+    return tokenizer.sample(texts, Random(seed).random)
 
 
 # Encoding and decoding
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("epoch", [None, 0, 1])
+@pytest.mark.parametrize("seed", [None, 0, 1])
 def test_tricky_texts_survive_encode_and_decode(
-    tokenizers: dict[str, Tokenizer], kind: str, epoch: int | None
+    tokenizers: dict[str, Tokenizer], kind: str, seed: int | None
 ) -> None:
-    rows = tokenizers[kind].encode(TRICKY_TEXTS, epoch=epoch)
+    rows = encode(tokenizers[kind], TRICKY_TEXTS, seed=seed)
     assert tokenizers[kind].decode(rows) == TRICKY_TEXTS
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("epoch", [None, 0])
+@pytest.mark.parametrize("seed", [None, 0])
 def test_any_text_survives_encode_and_decode(
-    tokenizers: dict[str, Tokenizer], kind: str, epoch: int | None
+    tokenizers: dict[str, Tokenizer], kind: str, seed: int | None
 ) -> None:
     tokenizer = tokenizers[kind]
 
     @given(st.lists(texts_without_newline, max_size=4))
     def check(texts: list[str]) -> None:
-        assert tokenizer.decode(tokenizer.encode(texts, epoch=epoch)) == texts
+        assert tokenizer.decode(encode(tokenizer, texts, seed=seed)) == texts
 
     check()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("epoch", [None, 0])
+@pytest.mark.parametrize("seed", [None, 0])
 def test_encodings_end_in_eos_and_have_no_other_control_id(
-    tokenizers: dict[str, Tokenizer], kind: str, epoch: int | None
+    tokenizers: dict[str, Tokenizer], kind: str, seed: int | None
 ) -> None:
     tokenizer = tokenizers[kind]
     special_ids = {
@@ -124,7 +132,7 @@ def test_encodings_end_in_eos_and_have_no_other_control_id(
         tokenizer.eos_id,
         *tokenizer.tag_ids,
     }
-    for ids in tokenizer.encode(TRICKY_TEXTS, epoch=epoch):
+    for ids in encode(tokenizer, TRICKY_TEXTS, seed=seed):
         assert ids[-1] == tokenizer.eos_id
         assert not special_ids & set(ids[:-1])
 
@@ -177,23 +185,20 @@ def test_pieces_show_spaces_as_u2581(tokenizers: dict[str, Tokenizer]) -> None:
 # BPE-dropout
 
 
-def test_sampled_encoding_is_a_function_of_seed_epoch_texts(models: dict[str, Path]) -> None:
-    def load(seed: int) -> Tokenizer:
-        return Tokenizer.load(models["bpe"], bpe_dropout=0.3, seed=seed)
-
-    tokenizer = load(seed=1)
-    first = tokenizer.encode(SENTENCES, epoch=1)
-    second = tokenizer.encode(SENTENCES, epoch=2)
+def test_sampled_encoding_is_a_function_of_texts_and_random_numbers(
+    models: dict[str, Path],
+) -> None:
+    tokenizer = Tokenizer.load(models["bpe"], bpe_dropout=0.3)
+    first = encode(tokenizer, SENTENCES, seed=1)
+    second = encode(tokenizer, SENTENCES, seed=2)
     assert first != second
     assert first != tokenizer.encode(SENTENCES)
-    tokenizer.encode(SENTENCES[:3], epoch=7)  # earlier calls have no influence
-    assert tokenizer.encode(SENTENCES, epoch=2) == second
+    assert encode(tokenizer, SENTENCES, seed=1) == first
 
-    same_tokenizer = load(seed=1)
-    assert same_tokenizer.encode(SENTENCES, epoch=2) == second
-    assert same_tokenizer.encode(SENTENCES, epoch=1) == first
-    assert same_tokenizer.encode(SENTENCES, epoch=2) == second
-    assert load(seed=2).encode(SENTENCES, epoch=1) != first
+    same_tokenizer = Tokenizer.load(models["bpe"], bpe_dropout=0.3)
+    encode(same_tokenizer, SENTENCES[:3], seed=7)  # earlier calls have no influence
+    assert encode(same_tokenizer, SENTENCES, seed=2) == second
+    assert encode(same_tokenizer, SENTENCES, seed=1) == first
 
 
 def test_sampled_encoding_is_the_same_in_another_process(
@@ -202,18 +207,20 @@ def test_sampled_encoding_is_the_same_in_another_process(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
+        "from random import Random\n"
         "from mt.data.tokenizer import Tokenizer\n"
-        "tokenizer = Tokenizer.load(Path(sys.argv[1]), bpe_dropout=0.3, seed=1)\n"
-        "print(tokenizer.encode(sys.argv[2:], epoch=5))\n"
+        "tokenizer = Tokenizer.load(Path(sys.argv[1]), bpe_dropout=0.3)\n"
+        "print(tokenizer.sample(sys.argv[2:], Random(5).random))\n"
     )
     command = [sys.executable, "-c", program, str(models["bpe"]), *SENTENCES[:40]]
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == str(tokenizers["bpe"].encode(SENTENCES[:40], epoch=5))
+    assert result.stdout.strip() == str(encode(tokenizers["bpe"], SENTENCES[:40], seed=5))
 
 
-def test_without_dropout_the_epoch_changes_nothing(models: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(models["bpe"])
-    assert tokenizer.encode(SENTENCES, epoch=3) == tokenizer.encode(SENTENCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_dropout_samples_are_plain_encodings(models: dict[str, Path], kind: str) -> None:
+    tokenizer = Tokenizer.load(models[kind])
+    assert encode(tokenizer, SENTENCES, seed=3) == tokenizer.encode(SENTENCES)
 
 
 def test_unigram_model_cannot_have_dropout(models: dict[str, Path]) -> None:

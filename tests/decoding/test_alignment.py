@@ -147,6 +147,14 @@ def test_single_space_token_belongs_to_the_next_word(tokenizer: Tokenizer) -> No
     assert word_indices(tokenizer, ids)[-8:] == [1, 1, 1, 1, 1, 1, 1, -1]
 
 
+def test_tags_belong_to_no_word(tokenizer: Tokenizer) -> None:
+    (ids,) = tokenizer.encode(["balo  deru"])
+    first_tag, second_tag = tokenizer.tag_ids[:2]
+    indices = word_indices(tokenizer, ids)
+    assert word_indices(tokenizer, [first_tag, second_tag, *ids]) == [-1, -1, *indices]
+    assert word_indices(tokenizer, [first_tag, tokenizer.eos_id]) == [-1]
+
+
 # From attention weights to links
 
 #     source words: 0    0    1    eos
@@ -262,6 +270,41 @@ def test_links_have_the_highest_recorded_weights(
             assert linked_tgt_words == list(range(len(links))), "one link for each target word"
     first, second, third = alignments_by_layer
     assert first != second != third, "equal layers would show nothing"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_alignment_ignores_tags(translator: Translator, step: AlignmentStep) -> None:
+    tokenizer = translator.src_tokenizer
+    prefix = tokenizer.tag_ids[:2]
+    num_prefix_weights = 0
+    for src, tgt in make_pairs(tokenizer, 12):
+        tagged = Segment([*prefix, *src], tgt)
+        (links,) = align(translator, [tagged], step=step)
+        layer = default_layer(NUM_LAYERS)
+        tgt_in = [tokenizer.bos_id, *tgt[:-1]]
+        recorded = attention_weights(translator.model, tagged.src, tgt_in).cross[layer]
+        weights = recorded.mean(dim=0).numpy()
+        num_prefix_weights += int((weights.argmax(axis=1) < len(prefix)).sum())
+        without_prefix = weights[:, len(prefix) :]
+        src_words = word_indices(tokenizer, src)
+        tgt_words = word_indices(tokenizer, tgt)
+        assert links == link_words(without_prefix, src_words, tgt_words, step=step)
+        if max(len(tagged.src), len(tgt)) <= MAX_LENGTH:
+            texts = (tokenizer.decode([src])[0], tokenizer.decode([tgt])[0])
+            assert list(align_lines(translator, [texts], step=step, prefix=prefix)) == [links]
+    assert num_prefix_weights > 0, "no weight on tags would show nothing"
+
+
+def test_translations_with_a_prefix_are_aligned_with_the_text(translator: Translator) -> None:
+    texts = make_texts(6, max_words=30, seed=4)
+    prefix = translator.src_tokenizer.tag_ids[:1]
+    n_best_lists = translator.n_best(texts, prefix=prefix)
+    for text, translations in zip(
+        texts, align_translations(translator, texts, n_best_lists), strict=True
+    ):
+        for translation in translations:
+            assert translation.alignment is not None
+            assert all(0 <= i < len(words(text)) for i, _ in translation.alignment)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])

@@ -129,6 +129,43 @@ def test_translate_of_nothing_is_empty(translator: Translator) -> None:
     assert translator.translate([]) == []
 
 
+# Prefixes of tags
+
+
+def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list[str]) -> None:
+    prefix = translator.src_tokenizer.tag_ids[2:4]
+    num_segments = []
+    for text in texts:
+        segments = translator.split(text, prefix=prefix)
+        num_segments.append(len(segments))
+        assert all(tuple(segment[:2]) == prefix for segment in segments)
+        assert all(len(segment) <= MAX_LENGTH for segment in segments)
+        text_of_segments = "".join(translator.src_tokenizer.decode(segments))
+        assert text_of_segments.replace(" ", "") == text.replace(" ", "") or not text.strip()
+    assert 0 in num_segments
+    assert max(num_segments) > 2
+
+
+def test_prefix_reaches_the_model(translator: Translator, texts: list[str]) -> None:
+    first_tag, second_tag = translator.src_tokenizer.tag_ids[:2]
+    plain = translator.translate(texts)
+    first = translator.translate(texts, prefix=(first_tag,))
+    second = translator.translate(texts, prefix=(second_tag,))
+    assert plain != first != second
+    assert [translation == "" for translation in first] == [text.strip() == "" for text in texts]
+    assert translator.translate(texts[0], prefix=(first_tag,)) == first[0]
+    chunks = list(translator.translate_chunks(texts, chunk_size=3, prefix=(first_tag,)))
+    assert [found[0].text for chunk in chunks for found in chunk.translations] == first
+    (translations,) = translator.n_best([texts[0]], prefix=(first_tag,))
+    (src_ids,) = translator.src_tokenizer.encode([texts[0]])
+    assert translations[0].segments[0].src == [first_tag, *src_ids]
+
+
+def test_prefix_of_other_ids_than_tags_is_refused(translator: Translator) -> None:
+    with pytest.raises(ValueError, match="wanted a prefix of ids"):
+        translator.translate("balo", prefix=(translator.src_tokenizer.eos_id,))
+
+
 # Independence of batch and order
 
 

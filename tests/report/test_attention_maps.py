@@ -106,6 +106,19 @@ def test_a_given_target_is_shown(translator: Translator) -> None:
         assert shapes == [(NUM_HEADS, num_queries, num_keys)] * NUM_LAYERS
 
 
+def test_tags_are_special_words(translator: Translator) -> None:
+    prefix = translator.src_tokenizer.tag_ids[:2]
+    target = "die alte Frau"
+    maps = attention_maps(translator, "the old woman", target=target, name="", prefix=prefix)
+    side = maps.sides["src"]
+    assert side.words == ["<tag_0>", "<tag_1>", "the", "old", "woman", "<eos>"]
+    assert side.special_words == [0, 1, 5]
+    assert side.word_index[:3] == [0, 1, 2]
+    assert maps.weights["cross"][0].shape[2] == len(side.subwords)
+    own = attention_maps(translator, "the old woman", target=None, name="", prefix=prefix)
+    assert own.tgt_text == translator.translate("the old woman", prefix=prefix)
+
+
 # The command
 
 

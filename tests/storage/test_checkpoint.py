@@ -257,7 +257,7 @@ def test_unknown_format_version_is_refused(tmp_path: Path, version: object) -> N
     message = str(caught.value)
     assert str(directory / META) in message
     assert f"format version {version}," in message
-    assert f"reads 2 and {FORMAT_VERSION}" in message
+    assert f"reads 2, 3, {FORMAT_VERSION}" in message
     assert ("newer mt" in message) == (version == FORMAT_VERSION + 1)
     assert "\n" not in message
 

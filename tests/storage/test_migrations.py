@@ -26,7 +26,12 @@ from mt.storage.checkpoint import (
     load_meta,
     load_weights,
 )
-from mt.storage.migrations import convert_model, convert_optimizer, format_2_parameter_order
+from mt.storage.migrations import (
+    convert_meta,
+    convert_model,
+    convert_optimizer,
+    format_2_parameter_order,
+)
 
 SELF_ATTENTIONS = ("dot_product", "additive", "dense_synthesizer")
 CROSS_ATTENTIONS = ("dot_product", "additive")
@@ -153,7 +158,7 @@ def test_only_embeddings_are_renamed_in_the_model() -> None:
     assert_equal_tensors(converted, dict(model.named_parameters()))
 
 
-def test_format_2_checkpoint_loads_as_format_3(tmp_path: Path) -> None:
+def test_format_2_checkpoint_loads_as_the_present_format(tmp_path: Path) -> None:
     model = make_model("additive", "additive", "pre", "decoder")
     old_optimizer, new_optimizer = format_2_optimizer(model)
     state = {"step": 13, "checks_without_gain": 2, "checked_step": 11, "best_score": None}
@@ -171,7 +176,8 @@ def test_format_2_checkpoint_loads_as_format_3(tmp_path: Path) -> None:
             "best_score": None,
         },
         "data_digest": "0123",
-        "format_version": 3,
+        "format_version": 4,
+        "subword_sampling": "whole epoch",
     }
     assert load_meta(tmp_path / "step_00000013") == checkpoint.meta
 
@@ -200,3 +206,24 @@ def test_foreign_optimizer_of_format_2_is_refused(tmp_path: Path) -> None:
         load_checkpoint(directory)
     assert str(directory / OPTIMIZER) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_window_of_format_3_gets_names() -> None:
+    window = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    meta = {"format_version": 3, "ranks": [{"random": {}, "window": window}] * 2}
+    names = ("loss", "nll", "num_tokens", "grad_norm", "num_updates")
+    names += ("num_skipped", "num_skipped_in_a_row")
+    expected = {"random": {}, "window": dict(zip(names, window, strict=True))}
+    assert convert_meta(meta)["ranks"] == [expected] * 2
+    assert convert_meta(meta)["subword_sampling"] == "whole epoch"
+    assert meta["ranks"][0]["window"] == window  # type: ignore[index]
+
+
+@pytest.mark.parametrize("ranks", [None, 3, [], [3], [None], [{}], [{"window": [1.0]}], {"0": {}}])
+def test_impossible_window_of_format_3_is_left_to_the_trainer(ranks: object) -> None:
+    assert convert_meta({"format_version": 3, "ranks": ranks})["ranks"] == ranks
+
+
+def test_meta_of_the_present_format_stays_as_it_is() -> None:
+    meta = {"format_version": 4, "subword_sampling": "groups of batches", "ranks": [{"window": {}}]}
+    assert convert_meta(meta) == meta

@@ -19,6 +19,9 @@ class FakeEpoch:
     batch: Callable[[int], Batch]
     number: int = 0
 
+    def widest_batch(self, index: int) -> Batch:
+        return self.batch(index)
+
 
 @dataclass
 class FakeDataset:
@@ -26,6 +29,7 @@ class FakeDataset:
 
     batches: Sequence[Batch]
     digest: str = ""
+    has_bpe_dropout: bool = False
 
     def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
         indices = np.arange(len(self.batches) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,24 @@ def test_check_memory_says_when_no_size_fits() -> None:
     dataset = ShapedDataset(lambda batch_tokens: [(1, 4)])
     with pytest.raises(DeviceError, match=r"for this model, even with train\.batch_tokens 3$"):
         run_check(objective, dataset, 400)
+
+
+def test_check_memory_tries_the_batches_as_wide_as_they_may_become() -> None:
+    class WideningEpoch(FakeEpoch):
+        def widest_batch(self, index: int) -> Batch:
+            return make_batch(4, 15)
+
+    class WideningDataset:
+        def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
+            plan = make_epoch([(4, 10)]).plan
+            return WideningEpoch(plan, lambda index: make_batch(4, 10))
+
+    dataset: Any = WideningDataset()
+    objective = make_objective()
+    run_check(objective, dataset, 40)
+    fail_above(objective, 50, MemoryError())
+    with pytest.raises(DeviceError, match="too little memory"):
+        run_check(objective, dataset, 40)
 
 
 def test_other_errors_are_passed_on() -> None:

@@ -69,8 +69,7 @@ def test_selection_score_is_higher_for_better_models(metric: str, score: float) 
         (
             TrainRecord(
                 epoch=1,
-                loss=math.pi,
-                nll=3.0,
+                losses={"loss": math.pi, "nll": 3.0},
                 lr=1e-3,
                 grad_norm=0.5,
                 tokens_seen=100,

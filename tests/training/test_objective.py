@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_data import FakeDataset
+from runs import read_lines_without_timing
 
-from mt.config.schema import ModelConfig
+from mt.config.schema import ModelConfig, TrainConfig
 from mt.data.batching import Batch
 from mt.model.transformer import Transformer
-from mt.training.objective import Objective, mean_nll
+from mt.storage.checkpoint import find_checkpoint, load_meta
+from mt.storage.run_dir import RunDir
+from mt.training.metrics_log import Validation
+from mt.training.objective import LossSums, Objective, mean_nll
+from mt.training.trainer import Trainer
 
 D_MODEL = 16
 VOCAB_SIZE = 50
@@ -125,3 +133,73 @@ def test_bf16_sums_stay_close_and_float32() -> None:
     assert bf16.nll.dtype is torch.float32
     assert bf16.loss.item() == pytest.approx(exact.loss.item(), rel=0.02)
     assert bf16.nll.item() == pytest.approx(exact.nll.item(), rel=0.02)
+
+
+# An objective with another term
+
+
+class RDropObjective(Objective):
+    """Cross-entropy, and the distance of the predictions of two passes with other dropout."""
+
+    sum_names = ("loss", "nll", "distance")
+
+    def forward(self, batch: Batch) -> LossSums:
+        logits, targets = self.logits_and_targets(batch.repeat(2))
+        cross_entropy = F.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+        nll = F.cross_entropy(logits.detach(), targets, reduction="sum")
+        first, second = logits.log_softmax(dim=-1).chunk(2)
+        distance = ((first.exp() - second.exp()) * (first - second)).sum() / 2
+        loss = cross_entropy / 2 + 5.0 * distance
+        sums = {"loss": loss, "nll": nll / 2, "distance": distance}
+        return LossSums(sums, batch.num_tokens)
+
+
+def test_logits_and_targets_are_those_of_the_real_tokens() -> None:
+    model = make_model()
+    batch = make_batch(LENGTHS, extra_padding=2)
+    logits, targets = model.logits_and_targets(batch)
+    is_token = batch.tgt_out != PAD_ID
+    states = model.transformer(batch.src, batch.tgt_in)
+    torch.testing.assert_close(logits, model.transformer.logits(states)[is_token])
+    assert torch.equal(targets, batch.tgt_out[is_token])
+    assert logits.dtype is torch.float32
+    nll = F.cross_entropy(logits, targets, reduction="sum")
+    torch.testing.assert_close(model(batch).nll, nll)
+
+
+def test_repeated_batch_gives_the_logits_of_both_passes() -> None:
+    model = make_model()
+    batch = make_batch(LENGTHS)
+    logits, targets = model.logits_and_targets(batch.repeat(2))
+    first, second = logits.chunk(2)
+    torch.testing.assert_close(first, second)  # without dropout
+    assert torch.equal(*targets.chunk(2))
+    model.train()
+    first, second = model.logits_and_targets(batch.repeat(2))[0].chunk(2)
+    assert (first - second).abs().max() > 0.01
+
+
+def test_objective_with_another_term_trains_and_logs_it(tmp_path: Path) -> None:
+    transformer = make_model().transformer
+    objective = RDropObjective(transformer, label_smoothing=0.1)
+    trainer = Trainer(
+        objective,
+        FakeDataset([make_batch(LENGTHS), make_batch([(4, 9), (2, 3)])]),  # type: ignore[arg-type]
+        lambda _: Validation(loss=1.0, scores={}, signatures={}, samples=()),
+        config=TrainConfig(learning_rate=1e-2, warmup_steps=0, max_steps=30, metric="loss"),
+        run_dir=RunDir(tmp_path),
+        runtime=CPU,
+    )
+    trainer.fit()
+    trainer._log_window()
+    (line,) = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "train"]
+    assert line["loss"] > line["nll"] > 0.0
+    assert line["distance"] > 0.0
+    first_loss = RDropObjective(make_model().transformer, label_smoothing=0.1)(
+        make_batch(LENGTHS)
+    ).loss
+    assert objective.eval()(make_batch(LENGTHS)).loss < 0.8 * first_loss
+    window = load_meta(find_checkpoint(tmp_path / "checkpoints", "last"))["ranks"][0]["window"]
+    assert "distance" in window

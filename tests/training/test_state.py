@@ -15,39 +15,37 @@ from mt.training.state import LogWindow, TrainState, WindowSums
 
 CPU = torch.device("cpu")
 ONE_RANK = Runtime(CPU)
+NAMES = ("loss", "nll")
 
 
 def add_updates(window: LogWindow, *grad_norms: float) -> None:
     """Add updates of loss 2, nll 1 and 10 tokens with these gradient norms."""
     for grad_norm in grad_norms:
         nll = 1.0 if math.isfinite(grad_norm) else math.nan
-        window.add(
-            torch.tensor(2.0), torch.tensor(nll), num_tokens=10, grad_norm=torch.tensor(grad_norm)
-        )
+        losses = {"loss": torch.tensor(2.0), "nll": torch.tensor(nll)}
+        window.add(losses, num_tokens=10, grad_norm=torch.tensor(grad_norm))
 
 
 def test_window_sums_updates_and_starts_again_at_zero() -> None:
-    window = LogWindow(CPU)
+    window = LogWindow(CPU, NAMES)
     add_updates(window, 3.0, 4.0)
     assert window.close(ONE_RANK) == WindowSums(
-        loss=4.0,
-        nll=2.0,
+        losses={"loss": 4.0, "nll": 2.0},
         num_tokens=20.0,
         grad_norm=7.0,
         num_updates=2.0,
         num_skipped=0.0,
         num_skipped_in_a_row=0.0,
     )
-    assert window.close(ONE_RANK) == (0.0,) * 7
+    assert window.close(ONE_RANK) == ({"loss": 0.0, "nll": 0.0}, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("grad_norm", [math.nan, math.inf])
 def test_skipped_update_counts_as_skipped_only(grad_norm: float) -> None:
-    window = LogWindow(CPU)
+    window = LogWindow(CPU, NAMES)
     add_updates(window, grad_norm, 3.0, grad_norm)
     assert window.close(ONE_RANK) == WindowSums(
-        loss=2.0,
-        nll=1.0,
+        losses={"loss": 2.0, "nll": 1.0},
         num_tokens=10.0,
         grad_norm=3.0,
         num_updates=1.0,
@@ -59,7 +57,7 @@ def test_skipped_update_counts_as_skipped_only(grad_norm: float) -> None:
 def test_skips_in_a_row_continue_over_windows() -> None:
     nan = math.nan
     windows = [(1.0, nan), (nan, nan), (), (nan,), (nan, 1.0), (math.inf,)]
-    window = LogWindow(CPU)
+    window = LogWindow(CPU, NAMES)
     counts = []
     for grad_norms in windows:
         add_updates(window, *grad_norms)
@@ -68,19 +66,52 @@ def test_skips_in_a_row_continue_over_windows() -> None:
 
 
 def test_restored_window_continues_as_before() -> None:
-    window = LogWindow(CPU)
-    restored = LogWindow(CPU)
+    window = LogWindow(CPU, NAMES)
+    restored = LogWindow(CPU, NAMES)
     for grad_norms in ((1.5, math.nan), (math.nan, 2.0), (math.nan,)):
         add_updates(window, *grad_norms)
         add_updates(restored, *grad_norms)
-        restored = LogWindow.restore(json.loads(json.dumps(restored.to_list())), CPU)
+        saved = json.loads(json.dumps(restored.save()))
+        restored = LogWindow(CPU, NAMES)
+        restored.load(saved)
     assert window.close(ONE_RANK) == restored.close(ONE_RANK)
 
 
-@pytest.mark.parametrize("saved", [[], [0.0] * 6, [0.0] * 8, ["a"] * 7, None])
-def test_restore_refuses_what_is_no_window(saved: object) -> None:
+def test_window_sums_every_loss_by_its_name() -> None:
+    window = LogWindow(CPU, ("loss", "nll", "distance"))
+    for number in (1.0, 2.0):
+        losses = {"nll": number, "distance": 10 * number, "loss": 100 * number}
+        tensors = {name: torch.tensor(value) for name, value in losses.items()}
+        window.add(tensors, num_tokens=10, grad_norm=torch.tensor(1.0))
+    assert window.sums().losses == {"loss": 300.0, "nll": 3.0, "distance": 30.0}
+    assert window.close(ONE_RANK).losses == {"loss": 300.0, "nll": 3.0, "distance": 30.0}
+
+
+def test_window_refuses_losses_of_other_names() -> None:
+    with pytest.raises(AssertionError):
+        LogWindow(CPU, NAMES).add(
+            {"loss": torch.tensor(1.0)}, num_tokens=1, grad_norm=torch.tensor(1.0)
+        )
+
+
+WINDOW = LogWindow(CPU, NAMES).save()
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [],
+        [0.0] * 7,
+        None,
+        {},
+        {**WINDOW, "distance": 0.0},
+        {name: value for name, value in WINDOW.items() if name != "nll"},
+        {**WINDOW, "nll": "a"},
+    ],
+)
+def test_load_refuses_what_is_no_window(saved: object) -> None:
     with pytest.raises((TypeError, ValueError)):
-        LogWindow.restore(saved, CPU)  # type: ignore[arg-type]
+        LogWindow(CPU, NAMES).load(saved)  # type: ignore[arg-type]
 
 
 def test_state_survives_json() -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_data import FakeDataset, join_batches, random_batch
+from fake_data import FakeDataset, FakeEpoch, join_batches, random_batch
 from runs import checkpoint_path, read_lines_without_timing
 from torch import Tensor
 
 from mt.config.schema import ModelConfig, TrainConfig
 from mt.data.batching import Batch
 from mt.distributed import Runtime, open_runtime
-from mt.errors import CheckpointError
+from mt.errors import CheckpointError, DataError
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
@@ -116,6 +118,47 @@ def test_accumulated_batches_equal_one_big_batch(
     num_tokens = 3 * sum(batch.num_tokens for batch in batches)
     assert accumulated.state.tokens_seen == num_tokens
     assert big.state.tokens_seen == num_tokens
+
+
+def test_update_divides_by_the_tokens_of_its_batches(tmp_path: Path) -> None:
+    """With BPE-dropout the plan does not know how many tokens a batch has."""
+
+    class WrongPlan(FakeDataset):
+        def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
+            epoch = super().epoch(number, batch_tokens=batch_tokens)
+            epoch.plan = replace(epoch.plan, num_tokens=epoch.plan.num_tokens * 10)
+            return epoch
+
+    trainer = make_trainer(tmp_path / "right", gradient_accumulation=3, max_epochs=2)
+    other = make_trainer(tmp_path / "wrong_plan", gradient_accumulation=3, max_epochs=2)
+    other.dataset = WrongPlan(BATCHES)  # type: ignore[assignment]
+    trainer.fit()
+    other.fit()
+    assert_close(copy_weights(other), copy_weights(trainer), atol=0.0)
+    assert other.state.tokens_seen == trainer.state.tokens_seen
+
+
+@pytest.mark.parametrize("error", [DataError("no such pair"), MemoryError()])
+def test_error_of_a_batch_ends_training_and_its_thread(tmp_path: Path, error: Exception) -> None:
+    class BadBatch(FakeDataset):
+        def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
+            epoch = super().epoch(number, batch_tokens=batch_tokens)
+            return replace(epoch, batch=self.make_batch)
+
+        def make_batch(self, index: int) -> Batch:
+            if index == 2:
+                raise error
+            return self.batches[index]
+
+    threads_before = set(threading.enumerate())
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer.dataset = BadBatch(BATCHES)  # type: ignore[assignment]
+    trainer.memory_checked = True
+    with pytest.raises(type(error)) as caught:
+        trainer.fit()
+    assert caught.value is error
+    assert trainer.state.step == 2
+    assert set(threading.enumerate()) == threads_before
 
 
 def test_last_update_of_an_epoch_takes_the_remaining_batches(tmp_path: Path) -> None:

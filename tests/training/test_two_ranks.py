@@ -48,6 +48,7 @@ run()
 
 OVERRIDES = (
     "model.dropout=0.0",
+    "tokenizer.bpe_dropout=0.2",  # batches with other numbers of tokens than the plan has
     "train.epsilon=1e-4",
     "train.gradient_accumulation=2",
     "train.validate_every=6",

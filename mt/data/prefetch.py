@@ -1,0 +1,68 @@
+"""Prefetching: a thread makes the next batches while the trainer computes.
+
+Encoding with BPE-dropout takes several milliseconds a batch. A thread can do this beside PyTorch,
+because PyTorch releases Python's global lock while it computes.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Protocol, Self
+
+from mt.data.batching import Batch
+
+NUM_AHEAD = 64  # batches; with BPE-dropout, the next group of batches must be sampled in their time
+
+
+class BatchSource(Protocol):
+    """Whatever makes batches by their number, such as an Epoch."""
+
+    def batch(self, index: int) -> Batch: ...
+
+
+class Prefetcher:
+    """Makes the batches `indices` of a source in a thread, in this order and ahead of their use.
+
+    The batches are those of the source, whatever the timing is. The source is used by this thread
+    only. The thread lives inside the `with` block.
+    """
+
+    def __init__(
+        self, source: BatchSource, indices: Iterable[int], *, num_ahead: int = NUM_AHEAD
+    ) -> None:
+        assert num_ahead >= 1, num_ahead
+        self._source = source
+        self._indices = iter(indices)
+        self._num_ahead = num_ahead
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mt-prefetch")
+        self._futures: deque[tuple[int, Future[Batch]]] = deque()
+
+    def __enter__(self) -> Self:
+        for _ in range(self._num_ahead):
+            self._start_next()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def batch(self, index: int) -> Batch:
+        """Return the next batch, which must be number `index`.
+
+        Raises what the source raised when it made this batch.
+        """
+        next_index, future = self._futures.popleft()
+        assert index == next_index, (index, next_index)
+        self._start_next()
+        return future.result()
+
+    def _start_next(self) -> None:
+        """Let the thread make one more batch, after those that it has been told to make."""
+        index = next(self._indices, None)
+        if index is not None:
+            self._futures.append((index, self._executor.submit(self._source.batch, index)))
