@@ -103,12 +103,12 @@ class Trainer:
 
     @classmethod
     def from_experiment(cls, experiment: Experiment, runtime: Runtime) -> Self:
-        """Return the trainer of an experiment that has its tokenizers. Raises MtError."""
+        """Return the trainer of an experiment with trained tokenizers. Raises MtError."""
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
-        # Every rank has the same weights, but draws its own dropout masks. The seed of rank 0
-        # differs from that of the weights.
+        # Every rank has the same weights, but draws its own dropout masks; + 1, so that rank 0 does
+        # not repeat the random numbers of the initial weights.
         torch.manual_seed(config.seed + 1 + runtime.rank)
         objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)
@@ -178,7 +178,7 @@ class Trainer:
     def update(self, source: BatchSource, indices: range) -> None:
         """Do one optimizer step on the batches `indices` of an epoch.
 
-        The ranks share the batches. The gradient is that of one big batch: each micro-batch's
+        The batches are divided among the ranks. The gradient is that of one big batch: each batch's
         summed loss is divided by the target tokens of the update.
         """
         runtime = self.runtime
@@ -189,6 +189,7 @@ class Trainer:
         losses = dict.fromkeys(self.objective.sum_names, torch.zeros((), device=runtime.device))
         for index, cpu_batch in zip(own_indices, own_batches, strict=True):
             batch = cpu_batch.to(runtime.device)
+            # DDP exchanges gradients with the last batch of a rank only.
             is_last = index + runtime.world_size >= indices.stop
             sync_context = nullcontext() if is_last else runtime.no_sync(self.wrapped_objective)
             with sync_context:
@@ -239,7 +240,7 @@ class Trainer:
             self._log_window()
         if state.step % config.validate_every == 0:
             self._validate_and_save()
-        elif self._save_is_due() and self.stop_reason() is None:  # else it is saved after the loop
+        elif self._save_is_due() and self.stop_reason() is None:  # if it stops, `fit` saves
             self._save(is_best=False)
 
     def _save_is_due(self) -> bool:
@@ -247,9 +248,11 @@ class Trainer:
         return save_every is not None and self.state.step % save_every == 0
 
     def _validate_and_save_last_update(self) -> None:
-        """Validate, unless a signal ended the run; then save, unless the last update is saved."""
+        """Validate if no signal ended the run and the last update is not validated; save it if
+        needed.
+        """
         state = self.state
-        # A signal may have reached some ranks only; all must do the same.
+        # A signal may have reached some ranks only, so all take the value of rank 0.
         self.signals.name = self.runtime.broadcast(self.signals.name)
         if self.signals.name is None and state.step != state.last_validated_step:
             self._validate_and_save()
@@ -306,7 +309,7 @@ class Trainer:
         state.last_validated_step = state.step
 
         self._update_elapsed_time()
-        # The time of a validation must not count as slow training.
+        # So that validation time does not lower the logged tokens per second.
         self._restart_speed_measurement()
         self._write(ValidationRecord(state.epoch, validation, is_best))
         self.console.show_validation(state.step, validation, is_best=is_best)
@@ -362,7 +365,7 @@ class Trainer:
             )
 
     def record_incident(self, text: str) -> None:
-        """Warn the user, and write a line to metrics.jsonl for the summary at the end."""
+        """Warn of a problem that does not end the run, and log it for the summary at the end."""
         self._write(IncidentRecord(text))
         self.console.warning(text)
 
@@ -381,7 +384,7 @@ class Trainer:
         self.speed_start_tokens = self.state.tokens_seen
 
     def _log_summary(self, reason: str) -> None:
-        """Say what went wrong, where the model is, and what to do with it."""
+        """Say what went wrong, where the model is, and which command comes next."""
         if not self.runtime.is_main:
             return
         incidents = self.metrics.incidents()
@@ -412,8 +415,8 @@ class Trainer:
             checkpoint_text = "there is no good checkpoint yet"
         raise TrainingError(
             f"stopped at update {self.state.step:,}: {cause}; {checkpoint_text}; "
-            "what may help: a lower train.learning_rate, a longer train.warmup_steps, "
-            "a train.clip_norm, or train.precision fp32"
+            "try a lower train.learning_rate, a longer train.warmup_steps, "
+            "a lower train.clip_norm, or train.precision fp32"
         )
 
     # Start, save and resume
@@ -426,9 +429,9 @@ class Trainer:
         if runtime.world_size > 1:
             where += f", {runtime.world_size} ranks"
         if (self.run_dir.checkpoints_dir / "last").is_file():
-            checkpoint, damaged = self.checkpoints.load_newest()
-            self.resume(checkpoint)
-            for error in damaged:
+            checkpoint, load_errors = self.checkpoints.load_newest()
+            self.restore(checkpoint)
+            for error in load_errors:
                 self.record_incident(f"{error}; resuming from update {self.state.step:,} instead")
             self.console.info(
                 f"{self.run_dir.display_path}: resuming from update {self.state.step:,} ({where})"
@@ -442,7 +445,7 @@ class Trainer:
             self.console.info(f"{name}: {num_parameters:,} parameters ({where})")
 
     def _save(self, *, is_best: bool) -> DiskError | None:
-        """Save a checkpoint; `resume` is its inverse.
+        """Save a checkpoint; `restore` is its inverse.
 
         Returns the DiskError if the checkpoint could not be written, because training can continue
         without it. All ranks get the same result. Raises TrainingError for weights that are not
@@ -477,7 +480,7 @@ class Trainer:
             self.last_saved_step = self.state.step
         return error
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Restore what `_save` saved. Raises CheckpointError when it does not fit this run."""
         meta = checkpoint.meta
         runtime = self.runtime
@@ -497,7 +500,7 @@ class Trainer:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             cause = " ".join(str(error).split())  # torch's message has several lines
             raise CheckpointError(
-                f"{path}: the checkpoint is not one of this run ({cause})"
+                f"{path}: the checkpoint does not fit this run ({cause})"
             ) from error
         self.last_saved_step = self.state.step
         self._warn_if_environment_changed(meta.get("environment"))
@@ -536,7 +539,7 @@ class Trainer:
             )
 
     def _warn_if_environment_changed(self, saved: object) -> None:
-        """Record an incident when the last bits may differ from those of an uninterrupted run."""
+        """Record an incident when rounding may differ from that of an uninterrupted run."""
         current = self.runtime.environment()
         if not isinstance(saved, dict):
             return

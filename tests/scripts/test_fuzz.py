@@ -114,7 +114,7 @@ def test_resume_refuses_a_state_of_wrong_types(good: GoodInput, key: str, value:
     meta = json.loads(good.run[file])
     meta["state"][key] = value
     error = resume_error(good, file, json.dumps(meta).encode())
-    assert "run/checkpoints: the checkpoint is not one of this run (" in error
+    assert "run/checkpoints: the checkpoint does not fit this run (" in error
 
 
 def test_resume_refuses_an_optimizer_without_a_tensor(good: GoodInput) -> None:
@@ -124,7 +124,7 @@ def test_resume_refuses_an_optimizer_without_a_tensor(good: GoodInput) -> None:
     assert name in header
     header, numbers = bad_models.without_tensor(header, numbers, name)
     error = resume_error(good, file, bad_models.write_tensors(header, numbers))
-    assert "run/checkpoints: the checkpoint is not one of this run (" in error
+    assert "run/checkpoints: the checkpoint does not fit this run (" in error
     assert f"{name} has the shape None" in error
 
 
