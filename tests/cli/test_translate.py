@@ -206,7 +206,9 @@ def test_chunks_of_long_lines_are_small(run_dir: Path, monkeypatch: pytest.Monke
     """Memory is bounded by the number of characters, not only by the number of lines."""
     chunk_sizes: list[int] = []
 
-    def translate_to_nothing(self: Translator, texts: list[str]) -> list[list[Translation]]:
+    def translate_to_nothing(
+        self: Translator, texts: list[str], *, prefix: tuple[int, ...] = ()
+    ) -> list[list[Translation]]:
         chunk_sizes.append(len(texts))
         return [[Translation("", 0.0, 0.0)] for _ in texts]
 
@@ -310,11 +312,13 @@ def test_signal_leaves_the_old_output_and_no_partial_file(
     sigint_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     files_at_signal: list[str] = []
 
-    def signal_in_the_second_chunk(self: Translator, texts: list[str]) -> list[list[Translation]]:
+    def signal_in_the_second_chunk(
+        self: Translator, texts: list[str], *, prefix: tuple[int, ...] = ()
+    ) -> list[list[Translation]]:
         if len(texts) < 512:
             files_at_signal.extend(os.listdir(tmp_path))
             signal.raise_signal(number)
-        return n_best(self, texts)
+        return n_best(self, texts, prefix=prefix)
 
     monkeypatch.setattr(Translator, "n_best", signal_in_the_second_chunk)
     ended = mt("translate", run_dir, "--beam-size", "1", "-o", output, stdin="balo\n" * 600)
