@@ -12,6 +12,7 @@ from runs import read_lines_without_timing
 
 from mt.config.schema import ModelConfig, TrainConfig
 from mt.data.batching import Batch
+from mt.distributed import Runtime
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import find_checkpoint, load_meta
 from mt.storage.run_dir import RunDir
@@ -190,7 +191,7 @@ def test_objective_with_another_term_trains_and_logs_it(tmp_path: Path) -> None:
         lambda _: Validation(loss=1.0, scores={}, signatures={}, samples=()),
         config=TrainConfig(learning_rate=1e-2, warmup_steps=0, max_steps=30, metric="loss"),
         run_dir=RunDir(tmp_path),
-        runtime=CPU,
+        runtime=Runtime(CPU),
     )
     trainer.fit()
     trainer._log_window()
