@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from invented_words import INVENTED_WORDS
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
@@ -20,20 +21,6 @@ from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.storage.run_dir import RunDir
 
-WORDS = [
-    "balo",
-    "deru",
-    "fimi",
-    "gona",
-    "hupe",
-    "jasi",
-    "kelo",
-    "mavu",
-    "nira",
-    "potu",
-    "ruke",
-    "sifa",
-]
 MAX_LENGTH = 24
 VOCAB_SIZE = 320
 CONFIG = {
@@ -63,7 +50,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunDir(tmp_path_factory.mktemp("run"))
     run.config_path.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
     generator = random.Random(5)
-    texts = [" ".join(generator.choices(WORDS, k=6)) for _ in range(100)]
+    texts = [" ".join(generator.choices(INVENTED_WORDS, k=6)) for _ in range(100)]
     tokenizer_path, _ = run.tokenizer_paths(joint=True)
     train_tokenizer(texts, tokenizer_path, kind="bpe", vocab_size=VOCAB_SIZE)
     torch.manual_seed(2)
@@ -174,7 +161,7 @@ def test_too_long_pair_gets_a_warning_and_no_links(run_dir: Path, tmp_path: Path
 
 def test_layer_and_step_options(run_dir: Path, tmp_path: Path) -> None:
     generator = random.Random(1)
-    texts = [" ".join(generator.choices(WORDS, k=5)) for _ in range(40)]
+    texts = [" ".join(generator.choices(INVENTED_WORDS, k=5)) for _ in range(40)]
     src_file = write(tmp_path / "src", texts[:20])
     tgt_file = write(tmp_path / "tgt", texts[20:])
     command = ("align", run_dir, "--src", src_file, "--tgt", tgt_file)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from invented_words import INVENTED_WORDS
 from shell import Ended, in_process, mt
 
 from mt.cli.process import SETTINGS
@@ -53,22 +54,7 @@ train:
 search:
   max_length_offset: 5
 """
-WORDS = [
-    "balo",
-    "deru",
-    "fimi",
-    "gona",
-    "hupe",
-    "jasi",
-    "kelo",
-    "mavu",
-    "nira",
-    "potu",
-    "ruke",
-    "sifa",
-    "tolu",
-    "vemi",
-]
+WORDS = [*INVENTED_WORDS, "tolu", "vemi"]
 
 
 def write_lines(path: Path, lines: list[str]) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from invented_words import INVENTED_WORDS
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
@@ -23,20 +24,6 @@ from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.storage.run_dir import RunDir
 
-WORDS = [
-    "balo",
-    "deru",
-    "fimi",
-    "gona",
-    "hupe",
-    "jasi",
-    "kelo",
-    "mavu",
-    "nira",
-    "potu",
-    "ruke",
-    "sifa",
-]
 CONFIG = {
     "data": {
         "src_lang": "aa",
@@ -66,7 +53,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunDir(tmp_path_factory.mktemp("run"))
     run.config_path.write_text(json.dumps(CONFIG), encoding="utf-8")  # JSON is YAML
     generator = random.Random(5)
-    words = [*WORDS, "\r", "\u2028", "\x85"]
+    words = [*INVENTED_WORDS, "\r", "\u2028", "\x85"]
     texts = [" ".join(generator.choices(words, k=6)) for _ in range(100)]
     tokenizer_path, _ = run.tokenizer_paths(joint=True)
     train_tokenizer(texts, tokenizer_path, kind="bpe", vocab_size=VOCAB_SIZE)
@@ -125,7 +112,7 @@ STRANGE_LINES = {
     "non-characters": "\ufffe\uffff\U0010ffff\ud7ff\ue000",
     "tokenizer pieces": "<s> </s> <unk> <pad> <0x0A> ▁▁ \x10s <tag_1>",
     "n-best separators": "balo ||| deru ||| 0",
-    "10,000 words": " ".join(WORDS[i % 12] for i in range(10_000)),
+    "10,000 words": " ".join(INVENTED_WORDS[i % 12] for i in range(10_000)),
     "a long word": "balo" * 5000,
 }
 
@@ -178,7 +165,7 @@ def test_line_ends_and_byte_order_mark_change_nothing(
 
 
 MEGABYTE_LINES = {
-    "words": " ".join(WORDS[i * i % 11] for i in range(200_000)),
+    "words": " ".join(INVENTED_WORDS[i * i % 11] for i in range(200_000)),
     "no space, only byte tokens": "😀" * 250_000,
     "nearly blank": "balo" + " " * 1_000_000 + "deru",
 }
@@ -222,7 +209,7 @@ def test_chunks_of_long_lines_are_small(run_dir: Path, monkeypatch: pytest.Monke
 def test_output_has_no_carriage_return(run_dir: Path, tmp_path: Path) -> None:
     """Some readers end a line at a carriage return, and some strip it from the end of a line."""
     generator = random.Random(2)
-    text = "".join(f"{' '.join(generator.choices(WORDS, k=5))}\n" for _ in range(300))
+    text = "".join(f"{' '.join(generator.choices(INVENTED_WORDS, k=5))}\n" for _ in range(300))
     output = tmp_path / "out"
     assert mt("translate", run_dir, "-o", output, "--n-best", "3", stdin=text).code == 0
     content = output.read_bytes()

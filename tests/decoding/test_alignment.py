@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from invented_words import INVENTED_WORDS
 
 import mt.decoding.alignment as alignment_module
 from mt.config.schema import ModelConfig, SearchConfig
@@ -28,20 +29,6 @@ from mt.model.recording import attention_weights
 from mt.model.transformer import Transformer
 from scripts.alignment.error_rate import read_gold
 
-WORDS = [
-    "balo",
-    "deru",
-    "fimi",
-    "gona",
-    "hupe",
-    "jasi",
-    "kelo",
-    "mavu",
-    "nira",
-    "potu",
-    "ruke",
-    "sifa",
-]
 NUM_LAYERS = 3
 MAX_LENGTH = 16
 SHAPE = {
@@ -59,7 +46,7 @@ def make_texts(num_texts: int, *, max_words: int, seed: int = 5) -> list[str]:
     texts = []
     for _ in range(num_texts):
         num_words = generator.randint(1, max_words)
-        texts.append(" ".join(generator.choices(WORDS, k=num_words)))
+        texts.append(" ".join(generator.choices(INVENTED_WORDS, k=num_words)))
     return texts
 
 
@@ -399,7 +386,7 @@ def test_generated_tokens_are_aligned_not_the_encoded_text(translator: Translato
 def test_links_of_a_long_text_are_shifted_links_of_its_segments(
     translator: Translator, gap: str
 ) -> None:
-    halves = [" ".join(WORDS[:3]), " ".join(WORDS[3:6])]
+    halves = [" ".join(INVENTED_WORDS[:3]), " ".join(INVENTED_WORDS[3:6])]
     text = gap.join(halves)
     whole = translator.n_best([text])[0][0]
     src_texts = translator.src_tokenizer.decode([segment.src for segment in whole.segments])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invented_words import INVENTED_WORDS
 
 import mt
 import mt.decoding.translator as translator_module
@@ -30,20 +31,6 @@ from mt.errors import CheckpointError, DeviceError, RunDirError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
 
-WORDS = [
-    "balo",
-    "deru",
-    "fimi",
-    "gona",
-    "hupe",
-    "jasi",
-    "kelo",
-    "mavu",
-    "nira",
-    "potu",
-    "ruke",
-    "sifa",
-]
 MAX_LENGTH = 12
 BLANKS = ["", " ", "  ", "\t", "\u3000", "\u00a0 \u2028"]
 SHAPE = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
@@ -54,7 +41,7 @@ def make_texts(num_texts: int, *, max_words: int) -> list[str]:
     texts = []
     for _ in range(num_texts):
         num_words = generator.randint(1, max_words)
-        texts.append(" ".join(generator.choices(WORDS, k=num_words)))
+        texts.append(" ".join(generator.choices(INVENTED_WORDS, k=num_words)))
     return texts
 
 
@@ -191,7 +178,8 @@ def test_batch_size_does_not_matter(
     assert other.translate(texts) == translator.translate(texts)
 
 
-STRINGS = st.lists(st.sampled_from([*WORDS, *"xyz Ü😀\t\0\r\u2028"]), max_size=14).map(" ".join)
+PARTS = [*INVENTED_WORDS, *"xyz Ü😀\t\0\r\u2028"]
+STRINGS = st.lists(st.sampled_from(PARTS), max_size=14).map(" ".join)
 
 
 @settings(max_examples=10, deadline=None)
@@ -399,7 +387,8 @@ def test_split_takes_nearly_linear_time(translator: Translator, text: str) -> No
 
 
 def test_long_text_joins_the_translations_of_its_segments(translator: Translator) -> None:
-    words = [word for word in WORDS[:8] for _ in range(3)]  # all words have the same length
+    # All words have the same length.
+    words = [word for word in INVENTED_WORDS[:8] for _ in range(3)]
     text = " ".join(words)
     halves = [" ".join(words[:12]), " ".join(words[12:])]
     num_segments = len(translator.split(text))
@@ -450,7 +439,7 @@ def test_chunks_warn_of_lines_in_several_segments(
 ) -> None:
     warnings: list[str] = []
     monkeypatch.setattr(translator_module.logger, "warning", warnings.append)
-    long_text = " ".join(WORDS)
+    long_text = " ".join(INVENTED_WORDS)
     lines = ["balo", "deru", long_text]
     list(translator.translate_chunks(lines, chunk_size=2))
     num_segments = len(translator.split(long_text))
