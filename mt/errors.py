@@ -10,7 +10,7 @@ MtError
 ├── DiskError          a file cannot be written
 └── DeviceError        the machine lacks the device, number format or memory
 
-The message is one complete line: the place, what was found there, and what was wanted. Only the
+The message is one complete line: the place, the value found, and the value expected. Only the
 command line catches these errors. A bug in mt itself is an `assert`.
 """
 

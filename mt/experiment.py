@@ -2,7 +2,7 @@
 
     text files --tokenizers--> training data --training--> checkpoint --translator--> translations
 
-The config names text files, the run directory holds what was made from them. Training,
+The config names text files. The run directory holds the files made from them. Training,
 validation, `mt evaluate` and the dry run of `mt check` take their parts from here.
 """
 

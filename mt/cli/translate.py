@@ -66,9 +66,8 @@ def translate(
     """Translate lines: line i of the output is the translation of line i of the input.
 
     A blank line stays blank. A line longer than the model was trained for is cut at the space
-    nearest to its middle, repeatedly if needed, and translated in parts. An output file appears, or
-    replaces an older one, when the last line is translated; stdout gets what was translated before
-    an error.
+    nearest to its middle, repeatedly if needed, and translated in parts. An output file is written
+    only after the last line is translated. On stdout, the lines translated before an error remain.
     """
     exit_on_sigterm()
     if length_penalty is not None and math.isnan(length_penalty):

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from mt.config.yaml_file import ConfigFile, KeyPath, show
 
-# What was wanted, for the types of pydantic's errors that speak of Python instead of YAML.
+# The expected value, for the pydantic error types that describe Python instead of YAML.
 _WANTED = {
     "bool_type": "true or false",
     "less_than_equal": "at most {le}",

@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a user's YAML file, apply overrides such as `train.learning_rate=3e-4`, and check all.
 
     A missing key has today's default. A key by its old name is read, with a warning. ConfigError
-    names the place and key of the first mistake, what was found there and what was wanted.
+    names the place and key of the first mistake, the value found and the value expected.
     """
     file, version = take_format_version(read_config_file(Path(path)))
     file, renamed = rename_keys(file)

@@ -134,7 +134,7 @@ class KVCache:
         return KeysValues(buffer.keys[:, :, :end], buffer.values[:, :, :end])
 
     def reorder(self, beam_index: Tensor) -> None:
-        """Let beam j of sentence i continue what was beam `beam_index[i, j]` of that sentence.
+        """Replace beam j of sentence i by the old beam `beam_index[i, j]` of the same sentence.
 
         `beam_index` is long (batch, new_beam).
         """

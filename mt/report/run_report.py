@@ -55,7 +55,7 @@ class Headline(NamedTuple):
     """The score at the top of the page."""
 
     score: Score
-    description: str  # what was scored
+    description: str  # the set that was scored
 
 
 def write_report(
