@@ -33,7 +33,10 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Return what identifies the text, the tokenizers and the limits; it must not change."""
+        """Return a hash of the text, the tokenizers and the limits.
+
+        A run resumes only if it is the same.
+        """
         return self.corpus.digest
 
     @property
@@ -65,7 +68,7 @@ class Epoch:
     number: int
     plan: BatchPlan
     dataset: Dataset
-    # The latest group that was sampled, by its first batch, since its batches are used in a row.
+    # A cache of the last sampled group. The key is the number of its first batch.
     _latest_group: dict[int, list[EncodedPairs]] = field(default_factory=dict)
 
     def batch(self, index: int) -> Batch:
@@ -86,9 +89,10 @@ class Epoch:
         return self._make_batch(batches[index - start])
 
     def widest_batch(self, index: int) -> Batch:
-        """Return the pairs of a planned batch, padded more than those of training are likely to be.
+        """Return planned batch `index`, with more padding than a training batch usually has.
 
-        With BPE-dropout, they have sampled encodings, but are not sorted again by their lengths.
+        With BPE-dropout, the pairs have sampled encodings, but are not sorted again by their
+        lengths.
         """
         pairs = self._planned_pairs(index, index + 1)
         return self._make_batch(self._sample(pairs, seed=f"widest {index}"))
@@ -143,7 +147,7 @@ class Epoch:
 def _sample_rows(
     rows: TokenArray, tokenizer: Tokenizer, draw: Draw, limits: Sequence[int]
 ) -> TokenArray:
-    """Return random encodings of the texts, which the lossless tokenizer decodes from the ids.
+    """Decode the rows to text, and return random encodings of this text.
 
     An encoding of more tokens than its limit is not used: the row stays as it is.
     """

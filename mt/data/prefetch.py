@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from mt.data.batching import Batch
 
-NUM_AHEAD = 64  # batches; with BPE-dropout, the next group of batches must be sampled in their time
+NUM_AHEAD = 64  # batches; enough training time to sample the next group of batches (BPE-dropout)
 
 
 class BatchSource(Protocol):
@@ -24,8 +24,8 @@ class BatchSource(Protocol):
 class Prefetcher:
     """Makes the batches `indices` of a source in a thread, in this order and ahead of their use.
 
-    The batches are those of the source, whatever the timing is. The source is used by this thread
-    only. The thread lives inside the `with` block.
+    The timing does not change the batches. Inside the `with` block nothing else may use the
+    source. The thread lives inside the `with` block.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Prefetcher:
         return future.result()
 
     def _start_next(self) -> None:
-        """Let the thread make one more batch, after those that it has been told to make."""
+        """Queue the next batch for the thread, if there is one."""
         index = next(self._indices, None)
         if index is not None:
             self._futures.append((index, self._executor.submit(self._source.batch, index)))

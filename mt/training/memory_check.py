@@ -26,7 +26,7 @@ def check_memory(
     runtime: Runtime,
     optimizer_has_state: bool = False,
 ) -> None:
-    """Run forward and backward on the largest batches of `epoch`, as wide as they may become.
+    """Run forward and backward on the largest batches of `epoch`, with more padding than usual.
 
     `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError
     when memory is too small; it names a `train.batch_tokens` that fits.
@@ -73,10 +73,10 @@ def try_update(
     *,
     optimizer_has_state: bool = False,
 ) -> None:
-    """Do everything of an update except the optimizer's step, on each batch.
+    """Run forward and backward of each batch, with memory for Adam's moments.
 
-    Gradients and random states are the same afterwards as before. Raises DeviceError when memory is
-    too small.
+    Afterwards there are no gradients, and the random states are as before. Raises DeviceError when
+    memory is too small.
     """
     random_state = runtime.random_state()
     objective.train()

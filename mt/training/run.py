@@ -34,7 +34,7 @@ def read_config(
     The default run directory is `runs/<name of the file>`.
     """
     changes = list(overrides)
-    # A value is written as JSON, which is YAML with quotes: a path may look like a number.
+    # Quoted as JSON, which is also YAML. Without quotes a path such as 2024 would be a number.
     if run_dir is not None:
         changes.append(f"train.run_dir={json.dumps(str(run_dir), ensure_ascii=False)}")
     if device is not None:
@@ -46,7 +46,7 @@ def read_config(
         default_run_dir = TypeAdapter(FilePath).validate_python(f"runs/{path.stem}")
     except ValidationError:
         raise ConfigError(
-            f"train.run_dir: wanted a directory for the run, since {str(path)!r} cannot name one"
+            f"train.run_dir: wanted a directory for the run: no name can be made from {str(path)!r}"
         ) from None
     train_config = config.train.model_copy(update={"run_dir": default_run_dir})
     return config.model_copy(update={"train": train_config})
