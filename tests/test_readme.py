@@ -156,7 +156,9 @@ def test_keys_named_in_documents_exist() -> None:
         groups = {"data.train", "data.valid", "data.test"}
         old = {"tokenizer.sampling", "train.max_tokens", "train.accumulate", "search.max_tokens"}
         files = {"tokenizer.model", "tokenizer.src.model", "tokenizer.tgt.model"}
-        assert not keys - known - groups - old - files, page.name
+        if page.name == "configuration.md":  # the only page that explains the old names
+            keys -= old
+        assert not keys - known - groups - files, page.name
 
 
 def test_config_examples_are_valid(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ import json
 import os
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
-from mt.cli.streams import standard_output
+from mt.cli.streams import StandardOutput, standard_output
 from mt.preflight.file_checks import Finding
 
 # The text report, in columns: topic, level, text.
@@ -32,7 +32,7 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
     return exit_code(printed)
 
 
-def _print_as_text(findings: Iterable[Finding], file: BinaryIO) -> list[Finding]:
+def _print_as_text(findings: Iterable[Finding], file: StandardOutput) -> list[Finding]:
     """Print each finding as it comes, and return all of them."""
     printed: list[Finding] = []
     for finding in findings:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,18 +31,41 @@ def read_input(path: Path | None, *, errors: Errors = "strict") -> Iterator[str]
         raise DataError(f"stdin: cannot read: {error.strerror}") from error
 
 
+class StandardOutput:
+    """Stdout as a binary file.
+
+    `write` and `flush` raise DiskError when stdout is closed or full. When its reader has gone, as
+    with `| head`, the command ends without a message, and with the exit code that the shell
+    reports for SIGPIPE.
+    """
+
+    def write(self, data: bytes) -> None:
+        with _stdout_errors():
+            sys.stdout.buffer.write(data)
+
+    def flush(self) -> None:
+        with _stdout_errors():
+            sys.stdout.flush()
+
+
 @contextmanager
-def standard_output() -> Iterator[BinaryIO]:
+def standard_output() -> Iterator[StandardOutput]:
     """Provide stdout as a binary file, and flush it at the end.
 
-    Raises DiskError when stdout is closed or full. When its reader has gone, as with `| head`, the
-    command ends without a message, and with the exit code that the shell reports for SIGPIPE.
+    Raises DiskError when stdout is closed. An OSError of the caller's own work is not changed.
     """
     if sys.stdout is None:
         raise DiskError("stdout: cannot write: it is closed")
+    file = StandardOutput()
+    yield file
+    file.flush()
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    """Convert an OSError of writing to stdout."""
     try:
-        yield sys.stdout.buffer
-        sys.stdout.flush()
+        yield
     except OSError as error:
         # Python flushes stdout again when it exits. This must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +86,7 @@ def write_lines(
     The encoding is UTF-8, whatever the locale is. `with_bar` shows a progress bar. `at_once`
     flushes after each line.
     """
+    destination: AbstractContextManager[BinaryIO | StandardOutput]
     destination = standard_output() if output is None else atomic_file(output)
     with destination as file:
         for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
