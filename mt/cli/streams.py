@@ -4,15 +4,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from tqdm import tqdm
 
 from mt.data.text import Errors, decode_lines, raw_lines, read_lines
 from mt.errors import DataError, DiskError
-from mt.storage.atomic import atomic_file
+from mt.storage.atomic import OutputFile, atomic_file
 
 
 def read_input(path: Path | None, *, errors: Errors = "strict") -> Iterator[str]:
@@ -86,13 +85,22 @@ def write_lines(
     The encoding is UTF-8, whatever the locale is. `with_bar` shows a progress bar. `at_once`
     flushes after each line.
     """
-    destination: AbstractContextManager[BinaryIO | StandardOutput]
-    destination = standard_output() if output is None else atomic_file(output)
-    with destination as file:
+    with _open_output(output) as file:
         for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
             file.write(f"{line}\n".encode())
             if at_once:
                 file.flush()
+
+
+@contextmanager
+def _open_output(path: Path | None) -> Iterator[StandardOutput | OutputFile]:
+    """Open a file, or stdout if `path` is None."""
+    if path is None:
+        with standard_output() as stdout:
+            yield stdout
+        return
+    with atomic_file(path) as file:
+        yield file
 
 
 def refuse_overwriting_input(source: Path | None, output: Path | None, *, written: str) -> None:
