@@ -99,8 +99,7 @@ class Epoch:
 
     def _planned_pairs(self, start: int, end: int) -> EncodedPairs:
         """Return the pairs of the planned batches from `start` to before `end`."""
-        starts = self.plan.starts
-        return self.dataset.corpus.pairs(self.plan.order[starts[start] : starts[end]])
+        return self.dataset.corpus.pairs(self.plan.indices(start, end))
 
     def _find_group(self, index: int) -> tuple[int, int]:
         """Return the first batch of the group that batch `index` belongs to, and the end."""

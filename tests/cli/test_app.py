@@ -434,7 +434,7 @@ def test_process_adds_settings_that_the_user_has_not_set(user_settings: dict[str
         assert merges == str(expected), "a small freed block must not separate large ones"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux restarts, for glibc's settings")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, where the process restarts")
 @pytest.mark.parametrize("setting_survives", [True, False])
 @pytest.mark.parametrize("as_module", [True, False])
 def test_process_restarts_exactly_once(

@@ -33,10 +33,9 @@ class FakeDataset:
 
     def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
         indices = np.arange(len(self.batches) + 1)
-        num_tokens = np.array([batch.num_tokens for batch in self.batches])
         src_lengths = np.array([batch.src.size(1) for batch in self.batches])
         tgt_lengths = np.array([batch.tgt_out.size(1) for batch in self.batches])
-        plan = BatchPlan(indices[:-1], indices, num_tokens, src_lengths, tgt_lengths)
+        plan = BatchPlan(indices[:-1], indices, src_lengths, tgt_lengths)
         return FakeEpoch(plan, self.batches.__getitem__, number)
 
 

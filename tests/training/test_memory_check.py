@@ -45,7 +45,7 @@ def make_epoch(shapes: Sequence[tuple[int, int]]) -> FakeEpoch:
     """Return an epoch with batches of these (rows, length)."""
     num_rows, lengths = np.array(shapes).T
     starts = np.cumsum([0, *num_rows])
-    plan = BatchPlan(np.arange(starts[-1]), starts, num_rows * lengths, lengths, lengths)
+    plan = BatchPlan(np.arange(starts[-1]), starts, lengths, lengths)
     return FakeEpoch(plan, lambda index: make_batch(*shapes[index]))
 
 
@@ -89,7 +89,7 @@ def test_largest_batches_of_a_real_plan_are_the_largest() -> None:
     num_positions = []
     map_sizes = []
     for index in range(plan.num_batches):
-        rows = plan.indices(index)
+        rows = plan.indices(index, index + 1)
         src_length = src_lengths[rows].max()
         tgt_length = tgt_lengths[rows].max()
         assert plan.src_lengths[index] == src_length

@@ -248,7 +248,7 @@ def wait_for_first_update(metrics: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to compile for")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_compile_on_cpu_is_refused_before_anything_is_written(
     config_path: Path, tmp_path: Path
 ) -> None:

@@ -120,24 +120,6 @@ def test_accumulated_batches_equal_one_big_batch(
     assert big.state.tokens_seen == num_tokens
 
 
-def test_update_divides_by_the_tokens_of_its_batches(tmp_path: Path) -> None:
-    """With BPE-dropout the plan does not know how many tokens a batch has."""
-
-    class WrongPlan(FakeDataset):
-        def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
-            epoch = super().epoch(number, batch_tokens=batch_tokens)
-            epoch.plan = replace(epoch.plan, num_tokens=epoch.plan.num_tokens * 10)
-            return epoch
-
-    trainer = make_trainer(tmp_path / "right", gradient_accumulation=3, max_epochs=2)
-    other = make_trainer(tmp_path / "wrong_plan", gradient_accumulation=3, max_epochs=2)
-    other.dataset = WrongPlan(BATCHES)  # type: ignore[assignment]
-    trainer.fit()
-    other.fit()
-    assert_close(copy_weights(other), copy_weights(trainer), atol=0.0)
-    assert other.state.tokens_seen == trainer.state.tokens_seen
-
-
 @pytest.mark.parametrize("error", [DataError("no such pair"), MemoryError()])
 def test_error_of_a_batch_ends_training_and_its_thread(tmp_path: Path, error: Exception) -> None:
     class BadBatch(FakeDataset):
