@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,7 +195,7 @@ def test_chunks_of_long_lines_are_small(run_dir: Path, monkeypatch: pytest.Monke
     chunk_sizes: list[int] = []
 
     def translate_to_nothing(
-        self: Translator, texts: list[str], *, prefix: tuple[int, ...] = ()
+        self: Translator, texts: list[str], **options: Any
     ) -> list[list[Translation]]:
         chunk_sizes.append(len(texts))
         return [[Translation("", 0.0, 0.0)] for _ in texts]
@@ -306,12 +307,12 @@ def test_signal_leaves_the_old_output_and_no_partial_file(
     files_at_signal: list[str] = []
 
     def signal_in_the_second_chunk(
-        self: Translator, texts: list[str], *, prefix: tuple[int, ...] = ()
+        self: Translator, texts: list[str], **options: Any
     ) -> list[list[Translation]]:
         if len(texts) < 512:
             files_at_signal.extend(os.listdir(tmp_path))
             signal.raise_signal(number)
-        return n_best(self, texts, prefix=prefix)
+        return n_best(self, texts, **options)
 
     monkeypatch.setattr(Translator, "n_best", signal_in_the_second_chunk)
     ended = mt("translate", run_dir, "--beam-size", "1", "-o", output, stdin="balo\n" * 600)
