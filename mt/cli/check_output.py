@@ -28,7 +28,7 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
         else:
             printed = _print_as_text(findings, file)
             text = f"\n{summary_line(printed)}"
-        file.write(f"{text}\n".encode())
+        _write_line(file, text)
     return exit_code(printed)
 
 
@@ -37,10 +37,15 @@ def _print_as_text(findings: Iterable[Finding], file: StandardOutput) -> list[Fi
     printed: list[Finding] = []
     for finding in findings:
         repeats_topic = bool(printed) and printed[-1].topic == finding.topic
-        file.write(f"{as_text(finding, with_topic=not repeats_topic)}\n".encode())
+        _write_line(file, as_text(finding, with_topic=not repeats_topic))
         file.flush()
         printed.append(finding)
     return printed
+
+
+def _write_line(file: StandardOutput, text: str) -> None:
+    # A file name may have bytes that are not UTF-8.
+    file.write(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def as_text(finding: Finding, *, with_topic: bool) -> str:

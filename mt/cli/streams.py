@@ -134,7 +134,8 @@ def write_lines(
     """
     with _open_output(output) as file:
         for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
-            file.write(f"{line}\n".encode())
+            # Only names of files can have characters that are not valid.
+            file.write(f"{line}\n".encode(errors="backslashreplace"))
             if at_once:
                 file.flush()
 

@@ -368,17 +368,16 @@ def _load_cache(
     Raises DataError when the files do not fit each other or the vocabularies. Everything is
     checked, because a cache is part of a run directory and may come from somewhere else.
     """
+    num_pairs, counts = load_pair_numbers(directory)
     try:
-        num_pairs, counts = _load_meta(directory)
         src = _load_side(directory, "src", src_vocab_size)
         tgt = _load_side(directory, "tgt", tgt_vocab_size)
-        if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
+        if not len(src) == len(tgt) == counts.kept:
             raise ValueError(
-                f"{len(src)} sources, {len(tgt)} targets, and in meta.json "
-                f"{sum(num_pairs)} pairs, of which {counts.kept} were kept"
+                f"{len(src)} sources, {len(tgt)} targets, and in meta.json {counts.kept} pairs"
             )
         pair_weights = np.repeat(np.array(weights, np.float32), num_pairs)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
         ) from error
@@ -393,15 +392,26 @@ def _load_cache(
     )
 
 
-def _load_meta(directory: Path) -> tuple[list[int], FilterCounts]:
-    """Return the number of pairs of each corpus, and the filter's counts over all of them."""
-    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    num_pairs = meta["num_pairs"]
-    counts = FilterCounts(**meta["counts"])
-    for number in (*num_pairs, *asdict(counts).values()):
-        # Not `isinstance`: JSON's true and false are instances of int.
-        if type(number) is not int or number < 0:
-            raise ValueError(f"meta.json: {number!r} is not a number of pairs")
+def load_pair_numbers(cache_entry: Path) -> tuple[list[int], FilterCounts]:
+    """Return the number of pairs of each corpus, and the filter's counts over all of them.
+
+    Raises DataError for a damaged cache.
+    """
+    path = cache_entry / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        num_pairs = list(meta["num_pairs"])
+        counts = FilterCounts(**meta["counts"])
+        for number in (*num_pairs, *asdict(counts).values()):
+            # Not `isinstance`: JSON's true and false are instances of int.
+            if type(number) is not int or number < 0:
+                raise ValueError(f"{number!r} is not a number of pairs")
+        if sum(num_pairs) != counts.kept:
+            raise ValueError(f"{sum(num_pairs)} pairs, but {counts.kept} were kept")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{cache_entry}: this cache is damaged; delete it and start again (meta.json: {error})"
+        ) from error
     return num_pairs, counts
 
 

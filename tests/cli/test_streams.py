@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,8 @@ def test_non_blocking_stdout_is_written_to_its_end(
         monkeypatch.undo()
     reader.join()
     assert received[0].decode().split() == lines
+
+
+def test_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
+    write_lines(["x\udcff.de  BLEU  7.00", "schön"], tmp_path / "scores")
+    assert (tmp_path / "scores").read_bytes().decode() == "x\\udcff.de  BLEU  7.00\nschön\n"
