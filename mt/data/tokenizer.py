@@ -202,6 +202,8 @@ def unescape(text: str) -> str:
 
 def _read_model_file(path: Path) -> bytes:
     """Return the content of a file; raise TokenizerError, without the path, if it is too large."""
+    if path.exists() and not path.is_file():  # to open a FIFO could wait for ever
+        raise TokenizerError("wanted a file, found a directory, a device or a pipe")
     with path.open("rb") as file:
         content = file.read(MAX_FILE_SIZE + 1)
     if len(content) > MAX_FILE_SIZE:

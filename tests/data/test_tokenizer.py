@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -331,3 +332,10 @@ def test_pieces_with_a_newline_are_never_generated(tmp_path: Path) -> None:
     texts = tokenizer.decode([[token_id] for token_id in sorted(allowed_ids)])
     assert len(texts) == tokenizer.vocab_size - len(tokenizer.forbidden_ids) > 300
     assert not [text for text in texts if "\n" in text]
+
+
+def test_pipe_is_no_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(TokenizerError, match=f"^{path}: not a tokenizer: .* pipe"):
+        Tokenizer.load(path)
