@@ -191,6 +191,8 @@ class Translator:
         about 70 times its size in bytes while it is translated, and `read_lines` bounds that size.
         So memory is bounded whatever the text is.
         """
+        if isinstance(lines, str):
+            raise TypeError("translate_chunks takes lines, not a single str")
         num_lines = 0
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
             translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)

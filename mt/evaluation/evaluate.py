@@ -31,6 +31,8 @@ def evaluate(
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
     of the run's config, or its validation set if it has no test sets.
     """
+    if isinstance(refs, str):
+        raise TypeError("evaluate takes a list of references, not a single str")
     experiment = Experiment.open(run_dir)
     if src is not None:
         src_path = Path(src)
