@@ -300,9 +300,11 @@ class Trainer:
 
         score = validation.selection_score(self.config.metric)
         best_score_before = state.best_score
-        is_best = math.isfinite(score) and (best_score_before is None or score > best_score_before)
+        best_loss_before = state.best_loss
+        is_best = state.is_improved_by(score, loss=validation.loss)
         if is_best:
             state.best_score = score
+            state.best_loss = validation.loss if math.isfinite(validation.loss) else None
             state.validations_without_improvement = 0
         else:
             state.validations_without_improvement += 1
@@ -317,6 +319,7 @@ class Trainer:
         if error is not None:
             # The checkpoint was not saved, so its score must not count as the best.
             state.best_score = best_score_before
+            state.best_loss = best_loss_before
 
     # Logging
 
