@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any, NoReturn, Protocol, Self
 
@@ -95,6 +95,8 @@ class Trainer:
         self.signals = StopSignals(announce=runtime.is_main)
 
         self.last_saved_step = 0
+        # The state of the best checkpoint, if the disk refused to store it.
+        self.unsaved_best: TrainState | None = None
         self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.memory_checked = False
         self.start_time = time.monotonic()
@@ -257,9 +259,18 @@ class Trainer:
         if self.signals.name is None and state.step != state.last_validated_step:
             self._validate_and_save()
         if state.step != self.last_saved_step:
-            error = self._save(is_best=False)
-            if error is not None:
-                raise error
+            self._save_again()
+
+    def _save_again(self) -> None:
+        """Save the last update after an earlier try may have failed. Raises DiskError."""
+        unsaved_best = self.unsaved_best
+        is_best = False
+        if unsaved_best is not None and unsaved_best.step == self.state.step:
+            self.state.assign(unsaved_best)
+            is_best = True
+        error = self._save(is_best=is_best)
+        if error is not None:
+            raise error
 
     def _check_memory_once(self, epoch: Epoch) -> None:
         """Try the largest batches before the first update of this process. Raises DeviceError."""
@@ -298,25 +309,26 @@ class Trainer:
         assert validation is not None, "rank 0 broadcast no validation"
         self.wrapped_objective.train()
 
+        self._update_elapsed_time()
+        state.last_validated_step = state.step
+        state_before = replace(state)
         score = validation.selection_score(self.config.metric)
-        best_score_before = state.best_score
-        is_best = math.isfinite(score) and (best_score_before is None or score > best_score_before)
+        is_best = math.isfinite(score) and (state.best_score is None or score > state.best_score)
         if is_best:
             state.best_score = score
             state.validations_without_improvement = 0
         else:
             state.validations_without_improvement += 1
-        state.last_validated_step = state.step
 
-        self._update_elapsed_time()
         # So that validation time does not lower the logged tokens per second.
         self._restart_speed_measurement()
         self._write(ValidationRecord(state.epoch, validation, is_best))
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
-        if error is not None:
+        if error is not None and is_best:
             # The checkpoint was not saved, so its score must not count as the best.
-            state.best_score = best_score_before
+            self.unsaved_best = replace(state)
+            state.assign(state_before)
 
     # Logging
 
