@@ -30,6 +30,7 @@ class FakeDataset:
     batches: Sequence[Batch]
     digest: str = ""
     has_bpe_dropout: bool = False
+    max_length: int = 7
 
     def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
         indices = np.arange(len(self.batches) + 1)
