@@ -22,6 +22,9 @@ class FakeEpoch:
     def widest_batch(self, index: int) -> Batch:
         return self.batch(index)
 
+    def cancel(self) -> None:
+        pass
+
 
 @dataclass
 class FakeDataset:
