@@ -75,6 +75,7 @@ def make_trainer(
         objective,
         FakeDataset(batches),  # type: ignore[arg-type]
         FakeValidate(losses),
+        valid_digest="",
         config=TrainConfig(**settings),
         run_dir=RunDir(run_dir),
         runtime=runtime,
