@@ -1,8 +1,8 @@
 """The training state, and running sums over the latest updates: values that a checkpoint keeps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import FiniteFloat, NonNegativeInt
@@ -27,6 +27,11 @@ class TrainState:
     validations_without_improvement: NonNegativeInt = 0
     num_skipped: NonNegativeInt = 0  # updates skipped because their gradients were not finite
     last_validated_step: NonNegativeInt = 0
+
+    def assign(self, other: Self) -> None:
+        """Set all counters to those of `other`."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(other, field.name))
 
 
 class WindowSums(NamedTuple):
