@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from mt.config.load import fill_unset_keys, load_run_config
 from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
-from mt.data.eval_set import find_files
+from mt.data.eval_set import find_files, load_eval_set
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
+from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
 from mt.preflight import file_checks
 from mt.preflight.dry_run import try_training
 from mt.preflight.file_checks import Finding
@@ -67,6 +68,8 @@ def _check_all(
         if finding.level == "error":
             files_are_sound = False
         yield finding
+    if files_are_sound:
+        yield check_scoring(config)
 
     if runtime is not None and files_are_sound:
         yield from check_training(config, runtime, resume=resume)
@@ -231,6 +234,16 @@ def _add_sets_that_agree(
     else:
         text = f"{finding.text}; one of the two is wrong"
     return replace(finding, text=text)
+
+
+def check_scoring(config: Config) -> Finding:
+    """Check that BLEU's tokenizer fits the references of the validation set. Raises MtError."""
+    scoring = scoring_of_run(config)
+    valid = load_eval_set(config.data.valid, config.data)
+    problem = find_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+    if problem is not None:
+        return Finding("warning", "scores", "", problem)
+    return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {scoring.tokenize}")
 
 
 # Training

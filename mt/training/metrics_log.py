@@ -190,7 +190,7 @@ class MetricsLog:
         is_intact = len(kept) == size and kept[-1:] in (b"", b"\n")
         if not is_intact:
             with atomic_file(self.path) as file:
-                file.writelines(_complete_lines(content, step=step))
+                file.write(b"".join(_complete_lines(content, step=step)))
         elif kept != content:
             os.truncate(self.path, size)  # needs no space on the disk
         return is_intact

@@ -15,8 +15,12 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
+from mt.data.eval_set import EvalSet
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
+from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
+from mt.evaluation.languages import bleu_tokenizer
+from mt.evaluation.metrics import Scoring
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
 from mt.storage.checkpoint import has_checkpoint
@@ -84,7 +88,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     experiment = Experiment(config, run_dir)
     if runtime.is_main:
         write_config(config, run_dir, run_config)
-        _ = experiment.validation_set  # a missing file should show before the tokenizer is trained
+        # A missing file or package should show before the tokenizer is trained.
+        _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
         if run_config is None:
             experiment.train_tokenizers()
         logger.info(f"train: {experiment.training_data.corpus.counts}")
@@ -92,14 +97,20 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     return experiment, runtime
 
 
+def _warn_of_missing_spaces(valid: EvalSet, scoring: Scoring) -> None:
+    problem = find_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+    if problem is not None:
+        logger.warning(problem)
+
+
 def resolve_auto(
     config: Config, run_config: Config | None, runtime: Runtime
 ) -> tuple[Config, Runtime]:
-    """Return the config without `auto` for device and precision, and its runtime.
+    """Return the config without `auto`, and the runtime with its precision.
 
-    The speed of bf16 is measured once, when a run begins; a resumed run keeps the precision of
-    `run_config`. Raises DeviceError for a precision or `train.compile` that the device does not
-    support.
+    Two choices are made once, when a run begins, and kept in `run_config`: the precision, for which
+    the speed of bf16 is measured, and BLEU's tokenizer, which depends on the packages installed.
+    Raises DeviceError for a precision or `train.compile` that the device does not support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
@@ -107,9 +118,17 @@ def resolve_auto(
     if precision == "auto" and run_config is not None:
         precision = run_config.train.precision
     runtime = runtime.with_precision(precision)
+    tokenize: str = config.evaluation.tokenize
+    if tokenize == "auto" and run_config is not None:
+        tokenize = run_config.evaluation.tokenize  # of an old run it is still auto
+    elif tokenize == "auto":
+        tokenize = bleu_tokenizer(config.data.tgt_lang)
     resolved = {"precision": runtime.precision, "device": runtime.device.type}
-    train_config = config.train.model_copy(update=resolved)
-    return config.model_copy(update={"train": train_config}), runtime
+    sections = {
+        "train": config.train.model_copy(update=resolved),
+        "evaluation": config.evaluation.model_copy(update={"tokenize": tokenize}),
+    }
+    return config.model_copy(update=sections), runtime
 
 
 def write_config(config: Config, run_dir: RunDir, run_config: Config | None) -> None:

@@ -322,9 +322,10 @@ class Trainer:
         state.last_validated_step = state.step
         state_before = replace(state)
         score = validation.selection_score(self.config.metric)
-        is_best = math.isfinite(score) and (state.best_score is None or score > state.best_score)
+        is_best = state.is_improved_by(score, loss=validation.loss)
         if is_best:
             state.best_score = score
+            state.best_loss = validation.loss if math.isfinite(validation.loss) else None
             state.validations_without_improvement = 0
         else:
             state.validations_without_improvement += 1

@@ -39,13 +39,18 @@ BATCHES = [random_batch(seed) for seed in range(4)]
 
 
 class FakeValidate:
-    """Returns validations with the given losses, and then with ever worse ones."""
+    """Returns validations with the given losses, and then with ever worse ones.
 
-    def __init__(self, losses: Sequence[float]) -> None:
+    Their BLEU scores are the given ones, and then 0.
+    """
+
+    def __init__(self, losses: Sequence[float], bleu: Sequence[float]) -> None:
         self.losses = [*losses, *(9.0 + number for number in range(100))]
+        self.bleu = [*bleu, *[0.0] * 100]
 
     def __call__(self, objective: Objective) -> Validation:
-        return Validation(loss=self.losses.pop(0), scores={}, signatures={}, samples=())
+        scores = {"BLEU": self.bleu.pop(0)}
+        return Validation(loss=self.losses.pop(0), scores=scores, signatures={}, samples=())
 
 
 def make_trainer(
@@ -53,6 +58,7 @@ def make_trainer(
     batches: Sequence[Batch] = BATCHES,
     *,
     losses: Sequence[float] = (),
+    bleu: Sequence[float] = (),
     dropout: float = 0.0,
     runtime: Runtime = CPU,
     **train_config: Any,
@@ -74,7 +80,7 @@ def make_trainer(
     return Trainer(
         objective,
         FakeDataset(batches),  # type: ignore[arg-type]
-        FakeValidate(losses),
+        FakeValidate(losses, bleu),
         valid_digest="",
         config=TrainConfig(**settings),
         run_dir=RunDir(run_dir),
@@ -260,6 +266,40 @@ def test_patience_ends_training_and_best_is_kept(tmp_path: Path) -> None:
     assert [line["is_best"] for line in validations] == [True, True, True, False, False]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
     assert kept == ["step_00000006", "step_00000010"]
+
+
+@pytest.mark.parametrize(
+    ("bleu", "losses", "is_best"),
+    [
+        ([], [9.0, 8.0, 7.0, 7.5, 7.0], [True, True, True, False, False]),
+        ([0.0, 0.0, 2.5, 2.5, 2.5], [9.0, 8.0, 8.5, 8.6, 8.5], [True, True, True, False, False]),
+        ([1.0, 0.0, 0.0], [9.0, 8.0, 7.0], [True, False, False]),
+    ],
+    ids=["BLEU stays 0", "BLEU rises", "BLEU falls"],
+)
+def test_lower_loss_decides_between_equal_scores(
+    tmp_path: Path, bleu: list[float], losses: list[float], is_best: list[bool]
+) -> None:
+    trainer = make_trainer(
+        tmp_path, losses=losses, bleu=bleu, metric="bleu", patience=2, validate_every=1, max_steps=9
+    )
+    assert trainer.fit() == "no improvement in 2 validations"
+    assert [line["is_best"] for line in validation_lines(tmp_path)] == is_best
+    best_step = len(is_best) - 2
+    assert checkpoint_path(tmp_path, "best").name == f"step_{best_step:08d}"
+    assert trainer.state.best_loss == losses[best_step - 1]
+
+
+def test_resumed_run_still_knows_the_loss_of_its_best_validation(tmp_path: Path) -> None:
+    options = {"metric": "bleu", "validate_every": 1}
+    make_trainer(tmp_path, losses=[8.0], max_steps=1, **options).fit()
+    make_trainer(tmp_path, losses=[8.5, 7.0], max_steps=3, **options).fit()
+    lines = validation_lines(tmp_path)
+    assert [(line["loss"], line["is_best"]) for line in lines] == [
+        (8.0, True),
+        (8.5, False),
+        (7.0, True),
+    ]
 
 
 def validation_lines(run_dir: Path) -> list[dict[str, Any]]:
