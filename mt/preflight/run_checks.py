@@ -19,6 +19,7 @@ from mt.preflight.file_checks import Finding
 from mt.preflight.kill_test import check_resume
 from mt.preflight.languages import TrigramLogOdds, learn_log_odds
 from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
+from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.resume_rules import forbidden_changes
 from mt.training.run import read_config, resolve_auto
@@ -254,7 +255,7 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
     run_dir = RunDir(Path(config.train.run_dir))
     trial_config, trial_runtime = resolve_auto(config, None, runtime)
     has_usable_run = False
-    if (run_dir.checkpoints_dir / "last").is_file():
+    if has_checkpoint(run_dir.checkpoints_dir):
         run_config = load_run_config(run_dir.config_path)
         resumed_config = fill_unset_keys(config, run_config)
         resumed_config, resumed_runtime = resolve_auto(resumed_config, run_config, runtime)

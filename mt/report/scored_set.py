@@ -60,9 +60,10 @@ def translate_and_score(
 ) -> ScoredSet:
     """Translate an evaluation set, score it as a whole and by length, and choose examples."""
     sentences = []
-    for index, translations in enumerate(translator.n_best(eval_set.src)):
+    n_best_lists = translator.n_best(eval_set.src, num_translations=1)
+    for index, (translation,) in enumerate(n_best_lists):
         refs = [lines[index] for lines in eval_set.refs]
-        sentences.append(score_sentence(eval_set.src[index], translations[0], refs))
+        sentences.append(score_sentence(eval_set.src[index], translation, refs))
 
     hyps = [sentence.hyp for sentence in sentences]
     all_indices = range(len(hyps))

@@ -23,6 +23,7 @@ from mt.evaluation.languages import bleu_tokenizer
 from mt.evaluation.metrics import Scoring
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
+from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.resume_rules import forbidden_changes
 from mt.training.trainer import Trainer
@@ -79,7 +80,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     RunDirError when the run began with a config that differs in a key that must not change.
     """
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
-    can_resume = (run_dir.checkpoints_dir / "last").is_file()
+    can_resume = has_checkpoint(run_dir.checkpoints_dir)
     run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
     if run_config is not None:
         config = fill_unset_keys(config, run_config)

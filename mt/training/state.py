@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import FiniteFloat, NonNegativeInt
@@ -29,6 +29,11 @@ class TrainState:
     validations_without_improvement: NonNegativeInt = 0
     num_skipped: NonNegativeInt = 0  # updates skipped because their gradients were not finite
     last_validated_step: NonNegativeInt = 0
+
+    def assign(self, other: Self) -> None:
+        """Set all counters to those of `other`."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(other, field.name))
 
     def is_improved_by(self, score: float, *, loss: float) -> bool:
         """Return whether a validation is better than the best one so far.
