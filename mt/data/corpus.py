@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.data.sentences import sentence_cuts
 from mt.data.text import chunked, read_parallel
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
@@ -144,6 +145,7 @@ class EncodedCorpus:
     digest: str = ""  # of the text, the tokenizers and the limits; "" if the corpus is not cached
     num_pairs: tuple[int, ...] = ()  # of each corpus
     src_prefixes: tuple[Prefix, ...] = ()  # of each corpus; () if no corpus has a prefix
+    num_several_sentences: int | None = None  # sources; None: an older cache
 
     def __len__(self) -> int:
         return len(self.src)
@@ -271,6 +273,7 @@ class _Chunk(NamedTuple):
     src_rows: list[list[int]]
     tgt_rows: list[list[int]]
     counts: FilterCounts
+    num_several_sentences: int  # sources
 
 
 def _encode_chunks(
@@ -288,6 +291,7 @@ def _encode_chunks(
             tgt_encoded = tgt_tokenizer.encode([tgt for _, tgt in text_chunk])
             src_kept = []
             tgt_kept = []
+            num_several_sentences = 0
             outcomes: Counter[str] = Counter()
             for texts, src_ids, tgt_ids in zip(text_chunk, src_encoded, tgt_encoded, strict=True):
                 outcome = _filter_pair(
@@ -300,7 +304,11 @@ def _encode_chunks(
                 if outcome == "kept":
                     src_kept.append(src_ids)
                     tgt_kept.append(tgt_ids)
-            yield _Chunk(corpus_index, src_kept, tgt_kept, FilterCounts(**outcomes))
+                    src_text, _ = texts
+                    if sentence_cuts(src_text):
+                        num_several_sentences += 1
+            counts = FilterCounts(**outcomes)
+            yield _Chunk(corpus_index, src_kept, tgt_kept, counts, num_several_sentences)
 
 
 def _filter_pair(
@@ -333,6 +341,7 @@ def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int)
     """Write the ids chunk by chunk and the other files, which are small, at the end."""
     counts = FilterCounts()
     num_pairs = [0] * num_corpora
+    num_several_sentences = 0
     src_lengths: list[NDArray[np.int64]] = []
     tgt_lengths: list[NDArray[np.int64]] = []
     with (
@@ -348,9 +357,14 @@ def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int)
             tgt_lengths.append(chunk_tgt_lengths)
             counts += chunk.counts
             num_pairs[chunk.corpus_index] += chunk.counts.kept
+            num_several_sentences += chunk.num_several_sentences
     (directory / "src.offsets").write_bytes(_offsets(src_lengths).tobytes())
     (directory / "tgt.offsets").write_bytes(_offsets(tgt_lengths).tobytes())
-    meta = {"num_pairs": num_pairs, "counts": asdict(counts)}
+    meta = {
+        "num_pairs": num_pairs,
+        "counts": asdict(counts),
+        "num_several_sentences": num_several_sentences,
+    }
     (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return counts
 
@@ -369,7 +383,9 @@ def _load_cache(
     checked, because a cache is part of a run directory and may come from somewhere else.
     """
     try:
-        num_pairs, counts = _load_meta(directory)
+        meta = _load_meta(directory)
+        num_pairs = meta.num_pairs
+        counts = meta.counts
         src = _load_side(directory, "src", src_vocab_size)
         tgt = _load_side(directory, "tgt", tgt_vocab_size)
         if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
@@ -390,19 +406,31 @@ def _load_cache(
         digest=directory.name,
         num_pairs=tuple(num_pairs),
         src_prefixes=src_prefixes,
+        num_several_sentences=meta.num_several_sentences,
     )
 
 
-def _load_meta(directory: Path) -> tuple[list[int], FilterCounts]:
-    """Return the number of pairs of each corpus, and the filter's counts over all of them."""
+class _Meta(NamedTuple):
+    num_pairs: list[int]  # of each corpus
+    counts: FilterCounts  # over all corpora
+    num_several_sentences: int | None
+
+
+def _load_meta(directory: Path) -> _Meta:
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     num_pairs = meta["num_pairs"]
     counts = FilterCounts(**meta["counts"])
-    for number in (*num_pairs, *asdict(counts).values()):
+    num_several_sentences = meta.get("num_several_sentences")  # older caches lack it
+    numbers = [*num_pairs, *asdict(counts).values()]
+    if num_several_sentences is not None:
+        numbers.append(num_several_sentences)
+    for number in numbers:
         # Not `isinstance`: JSON's true and false are instances of int.
         if type(number) is not int or number < 0:
             raise ValueError(f"meta.json: {number!r} is not a number of pairs")
-    return num_pairs, counts
+    if num_several_sentences is not None and num_several_sentences > counts.kept:
+        raise ValueError(f"meta.json: {num_several_sentences} sources of {counts.kept}")
+    return _Meta(num_pairs, counts, num_several_sentences)
 
 
 def _load_side(directory: Path, side: Literal["src", "tgt"], vocab_size: int) -> TokenArray:

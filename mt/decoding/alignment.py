@@ -15,7 +15,7 @@ import logging
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.tokenizer import Tokenizer
-from mt.data.words import find_words, split_words
+from mt.data.words import find_words
 from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
 from mt.model.recording import cross_attention
 
@@ -134,40 +134,38 @@ def align_translations(
     for text, translations in zip(texts, n_best_lists, strict=True):
         aligned = []
         for translation in translations:
-            segments = list(translation.segments)
-            alignment = _join_alignments(
-                translator, text, segments, list(islice(alignments, len(segments)))
-            )
+            own_alignments = list(islice(alignments, len(translation.segments)))
+            alignment = _join_alignments(text, translation, own_alignments)
             aligned.append(translation._replace(alignment=alignment))
         aligned_lists.append(aligned)
     return aligned_lists
 
 
 def _join_alignments(
-    translator: Translator,
-    text: str,
-    segments: Sequence[Segment],
-    alignments: Sequence[Alignment],
+    text: str, translation: Translation, alignments: Sequence[Alignment]
 ) -> Alignment:
     """Return the links of a whole text from the links of its segments.
 
     Words are counted from the start of each segment, so the words before it have to be added. A
-    long source word may have been cut in two. It is found by counting characters that are not white
-    space.
+    long word may have been cut in two. Its segments share the word.
     """
-    src_texts = translator.src_tokenizer.decode([segment.src for segment in segments])
-    tgt_texts = translator.tgt_tokenizer.decode([segment.tgt for segment in segments])
-    # In characters without white space.
-    word_ends = list(accumulate(len(word) for word in split_words(text)))
-    num_src_characters = 0  # before the segment, without white space
-    num_tgt_words = 0  # before the segment
-    links: set[tuple[int, int]] = set()
-    for alignment, src_text, tgt_text in zip(alignments, src_texts, tgt_texts, strict=True):
-        num_src_words = bisect_right(word_ends, num_src_characters)  # that end before the segment
-        links.update((num_src_words + i, num_tgt_words + j) for i, j in alignment)
-        num_src_characters += sum(len(word) for word in split_words(src_text))
-        num_tgt_words += len(split_words(tgt_text))
+    starts = translation.segment_starts
+    first_src_words = word_indices_at(text, [start.src for start in starts])
+    first_tgt_words = word_indices_at(translation.text, [start.tgt for start in starts])
+    links = {
+        (first_src_word + i, first_tgt_word + j)
+        for alignment, first_src_word, first_tgt_word in zip(
+            alignments, first_src_words, first_tgt_words, strict=True
+        )
+        for i, j in alignment
+    }
     return sorted(links)
+
+
+def word_indices_at(text: str, positions: Sequence[int]) -> list[int]:
+    """Return for each position the index of the word that it is in, or else of the next word."""
+    word_ends = [word.end() for word in find_words(text)]
+    return [bisect_right(word_ends, position) for position in positions]
 
 
 def link_words(

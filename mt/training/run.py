@@ -92,6 +92,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
         if run_config is None:
             experiment.train_tokenizers()
+            experiment.measure_sources()
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime

@@ -26,6 +26,7 @@ class Validator:
         self.runtime = runtime
         self.eval_set = experiment.validation_set
         self.tokenizers = experiment.tokenizers
+        self.source_stats = experiment.source_stats
         self.pairs = encode_eval_set(self.eval_set, self.tokenizers)
         self._check_lengths()
         self.scoring = scoring_of_run(self.config)
@@ -46,7 +47,14 @@ class Validator:
     def _translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers
         config = self.config
-        return Translator(objective.transformer, src, tgt, config.search, config.data.max_length)
+        return Translator(
+            objective.transformer,
+            src,
+            tgt,
+            config.search,
+            config.data.max_length,
+            source_stats=self.source_stats,
+        )
 
     def _loss(self, objective: Objective) -> float:
         """Return the negative log-likelihood in nats per target token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from invented_words import INVENTED_WORDS
 
 import mt.decoding.alignment as alignment_module
 from mt.config.schema import ModelConfig, SearchConfig
+from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.data.words import split_words
@@ -23,6 +25,7 @@ from mt.decoding.alignment import (
     default_layer,
     format_alignment,
     link_words,
+    word_indices_at,
     words_of_tokens,
 )
 from mt.decoding.translator import Alignment, Segment, Translator
@@ -436,6 +439,53 @@ def test_links_of_a_long_text_are_shifted_links_of_its_segments(
     num_tgt_words = len(split_words(first_tgt_text))
     shifted = [(i + 3, j + num_tgt_words) for i, j in second]
     assert best_alignments(translator, [text]) == [sorted({*first, *shifted})]
+
+
+SINGLE_SENTENCES = SourceStats(usual_length=16, rare_length=16, several_sentences_share=0.0)
+
+
+def test_links_of_several_sentences_are_shifted_links_of_each(translator: Translator) -> None:
+    translator = replace(translator, source_stats=SINGLE_SENTENCES)
+    sentences = ["Balo de.", "Fimi!", "Go na?"]
+    first, second, third = best_alignments(translator, sentences)
+    assert first
+    assert second
+    assert third
+    tgt_texts = translator.translate(sentences)
+    num_first = len(split_words(tgt_texts[0]))
+    num_second = len(split_words(tgt_texts[1]))
+    shifted_second = [(i + 2, j + num_first) for i, j in second]
+    shifted_third = [(i + 3, j + num_first + num_second) for i, j in third]
+    expected = [*first, *shifted_second, *shifted_third]
+    assert best_alignments(translator, [" ".join(sentences)]) == [expected]
+    # White space before the text and several spaces at a cut are no words.
+    wide_text = "  Balo de. \t Fimi!  Go na?"
+    (wide_links,) = best_alignments(translator, [wide_text])
+    assert {i for i, _ in wide_links} <= set(range(5))
+    assert {(i, j) for i, j in wide_links if j >= num_first} >= set(shifted_second)
+
+
+def test_sentences_without_a_space_between_them_are_aligned(translator: Translator) -> None:
+    translator = replace(translator, source_stats=SINGLE_SENTENCES)
+    (best,) = translator.n_best(["他。它！ 她"], num_translations=1)[0]
+    assert [start.src for start in best.segment_starts] == [0, 2, 5]
+    (links,) = best_alignments(translator, ["他。它！ 她"])
+    assert {i for i, _ in links} <= set(range(5))  # each character is a word
+    assert any(i == 4 for i, _ in links)
+
+
+@pytest.mark.parametrize(
+    ("text", "positions", "indices"),
+    [
+        ("ab cd ef", [0, 3, 6], [0, 1, 2]),
+        ("ab cd ef", [0, 1, 4, 8], [0, 0, 1, 3]),
+        (" ab  cd", [0, 1, 3, 4], [0, 0, 1, 1]),
+        ("他。 ab", [0, 1, 2, 3, 4], [0, 1, 2, 2, 2]),
+        ("", [0], [0]),
+    ],
+)
+def test_word_indices_at_positions(text: str, positions: list[int], indices: list[int]) -> None:
+    assert word_indices_at(text, positions) == indices
 
 
 def test_word_cut_by_segmentation_is_still_one_word(translator: Translator) -> None:
