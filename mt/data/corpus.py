@@ -382,19 +382,17 @@ def _load_cache(
     Raises DataError when the files do not fit each other or the vocabularies. Everything is
     checked, because a cache is part of a run directory and may come from somewhere else.
     """
+    numbers = load_pair_numbers(directory)
     try:
-        meta = _load_meta(directory)
-        num_pairs = meta.num_pairs
-        counts = meta.counts
         src = _load_side(directory, "src", src_vocab_size)
         tgt = _load_side(directory, "tgt", tgt_vocab_size)
-        if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
+        if not len(src) == len(tgt) == numbers.counts.kept:
             raise ValueError(
-                f"{len(src)} sources, {len(tgt)} targets, and in meta.json "
-                f"{sum(num_pairs)} pairs, of which {counts.kept} were kept"
+                f"{len(src)} sources, {len(tgt)} targets, "
+                f"and in meta.json {numbers.counts.kept} pairs"
             )
-        pair_weights = np.repeat(np.array(weights, np.float32), num_pairs)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        pair_weights = np.repeat(np.array(weights, np.float32), numbers.num_pairs)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
         ) from error
@@ -402,35 +400,46 @@ def _load_cache(
         src,
         tgt,
         pair_weights,
-        counts,
+        numbers.counts,
         digest=directory.name,
-        num_pairs=tuple(num_pairs),
+        num_pairs=tuple(numbers.num_pairs),
         src_prefixes=src_prefixes,
-        num_several_sentences=meta.num_several_sentences,
+        num_several_sentences=numbers.num_several_sentences,
     )
 
 
-class _Meta(NamedTuple):
+class PairNumbers(NamedTuple):
+    """What a cache says of its pairs."""
+
     num_pairs: list[int]  # of each corpus
     counts: FilterCounts  # over all corpora
-    num_several_sentences: int | None
+    num_several_sentences: int | None  # sources; None: a cache of an older version
 
 
-def _load_meta(directory: Path) -> _Meta:
-    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    num_pairs = meta["num_pairs"]
-    counts = FilterCounts(**meta["counts"])
-    num_several_sentences = meta.get("num_several_sentences")  # older caches lack it
-    numbers = [*num_pairs, *asdict(counts).values()]
-    if num_several_sentences is not None:
-        numbers.append(num_several_sentences)
-    for number in numbers:
-        # Not `isinstance`: JSON's true and false are instances of int.
-        if type(number) is not int or number < 0:
-            raise ValueError(f"meta.json: {number!r} is not a number of pairs")
-    if num_several_sentences is not None and num_several_sentences > counts.kept:
-        raise ValueError(f"meta.json: {num_several_sentences} sources of {counts.kept}")
-    return _Meta(num_pairs, counts, num_several_sentences)
+def load_pair_numbers(cache_entry: Path) -> PairNumbers:
+    """Read the numbers of pairs of a cache. Raises DataError for a damaged cache."""
+    path = cache_entry / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        num_pairs = list(meta["num_pairs"])
+        counts = FilterCounts(**meta["counts"])
+        num_several_sentences = meta.get("num_several_sentences")
+        all_numbers = [*num_pairs, *asdict(counts).values()]
+        if num_several_sentences is not None:
+            all_numbers.append(num_several_sentences)
+        for number in all_numbers:
+            # Not `isinstance`: JSON's true and false are instances of int.
+            if type(number) is not int or number < 0:
+                raise ValueError(f"{number!r} is not a number of pairs")
+        if sum(num_pairs) != counts.kept:
+            raise ValueError(f"{sum(num_pairs)} pairs, but {counts.kept} were kept")
+        if num_several_sentences is not None and num_several_sentences > counts.kept:
+            raise ValueError(f"{num_several_sentences} sources of {counts.kept}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{cache_entry}: this cache is damaged; delete it and start again (meta.json: {error})"
+        ) from error
+    return PairNumbers(num_pairs, counts, num_several_sentences)
 
 
 def _load_side(directory: Path, side: Literal["src", "tgt"], vocab_size: int) -> TokenArray:

@@ -24,6 +24,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.decoding.sampling import Sampling, SamplingOptions
 from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
 from mt.device import find_device, oom_as_device_error
+from mt.errors import TrainingError
 from mt.model.kv_cache import KVCache
 from mt.model.transformer import Memory, Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
@@ -364,7 +365,15 @@ class Translator:
     def _read_hypotheses(
         self, src_ids: Sequence[int], hypotheses: Sequence[Hypothesis]
     ) -> list[Translation]:
-        """Return the hypotheses of one segment as translations."""
+        """Return the hypotheses of one segment as translations.
+
+        Raises TrainingError when the search found none, because no probability is finite.
+        """
+        if hypotheses[0].log_prob == -math.inf:
+            raise TrainingError(
+                "the model's probabilities are not finite: its training diverged "
+                "(choose another checkpoint)"
+            )
         texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
         translations = []
         for text, hypothesis in zip(texts, hypotheses, strict=True):

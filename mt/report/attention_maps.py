@@ -47,7 +47,8 @@ def write_attention(
     maps = attention_maps(translator, sentence, target=target, name=str(run_dir))
     content = formatter(maps)
     with atomic_file(output) as file:
-        file.write(content.encode())
+        # The name of the run may have bytes that are not UTF-8.
+        file.write(content.encode(errors="backslashreplace"))
     num_src = len(maps.sides["src"].subwords)
     num_tgt = len(maps.sides["tgt_out"].subwords)
     megabytes = output.stat().st_size / 1e6

@@ -19,6 +19,7 @@ from shell import Ended, in_process, mt
 
 from mt.cli.process import SETTINGS
 from mt.config.load import dump_config, load_config
+from mt.data.tokenizer import Tokenizer
 
 CONFIG = """\
 data:
@@ -783,6 +784,17 @@ def test_word_that_is_not_an_id_is_named(run_dir: Path, word: str) -> None:
     model = run_dir / "tokenizer.model"
     message = error_of("tokenizer", "decode", "-m", model, stdin=f"5 {word} 6\n")
     assert_contains(message, "line 1:", "0 to 349", f"found {word!r}")
+
+
+def test_ids_of_a_newline_are_refused(run_dir: Path) -> None:
+    """They would make two lines of one."""
+    model = run_dir / "tokenizer.model"
+    newline_id, _ = Tokenizer.load(model).encode(["\n"])[0][-2:]
+    ended = mt("tokenizer", "decode", "-m", model, stdin=f"300\n300 {newline_id} 301\n")
+    assert ended.code == 1
+    assert ended.out.count("\n") == 1
+    assert ended.err.startswith("mt: line 2: ")
+    assert "newline" in ended.err
 
 
 def test_same_command_trains_after_mistakes_are_corrected(small_task: Path) -> None:

@@ -29,7 +29,7 @@ from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
 from mt.decoding.translator import Translation, Translator
-from mt.errors import CheckpointError, DeviceError, RunDirError
+from mt.errors import CheckpointError, DeviceError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
 
@@ -95,6 +95,18 @@ def texts() -> list[str]:
     short_texts = make_texts(16, max_words=6)
     long_texts = make_texts(2, max_words=30)
     return [*short_texts, *BLANKS, *long_texts, "xyz 123 Ü", "balo" * 12]
+
+
+@pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])
+def test_probabilities_that_are_not_finite_are_an_error(
+    tokenizer: Tokenizer, sampling: SamplingOptions | None
+) -> None:
+    """The weights are finite, but what the model computes overflows."""
+    diverged = replace(make_translator(tokenizer, dtype=torch.float32), sampling=sampling)
+    for parameter in diverged.model.parameters():
+        parameter.data.mul_(1e30)
+    with pytest.raises(TrainingError, match="not finite"):
+        diverged.translate(["", "balo deru"])
 
 
 # One text or many
