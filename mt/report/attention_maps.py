@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,13 @@ def attention_maps(
         sentence, src_tokenizer, max_length=max_length, what="the sentence", prefix=prefix
     )
     if target is None:
+        # As a whole, although `mt translate` may translate it sentence by sentence.
+        translator = replace(translator, split_lines=False)
         ((best,),) = translator.n_best([sentence], num_translations=1, prefix=prefix)
         tgt_text = best.text
         # The ids come from the search: encoding the text could split its words differently.
-        tgt_out = best.segments[0].tgt
+        (segment,) = best.segments
+        tgt_out = segment.tgt
     else:
         tgt_text = target
         tgt_out = _encode_sentence(target, tgt_tokenizer, max_length=max_length, what="the target")

@@ -24,7 +24,9 @@ def read_pair_counts(run: RunDir, *, num_corpora: int) -> PairCounts | None:
     """
     try:
         digest = load_meta(find_checkpoint(run.checkpoints_dir, "last")).get("data_digest")
-        kept, total = load_pair_numbers(run.cache_dir / str(digest))
+        numbers = load_pair_numbers(run.cache_dir / str(digest))
     except (CheckpointError, DataError):
         return None
-    return PairCounts(kept, total) if len(kept) == num_corpora else None
+    if len(numbers.num_pairs) != num_corpora:
+        return None
+    return PairCounts(numbers.num_pairs, numbers.counts)

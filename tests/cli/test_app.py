@@ -229,7 +229,7 @@ def test_translate_prints_as_many_lines_as_it_reads(
     run_dir: Path, stdin: bytes, num_lines: int
 ) -> None:
     ended = mt("translate", run_dir, stdin=stdin)
-    assert_silent_success(ended)
+    assert ended.code == 0, ended.err
     assert ended.out.count("\n") == num_lines
     assert ended.out.endswith("\n") or num_lines == 0
     assert "\r" not in ended.out
@@ -266,11 +266,11 @@ def test_translate_files_equals_translate_pipes(task: Path, run_dir: Path, tmp_p
     assert output.read_text(encoding="utf-8") == piped.out
 
 
-def test_long_line_is_translated_in_parts_with_a_warning(run_dir: Path) -> None:
+def test_long_line_is_translated_in_parts_with_a_message(run_dir: Path) -> None:
     long_line = " ".join(WORDS * 4)
     ended = mt("translate", run_dir, stdin=f"balo deru\n{long_line}\n")
     assert ended.out.count("\n") == 2
-    assert ended.err.startswith("warning: line 2: over 24 tokens")
+    assert "1 of 2 lines" in ended.err
     assert "parts" in ended.err
     assert ended.err.count("\n") == 1
 

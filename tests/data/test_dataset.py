@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import mt.data.dataset
 from mt.data.batching import Batch
+from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset, Epoch
 from mt.data.tokenizer import Tokenizer
@@ -196,3 +199,22 @@ def test_sampled_batches_have_little_padding_and_similar_sizes(model: Path) -> N
     assert largest < 1.6 * sizes.max()
     widest = epoch.widest_batch(int(sizes.argmax()))
     assert widest.src.numel() + widest.tgt_out.numel() > sizes.max()
+
+
+def test_cancelled_sampling_ends_at_the_next_sentence(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = make_dataset(model).epoch(0, batch_tokens=BATCH_TOKENS)
+    sampled: list[str] = []
+
+    def sample(texts: Iterable[str], draw: Draw) -> list[list[int]]:
+        for text in texts:
+            sampled.append(text)
+            if len(sampled) == 2:
+                epoch.cancel()
+        return [[Tokenizer.eos_id]] * len(sampled)
+
+    monkeypatch.setattr(epoch.dataset.src_tokenizer, "sample", sample)
+    with pytest.raises(CancelledError):
+        epoch.batch(0)
+    assert len(sampled) == 2

@@ -237,6 +237,7 @@ def test_sound_files_give_every_topic_and_change_nothing(
         "overlap",
         "languages",
         "lengths",
+        "scores",
         "filters",
         "tokens",
         "model",

@@ -22,6 +22,9 @@ class FakeEpoch:
     def widest_batch(self, index: int) -> Batch:
         return self.batch(index)
 
+    def cancel(self) -> None:
+        pass
+
 
 @dataclass
 class FakeDataset:
@@ -30,6 +33,7 @@ class FakeDataset:
     batches: Sequence[Batch]
     digest: str = ""
     has_bpe_dropout: bool = False
+    max_length: int = 7
 
     def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
         indices = np.arange(len(self.batches) + 1)
