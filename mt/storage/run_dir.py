@@ -25,7 +25,10 @@ class RunDir:
     @property
     def display_path(self) -> str:
         """The path for messages: relative if it is below the current directory, else absolute."""
-        relative = os.path.relpath(self.path)
+        try:
+            relative = os.path.relpath(self.path)
+        except FileNotFoundError:  # the current directory was deleted
+            return str(self.path)
         return str(self.path) if relative.startswith(os.pardir) else relative
 
     @contextmanager

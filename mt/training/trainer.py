@@ -6,6 +6,7 @@ described completely by the weights, the optimizer, the TrainState and the rando
 what a checkpoint holds; so a resumed run computes what an uninterrupted one would have computed.
 """
 
+import hashlib
 import math
 import shlex
 import time
@@ -111,9 +112,7 @@ class Trainer:
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
-        # Every rank has the same weights, but draws its own dropout masks; + 1, so that rank 0 does
-        # not repeat the random numbers of the initial weights.
-        torch.manual_seed(config.seed + 1 + runtime.rank)
+        torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)
         return cls(
@@ -592,6 +591,17 @@ class Trainer:
                 "resuming in a different environment, results may differ in the last bits: "
                 + ", ".join(changes)
             )
+
+
+def dropout_seed(seed: int, rank: int) -> int:
+    """Return the seed of a rank's dropout, which differs from those of other ranks and seeds.
+
+    Rank 0 has `seed + 1`, so that it does not repeat the random numbers of the initial weights.
+    """
+    if rank == 0:
+        return seed + 1
+    digest = hashlib.sha256(f"dropout {seed} {rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def _mean(total: float, count: float) -> float:

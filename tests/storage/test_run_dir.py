@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,3 +90,12 @@ def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         open_run_dir(tmp_path / "missing")
     with pytest.raises(RunDirError, match=r"it has no config\.yaml"):
         open_run_dir(tmp_path)
+
+
+def test_display_path_without_a_current_directory(tmp_path: Path) -> None:
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+    with contextlib.chdir(tmp_path):
+        os.chdir(deleted)
+        deleted.rmdir()
+        assert RunDir(tmp_path / "run").display_path == str(tmp_path / "run")
