@@ -7,7 +7,11 @@ from tqdm import tqdm
 
 
 class StderrHandler(logging.Handler):
-    """Writes each message to the current `sys.stderr`, above a progress bar if there is one."""
+    """Writes each message to the current `sys.stderr`, above a progress bar if there is one.
+
+    A message that cannot be written is lost, without an error: a full disk or a closed terminal
+    must not end the work of a command.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -15,6 +19,8 @@ class StderrHandler(logging.Handler):
             if sys.stderr is not None:
                 tqdm.write(message, file=sys.stderr)
                 sys.stderr.flush()
+        except OSError:
+            pass
         except Exception:
             self.handleError(record)
 

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -35,4 +35,5 @@ class StopSignals:
             # Written to the descriptor: the signal may have interrupted a write to the stream's
             # buffer.
             message = f"{self.name}: saving after this update (again: stop at once)\n"
-            os.write(2, message.encode())
+            with suppress(OSError):  # the terminal may be closed, which must not end training
+                os.write(2, message.encode())

@@ -303,6 +303,24 @@ def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_p
     assert_same_run(stopped, whole)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_signal_saves_when_stderr_cannot_be_written(config_path: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    command = train_command(config_path, run_dir, "train.max_steps=100000", "train.log_every=5")
+    command += ["--set", "train.validate_every=100000"]
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(command, stderr=full, env=one_thread()) as process,
+    ):
+        try:
+            wait_for_first_update(run_dir / "metrics.jsonl")
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+    assert checkpoint_path(run_dir).is_dir()
+
+
 def wait_for_first_update(metrics: Path) -> None:
     deadline = time.monotonic() + 60
     while not (metrics.exists() and b'"train"' in metrics.read_bytes()):
