@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -53,20 +54,33 @@ def read_config(
     return config.model_copy(update={"train": train_config})
 
 
+class TrainingEnd(NamedTuple):
+    """What `run_training` returns."""
+
+    run_dir: Path
+    stop_signal: str | None  # the name of the signal that stopped training early
+
+
 def train(config: Config) -> Path:
     """Train with `config`, from the start or from the run's last checkpoint.
 
     Returns the run directory. Raises MtError.
     """
+    return run_training(config).run_dir
+
+
+def run_training(config: Config) -> TrainingEnd:
+    """Train as `train` does, and also return whether a signal stopped training early."""
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
     runtime = open_runtime(config.train.device)
     with run_dir.lock() if runtime.is_main else nullcontext():
         experiment, runtime = prepare_run(config, run_dir, runtime)
-        Trainer.from_experiment(experiment, runtime).fit()
+        trainer = Trainer.from_experiment(experiment, runtime)
+        trainer.fit()
     runtime.close()
-    return run_dir.path
+    return TrainingEnd(run_dir.path, trainer.signals.name)
 
 
 def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Experiment, Runtime]:

@@ -48,7 +48,7 @@ from mt.training.optimizer import (
     pack_optimizer,
     unpack_optimizer,
 )
-from mt.training.signals import StopSignals
+from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
 
@@ -96,6 +96,7 @@ class Trainer:
         self.console = Console(enabled=runtime.is_main)
         self.signals = StopSignals(announce=runtime.is_main)
 
+        self.save_requested = False  # by SIGUSR1, on rank 0
         self.last_saved_step = 0
         # The state of the best checkpoint, if the disk refused to store it.
         self.unsaved_best: TrainState | None = None
@@ -138,6 +139,8 @@ class Trainer:
         self._restart_speed_measurement()
         progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
         with self.signals.caught(), progress_bar:
+            if self._validation_is_due():  # a signal stopped the run before this validation
+                self._validate_and_save()
             reason = self.stop_reason()
             while reason is None:
                 self._train_epoch()
@@ -171,6 +174,7 @@ class Trainer:
             for indices in updates:
                 if self.stop_reason() is not None:
                     return
+                self._save_if_requested()
                 self.update(batches, indices)
                 state.batch_index = indices.stop
                 if indices.stop == num_batches:
@@ -249,10 +253,21 @@ class Trainer:
         self.console.advance(state.step)
         if state.step % config.log_every == 0:
             self._log_window()
-        if state.step % config.validate_every == 0:
+        if self._validation_is_due():
             self._validate_and_save()
         elif self._save_is_due() and self.stop_reason() is None:  # if it stops, `fit` saves
             self._save(is_best=False)
+
+    def _validation_is_due(self) -> bool:
+        state = self.state
+        is_due = state.step > 0 and state.step % self.config.validate_every == 0
+        return is_due and state.step != state.last_validated_step
+
+    def _save_if_requested(self) -> None:
+        """Save a checkpoint if rank 0 has received SIGUSR1 since the last call of `stop_reason`."""
+        if self.save_requested and self.state.step != self.last_saved_step:
+            self._save(is_best=False)
+        self.save_requested = False
 
     def _save_is_due(self) -> bool:
         save_every = self.config.save_every
@@ -300,7 +315,12 @@ class Trainer:
         reason = stopping.stop_reason(self.state, self.config, epoch_length=self.epoch_length)
         if reason is None and self.signals.name is not None:
             reason = f"stopped by {self.signals.name}"
-        return self.runtime.broadcast(reason)
+        # Signals may reach some ranks only, so all ranks take the values of rank 0.
+        save_requested = self.signals.save_requested
+        self.signals.save_requested = False
+        reason, save_requested = self.runtime.broadcast((reason, save_requested))
+        self.save_requested = self.save_requested or save_requested
+        return reason
 
     @property
     def learning_rate(self) -> float:
@@ -310,13 +330,15 @@ class Trainer:
     # Validation
 
     def _validate_and_save(self) -> None:
-        """Validate on rank 0, tell the other ranks the result, and save a checkpoint."""
+        """Validate on rank 0, tell the other ranks the result, and save a checkpoint.
+
+        When a signal asks to stop, the validation is left to the resumed run.
+        """
         state = self.state
-        self.objective.eval()
-        result = self.validate(self.objective) if self.runtime.is_main else None
+        result = self._validate_until_signal() if self.runtime.is_main else None
         validation = self.runtime.broadcast(result)
-        assert validation is not None, "rank 0 broadcast no validation"
-        self.wrapped_objective.train()
+        if validation is None:
+            return
 
         self._update_elapsed_time()
         state.last_validated_step = state.step
@@ -338,6 +360,19 @@ class Trainer:
             # The checkpoint was not saved, so its score must not count as the best.
             self.unsaved_best = replace(state)
             state.assign(state_before)
+
+    def _validate_until_signal(self) -> Validation | None:
+        """Return the validation, or None if a signal asks to stop before it is complete."""
+        if self.signals.name is not None:
+            return None
+        self.objective.eval()
+        try:
+            with self.signals.interrupting():
+                return self.validate(self.objective)
+        except InterruptedBySignal:
+            return None
+        finally:
+            self.objective.train()
 
     # Logging
 

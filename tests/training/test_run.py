@@ -30,8 +30,12 @@ from runs import (
 import mt.storage.atomic
 from mt.data.dataset import Epoch
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
-from mt.training.run import read_config, train
+from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.training.metrics_log import Validation
+from mt.training.objective import Objective
+from mt.training.run import read_config, run_training, train
 from mt.training.trainer import Trainer
+from mt.training.validator import Validator
 
 
 class Killed(BaseException):
@@ -111,8 +115,16 @@ def test_resume_after_max_steps_equals_uninterrupted(
     assert_same_run(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [1, 8])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (signal.SIGTERM, 1),
+        (signal.SIGINT, 8),
+        (signal.SIGHUP, 1),
+        (signal.SIGTERM, 2),  # before the validation of update 3
+        (signal.SIGINT, 11),  # before that of the last update
+    ],
+)
 def test_resume_after_signal_equals_uninterrupted(
     config_path: Path,
     uninterrupted: Path,
@@ -123,9 +135,72 @@ def test_resume_after_signal_equals_uninterrupted(
 ) -> None:
     config = configure(config_path, tmp_path, *RANDOM)
     call_at_update(monkeypatch, step, lambda: signal.raise_signal(number))
-    train(config)
+    assert run_training(config).stop_signal == number.name
     assert checkpoint_path(tmp_path).name == f"step_{step + 1:08}"
+    assert run_training(config).stop_signal is None
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [6, 12])
+@pytest.mark.parametrize("part", ["translating", "loss"])
+def test_signal_during_validation_leaves_it_to_the_resumed_run(
+    config_path: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    part: str,
+) -> None:
+    config = configure(config_path, tmp_path, *RANDOM)
+    with monkeypatch.context() as patch:
+        original_validate = Validator.__call__
+
+        def validate(validator: Validator, objective: Objective) -> Validation:
+            if not (tmp_path / "checkpoints" / f"step_{step - 3:08}").exists():
+                return original_validate(validator, objective)
+            if part == "loss":
+                original_validate(validator, objective)
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the validation goes on")
+
+        patch.setattr(Validator, "__call__", validate)
+        assert run_training(config).stop_signal == "SIGTERM"
+    assert checkpoint_path(tmp_path).name == f"step_{step:08}"
+    valid_lines = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "valid"]
+    assert [line["step"] for line in valid_lines] == list(range(3, step, 3))
     train(config)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_ignored_sighup_stays_ignored(
+    config_path: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under `nohup`."""
+    call_at_update(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGHUP))
+    handler_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        end = run_training(configure(config_path, tmp_path, *RANDOM))
+    finally:
+        signal.signal(signal.SIGHUP, handler_before)
+    assert end.stop_signal is None
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_sigusr1_saves_and_training_continues(
+    config_path: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_at_update(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGUSR1))
+    saved = []
+    original_save = CheckpointStore.save
+
+    def save(store: CheckpointStore, checkpoint: Checkpoint, *, step: int, is_best: bool) -> Path:
+        saved.append(step)
+        return original_save(store, checkpoint, step=step, is_best=is_best)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    end = run_training(configure(config_path, tmp_path, *RANDOM))
+    assert saved == [3, 5, 6, 9, 12]
+    assert end.stop_signal is None
     assert_same_run(tmp_path, uninterrupted)
 
 
@@ -292,7 +367,7 @@ def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_p
     wait_for_first_update(stopped / "metrics.jsonl")
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "stopped by SIGTERM after" in stderr
     assert "same command again" in stderr.splitlines()[-1]
     step = int(checkpoint_path(stopped).name.removeprefix("step_"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def train_on_two_ranks(
             processes.append(process)
         for process in processes:
             _, stderr = process.communicate(timeout=60)
-            assert process.returncode == 0, stderr
+            assert process.returncode == (128 + signal.SIGTERM if signal_at else 0), stderr
 
 
 @pytest.fixture(scope="module")
