@@ -94,7 +94,10 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
     if run_config is not None:
         config = fill_unset_keys(config, run_config)
-    config, runtime = resolve_auto(config, run_config, runtime)
+    precision = None
+    if runtime.is_main:
+        precision = settled_precision(run_dir, runtime)
+    config, runtime = resolve_auto(config, runtime.broadcast(precision), runtime)
     experiment = Experiment(config, run_dir)
     if runtime.is_main:
         write_config(config, run_dir, run_config)
@@ -106,20 +109,38 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     return experiment, runtime
 
 
+def settled_precision(run_dir: RunDir, runtime: Runtime) -> str | None:
+    """Return the precision in the run's config, which `auto` stands for when the run continues.
+
+    A run that was killed before its first checkpoint has settled it too, on this kind of device.
+    None if there is no config that can be read.
+    """
+    if not run_dir.config_path.is_file():
+        return None
+    try:
+        train_config = load_run_config(run_dir.config_path).train
+    except ConfigError:
+        return None
+    can_resume = has_checkpoint(run_dir.checkpoints_dir)
+    if can_resume or train_config.device == runtime.device.type:
+        return train_config.precision
+    return None
+
+
 def resolve_auto(
-    config: Config, run_config: Config | None, runtime: Runtime
+    config: Config, run_precision: str | None, runtime: Runtime
 ) -> tuple[Config, Runtime]:
     """Return the config without `auto` for device and precision, and its runtime.
 
-    The speed of bf16 is measured once, when a run begins; a resumed run keeps the precision of
-    `run_config`. Raises DeviceError for a precision or `train.compile` that the device does not
+    The speed of bf16 is measured once, when a run begins; later, `auto` is the run's precision, if
+    it has one. Raises DeviceError for a precision or `train.compile` that the device does not
     support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
-    precision = config.train.precision
-    if precision == "auto" and run_config is not None:
-        precision = run_config.train.precision
+    precision: str = config.train.precision
+    if precision == "auto" and run_precision is not None:
+        precision = run_precision
     runtime = runtime.with_precision(precision)
     resolved = {"precision": runtime.precision, "device": runtime.device.type}
     train_config = config.train.model_copy(update=resolved)

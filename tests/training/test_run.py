@@ -28,6 +28,7 @@ from runs import (
 )
 
 import mt.storage.atomic
+from mt.config.load import load_run_config
 from mt.data.dataset import Epoch
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
@@ -450,6 +451,33 @@ def test_library_call_writes_nothing_to_stderr(
 ) -> None:
     train(configure(config_path, tmp_path, "train.max_steps=2"))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("first_is_fast", [True, False])
+def test_run_killed_before_its_first_checkpoint_keeps_its_precision(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_is_fast: bool
+) -> None:
+    """Two measurements of the speed of bf16 may differ."""
+    overrides = ("train.precision=auto", "train.max_steps=2")
+    monkeypatch.setattr("mt.device._is_bf16_fast", lambda: first_is_fast)
+    with monkeypatch.context() as patch:
+        call_at_update(patch, 1, kill)
+        with pytest.raises(Killed):
+            train(configure(config_path, tmp_path, *overrides))
+    monkeypatch.setattr("mt.device._is_bf16_fast", lambda: not first_is_fast)
+    train(configure(config_path, tmp_path, *overrides))
+    expected = "bf16" if first_is_fast else "fp32"
+    assert load_run_config(tmp_path / "config.yaml").train.precision == expected
+
+
+@pytest.mark.parametrize("config", ["", "train: {precision: bf16}", "\0"])
+def test_config_of_no_run_does_not_settle_the_precision(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    monkeypatch.setattr("mt.device._is_bf16_fast", lambda: False)
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    train(configure(config_path, tmp_path, "train.precision=auto", "train.max_steps=1"))
+    assert load_run_config(tmp_path / "config.yaml").train.precision == "fp32"
 
 
 def test_renamed_key_is_reported_once(
