@@ -1,5 +1,7 @@
 """Atomic writing: a file, or a directory of files, is complete or as it was before."""
 
+import ctypes
+import errno
 import hashlib
 import os
 import secrets
@@ -10,6 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mt.errors import DiskError
+
+# Arguments of Linux's renameat2().
+AT_FDCWD = -100  # paths are relative to the working directory
+RENAME_EXCHANGE = 2
 
 
 @contextmanager
@@ -25,41 +31,70 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = path.resolve()  # so that the target of a link is replaced, not the link
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with _renamed_at_end(partial, path):
+    partial = _partial_path(path)
+    with _removed_at_end(partial, path):
         with partial.open("xb") as file:
             yield file
         fsync_path(partial)
+        partial.replace(path)
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a directory that replaces `path` once all files in it are written and on the disk.
 
-    Until then its name is `.NAME.partial`. DiskError when it cannot be written.
+    Until then its name is `.NAME.<8 digits>.partial`, as for a file. DiskError when it cannot be
+    written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with _renamed_at_end(partial, path):
+    partial = _partial_path(path)
+    with _removed_at_end(partial, path):
         partial.mkdir()
         yield partial
         for file in partial.iterdir():
             fsync_path(file)
         fsync_path(partial)
-        remove(path)  # a directory cannot be renamed to the name of one that has files
+        try:
+            partial.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            _exchange(partial, path)  # afterwards, `partial` is what `path` was
+
+
+def _partial_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 @contextmanager
-def _renamed_at_end(partial: Path, path: Path) -> Iterator[None]:
-    """Rename `partial` to `path` after the block, or remove it when the block fails."""
+def _removed_at_end(partial: Path, path: Path) -> Iterator[None]:
+    """Make the directory of `path`, and remove what is called `partial` after the block."""
     try:
         with os_errors_as_disk_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove(partial)  # left by a killed process
             yield
-            partial.replace(path)
             fsync_path(path.parent)  # so that the new name is on the disk
     finally:
         remove(partial)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange the names of two existing paths: on Linux in one step.
+
+    Elsewhere a process that is killed between the steps leaves both under partial names.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = (os.fsencode(first), os.fsencode(second))
+        code = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+        if code == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.ENOSYS, errno.EINVAL):  # what a filesystem without it answers
+            raise OSError(number, os.strerror(number))
+    aside = _partial_path(second)
+    second.replace(aside)
+    first.replace(second)
+    aside.replace(first)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ OPTIMIZER = "optimizer.safetensors"
 META = "meta.json"
 CHECKSUMS = "SHA256SUMS"  # of the other three, as the command sha256sum writes and checks them
 
+STEP_NAME = re.compile(r"step_[0-9]{8,}")  # of the directory of a checkpoint
+
 # Files beside the directories of checkpoints. Each has the name of one.
 LAST = "last"
 BEST = "best"
@@ -110,9 +112,12 @@ class CheckpointStore:
         `last` is set after a checkpoint is complete, so one that is newer than `last` is from a
         killed save, and is left out. Without a readable `last`, all are returned.
         """
-        last = _read_pointer(self.path / LAST)
         directories = _newest_first(self.path)
-        return [directory for directory in directories if last is None or directory.name <= last]
+        last = _read_pointer(self.path / LAST)
+        if last is None:
+            return directories
+        last_step = _step_in(Path(last))
+        return [directory for directory in directories if _step_in(directory) <= last_step]
 
     def _point(self, pointer: str, directory: Path) -> None:
         with atomic_file(self.path / pointer) as file:
@@ -226,11 +231,18 @@ def _read_pointer(path: Path) -> str | None:
     if not path.is_file():
         return None
     name = path.read_bytes()[:100].decode(errors="replace").strip()
-    return name if re.fullmatch(r"step_[0-9]+", name) else None
+    return name if STEP_NAME.fullmatch(name) else None
 
 
 def _newest_first(checkpoints: Path) -> list[Path]:
-    return sorted((path for path in checkpoints.glob("step_*") if path.is_dir()), reverse=True)
+    """Return the directories of checkpoints. One that a user copied has another name."""
+    directories = [path for path in checkpoints.glob("step_*") if path.is_dir()]
+    own = [path for path in directories if STEP_NAME.fullmatch(path.name)]
+    return sorted(own, key=_step_in, reverse=True)
+
+
+def _step_in(directory: Path) -> int:
+    return int(directory.name.removeprefix("step_"))
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
