@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mt.errors import CheckpointError
 from mt.storage import migrations
 from mt.storage.atomic import atomic_directory, atomic_file, remove, sha256
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, FORMAT_VERSION)
@@ -78,10 +80,18 @@ class CheckpointStore:
         Also returns the errors of the damaged ones that were passed over. Raises the error of the
         newest checkpoint when none is intact.
         """
+        return self._load_newest(load_checkpoint)
+
+    def newest_meta(self) -> dict[str, Any]:
+        """Return the newest meta.json that is intact, as `load_newest` does the checkpoint."""
+        meta, _ = self._load_newest(load_meta)
+        return meta
+
+    def _load_newest(self, load: Callable[[Path], T]) -> tuple[T, list[CheckpointError]]:
         errors: list[CheckpointError] = []
         for directory in self._up_to_last():
             try:
-                return load_checkpoint(directory), errors
+                return load(directory), errors
             except CheckpointError as error:
                 errors.append(error)
         if errors:

@@ -20,9 +20,13 @@ from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
-from mt.storage.checkpoint import has_checkpoint
+from mt.storage.checkpoint import CheckpointStore, has_checkpoint
 from mt.storage.run_dir import RunDir
-from mt.training.resume_rules import forbidden_changes
+from mt.training.resume_rules import (
+    forbidden_changes,
+    refuse_other_text,
+    refuse_other_tokenizers,
+)
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -99,11 +103,14 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         precision = settled_precision(run_dir, runtime)
     config, runtime = resolve_auto(config, runtime.broadcast(precision), runtime)
     experiment = Experiment(config, run_dir)
-    if runtime.is_main:
-        write_config(config, run_dir, run_config)
+    if runtime.is_main and run_config is None:
+        write_config(config, run_dir)
         _ = experiment.validation_set  # a missing file should show before the tokenizer is trained
-        if run_config is None:
-            experiment.train_tokenizers()
+        experiment.train_tokenizers()
+    elif runtime.is_main and run_config is not None:
+        refuse_changes(run_config, experiment)
+        write_config(config, run_dir)
+    if runtime.is_main:
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime
@@ -147,14 +154,21 @@ def resolve_auto(
     return config.model_copy(update={"train": train_config}), runtime
 
 
-def write_config(config: Config, run_dir: RunDir, run_config: Config | None) -> None:
-    """Write the config into the run directory. Raises RunDirError for a forbidden change."""
-    changes = forbidden_changes(run_config, config) if run_config is not None else []
+def refuse_changes(run_config: Config, experiment: Experiment) -> None:
+    """Raise RunDirError or CheckpointError when a resumed run would differ from what it was."""
+    run_dir = experiment.run_dir
+    changes = forbidden_changes(run_config, experiment.config)
     if changes:
         listed = "\n  ".join(changes)
         raise RunDirError(
             f"{run_dir.path}: the run began with another config; "
             f"choose another --run-dir, or undo:\n  {listed}"
         )
+    refuse_other_tokenizers(experiment)
+    refuse_other_text(CheckpointStore(run_dir.checkpoints_dir, keep=1).newest_meta(), experiment)
+
+
+def write_config(config: Config, run_dir: RunDir) -> None:
+    """Write the config into the run directory."""
     with atomic_file(run_dir.config_path) as file:
         file.write(dump_config(config).encode())

@@ -30,6 +30,7 @@ from runs import (
 import mt.storage.atomic
 from mt.config.load import load_run_config
 from mt.data.dataset import Epoch
+from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.training.metrics_log import Validation
@@ -354,6 +355,51 @@ def test_moved_run_resumes(config_path: Path, half: Path, tmp_path: Path) -> Non
     train(configure(config_path, moved))
     assert checkpoint_path(moved).name == "step_00000012"
     assert checkpoint_path(half).name == "step_00000006"
+
+
+def test_project_that_moved_resumes(config_path: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """With its config, its text and its run."""
+    first = tmp_path / "first"
+    shutil.copytree(config_path.parent, first)
+    text = config_path.read_text(encoding="utf-8")
+    for project in ("first", "second"):
+        moved = tmp_path / project
+        if project == "second":
+            first.rename(moved)
+        (moved / "copy.yaml").write_text(text.replace(str(config_path.parent), str(moved)))
+        max_steps = {"first": "6", "second": "12"}[project]
+        overrides = (*RANDOM, f"train.max_steps={max_steps}")
+        run_dir = train(configure(moved / "copy.yaml", moved / "run", *overrides))
+    assert_same_run(run_dir, uninterrupted)
+    assert load_run_config(run_dir / "config.yaml").data.train[0].prefix == str(moved / "train")
+
+
+def test_other_text_at_another_path_is_refused(
+    config_path: Path, half: Path, tmp_path: Path
+) -> None:
+    run_dir = Path(shutil.copytree(half, tmp_path / "run"))
+    for lang in ("aa", "bb"):
+        (tmp_path / f"other.{lang}").write_text("balo deru\n" * 20, encoding="utf-8")
+    files_before = read_all_files(run_dir)
+    for key in ("data.train.0.prefix", "data.valid.prefix"):
+        with pytest.raises(CheckpointError, match="text has changed"):
+            train(configure(config_path, run_dir, f"{key}={tmp_path / 'other'}"))
+    files = read_all_files(run_dir)
+    assert {path: files[path] for path in files_before} == files_before
+
+
+def test_tokenizer_may_move_but_not_change(config_path: Path, half: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.model"
+    shutil.copyfile(half / "tokenizer.model", given)
+    run_dir = tmp_path / "run"
+    overrides = ("tokenizer.vocab_size=8000", "train.max_steps=1")
+    train(configure(config_path, run_dir, *overrides, f"tokenizer.model={given}"))
+    moved = given.rename(tmp_path / "moved.model")
+    overrides = ("tokenizer.vocab_size=8000", "train.max_steps=2")
+    train(configure(config_path, run_dir, *overrides, f"tokenizer.model={moved}"))
+    train_tokenizer(["one two three"] * 9, given, kind="bpe", vocab_size=290)
+    with pytest.raises(RunDirError, match=r"another tokenizer than .*given\.model"):
+        train(configure(config_path, run_dir, *overrides, f"tokenizer.model={given}"))
 
 
 def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,14 +18,12 @@ from runs import (
     checkpoint_path,
     configure,
     one_thread,
-    read_all_files,
     read_lines_without_timing,
     train_command,
 )
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from mt.errors import CheckpointError
 from mt.kernels.dispatch import use_reference
 from mt.training.run import train
 
@@ -58,7 +58,12 @@ OVERRIDES = (
 
 
 def train_on_two_ranks(
-    config_path: Path, run_dir: Path, *, signal_at: int = 0, kernels: str = "auto"
+    config_path: Path,
+    run_dir: Path,
+    *,
+    signal_at: int = 0,
+    kernels: str = "auto",
+    overrides: Sequence[str] = OVERRIDES,
 ) -> None:
     """Start two ranks as torchrun does. Only the first one gets the signal.
 
@@ -74,7 +79,7 @@ def train_on_two_ranks(
         "GLOO_SOCKET_IFNAME": "lo",
         "KERNELS": kernels,
     }
-    arguments = train_command(config_path, run_dir, *OVERRIDES)[3:]
+    arguments = train_command(config_path, run_dir, *overrides)[3:]
     with ExitStack() as stack:
         processes = []
         for rank in range(2):
@@ -100,11 +105,18 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run on two ranks that was stopped once, between two logged lines."""
-    run_dir = tmp_path_factory.mktemp("two_ranks")
+def stopped(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run on two ranks that was stopped between two logged lines."""
+    run_dir = tmp_path_factory.mktemp("stopped")
     train_on_two_ranks(config_path, run_dir, signal_at=5)
     assert checkpoint_path(run_dir).name == "step_00000005"
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def two_ranks(config_path: Path, stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run on two ranks that was stopped once, and then resumed on two ranks."""
+    run_dir = Path(shutil.copytree(stopped, tmp_path_factory.mktemp("two_ranks") / "run"))
     train_on_two_ranks(config_path, run_dir)
     return run_dir
 
@@ -143,8 +155,21 @@ def logged_losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in read_lines_without_timing(run_dir) if "loss" in line]
 
 
-def test_resume_refuses_another_number_of_ranks(config_path: Path, two_ranks: Path) -> None:
-    files_before = read_all_files(two_ranks)
-    with pytest.raises(CheckpointError, match="needs 2 ranks, found 1"):
-        train(configure(config_path, two_ranks, *OVERRIDES))
-    assert read_all_files(two_ranks) == files_before
+def test_run_of_two_ranks_resumes_on_one(
+    config_path: Path, stopped: Path, two_ranks: Path, tmp_path: Path
+) -> None:
+    """It was stopped between two logged lines, so rank 0 must take over the losses of rank 1."""
+    run_dir = Path(shutil.copytree(stopped, tmp_path / "run"))
+    train(configure(config_path, run_dir, *OVERRIDES))
+    assert_equal_runs(run_dir, two_ranks)
+    assert "on 1 ranks after 2" in (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
+
+
+def test_run_of_one_rank_resumes_on_two(config_path: Path, tmp_path: Path) -> None:
+    """The two ranks cannot share three batches evenly."""
+    three = (*OVERRIDES, "train.gradient_accumulation=3")
+    one_rank = train(configure(config_path, tmp_path / "one", *three, "train.max_steps=5"))
+    run_dir = Path(shutil.copytree(one_rank, tmp_path / "run"))
+    train(configure(config_path, one_rank, *three))
+    train_on_two_ranks(config_path, run_dir, overrides=three)
+    assert_equal_runs(run_dir, one_rank)
