@@ -16,7 +16,7 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
-from mt.distributed import Runtime, open_runtime
+from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
@@ -79,11 +79,12 @@ def run_training(config: Config) -> TrainingEnd:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
     runtime = open_runtime(config.train.device)
-    with run_dir.lock() if runtime.is_main else nullcontext():
+    lock = run_dir.lock() if runtime.is_main else nullcontext()
+    with lost_rank_as_error(runtime.rank), lock:
         experiment, runtime = prepare_run(config, run_dir, runtime)
         trainer = Trainer.from_experiment(experiment, runtime)
         trainer.fit()
-    runtime.close()
+        runtime.close()
     return TrainingEnd(run_dir.path, trainer.signals.name)
 
 
