@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
+from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
 from mt.model.recording import cross_attention
@@ -88,24 +89,31 @@ def align_lines(
     numbered_pairs = enumerate(pairs, start=1)
     while chunk := list(islice(numbered_pairs, CHUNK_SIZE)):
         encoded = [_encode_pair(translator, number, pair, prefix) for number, pair in chunk]
-        yield from align(translator, encoded, layer=layer, step=step)
+        alignments = align(translator, encoded, layer=layer, step=step)
+        for (_, (src_text, tgt_text)), alignment in zip(chunk, alignments, strict=True):
+            src_words = original_words(translator.src_normalizer, src_text)
+            tgt_words = original_words(translator.tgt_normalizer, tgt_text)
+            yield sorted({(src_words[i], tgt_words[j]) for i, j in alignment})
 
 
 def _encode_pair(
     translator: Translator, number: int, pair: tuple[str, str], prefix: Prefix
 ) -> Segment:
-    """Return the ids of a pair of lines; eos alone for both if one of them is too long."""
+    """Return the ids of a pair of lines; eos alone for both if one is blank or too long."""
     src_text, tgt_text = pair
-    (text_ids,) = translator.src_tokenizer.encode([src_text])
+    no_words = Segment([translator.src_tokenizer.eos_id], [translator.tgt_tokenizer.eos_id])
+    if is_blank(src_text) or is_blank(tgt_text):
+        return no_words
+    (text_ids,) = translator.src_tokenizer.encode([translator.src_normalizer(src_text)])
     src_ids = [*prefix, *text_ids]
-    (tgt_ids,) = translator.tgt_tokenizer.encode([tgt_text])
+    (tgt_ids,) = translator.tgt_tokenizer.encode([translator.tgt_normalizer(tgt_text)])
     num_tokens = max(len(src_ids), len(tgt_ids))
     if num_tokens <= translator.max_length:
         return Segment(src_ids, tgt_ids)
     logger.warning(
         f"line {number}: {num_tokens:,} tokens, over {translator.max_length:,}: not aligned"
     )
-    return Segment([translator.src_tokenizer.eos_id], [translator.tgt_tokenizer.eos_id])
+    return no_words
 
 
 def align_translations(
@@ -150,7 +158,9 @@ def _join_alignments(
     """
     src_texts = translator.src_tokenizer.decode([segment.src for segment in segments])
     tgt_texts = translator.tgt_tokenizer.decode([segment.tgt for segment in segments])
-    word_ends = list(accumulate(len(word) for word in words(text)))  # in bytes without white space
+    normalized = translator.src_normalizer(text)
+    # In bytes without white space.
+    word_ends = list(accumulate(len(word) for word in words(normalized)))
     num_src_bytes = 0  # before the segment, without white space
     num_tgt_words = 0  # before the segment
     links: set[tuple[int, int]] = set()
@@ -159,7 +169,8 @@ def _join_alignments(
         links.update((num_src_words + i, num_tgt_words + j) for i, j in alignment)
         num_src_bytes += sum(len(word) for word in words(src_text))
         num_tgt_words += len(words(tgt_text))
-    return sorted(links)
+    src_words = original_words(translator.src_normalizer, text)
+    return sorted({(src_words[i], j) for i, j in links})
 
 
 def link_words(
@@ -206,6 +217,18 @@ def word_indices(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
         index = len(words(f"{prefix}.")) - 1
         is_in_word = index < num_words and token_id not in tag_ids
         indices.append(index if is_in_word else -1)
+    return indices
+
+
+def original_words(normalizer: Normalizer, text: str) -> list[int]:
+    """Return for each word of the normalized text the index of the word of `text` it comes from.
+
+    A word of the text can become several words, for example at a no-break space, or none.
+    """
+    indices = []
+    for index, word in enumerate(words(text)):
+        num_words = len(words(normalizer(word.decode())))
+        indices += [index] * num_words
     return indices
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self, overload
 
@@ -14,9 +16,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mt.config.load import load_run_config
-from mt.config.schema import SearchConfig
+from mt.config.schema import Normalization, SearchConfig
 from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
+from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis, SearchOptions, beam_search
@@ -82,6 +85,17 @@ class Translator:
     tgt_tokenizer: Tokenizer
     search: SearchConfig
     max_length: int  # of a source segment in tokens, eos included, as in training
+    normalization: Normalization = "none"
+
+    @cached_property
+    def src_normalizer(self) -> Normalizer:
+        """What prepares a source text for the model."""
+        return Normalizer(self.normalization, self.src_tokenizer)
+
+    @cached_property
+    def tgt_normalizer(self) -> Normalizer:
+        """What prepares a given translation, to align it or to show its attention."""
+        return Normalizer(self.normalization, self.tgt_tokenizer)
 
     @classmethod
     @oom_as_device_error("to load this model")
@@ -126,7 +140,14 @@ class Translator:
         if exact:
             changes["batch_tokens"] = 1
         search = config.search.model_copy(update=changes)
-        return cls(model, src_tokenizer, tgt_tokenizer, search, config.data.max_length)
+        return cls(
+            model,
+            src_tokenizer,
+            tgt_tokenizer,
+            search,
+            config.data.max_length,
+            config.data.normalization,
+        )
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
     @overload
@@ -153,7 +174,7 @@ class Translator:
         """
         if isinstance(texts, str):
             raise TypeError("n_best takes a list of texts, not a single str")
-        segments_of_texts = [self.split(text, prefix=prefix) for text in texts]
+        segments_of_texts = [self.split(self.src_normalizer(text), prefix=prefix) for text in texts]
         all_segments = [ids for segments in segments_of_texts for ids in segments]
         translations = iter(self._translate_segments(all_segments))
         return [
@@ -176,6 +197,8 @@ class Translator:
         So memory is bounded whatever the text is.
         """
         num_lines = 0
+        num_unknown_lines = 0
+        unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
             translations = [found[:n_best] for found in self.n_best(chunk, prefix=prefix)]
             for line_translations in translations:
@@ -186,10 +209,22 @@ class Translator:
                         f"line {num_lines}: over {self.max_length} tokens: "
                         f"translated in {num_segments} parts"
                     )
+            for line in chunk:
+                unknown = self.src_normalizer.unknown_characters(line)
+                unknown_characters.update(unknown)
+                if unknown:
+                    num_unknown_lines += 1
             yield TranslatedChunk(chunk, translations)
+        if num_unknown_lines:
+            logger.warning(
+                f"{num_unknown_lines:,} of {num_lines:,} lines hold characters that the model "
+                f"never saw: {describe_characters(unknown_characters)}"
+            )
 
     def split(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
         """Return the source ids of the segments of a text, each of at most `max_length` tokens.
+
+        The text is encoded as it is: `src_normalizer` prepares a text for this.
 
         A text that is too long is cut at the space nearest to its middle, or through the middle if
         it has no space. The halves are split in the same way. A blank text has no segments. The
@@ -197,7 +232,7 @@ class Translator:
         """
         if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
-        if not text.strip():
+        if is_blank(text):
             return []
         (text_ids,) = self.src_tokenizer.encode([text])
         ids = [*prefix, *text_ids]

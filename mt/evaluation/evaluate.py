@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.data.eval_set import EvalSet, read_eval_set
+from mt.data.eval_set import EvalSet, read_eval_set, warn_of_other_form
 from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
 from mt.experiment import Experiment
 
@@ -37,6 +37,8 @@ def evaluate(
         eval_sets = [read_eval_set(src_path.name, src_path, [Path(ref) for ref in refs])]
     else:
         eval_sets = experiment.evaluation_sets
+    for eval_set in eval_sets:
+        warn_of_other_form(eval_set, experiment.config.data.normalization)
     translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
     tgt_lang = experiment.config.data.tgt_lang
     return [

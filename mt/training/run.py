@@ -15,6 +15,7 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
+from mt.data.eval_set import warn_of_other_form
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.experiment import Experiment
@@ -83,7 +84,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     experiment = Experiment(config, run_dir)
     if runtime.is_main:
         write_config(config, run_dir, run_config)
-        _ = experiment.validation_set  # a missing file should show before the tokenizer is trained
+        # Read now, because a missing file should show before the tokenizer is trained.
+        warn_of_other_form(experiment.validation_set, config.data.normalization)
         if run_config is None:
             experiment.train_tokenizers()
         logger.info(f"train: {experiment.training_data.corpus.counts}")

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mt.config.schema import Normalization
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet
@@ -26,7 +27,7 @@ class Validator:
         self.runtime = runtime
         self.eval_set = experiment.validation_set
         self.tokenizers = experiment.tokenizers
-        self.pairs = encode_eval_set(self.eval_set, self.tokenizers)
+        self.pairs = encode_eval_set(self.eval_set, self.tokenizers, self.config.data.normalization)
         self._check_lengths()
 
     def __call__(self, objective: Objective) -> Validation:
@@ -46,7 +47,14 @@ class Validator:
     def _translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers
         config = self.config
-        return Translator(objective.transformer, src, tgt, config.search, config.data.max_length)
+        return Translator(
+            objective.transformer,
+            src,
+            tgt,
+            config.search,
+            config.data.max_length,
+            config.data.normalization,
+        )
 
     def _loss(self, objective: Objective) -> float:
         """Return the negative log-likelihood in nats per target token."""
@@ -85,11 +93,14 @@ class Validator:
             )
 
 
-def encode_eval_set(eval_set: EvalSet, tokenizers: Tokenizers) -> EncodedCorpus:
+def encode_eval_set(
+    eval_set: EvalSet, tokenizers: Tokenizers, normalization: Normalization
+) -> EncodedCorpus:
     """Encode the sources of a set and their first references, in memory and unfiltered."""
     return encode_pairs(
         eval_set.src,
         eval_set.refs[0],
         src_tokenizer=tokenizers.src,
         tgt_tokenizer=tokenizers.tgt,
+        normalization=normalization,
     )

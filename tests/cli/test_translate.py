@@ -17,6 +17,7 @@ from invented_words import INVENTED_WORDS
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
+from mt.data.normalization import is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translation, Translator
@@ -105,6 +106,8 @@ STRANGE_LINES = {
     "control characters": "".join(chr(code) for code in range(1, 32) if code != 10) + "\x7f\x9b",
     "nul": "balo\0deru\0",
     "only nul": "\0",
+    "zero-width space": "\u200b",
+    "only a byte order mark": "\ufeff",
     "carriage returns": "balo\rderu\r\rfimi",
     "vertical tab, form feed": "balo\x0bderu\x0cfimi\x1cgona\x1dhupe\x1ejasi",
     "unicode line ends": "balo\u2028deru\u2029fimi\x85gona",
@@ -128,7 +131,7 @@ def test_any_line_gives_one_line(run_dir: Path, line: str, options: tuple[str, .
     plain_lines = output_lines(mt("translate", run_dir, stdin="balo\nderu\nfimi\n"))
     assert lines[0] == plain_lines[0]
     assert lines[2] == plain_lines[2]
-    assert bool(lines[1]) == bool(line.strip())
+    assert bool(lines[1]) is not is_blank(line)
 
 
 def test_strange_lines_together_equal_each_alone(run_dir: Path) -> None:
@@ -181,7 +184,9 @@ def test_line_of_a_megabyte_gives_one_line_and_a_warning(run_dir: Path, line: st
     assert ended.err.startswith("warning: line 2: ")
     assert f"over {MAX_LENGTH} tokens" in ended.err
     assert "parts" in ended.err
-    assert ended.err.count("\n") == 1
+    num_unseen = 1 if "😀" in line else 0
+    assert ended.err.count("\n") == 1 + num_unseen
+    assert ended.err.count("1 of 3 lines hold characters") == num_unseen
 
 
 def test_line_over_the_size_limit_is_refused(run_dir: Path) -> None:
