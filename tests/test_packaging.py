@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,5 +50,14 @@ def test_installed_version_is_that_of_the_package() -> None:
     assert version("mt-from-two-files") == mt.__version__
 
 
-def test_package_is_typed() -> None:
-    assert (Path(mt.__file__).parent / "py.typed").is_file()
+def test_wheel_has_all_files_of_the_package(tmp_path: Path) -> None:
+    """`py.typed` and the templates of the HTML pages among them."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("mt/")}
+    files = [path for path in (ROOT / "mt").rglob("*") if path.is_file()]
+    package = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
+    assert packed == package
+    assert "mt/py.typed" in packed

@@ -1,4 +1,4 @@
-"""README.md and docs/: their commands, programs and configs work, and what they name exists."""
+"""The documents: their commands, programs and configs work, and what they name exists."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from mt.training.resume_rules import CHANGEABLE_KEYS
 from scripts.docs import config_table
 
 TOP = Path(__file__).resolve().parent.parent
-PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
-ALL_PAGES = [*PAGES, *(TOP / name for name in ("RECORDS.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+PAGES = [
+    *(TOP / name for name in ("README.md", "CONTRIBUTING.md", "RECORDS.md")),
+    *sorted((TOP / "docs").glob("*.md")),
+]
+ALL_PAGES = [*PAGES, TOP / "CHANGELOG.md"]  # CHANGELOG.md also names what was removed
 
 # Commands that download, install or check. tests/scripts and .ci/run run these.
 NOT_RUN = ("git clone", "cd ", "scripts/", "python3 -m venv", ".venv/bin/pip", "source .venv")
@@ -203,11 +206,41 @@ def test_paths_and_scripts_named_in_documents_exist() -> None:
             assert exists or page.name == "log.md", (page.name, path)
 
 
-def test_links_lead_to_files() -> None:
-    for page in ALL_PAGES:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", read(page)):
-            if not target.startswith("https://"):
-                assert (page.parent / target).exists(), (page.name, target)
+def heading_anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    text_without_code = re.sub(r"^```.*?^```$", "", read(path), flags=re.DOTALL | re.MULTILINE)
+    anchors = set()
+    for heading in re.findall(r"^#+ (.+)$", text_without_code, re.MULTILINE):
+        words = re.sub(r"[^\w -]", "", heading.lower())
+        anchors.add(words.replace(" ", "-"))
+    return anchors
+
+
+def broken_links(page: Path) -> list[str]:
+    """Return the links of a page to a file or a heading that does not exist."""
+    broken = []
+    for link in re.findall(r"\]\(([^)]+)\)", read(page)):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in heading_anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "# A `code` heading: v1.0\n```bash\n# no heading\n```\n[x](page.md) [x](https://a.b#c)\n"
+    text += "[x](#a-code-heading-v10) [x](page.md#a-code-heading-v10)\n"
+    broken = ["#no-heading", "page.md#absent", "absent.md", "absent.md#x"]
+    page.write_text(text + " ".join(f"[x]({link})" for link in broken), encoding="utf-8")
+    assert broken_links(page) == broken
 
 
 def test_every_command_is_in_readme_and_on_the_commands_page() -> None:

@@ -19,6 +19,7 @@ from mt.cli.evaluate import evaluate
 from mt.cli.export import export
 from mt.cli.logs import configure_logging
 from mt.cli.report import report
+from mt.cli.signals import exit_on_sigterm
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
 from mt.cli.translate import translate
@@ -62,12 +63,15 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def common_options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="show the version", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     """Train and use machine translation models."""
+    if context.invoked_subcommand != "train":  # training saves a checkpoint first
+        exit_on_sigterm()
 
 
 def _printable(message: str) -> str:

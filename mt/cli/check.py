@@ -12,7 +12,6 @@ from mt.cli.options import (
     SetOption,
     VerboseOption,
 )
-from mt.cli.signals import exit_on_sigterm
 
 
 def check(
@@ -33,7 +32,6 @@ def check(
 
     The exit code is 1 when there are errors, 0 when there are none or only warnings.
     """
-    exit_on_sigterm()
     from mt.cli.check_output import print_findings
     from mt.preflight.run_checks import check as run_checks
 

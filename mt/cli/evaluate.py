@@ -14,6 +14,7 @@ from mt.cli.options import (
     VerboseOption,
 )
 from mt.cli.streams import write_lines
+from mt.config.choices import BleuTokenizer
 
 
 def evaluate(
@@ -29,7 +30,20 @@ def evaluate(
         list[Path] | None, typer.Option(help="file of references; may be given again")
     ] = None,
     hyp: Annotated[Path | None, typer.Option(help="file of translations to score")] = None,
-    lang: Annotated[str, typer.Option(help="target language of --hyp, for BLEU's tokenizer")] = "",
+    lang: Annotated[
+        str, typer.Option(help="target language of --hyp, such as zh, zho_Hant or pt-BR")
+    ] = "",
+    tokenize: Annotated[
+        BleuTokenizer | None,
+        typer.Option(
+            help="BLEU's tokenizer, as sacreBLEU calls it; auto fits the target language  "
+            "[default: the config's; auto with --hyp]"
+        ),
+    ] = None,
+    lowercase: Annotated[
+        bool | None,
+        typer.Option(help="ignore case in BLEU and chrF  [default: the config's; no with --hyp]"),
+    ] = None,
     json: JsonOption = False,
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
@@ -44,7 +58,13 @@ def evaluate(
     from mt.evaluation.evaluate import evaluate_file
 
     if hyp is not None:
-        results = evaluate_file(hyp, ref or [], tgt_lang=lang)
+        results = evaluate_file(
+            hyp,
+            ref or [],
+            tgt_lang=lang,
+            tokenize=tokenize or "auto",
+            lowercase=bool(lowercase),
+        )
     else:
         assert run_dir is not None, "checked above"
         results = evaluate_run(
@@ -54,6 +74,8 @@ def evaluate(
             checkpoint=checkpoint,
             device=device,
             beam_size=beam_size,
+            tokenize=tokenize,
+            lowercase=lowercase,
         )
     write_lines([as_json(results) if json else as_text(results)])
 

@@ -1,4 +1,4 @@
-"""SIGTERM in commands that write files."""
+"""SIGTERM in all commands but `mt train`."""
 
 import signal
 import sys

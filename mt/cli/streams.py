@@ -1,18 +1,23 @@
 """Input and output of the commands: files, stdin and stdout."""
 
+import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from tqdm import tqdm
 
 from mt.data.text import Errors, decode_lines, raw_lines, read_lines
-from mt.errors import DataError, DiskError
-from mt.storage.atomic import atomic_file
+from mt.errors import DataError, DiskError, MtError
+from mt.storage.atomic import OutputFile, atomic_file
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 def read_input(path: Path | None, *, errors: Errors = "strict") -> Iterator[str]:
@@ -26,13 +31,39 @@ def read_input(path: Path | None, *, errors: Errors = "strict") -> Iterator[str]
     if sys.stdin is None:
         raise DataError("stdin: it is closed (--input names a file to read)")
     try:
-        yield from decode_lines(raw_lines(sys.stdin.buffer), name="stdin", errors=errors)
+        yield from decode_lines(raw_lines(_blocking(sys.stdin.buffer)), name="stdin", errors=errors)
     except OSError as error:
         raise DataError(f"stdin: cannot read: {error.strerror}") from error
 
 
+class BlockingReader(io.RawIOBase):
+    """Reads a file and waits for data, even if the file is non-blocking.
+
+    Another program that shares the terminal or the pipe may make it non-blocking at any time. A
+    read would then return nothing as long as there is nothing to read, as if the file had ended.
+    """
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        while (num_bytes := self._file.readinto(buffer)) is None:
+            select.select([self._file], [], [])
+        return num_bytes
+
+
+def _blocking(file: BinaryIO) -> BinaryIO:
+    """Return a file that waits for its data."""
+    if not isinstance(file, io.BufferedReader):  # it is in memory
+        return file
+    return io.BufferedReader(BlockingReader(file.raw))
+
+
 class StandardOutput:
-    """Stdout as a binary file.
+    """Stdout as a binary file, which waits for its reader even if it is non-blocking.
 
     `write` and `flush` raise DiskError when stdout is closed or full. When its reader has gone, as
     with `| head`, the command ends without a message, and with the exit code that the shell
@@ -41,23 +72,38 @@ class StandardOutput:
 
     def write(self, data: bytes) -> None:
         with _stdout_errors():
-            sys.stdout.buffer.write(data)
+            while data:
+                try:
+                    sys.stdout.buffer.write(data)
+                    return
+                except BlockingIOError as error:
+                    data = data[error.characters_written :]
+                    select.select([], [sys.stdout], [])
 
     def flush(self) -> None:
         with _stdout_errors():
-            sys.stdout.flush()
+            while True:
+                try:
+                    sys.stdout.flush()
+                    return
+                except BlockingIOError:
+                    select.select([], [sys.stdout], [])
 
 
 @contextmanager
 def standard_output() -> Iterator[StandardOutput]:
-    """Provide stdout as a binary file, and flush it at the end.
+    """Provide stdout as a binary file, and flush it at the end, also after an MtError.
 
     Raises DiskError when stdout is closed. An OSError of the caller's own work is not changed.
     """
     if sys.stdout is None:
         raise DiskError("stdout: cannot write: it is closed")
     file = StandardOutput()
-    yield file
+    try:
+        yield file
+    except MtError:
+        file.flush()
+        raise
     file.flush()
 
 
@@ -86,13 +132,22 @@ def write_lines(
     The encoding is UTF-8, whatever the locale is. `with_bar` shows a progress bar. `at_once`
     flushes after each line.
     """
-    destination: AbstractContextManager[BinaryIO | StandardOutput]
-    destination = standard_output() if output is None else atomic_file(output)
-    with destination as file:
+    with _open_output(output) as file:
         for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
             file.write(f"{line}\n".encode())
             if at_once:
                 file.flush()
+
+
+@contextmanager
+def _open_output(path: Path | None) -> Iterator[StandardOutput | OutputFile]:
+    """Open a file, or stdout if `path` is None."""
+    if path is None:
+        with standard_output() as stdout:
+            yield stdout
+        return
+    with atomic_file(path) as file:
+        yield file
 
 
 def refuse_overwriting_input(source: Path | None, output: Path | None, *, written: str) -> None:

@@ -18,7 +18,6 @@ from mt.cli.options import (
     RunDirArgument,
     VerboseOption,
 )
-from mt.cli.signals import exit_on_sigterm
 from mt.cli.streams import read_input, refuse_overwriting_input, write_lines
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ def translate(
     nearest to its middle, repeatedly if needed, and translated in parts. An output file is written
     only after the last line is translated. On stdout, the lines translated before an error remain.
     """
-    exit_on_sigterm()
     if length_penalty is not None and math.isnan(length_penalty):
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
     if n_best is not None and beam_size is not None and n_best > beam_size:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from mt.config.choices import BleuTokenizer
+
 
 def _absolute(path: str) -> str:
     """Return the absolute path, with `~` expanded; refuse one that would break an error's line."""
@@ -332,7 +334,9 @@ class TrainConfig(Section):
     )
     keep_checkpoints: Count = setting(2, "number of newest checkpoints to keep, besides the best")
     metric: Literal["bleu", "chrf", "loss"] = setting(
-        "bleu", "metric on data.valid that selects the best checkpoint"
+        "bleu",
+        "metric on data.valid that selects the best checkpoint; of equal values, the one with the "
+        "lower loss",
     )
     max_skipped: Count = setting(
         50, "abort after this many consecutive non-finite updates, at the next line of the log"
@@ -373,6 +377,15 @@ class SearchConfig(Section):
     )
 
 
+class EvaluationConfig(Section):
+    """How translations are scored, in validation too."""
+
+    tokenize: BleuTokenizer = setting(
+        "auto", "BLEU's tokenizer, as sacreBLEU calls it; auto: what fits data.tgt_lang"
+    )
+    lowercase: bool = setting(False, "ignore case in BLEU and chrF; TER always does")
+
+
 class Config(Section):
     """Everything that a run depends on, besides the content of its files."""
 
@@ -381,6 +394,7 @@ class Config(Section):
     model: ModelConfig = setting(ModelConfig(), "the network")
     train: TrainConfig = Field(description="training")
     search: SearchConfig = setting(SearchConfig(), "search for translations")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), "scores of translations")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:

@@ -27,17 +27,16 @@ class BatchPlan:
 
     order: Indices  # (num_planned_pairs,)
     starts: NDArray[np.int64]  # (num_batches + 1,)
-    num_tokens: NDArray[np.int64]  # (num_batches,): target tokens, without padding
     src_lengths: Lengths  # (num_batches,): length of the longest source in each batch
     tgt_lengths: Lengths  # (num_batches,): length of the longest target in each batch
 
     @property
     def num_batches(self) -> int:
-        return len(self.num_tokens)
+        return len(self.starts) - 1
 
-    def indices(self, batch_index: int) -> Indices:
-        """Return the indices of the pairs in a batch."""
-        return self.order[self.starts[batch_index] : self.starts[batch_index + 1]]
+    def indices(self, start: int, end: int) -> Indices:
+        """Return the indices of the pairs in the batches from `start` to before `end`."""
+        return self.order[self.starts[start] : self.starts[end]]
 
 
 class Batch(NamedTuple):
@@ -108,7 +107,6 @@ def plan_batches(
     return BatchPlan(
         order=order,
         starts=starts,
-        num_tokens=np.add.reduceat(ordered_tgt_lengths, starts[:-1]),
         src_lengths=np.maximum.reduceat(ordered_src_lengths, starts[:-1]),
         tgt_lengths=np.maximum.reduceat(ordered_tgt_lengths, starts[:-1]),
     )

@@ -1,8 +1,10 @@
 """Training data: for each epoch, a plan of batches and a way to make each batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from random import Random
+from threading import Event
 
 import numpy as np
 
@@ -72,6 +74,7 @@ class Epoch:
     dataset: Dataset
     # A cache of the last sampled group. The key is the number of its first batch.
     _latest_group: dict[int, list[EncodedPairs]] = field(default_factory=dict)
+    _cancelled: Event = field(default_factory=Event)
 
     def batch(self, index: int) -> Batch:
         """Return batch number `index`, on the CPU.
@@ -95,6 +98,10 @@ class Epoch:
             self._latest_group[start] = batches
         return batches[index - start]
 
+    def cancel(self) -> None:
+        """Let the sampling in another thread end at the next sentence, with CancelledError."""
+        self._cancelled.set()
+
     def widest_batch(self, index: int) -> Batch:
         """Return planned batch `index`, with more padding than a training batch usually has.
 
@@ -109,8 +116,7 @@ class Epoch:
 
     def _planned_pairs(self, start: int, end: int) -> EncodedPairs:
         """Return the pairs of the planned batches from `start` to before `end`."""
-        starts = self.plan.starts
-        return self.dataset.corpus.pairs(self.plan.order[starts[start] : starts[end]])
+        return self.dataset.corpus.pairs(self.plan.indices(start, end))
 
     def _find_group(self, index: int) -> tuple[int, int]:
         """Return the first batch of the group that batch `index` belongs to, and the end."""
@@ -139,13 +145,37 @@ class Epoch:
         seed = f"{dataset.seed} {self.number} {seed}"
         src_limits = [dataset.max_length - len(prefix) for prefix in pairs.src_prefixes]
         tgt_limits = [dataset.max_length] * len(pairs.tgt)
-        src = _sample_rows(
+        src = self._sample_rows(
             pairs.src, dataset.src_tokenizer, Random(f"{seed} src").random, src_limits
         )
-        tgt = _sample_rows(
+        tgt = self._sample_rows(
             pairs.tgt, dataset.tgt_tokenizer, Random(f"{seed} tgt").random, tgt_limits
         )
         return pairs._replace(src=src, tgt=tgt)
+
+    def _sample_rows(
+        self, rows: TokenArray, tokenizer: Tokenizer, draw: Draw, limits: Sequence[int]
+    ) -> TokenArray:
+        """Decode the rows to text, and return random encodings of this text.
+
+        An encoding of more tokens than its limit is not used: the row stays as it is.
+        """
+        if tokenizer.bpe_dropout == 0.0:
+            return rows
+        plain_rows = rows.rows()
+        texts = self._until_cancelled(tokenizer.decode(plain_rows))
+        sampled_rows = tokenizer.sample(texts, draw)
+        chosen = []
+        for plain, sampled, limit in zip(plain_rows, sampled_rows, limits, strict=True):
+            chosen.append(sampled if len(sampled) <= limit else plain)
+        return TokenArray.from_rows(chosen)
+
+    def _until_cancelled(self, texts: Iterable[str]) -> Iterator[str]:
+        """Yield the texts. Raises CancelledError when `cancel` was called."""
+        for text in texts:
+            if self._cancelled.is_set():
+                raise CancelledError
+            yield text
 
     def _insert_unseen(
         self, pairs: EncodedPairs, *, seed: str, probability: float = NOISY_BATCHES
@@ -171,20 +201,3 @@ class Epoch:
         return make_batch(
             pairs, pad_id=dataset.src_tokenizer.pad_id, bos_id=dataset.tgt_tokenizer.bos_id
         )
-
-
-def _sample_rows(
-    rows: TokenArray, tokenizer: Tokenizer, draw: Draw, limits: Sequence[int]
-) -> TokenArray:
-    """Decode the rows to text, and return random encodings of this text.
-
-    An encoding of more tokens than its limit is not used: the row stays as it is.
-    """
-    if tokenizer.bpe_dropout == 0.0:
-        return rows
-    plain_rows = rows.rows()
-    sampled_rows = tokenizer.sample(tokenizer.decode(plain_rows), draw)
-    chosen = []
-    for plain, sampled, limit in zip(plain_rows, sampled_rows, limits, strict=True):
-        chosen.append(sampled if len(sampled) <= limit else plain)
-    return TokenArray.from_rows(chosen)

@@ -1,5 +1,7 @@
 """Evaluation sets, and the text files that the `data` section of a config names."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,11 @@ class EvalSet(NamedTuple):
     name: str
     src: list[str]
     refs: list[list[str]]  # one list of lines for each reference file
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of the lines, wherever they were read."""
+        return hashlib.sha256(json.dumps([self.src, self.refs]).encode()).hexdigest()[:32]
 
 
 def training_files(data: DataConfig) -> list[ParallelFiles]:

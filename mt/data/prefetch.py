@@ -21,15 +21,23 @@ class BatchSource(Protocol):
     def batch(self, index: int) -> Batch: ...
 
 
+class CancellableSource(BatchSource, Protocol):
+    """A source of batches that another thread can stop."""
+
+    def cancel(self) -> None:
+        """Let a call of `batch` in another thread end soon, with an error."""
+
+
 class Prefetcher:
     """Makes the batches `indices` of a source in a thread, in this order and ahead of their use.
 
     The timing does not change the batches. Inside the `with` block nothing else may use the
-    source. The thread lives inside the `with` block.
+    source. The thread lives inside the `with` block, which ends soon: the source is cancelled, and
+    cannot be used again.
     """
 
     def __init__(
-        self, source: BatchSource, indices: Iterable[int], *, num_ahead: int = NUM_AHEAD
+        self, source: CancellableSource, indices: Iterable[int], *, num_ahead: int = NUM_AHEAD
     ) -> None:
         assert num_ahead >= 1, num_ahead
         self._source = source
@@ -49,6 +57,7 @@ class Prefetcher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._source.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, index: int) -> Batch:

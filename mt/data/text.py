@@ -127,20 +127,26 @@ def chunked(
     """Yield lines, or pairs of lines, in lists of `size`.
 
     A list ends earlier when it has reached `num_chars` characters, so that the memory for a list is
-    bounded even when the lines are long.
+    bounded even when the lines are long. When `items` raises a DataError, the lines before it are
+    yielded first.
     """
     chunk: list[LineOrPair] = []
     chunk_chars = 0
-    for item in items:
-        chunk.append(item)
-        if isinstance(item, str):
-            chunk_chars += len(item)
-        else:
-            chunk_chars += sum(len(text) for text in item)
-        if len(chunk) == size or chunk_chars >= num_chars:
+    try:
+        for item in items:
+            chunk.append(item)
+            if isinstance(item, str):
+                chunk_chars += len(item)
+            else:
+                chunk_chars += sum(len(text) for text in item)
+            if len(chunk) == size or chunk_chars >= num_chars:
+                yield chunk
+                chunk = []
+                chunk_chars = 0
+    except DataError:
+        if chunk:
             yield chunk
-            chunk = []
-            chunk_chars = 0
+        raise
     if chunk:
         yield chunk
 

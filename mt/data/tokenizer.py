@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -103,7 +103,7 @@ class Tokenizer:
         )
         return rows
 
-    def sample(self, texts: Sequence[str], draw: Draw) -> list[list[int]]:
+    def sample(self, texts: Iterable[str], draw: Draw) -> list[list[int]]:
         """Return random encodings of the texts by BPE-dropout, each with eos as the last id.
 
         They are a pure function of the texts and of the random numbers that `draw` returns. With a
@@ -114,7 +114,7 @@ class Tokenizer:
         samples; further occurrences of the word take one of these at random.
         """
         if self.bpe_dropout == 0.0:
-            return self.encode(texts)
+            return self.encode(list(texts))
         samples_by_word: dict[str, list[list[int]]] = defaultdict(list)
         rows = []
         for text in texts:

@@ -1,11 +1,12 @@
-"""Beam search over any step function.
+"""Decoding: a loop that generates tokens, and beam search as its main strategy.
 
-This module does not depend on the model, on text or on files. The caller passes a `step`, which
-returns the log-probabilities of the next token of each beam, and a `state`, which holds what the
-step has to remember of the tokens so far. The step and the search change the state in place. For a
-Transformer the state is its KV cache.
+This module does not depend on the model, on text or on files. The caller of `generate` passes a
+`step`, which returns the log-probabilities of the next token of each beam, and a `state`, which
+holds what the step has to remember of the tokens so far. The step and the loop change the state in
+place. For a Transformer the state is its KV cache. A strategy chooses tokens from the
+log-probabilities: `BeamSearch` here, or `Sampling` in mt/decoding/sampling.py.
 
-The algorithm for one sentence, with a beam size of k:
+Beam search for one sentence, with a beam size of k:
 
 1. Begin with one beam, which contains bos.
 2. Extend each beam by each token of the vocabulary. The log-probability of such a candidate is the
@@ -26,14 +27,14 @@ log-probabilities, the one of the better beam comes first, then the one with the
 the result does not depend on the order in which a device happens to sort. With k = 1 this is greedy
 search.
 
-All arithmetic is vectorised over (batch, beam) and stays on the device. The search waits for the
+All arithmetic is vectorised over (batch, beam) and stays on the device. The loop waits for the
 device once per position, to learn which sentences are done. Finished sentences are removed from the
 batch and from the state, so that later steps compute less.
 
 A constraint on the tokens needs no option here. Wrap `step` (for a Transformer it is made by
 `Translator` in mt/decoding/translator.py) in a function that sets the
 log-probability of each token that is not allowed to -inf. If the constraint depends on the tokens
-so far, keep them in a state that wraps the state of the model: the search calls `reorder` and
+so far, keep them in a state that wraps the state of the model: the loop calls `reorder` and
 `keep_rows` on the wrapper.
 """
 
@@ -41,6 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -78,10 +80,9 @@ DecodeStep = Callable[[Tensor, State], Tensor]
 _GROUP_SIZE = 64
 
 
-class SearchOptions(NamedTuple):
-    """Settings of a search. The search runs on the device that `max_lengths` is on."""
+class GenerationOptions(NamedTuple):
+    """Settings of `generate` that any strategy has. It runs on the device of `max_lengths`."""
 
-    beam_size: int
     length_penalty: float  # see Hypothesis
     max_lengths: Tensor  # long (batch,): most tokens of a hypothesis, eos included
     forbidden_ids: tuple[int, ...] = ()  # tokens that are never generated
@@ -99,8 +100,8 @@ class Hypothesis(NamedTuple):
     score: float  # what hypotheses are sorted by
 
 
-class _Candidates(NamedTuple):
-    """Candidates of one position, best first. Each tensor is (active, num_candidates).
+class Candidates(NamedTuple):
+    """Candidates of one position. Each tensor is (active, num_candidates).
 
     A candidate extends a beam of the previous position, its parent, by one token. `active` is the
     number of sentences that are not done.
@@ -110,13 +111,13 @@ class _Candidates(NamedTuple):
     tokens: Tensor  # long: the new token
     log_probs: Tensor  # float32: of all tokens so far; -inf marks an impossible candidate
 
-    def select_rows(self, rows: Tensor) -> _Candidates:
+    def select_rows(self, rows: Tensor) -> Candidates:
         """Return the candidates of the sentences in these rows, a long tensor (num_rows,)."""
-        return _Candidates(self.parents[rows], self.tokens[rows], self.log_probs[rows])
+        return Candidates(self.parents[rows], self.tokens[rows], self.log_probs[rows])
 
-    def select_columns(self, columns: Tensor) -> _Candidates:
+    def select_columns(self, columns: Tensor) -> Candidates:
         """Return these candidates of each sentence; `columns` is long (active, num_columns)."""
-        return _Candidates(
+        return Candidates(
             self.parents.gather(1, columns),
             self.tokens.gather(1, columns),
             self.log_probs.gather(1, columns),
@@ -128,33 +129,47 @@ class _Candidates(NamedTuple):
         return [list(zip(*row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-class _Selection(NamedTuple):
-    """What the search selected at one position.
+class Selection(NamedTuple):
+    """What a strategy selected at one position."""
 
-    The parents link it to the previous selection, so hypotheses can be read from a list of
-    selections.
-    """
-
-    sentences: list[int]  # batch index of each row
-    finished: _Candidates  # these end in eos
-    beams: _Candidates  # these are extended at the next position
+    finished: Candidates  # these end in eos
+    beams: Candidates  # these are extended at the next position
 
 
-def beam_search(
+class Strategy(Protocol):
+    """Chooses the tokens of one position for all sentences that are not done."""
+
+    @property
+    def num_hypotheses(self) -> int:
+        """A sentence is done when it has this many finished hypotheses."""
+        ...
+
+    def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:
+        """Choose among the candidates that extend each beam by each token.
+
+        `totals` is (active, beam, vocab): the log-probabilities of all tokens of each candidate.
+        Row i belongs to sentence `sentences[i]` of the batch. A candidate of -inf is impossible; in
+        the selection, it stands for none.
+        """
+        ...
+
+
+def generate(
     step: DecodeStep[State],
     state: State,
     batch_size: int,
     *,
+    strategy: Strategy,
     bos_id: int,
     eos_id: int,
-    options: SearchOptions,
+    options: GenerationOptions,
 ) -> list[list[Hypothesis]]:
-    """Return at least one and at most `beam_size` hypotheses for each sentence, best first.
+    """Return one to `strategy.num_hypotheses` hypotheses for each sentence, best first.
 
-    `state` holds one beam for each sentence, before bos, and is changed by the search. The first
-    call of `step` gets bos alone, as tokens of shape (batch, 1). Later calls get up to `beam_size`
-    beams. A sentence for which every hypothesis is impossible gets an empty hypothesis with a score
-    of -inf.
+    `state` holds one beam for each sentence, before bos, and is changed. The first call of `step`
+    gets bos alone, as tokens of shape (batch, 1). Later calls get the beams that the strategy
+    selected. A sentence for which every hypothesis is impossible gets an empty hypothesis with a
+    score of -inf.
     """
     device = options.max_lengths.device
     max_lengths: list[int] = options.max_lengths.tolist()
@@ -167,7 +182,8 @@ def beam_search(
     active = list(range(batch_size))
     beams = _first_beams(batch_size, bos_id=bos_id, device=device)
     num_finished = torch.zeros(batch_size, dtype=torch.long, device=device)
-    history: list[_Selection] = []
+    # The parents link each selection to the one before, so hypotheses can be read from this list.
+    history: list[tuple[list[int], Selection]] = []
 
     while active:
         length = len(history) + 1  # tokens, eos included, of a hypothesis that ends here
@@ -177,12 +193,13 @@ def beam_search(
         at_max_length = [max_lengths[sentence] == length for sentence in active]
         if any(at_max_length):
             _allow_only_eos(totals, at_max_length, eos_id=eos_id)
-        finished, beams = _select(totals, eos_id=eos_id, beam_size=options.beam_size)
-        history.append(_Selection(sentences=active, finished=finished, beams=beams))
+        selection = strategy.select(totals, active, eos_id=eos_id)
+        history.append((active, selection))
 
+        finished, beams = selection
         num_finished += (finished.log_probs > -math.inf).sum(1)
-        has_enough = num_finished >= options.beam_size
-        has_no_beam = beams.log_probs[:, 0] == -math.inf  # not even the best one is possible
+        has_enough = num_finished >= strategy.num_hypotheses
+        has_no_beam = (beams.log_probs == -math.inf).all(1)
         done: list[bool] = (has_enough | has_no_beam).tolist()  # waits for the device
         if all(done):
             break
@@ -193,15 +210,54 @@ def beam_search(
             rows = _to_device(kept, device, dtype=torch.long)
             beams = beams.select_rows(rows)
             num_finished = num_finished[rows]
-        if options.beam_size > 1:  # a single beam is always its own parent
+        if strategy.num_hypotheses > 1:  # a single beam is always its own parent
             state.reorder(beams.parents)
-    return _collect_hypotheses(history, batch_size, options=options)
+
+    hypotheses = _collect_hypotheses(history, batch_size, length_penalty=options.length_penalty)
+    impossible = Hypothesis((), -math.inf, -math.inf)
+    return [found[: strategy.num_hypotheses] or [impossible] for found in hypotheses]
 
 
-def _first_beams(batch_size: int, *, bos_id: int, device: torch.device) -> _Candidates:
+@dataclass(frozen=True)
+class BeamSearch:
+    """Strategy that continues the most probable candidates: steps 3 to 5 above."""
+
+    beam_size: int
+
+    @property
+    def num_hypotheses(self) -> int:
+        return self.beam_size
+
+    def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:
+        _, num_beams, vocab_size = totals.shape
+        flat = totals.flatten(1)  # (active, beam * vocab)
+        index = _best_indices(flat, min(2 * self.beam_size, num_beams * vocab_size))
+        best = Candidates(
+            parents=index // vocab_size,
+            tokens=index % vocab_size,
+            log_probs=flat.gather(1, index),
+        )
+        is_eos = best.tokens == eos_id
+
+        # The first beam_size candidates; -inf for those that do not end in eos.
+        is_finished = is_eos[:, : self.beam_size]
+        finished = Candidates(
+            parents=best.parents[:, : self.beam_size],
+            tokens=best.tokens[:, : self.beam_size],
+            log_probs=best.log_probs[:, : self.beam_size].masked_fill(~is_finished, -math.inf),
+        )
+
+        # A stable sort by "is eos" moves the other candidates to the front and keeps their order.
+        non_eos_first = is_eos.byte().argsort(dim=1, stable=True)
+        num_non_eos = min(self.beam_size, num_beams * (vocab_size - 1))
+        beams = best.select_columns(non_eos_first[:, :num_non_eos])
+        return Selection(finished, beams)
+
+
+def _first_beams(batch_size: int, *, bos_id: int, device: torch.device) -> Candidates:
     """Return one beam for each sentence, which contains bos."""
     tokens = torch.full((batch_size, 1), bos_id, device=device)
-    return _Candidates(
+    return Candidates(
         parents=torch.zeros_like(tokens),
         tokens=tokens,
         log_probs=torch.zeros(batch_size, 1, device=device),
@@ -216,35 +272,6 @@ def _allow_only_eos(totals: Tensor, at_max_length: Sequence[bool], *, eos_id: in
     rows = _to_device(at_max_length, totals.device, dtype=torch.bool)
     is_not_eos = torch.arange(totals.shape[2], device=totals.device) != eos_id
     totals.masked_fill_(rows[:, None, None] & is_not_eos, -math.inf)
-
-
-def _select(totals: Tensor, *, eos_id: int, beam_size: int) -> tuple[_Candidates, _Candidates]:
-    """Return the finished candidates and the beams of the next position: steps 3 to 5 above.
-
-    `totals` (active, beam, vocab) has the log-probabilities of all candidates.
-    """
-    _, num_beams, vocab_size = totals.shape
-    flat = totals.flatten(1)  # (active, beam * vocab)
-    index = _best_indices(flat, min(2 * beam_size, num_beams * vocab_size))
-    best = _Candidates(
-        parents=index // vocab_size,
-        tokens=index % vocab_size,
-        log_probs=flat.gather(1, index),
-    )
-    is_eos = best.tokens == eos_id
-
-    # The first beam_size candidates; -inf for those that do not end in eos.
-    finished = _Candidates(
-        parents=best.parents[:, :beam_size],
-        tokens=best.tokens[:, :beam_size],
-        log_probs=best.log_probs[:, :beam_size].masked_fill(~is_eos[:, :beam_size], -math.inf),
-    )
-
-    # A stable sort by "is eos" moves the other candidates to the front and keeps them in order.
-    non_eos_first = is_eos.byte().argsort(dim=1, stable=True)
-    num_non_eos = min(beam_size, num_beams * (vocab_size - 1))
-    beams = best.select_columns(non_eos_first[:, :num_non_eos])
-    return finished, beams
 
 
 def _rows_to_keep(done: Sequence[bool]) -> list[int]:
@@ -300,34 +327,30 @@ def _stable_topk(values: Tensor, count: int) -> Tensor:
 
 
 def _collect_hypotheses(
-    history: Sequence[_Selection], batch_size: int, *, options: SearchOptions
+    history: Sequence[tuple[Sequence[int], Selection]], batch_size: int, *, length_penalty: float
 ) -> list[list[Hypothesis]]:
-    """Return the best hypotheses of each sentence, read from what each position selected."""
+    """Return the hypotheses of each sentence, best first.
+
+    They are read from what was selected at each position for the sentences that were not done.
+    """
     hypotheses: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
     prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch_size)]  # of each beam
-    for length, selection in enumerate(history, start=1):
+    for length, (sentences, selection) in enumerate(history, start=1):
         rows = zip(
-            selection.sentences,
-            selection.finished.to_lists(),
-            selection.beams.to_lists(),
-            strict=True,
+            sentences, selection.finished.to_lists(), selection.beams.to_lists(), strict=True
         )
         for sentence, finished, beams in rows:
             parent_prefixes = prefixes[sentence]
             for parent, _, log_prob in finished:
                 if log_prob > -math.inf:
-                    score = log_prob / length**options.length_penalty
+                    score = log_prob / length**length_penalty
                     hypotheses[sentence].append(
                         Hypothesis(parent_prefixes[parent], log_prob, score)
                     )
             prefixes[sentence] = [(*parent_prefixes[parent], token) for parent, token, _ in beams]
-
-    impossible = Hypothesis((), -math.inf, -math.inf)
-    results = []
     for found in hypotheses:
-        best_first = sorted(found, key=lambda hypothesis: hypothesis.score, reverse=True)
-        results.append(best_first[: options.beam_size] or [impossible])
-    return results
+        found.sort(key=lambda hypothesis: hypothesis.score, reverse=True)
+    return hypotheses
 
 
 def _to_device(values: Sequence[int], device: torch.device, *, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,8 @@ from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.search import Hypothesis, SearchOptions, beam_search
+from mt.decoding.sampling import Sampling, SamplingOptions
+from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
 from mt.device import find_device, oom_as_device_error
 from mt.model.kv_cache import KVCache
 from mt.model.transformer import Memory, Transformer
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 CHUNK_SIZE = 512  # lines that are sorted by length and translated together
 CHUNK_CHARS = 2**18  # a chunk ends early when its lines have this many characters
 CPU_ENCODER_BATCH_SIZE = 32  # sentences
+MAX_WIDER_SEARCHES = 2  # each with twice the beam, for n-best lists that lack translations
 
 Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
 
@@ -86,6 +88,7 @@ class Translator:
     search: SearchConfig
     max_length: int  # of a source segment in tokens, eos included, as in training
     normalization: Normalization = "none"
+    sampling: SamplingOptions | None = None  # None: beam search
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -108,11 +111,13 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         exact: bool = False,
+        sampling: SamplingOptions | None = None,
     ) -> Self:
         """Load the model of a run directory, in float32. Raises MtError when there is none.
 
         `beam_size` and `length_penalty` default to the values in the run's config. `exact` searches
-        each text alone, so that no bit of a score depends on other texts. This is slower.
+        each text alone, so that no bit of a score depends on other texts. This is slower. With
+        `sampling`, the translator draws `beam_size` translations of each text instead of searching.
         """
         run = open_run_dir(Path(run_dir))
         config = load_run_config(run.config_path)
@@ -147,6 +152,7 @@ class Translator:
             search,
             config.data.max_length,
             config.data.normalization,
+            sampling,
         )
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
@@ -164,19 +170,29 @@ class Translator:
         """
         if isinstance(texts, str):
             return self.translate([texts], prefix=prefix)[0]
-        return [translations[0].text for translations in self.n_best(texts, prefix=prefix)]
+        n_best_lists = self.n_best(texts, num_translations=1, prefix=prefix)
+        return [translations[0].text for translations in n_best_lists]
 
-    def n_best(self, texts: Sequence[str], *, prefix: Prefix = ()) -> list[list[Translation]]:
-        """Return up to `beam_size` translations of each text, best first.
+    def n_best(
+        self,
+        texts: Sequence[str],
+        *,
+        num_translations: int | None = None,
+        prefix: Prefix = (),
+    ) -> list[list[Translation]]:
+        """Return up to `num_translations` of each text, best first; None: up to `beam_size`.
 
-        A text of more than `max_length` tokens is split into segments. Its k-th translation joins
-        the k-th translations of all segments.
+        The translations of a text have different texts, except for samples. A text of more than
+        `max_length` tokens is split into segments. Its k-th translation joins the k-th translations
+        of all segments.
         """
         if isinstance(texts, str):
             raise TypeError("n_best takes a list of texts, not a single str")
         segments_of_texts = [self.split(self.src_normalizer(text), prefix=prefix) for text in texts]
         all_segments = [ids for segments in segments_of_texts for ids in segments]
-        translations = iter(self._translate_segments(all_segments))
+        if num_translations is None:
+            num_translations = self.search.beam_size
+        translations = iter(self._translate_segments(all_segments, num_translations))
         return [
             _join_segments([next(translations) for _ in segments]) for segments in segments_of_texts
         ]
@@ -200,7 +216,7 @@ class Translator:
         num_unknown_lines = 0
         unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
-            translations = [found[:n_best] for found in self.n_best(chunk, prefix=prefix)]
+            translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
             for line_translations in translations:
                 num_lines += 1
                 num_segments = len(line_translations[0].segments)
@@ -250,17 +266,42 @@ class Translator:
         return padded.to(self.model.output_weight.device)
 
     @torch.inference_mode()
-    def _translate_segments(self, segments: Sequence[Sequence[int]]) -> list[list[Translation]]:
-        """Return the translations of each segment of source ids, best first.
+    def _translate_segments(
+        self, segments: Sequence[Sequence[int]], num_translations: int
+    ) -> list[list[Translation]]:
+        """Return up to `num_translations` of each segment of source ids, best first.
+
+        Where the best hypotheses have equal texts, because the model knows several ways to divide a
+        text into subwords, a search with a larger beam looks for others. It does not change the
+        best translation.
+        """
+        beam_size = self.search.beam_size
+        found = self._search(segments, beam_size)
+        if self.sampling is not None:
+            return [translations[:num_translations] for translations in found]
+        found = [_merge_equal_texts(translations) for translations in found]
+        for _ in range(MAX_WIDER_SEARCHES):
+            short = [i for i in range(len(found)) if len(found[i]) < num_translations]
+            if not short:
+                break
+            beam_size *= 2
+            wider = self._search([segments[i] for i in short], beam_size)
+            for i, more in zip(short, wider, strict=True):
+                best = found[i][0]
+                others = [translation for translation in more if translation.score <= best.score]
+                found[i] = _merge_equal_texts([*found[i], *others])
+        return [translations[:num_translations] for translations in found]
+
+    def _search(self, segments: Sequence[Sequence[int]], beam_size: int) -> list[list[Translation]]:
+        """Return the translations of each segment that a search with this beam size finds.
 
         Segments of similar length are searched together. The order of the results is that of
         `segments`.
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment) for segment in segments])
-        batch_tokens = self.search.batch_tokens // self.search.beam_size
-        for batch in group_by_length(lengths, batch_tokens=batch_tokens):
-            results = self._search_batch([segments[index] for index in batch])
+        for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
+            results = self._search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
         return translations
@@ -283,7 +324,9 @@ class Translator:
     @oom_as_device_error(
         "to translate: wanted a smaller beam, or search.batch_tokens in the config"
     )
-    def _search_batch(self, segments: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+    def _search_batch(
+        self, segments: Sequence[Sequence[int]], beam_size: int
+    ) -> list[list[Hypothesis]]:
         """Return the hypotheses of each segment of source ids, searched as one batch."""
         model = self.model
 
@@ -292,16 +335,21 @@ class Translator:
             log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
             return log_probs.view(*tokens.shape, -1)
 
-        options = SearchOptions(
-            beam_size=self.search.beam_size,
+        strategy: Strategy
+        if self.sampling is None:
+            strategy = BeamSearch(beam_size)
+        else:
+            strategy = Sampling(self.sampling, num_samples=beam_size, sources=segments)
+        options = GenerationOptions(
             length_penalty=self.search.length_penalty,
             max_lengths=self._max_lengths(segments),
             forbidden_ids=self.tgt_tokenizer.forbidden_ids,
         )
-        return beam_search(
+        return generate(
             step,
             model.start(self._encode(segments)),
             len(segments),
+            strategy=strategy,
             bos_id=self.tgt_tokenizer.bos_id,
             eos_id=self.tgt_tokenizer.eos_id,
             options=options,
@@ -348,6 +396,14 @@ def _cut_position(text: str) -> int:
     right = text.find(" ", middle, len(text) - 1)
     spaces = [space for space in (left, right) if space > 0]
     return min(spaces, key=lambda space: abs(space - middle), default=middle)
+
+
+def _merge_equal_texts(translations: Iterable[Translation]) -> list[Translation]:
+    """Return the best translation of each text, best first."""
+    best_by_text: dict[str, Translation] = {}
+    for translation in sorted(translations, key=lambda translation: -translation.score):
+        best_by_text.setdefault(translation.text, translation)
+    return list(best_by_text.values())
 
 
 def _join_segments(segments: Sequence[Sequence[Translation]]) -> list[Translation]:

@@ -1,12 +1,17 @@
 """Evaluation of a run, or of a file of translations, by BLEU, chrF and TER."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_other_form
-from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
+from mt.data.words import lacks_spaces
+from mt.evaluation.metrics import WORD_TOKENIZERS, Score, Scoring, score_corpus
 from mt.experiment import Experiment
+
+logger = logging.getLogger(__name__)
 
 
 class SetScores(NamedTuple):
@@ -25,13 +30,17 @@ def evaluate(
     checkpoint: str = "best",
     device: str = "auto",
     beam_size: int | None = None,
+    tokenize: str | None = None,
+    lowercase: bool | None = None,
 ) -> list[SetScores]:
     """Translate evaluation sets with a run and score them. Raises MtError.
 
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
-    of the run's config, or its validation set if it has no test sets.
+    of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
+    default to the values in the run's config.
     """
     experiment = Experiment.open(run_dir)
+    scoring = scoring_of_run(experiment.config, tokenize=tokenize, lowercase=lowercase)
     if src is not None:
         src_path = Path(src)
         eval_sets = [read_eval_set(src_path.name, src_path, [Path(ref) for ref in refs])]
@@ -40,30 +49,79 @@ def evaluate(
     for eval_set in eval_sets:
         warn_of_other_form(eval_set, experiment.config.data.normalization)
     translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
-    tgt_lang = experiment.config.data.tgt_lang
-    return [
-        score_set(eval_set, translator.translate(eval_set.src), tgt_lang=tgt_lang)
-        for eval_set in eval_sets
-    ]
+    results = []
+    for eval_set in eval_sets:
+        hypotheses = translator.translate(eval_set.src)
+        _warn_of_missing_spaces(eval_set, hypotheses, scoring)
+        results.append(score_set(eval_set, hypotheses, scoring=scoring))
+    return results
 
 
-def evaluate_file(hyp: Path, refs: Sequence[Path], *, tgt_lang: str = "") -> list[SetScores]:
+def evaluate_file(
+    hyp: Path,
+    refs: Sequence[Path],
+    *,
+    tgt_lang: str = "",
+    tokenize: str = "auto",
+    lowercase: bool = False,
+) -> list[SetScores]:
     """Score a file of translations against files of references. Raises MtError."""
+    scoring = Scoring.for_language(tgt_lang, tokenize=tokenize, lowercase=lowercase)
     # Scoring needs no source. The hypotheses take its place, so that line counts are checked.
     eval_set = read_eval_set(hyp.name, hyp, refs)
     hypotheses = eval_set.src
-    return [score_set(eval_set, hypotheses, tgt_lang=tgt_lang)]
+    _warn_of_missing_spaces(eval_set, hypotheses, scoring)
+    return [score_set(eval_set, hypotheses, scoring=scoring)]
+
+
+def scoring_of_run(
+    config: Config, *, tokenize: str | None = None, lowercase: bool | None = None
+) -> Scoring:
+    """Return how a run's translations are scored, in validation too. Raises TokenizerError.
+
+    `tokenize` and `lowercase` replace the values in the config.
+    """
+    section = config.evaluation
+    return Scoring.for_language(
+        config.data.tgt_lang,
+        tokenize=section.tokenize if tokenize is None else tokenize,
+        lowercase=section.lowercase if lowercase is None else lowercase,
+    )
 
 
 def score_set(
     eval_set: EvalSet,
     hypotheses: Sequence[str],
     *,
-    tgt_lang: str,
+    scoring: Scoring,
     metrics: Sequence[str] = ("bleu", "chrf", "ter"),
 ) -> SetScores:
     """Return the scores of one translation of an evaluation set."""
-    scores = score_corpus(
-        hypotheses, eval_set.refs, metrics=metrics, tokenize=bleu_tokenizer(tgt_lang)
-    )
+    scores = score_corpus(hypotheses, eval_set.refs, metrics=metrics, scoring=scoring)
     return SetScores(eval_set.name, len(eval_set.src), scores)
+
+
+def find_missing_spaces(
+    name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring
+) -> str | None:
+    """Return a sentence about the first side without spaces, if BLEU counts words between spaces.
+
+    `sides` holds the lines of a set by what they are called.
+    """
+    if scoring.tokenize not in WORD_TOKENIZERS:
+        return None
+    for side, lines in sides.items():
+        if lacks_spaces(lines):
+            return (
+                f"{name}: the {side} have about one word a line, and BLEU counts words between "
+                f"spaces (tok:{scoring.tokenize}): use --tokenize zh or char, "
+                "or evaluation.tokenize in a config"
+            )
+    return None
+
+
+def _warn_of_missing_spaces(eval_set: EvalSet, hypotheses: Sequence[str], scoring: Scoring) -> None:
+    sides = {"translations": hypotheses, "references": eval_set.refs[0]}
+    problem = find_missing_spaces(eval_set.name, sides, scoring)
+    if problem is not None:
+        logger.warning(problem)

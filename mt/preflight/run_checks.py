@@ -9,15 +9,17 @@ from typing import NamedTuple
 
 from mt.config.load import fill_unset_keys, load_run_config
 from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig, Normalization
-from mt.data.eval_set import find_files
+from mt.data.eval_set import find_files, load_eval_set
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
+from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
 from mt.preflight import file_checks
 from mt.preflight.dry_run import try_training
 from mt.preflight.file_checks import Finding
 from mt.preflight.kill_test import check_resume
 from mt.preflight.languages import TrigramLogOdds, learn_log_odds
 from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
+from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.resume_rules import forbidden_changes
 from mt.training.run import read_config, resolve_auto
@@ -66,6 +68,8 @@ def _check_all(
         if finding.level == "error":
             files_are_sound = False
         yield finding
+    if files_are_sound:
+        yield check_scoring(config)
 
     if runtime is not None and files_are_sound:
         yield from check_training(config, runtime, resume=resume)
@@ -257,6 +261,16 @@ def _add_sets_that_agree(
     return replace(finding, text=text)
 
 
+def check_scoring(config: Config) -> Finding:
+    """Check that BLEU's tokenizer fits the references of the validation set. Raises MtError."""
+    scoring = scoring_of_run(config)
+    valid = load_eval_set(config.data.valid, config.data)
+    problem = find_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+    if problem is not None:
+        return Finding("warning", "scores", "", problem)
+    return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {scoring.tokenize}")
+
+
 # Training
 
 
@@ -266,7 +280,7 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
     run_dir = RunDir(Path(config.train.run_dir))
     trial_config, trial_runtime = resolve_auto(config, None, runtime)
     has_usable_run = False
-    if (run_dir.checkpoints_dir / "last").is_file():
+    if has_checkpoint(run_dir.checkpoints_dir):
         run_config = load_run_config(run_dir.config_path)
         resumed_config = fill_unset_keys(config, run_config)
         resumed_config, resumed_runtime = resolve_auto(resumed_config, run_config, runtime)

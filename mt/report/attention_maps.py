@@ -80,7 +80,7 @@ def attention_maps(
         prefix=prefix,
     )
     if target is None:
-        best = translator.n_best([sentence], prefix=prefix)[0][0]
+        ((best,),) = translator.n_best([sentence], num_translations=1, prefix=prefix)
         tgt_text = best.text
         # The ids come from the search: encoding the text could split its words differently.
         tgt_out = best.segments[0].tgt

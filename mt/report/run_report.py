@@ -9,6 +9,7 @@ from mt.config.load import dump_config, load_run_config
 from mt.config.schema import Config
 from mt.decoding.translator import Translator
 from mt.evaluation.analysis import LENGTH_RATIO, word_diff
+from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import MIN_SENTENCES, Score
 from mt.report.facts import Fact, list_facts, summarise
 from mt.report.heat_maps import HeatMap, compute_heat_maps
@@ -100,6 +101,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     """Translate and score the run's evaluation sets, if there is a checkpoint yet."""
     if checkpoint == "best" and not (run.checkpoints_dir / "best").is_file():
         return Evaluation(missing=["The run has no checkpoint yet: nothing could be translated."])
+    scoring = scoring_of_run(config)
     translator = Translator.load(run.path, checkpoint=checkpoint, device=device)
     eval_sets, problems = load_evaluation_sets(config)
     scored_sets = []
@@ -107,7 +109,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     heat_maps_source = ""
     for eval_set in eval_sets:
         logger.info(f"{eval_set.name}: translating {len(eval_set.src):,} sentences")
-        scored_sets.append(translate_and_score(eval_set, translator, tgt_lang=config.data.tgt_lang))
+        scored_sets.append(translate_and_score(eval_set, translator, scoring=scoring))
         if not heat_maps:  # the sets before had no suitable sentence
             heat_maps = compute_heat_maps(eval_set.src, translator)
             heat_maps_source = eval_set.name

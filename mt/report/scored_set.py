@@ -16,7 +16,7 @@ from mt.evaluation.analysis import (
     length_buckets,
     sentence_chrf,
 )
-from mt.evaluation.metrics import NUM_RESAMPLES, Score, bleu_tokenizer, score_corpus
+from mt.evaluation.metrics import NUM_RESAMPLES, Score, Scoring, score_corpus
 
 NUM_EXAMPLES = 5  # at most, of each kind and set
 
@@ -26,7 +26,7 @@ class ScoredSet(NamedTuple):
 
     name: str
     sentences: Sequence[ScoredSentence]
-    scores: Sequence[Score]  # BLEU, chrF, TER
+    scores: Sequence[Score]  # BLEU, chrF, and TER if the language has words
     length_unit: str  # "words" or "characters"
     by_length: Sequence[tuple[Bucket, Sequence[Score]]]  # BLEU and chrF by source length
     examples: Mapping[str, Sequence[Example]]  # "best", "worst" and "instructive"
@@ -55,23 +55,26 @@ def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
     return eval_sets, problems
 
 
-def translate_and_score(eval_set: EvalSet, translator: Translator, *, tgt_lang: str) -> ScoredSet:
+def translate_and_score(
+    eval_set: EvalSet, translator: Translator, *, scoring: Scoring
+) -> ScoredSet:
     """Translate an evaluation set, score it as a whole and by length, and choose examples."""
     sentences = []
-    for index, translations in enumerate(translator.n_best(eval_set.src)):
+    n_best_lists = translator.n_best(eval_set.src, num_translations=1)
+    for index, (translation,) in enumerate(n_best_lists):
         refs = [lines[index] for lines in eval_set.refs]
-        sentences.append(score_sentence(eval_set.src[index], translations[0], refs))
+        sentences.append(score_sentence(eval_set.src[index], translation, refs))
 
     hyps = [sentence.hyp for sentence in sentences]
     all_indices = range(len(hyps))
     metrics = ("bleu", "chrf", "ter")
-    scores = _score(hyps, eval_set.refs, all_indices, metrics=metrics, tgt_lang=tgt_lang)
+    scores = _score(hyps, eval_set.refs, all_indices, metrics=metrics, scoring=scoring)
 
     length_unit, buckets = length_buckets(eval_set.src)
     by_length = []
     for bucket in buckets:
         bucket_scores = _score(
-            hyps, eval_set.refs, bucket.indices, metrics=("bleu", "chrf"), tgt_lang=tgt_lang
+            hyps, eval_set.refs, bucket.indices, metrics=("bleu", "chrf"), scoring=scoring
         )
         by_length.append((bucket, bucket_scores))
 
@@ -96,13 +99,13 @@ def _score(
     indices: Sequence[int],
     *,
     metrics: Sequence[str],
-    tgt_lang: str,
+    scoring: Scoring,
 ) -> list[Score]:
     """Score the sentences at `indices`, with intervals where there are enough of them."""
     return score_corpus(
         [hyps[i] for i in indices],
         [[lines[i] for i in indices] for lines in refs],
         metrics=metrics,
-        tokenize=bleu_tokenizer(tgt_lang),
+        scoring=scoring,
         num_resamples=NUM_RESAMPLES,
     )

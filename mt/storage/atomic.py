@@ -4,48 +4,94 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from mt.errors import DiskError
 
 
+class OutputFile:
+    """A file that is being written. `write` and `flush` raise a DiskError that names the output."""
+
+    def __init__(self, file: BinaryIO, output: Path) -> None:
+        self._file = file
+        self._output = output
+
+    def write(self, data: bytes) -> None:
+        with os_errors_as_disk_error(self._output):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        with os_errors_as_disk_error(self._output):
+            self._file.flush()
+
+
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[OutputFile]:
     """Open a file for writing that replaces `path` once all is written and on the disk.
 
     Until then its name is `.NAME.<8 digits>.partial`, and a killed process leaves it under that
-    name. The digits keep apart two processes that write the same file. DiskError when the file
-    cannot be written.
+    name. The digits keep apart two processes that write the same file. A file that is replaced
+    passes its permissions on. DiskError when the file cannot be written; an OSError of the caller's
+    own work is not changed.
     """
     if path.exists() and not path.is_file():  # a device or a pipe, which must not be replaced
-        with os_errors_as_disk_error(path), path.open("wb") as file:
-            yield file
+        with _open_output(path, "wb", output=path) as file:
+            yield OutputFile(file, path)
         return
     path = path.resolve()  # so that the target of a link is replaced, not the link
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with _renamed_at_end(partial, path):
-        with partial.open("xb") as file:
-            yield file
-        fsync_path(partial)
+        with _open_output(partial, "xb", output=path) as file:
+            if path.exists():
+                os.fchmod(file.fileno(), _permissions(path))
+            yield OutputFile(file, path)
+        with os_errors_as_disk_error(path):
+            fsync_path(partial)
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a directory that replaces `path` once all files in it are written and on the disk.
 
-    Until then its name is `.NAME.partial`. DiskError when it cannot be written.
+    Until then its name is `.NAME.partial`. A directory that is replaced passes its permissions on.
+    DiskError when it cannot be written; an OSError that names a file elsewhere is not changed.
     """
     partial = path.with_name(f".{path.name}.partial")
     with _renamed_at_end(partial, path):
-        partial.mkdir()
-        yield partial
-        for file in partial.iterdir():
-            fsync_path(file)
-        fsync_path(partial)
-        remove(path)  # a directory cannot be renamed to the name of one that has files
+        with os_errors_as_disk_error(path):
+            partial.mkdir()
+            if path.exists():
+                partial.chmod(_permissions(path))
+        try:
+            yield partial
+        except OSError as error:
+            if _names_file_outside(partial, error):
+                raise
+            with os_errors_as_disk_error(path):
+                raise
+        with os_errors_as_disk_error(path):
+            for file in partial.iterdir():
+                fsync_path(file)
+            fsync_path(partial)
+            remove(path)  # a directory cannot be renamed to the name of one that has files
+
+
+@contextmanager
+def _open_output(path: Path, mode: Literal["wb", "xb"], *, output: Path) -> Iterator[BinaryIO]:
+    """Open a file. A DiskError that names `output` when it cannot be opened or closed."""
+    with os_errors_as_disk_error(output):
+        file = path.open(mode)
+    try:
+        yield file
+        with os_errors_as_disk_error(output):
+            file.close()  # writes what is still in the buffer
+    finally:
+        with suppress(OSError):  # after an error, which is more important than this one
+            file.close()
 
 
 @contextmanager
@@ -55,11 +101,22 @@ def _renamed_at_end(partial: Path, path: Path) -> Iterator[None]:
         with os_errors_as_disk_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(partial)  # left by a killed process
-            yield
+        yield
+        with os_errors_as_disk_error(path):
             partial.replace(path)
             fsync_path(path.parent)  # so that the new name is on the disk
     finally:
         remove(partial)
+
+
+def _permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _names_file_outside(directory: Path, error: OSError) -> bool:
+    """Return whether an error names files, none of them in `directory`."""
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return bool(names) and not any(name.startswith(str(directory)) for name in names)
 
 
 @contextmanager

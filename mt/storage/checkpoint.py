@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,12 +52,12 @@ class CheckpointStore:
         Returns its directory. DiskError when it cannot be written; earlier checkpoints and the
         pointers are then unchanged.
         """
-        directory = self.path / f"step_{step:08d}"
+        directory = self.path / step_name(step)
         # Written under another name, flushed to the disk, then renamed.
         with atomic_directory(directory) as partial:
             _save_tensors(checkpoint.model, partial / MODEL)
             _save_tensors(checkpoint.optimizer, partial / OPTIMIZER)
-            meta = {**checkpoint.meta, "format_version": FORMAT_VERSION}
+            meta = {**checkpoint.meta, "format_version": FORMAT_VERSION, "is_best": is_best}
             (partial / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
             checksums = [f"{sha256(partial / name)}  {name}\n" for name in (MODEL, OPTIMIZER, META)]
             (partial / CHECKSUMS).write_text("".join(checksums), encoding="ascii")
@@ -75,13 +76,8 @@ class CheckpointStore:
         Also returns the errors of the damaged ones that were passed over. Raises the error of the
         newest checkpoint when none is intact.
         """
-        last = _read_pointer(self.path / LAST)
         errors: list[CheckpointError] = []
-        for directory in _newest_first(self.path):
-            # `last` is set after a checkpoint is complete, so a newer one is from a killed save.
-            # Without a readable `last`, all are tried.
-            if last is not None and directory.name > last:
-                continue
+        for directory in self._up_to_last():
             try:
                 return load_checkpoint(directory), errors
             except CheckpointError as error:
@@ -89,6 +85,34 @@ class CheckpointStore:
         if errors:
             raise errors[0]
         raise CheckpointError(f"{self.path}: no checkpoint is left (mt train makes one)")
+
+    def repair_pointers(self, step: int) -> None:
+        """Write `last` and `best` again where they are missing, when a run resumes from `step`.
+
+        Without `last`, a save may have been killed before it wrote `best`. DiskError when a pointer
+        cannot be written.
+        """
+        has_last = _read_pointer(self.path / LAST) is not None
+        has_best = _read_pointer(self.path / BEST) is not None
+        if not has_last:
+            self._point(LAST, self.path / step_name(step))
+        if has_last and has_best:
+            return
+        for directory in self._up_to_last():
+            with suppress(CheckpointError):
+                if load_meta(directory).get("is_best"):
+                    self._point(BEST, directory)
+                    return
+
+    def _up_to_last(self) -> list[Path]:
+        """Return the checkpoints, newest first.
+
+        `last` is set after a checkpoint is complete, so one that is newer than `last` is from a
+        killed save, and is left out. Without a readable `last`, all are returned.
+        """
+        last = _read_pointer(self.path / LAST)
+        directories = _newest_first(self.path)
+        return [directory for directory in directories if last is None or directory.name <= last]
 
     def _point(self, pointer: str, directory: Path) -> None:
         with atomic_file(self.path / pointer) as file:
@@ -100,6 +124,16 @@ class CheckpointStore:
         for directory in _newest_first(self.path)[self.keep :]:
             if directory.name not in pointed_to:
                 remove(directory)
+
+
+def step_name(step: int) -> str:
+    """Return the name of the directory of a checkpoint."""
+    return f"step_{step:08d}"
+
+
+def has_checkpoint(checkpoints: Path) -> bool:
+    """Return whether a run has a checkpoint to resume from, or had one that is damaged now."""
+    return (checkpoints / LAST).is_file() or bool(_newest_first(checkpoints))
 
 
 def find_checkpoint(checkpoints: Path, which: str) -> Path:

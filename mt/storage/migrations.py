@@ -144,7 +144,6 @@ def format_2_parameter_order(names: Iterable[str]) -> list[str]:
     The order of a later model may differ, so it is written out here. Raises ValueError for a name
     that format 2 does not have.
     """
-
     return sorted(names, key=_format_2_rank)
 
 

@@ -29,29 +29,38 @@ def check_memory(
     """Run forward and backward on the largest batches of `epoch`, with more padding than usual.
 
     `optimizer_has_state` says that the optimizer's memory is allocated already. Raises DeviceError
-    when memory is too small; it names a `train.batch_tokens` that fits.
+    when memory is too small; it names a `train.batch_tokens` that fits, if there is one that a
+    config may have.
     """
-    for halvings in range(MAX_HALVINGS + 1):
-        num_parts = 2**halvings
-        if halvings > 0:
+    for size in sizes_to_try(batch_tokens, max_length=dataset.max_length):
+        if size < batch_tokens:
             gc.collect()  # the tensors of the failed attempt
             runtime.release_memory()
-            epoch = dataset.epoch(epoch.number, batch_tokens=batch_tokens // num_parts)
+            epoch = dataset.epoch(epoch.number, batch_tokens=size)
         batches = map(epoch.widest_batch, largest_batches(epoch.plan))
         with suppress(DeviceError):
             try_update(objective, batches, runtime, optimizer_has_state=optimizer_has_state)
             break
     else:
         raise DeviceError(
-            f"too little memory for this model, even with train.batch_tokens "
-            f"{batch_tokens // num_parts}"
+            f"too little memory for this model, even with train.batch_tokens {size}: use a "
+            "smaller model or a smaller data.max_length"
         )
-    if num_parts > 1:
+    if size < batch_tokens:
         raise DeviceError(
             f"too little memory for train.batch_tokens {batch_tokens}; "
-            f"{batch_tokens // num_parts} fits, and with {num_parts} times "
+            f"{size} fits, and with {batch_tokens // size} times "
             "train.gradient_accumulation the updates stay as large"
         )
+
+
+def sizes_to_try(batch_tokens: int, *, max_length: int) -> list[int]:
+    """Return `batch_tokens` and its halves, without those that a config may not have.
+
+    A config refuses a `train.batch_tokens` below `data.max_length`.
+    """
+    sizes = [batch_tokens // 2**halvings for halvings in range(MAX_HALVINGS + 1)]
+    return [size for size in sizes if size == batch_tokens or size >= max_length]
 
 
 def largest_batches(plan: BatchPlan) -> list[int]:

@@ -20,14 +20,14 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from mt.errors import DiskError
-from mt.storage.atomic import fsync_path, os_errors_as_disk_error
+from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error
 
 LARGEST_EXPONENT = 700.0  # exp of more has no float
 
@@ -174,10 +174,26 @@ class MetricsLog:
             fsync_path(self.path)
         return self._size()
 
-    def truncate(self, size: int) -> None:
-        """Drop everything after the first `size` bytes: updates that a resumed run repeats."""
-        if self._size() > size:
-            os.truncate(self.path, size)
+    def clear(self) -> None:
+        """Drop all lines."""
+        if self._size() > 0:
+            os.truncate(self.path, 0)
+
+    def cut_back(self, size: int, *, step: int) -> bool:
+        """Drop everything after the first `size` bytes: updates that a resumed run repeats.
+
+        Returns False if the file was cut or changed since it had `size` bytes at update `step`. Its
+        complete lines up to that update are kept then.
+        """
+        content = self.path.read_bytes() if self.path.exists() else b""
+        kept = content[:size]
+        is_intact = len(kept) == size and kept[-1:] in (b"", b"\n")
+        if not is_intact:
+            with atomic_file(self.path) as file:
+                file.write(b"".join(_complete_lines(content, step=step)))
+        elif kept != content:
+            os.truncate(self.path, size)  # needs no space on the disk
+        return is_intact
 
     def incidents(self) -> list[str]:
         """Return what went wrong since the run began, a text for each incident."""
@@ -256,6 +272,14 @@ def parse_metrics(content: bytes) -> MetricsHistory:
         else:
             lines.append(line)
     return MetricsHistory(lines, num_unreadable)
+
+
+def _complete_lines(content: bytes, *, step: int) -> Iterator[bytes]:
+    """Yield the lines that can be read, with their line ends, up to those of update `step`."""
+    for raw_line in content.splitlines(keepends=True):
+        line = _parse_line(raw_line)
+        if line is not None and line["step"] <= step and raw_line.endswith(b"\n"):
+            yield raw_line
 
 
 def _parse_line(raw_line: bytes) -> MetricsLine | None:

@@ -3,7 +3,7 @@
 from mt.config.load import diff_configs
 from mt.config.schema import SCHEDULES_WITH_AN_END, Config
 
-# Keys that may change when a run is resumed: they do not change what an update
+# Keys, or whole sections, that may change when a run is resumed: they do not change what an update
 # computes, except for rounding.
 CHANGEABLE_KEYS = (
     "data.test",
@@ -25,4 +25,9 @@ def forbidden_changes(run_config: Config, config: Config) -> list[str]:
     changeable: tuple[str, ...] = CHANGEABLE_KEYS
     if config.train.schedule not in SCHEDULES_WITH_AN_END:
         changeable = (*changeable, "train.max_steps")
-    return [line for line in diff_configs(run_config, config) if not line.startswith(changeable)]
+    lines = []
+    for line in diff_configs(run_config, config):
+        key, _, _ = line.partition(": ")
+        if not any(key == name or key.startswith(f"{name}.") for name in changeable):
+            lines.append(line)
+    return lines

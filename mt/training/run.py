@@ -15,11 +15,15 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
-from mt.data.eval_set import warn_of_other_form
+from mt.data.eval_set import EvalSet, warn_of_other_form
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
+from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
+from mt.evaluation.languages import bleu_tokenizer
+from mt.evaluation.metrics import Scoring
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
+from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.resume_rules import forbidden_changes
 from mt.training.trainer import Trainer
@@ -76,7 +80,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     RunDirError when the run began with a config that differs in a key that must not change.
     """
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
-    can_resume = (run_dir.checkpoints_dir / "last").is_file()
+    can_resume = has_checkpoint(run_dir.checkpoints_dir)
     run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
     if run_config is not None:
         config = fill_unset_keys(config, run_config)
@@ -84,7 +88,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     experiment = Experiment(config, run_dir)
     if runtime.is_main:
         write_config(config, run_dir, run_config)
-        # Read now, because a missing file should show before the tokenizer is trained.
+        # A missing file or package should show before the tokenizer is trained.
+        _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
         warn_of_other_form(experiment.validation_set, config.data.normalization)
         if run_config is None:
             experiment.train_tokenizers()
@@ -93,14 +98,20 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     return experiment, runtime
 
 
+def _warn_of_missing_spaces(valid: EvalSet, scoring: Scoring) -> None:
+    problem = find_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+    if problem is not None:
+        logger.warning(problem)
+
+
 def resolve_auto(
     config: Config, run_config: Config | None, runtime: Runtime
 ) -> tuple[Config, Runtime]:
-    """Return the config without `auto` for device and precision, and its runtime.
+    """Return the config without `auto`, and the runtime with its precision.
 
-    The speed of bf16 is measured once, when a run begins; a resumed run keeps the precision of
-    `run_config`. Raises DeviceError for a precision or `train.compile` that the device does not
-    support.
+    Two choices are made once, when a run begins, and kept in `run_config`: the precision, for which
+    the speed of bf16 is measured, and BLEU's tokenizer, which depends on the packages installed.
+    Raises DeviceError for a precision or `train.compile` that the device does not support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
@@ -108,9 +119,17 @@ def resolve_auto(
     if precision == "auto" and run_config is not None:
         precision = run_config.train.precision
     runtime = runtime.with_precision(precision)
+    tokenize: str = config.evaluation.tokenize
+    if tokenize == "auto" and run_config is not None:
+        tokenize = run_config.evaluation.tokenize  # of an old run it is still auto
+    elif tokenize == "auto":
+        tokenize = bleu_tokenizer(config.data.tgt_lang)
     resolved = {"precision": runtime.precision, "device": runtime.device.type}
-    train_config = config.train.model_copy(update=resolved)
-    return config.model_copy(update={"train": train_config}), runtime
+    sections = {
+        "train": config.train.model_copy(update=resolved),
+        "evaluation": config.evaluation.model_copy(update={"tokenize": tokenize}),
+    }
+    return config.model_copy(update=sections), runtime
 
 
 def write_config(config: Config, run_dir: RunDir, run_config: Config | None) -> None:

@@ -1,8 +1,9 @@
 """The training state, and running sums over the latest updates: values that a checkpoint keeps."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import FiniteFloat, NonNegativeInt
@@ -24,9 +25,27 @@ class TrainState:
     tokens_seen: NonNegativeInt = 0  # target tokens
     elapsed_seconds: FiniteFloat = 0.0
     best_score: FiniteFloat | None = None  # higher is better
+    best_loss: FiniteFloat | None = None  # of the validation with the best score
     validations_without_improvement: NonNegativeInt = 0
     num_skipped: NonNegativeInt = 0  # updates skipped because their gradients were not finite
     last_validated_step: NonNegativeInt = 0
+
+    def assign(self, other: Self) -> None:
+        """Set all counters to those of `other`."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(other, field.name))
+
+    def is_improved_by(self, score: float, *, loss: float) -> bool:
+        """Return whether a validation is better than the best one so far.
+
+        Of two equal scores, such as a BLEU of 0 in early training, the one with the lower loss is
+        better. Earlier versions of mt did not keep the loss: then an equal score is not better.
+        """
+        if not math.isfinite(score):
+            return False
+        if self.best_score is None or score > self.best_score:
+            return True
+        return score == self.best_score and self.best_loss is not None and loss < self.best_loss
 
 
 class WindowSums(NamedTuple):

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any, NoReturn, Protocol, Self
 
@@ -26,7 +26,7 @@ from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, TrainingError
 from mt.experiment import Experiment
-from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.storage.checkpoint import Checkpoint, CheckpointStore, has_checkpoint, step_name
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
 from mt.training.console import Console, format_duration
@@ -71,6 +71,7 @@ class Trainer:
         dataset: Dataset,
         validate: ValidationFunction,
         *,
+        valid_digest: str,
         config: TrainConfig,
         run_dir: RunDir,
         runtime: Runtime,
@@ -78,6 +79,7 @@ class Trainer:
         self.objective = objective
         self.dataset = dataset
         self.validate = validate
+        self.valid_digest = valid_digest
         self.config = config
         self.run_dir = run_dir
         self.runtime = runtime
@@ -95,6 +97,8 @@ class Trainer:
         self.signals = StopSignals(announce=runtime.is_main)
 
         self.last_saved_step = 0
+        # The state of the best checkpoint, if the disk refused to store it.
+        self.unsaved_best: TrainState | None = None
         self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.memory_checked = False
         self.start_time = time.monotonic()
@@ -112,8 +116,15 @@ class Trainer:
         torch.manual_seed(config.seed + 1 + runtime.rank)
         objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)
-        run_dir = experiment.run_dir
-        return cls(objective, dataset, validator, config=config, run_dir=run_dir, runtime=runtime)
+        return cls(
+            objective,
+            dataset,
+            validator,
+            valid_digest=experiment.validation_set.digest,
+            config=config,
+            run_dir=experiment.run_dir,
+            runtime=runtime,
+        )
 
     def fit(self) -> str:
         """Train from the start, or from the last checkpoint, to the end of the run.
@@ -257,9 +268,18 @@ class Trainer:
         if self.signals.name is None and state.step != state.last_validated_step:
             self._validate_and_save()
         if state.step != self.last_saved_step:
-            error = self._save(is_best=False)
-            if error is not None:
-                raise error
+            self._save_again()
+
+    def _save_again(self) -> None:
+        """Save the last update after an earlier try may have failed. Raises DiskError."""
+        unsaved_best = self.unsaved_best
+        is_best = False
+        if unsaved_best is not None and unsaved_best.step == self.state.step:
+            self.state.assign(unsaved_best)
+            is_best = True
+        error = self._save(is_best=is_best)
+        if error is not None:
+            raise error
 
     def _check_memory_once(self, epoch: Epoch) -> None:
         """Try the largest batches before the first update of this process. Raises DeviceError."""
@@ -298,25 +318,27 @@ class Trainer:
         assert validation is not None, "rank 0 broadcast no validation"
         self.wrapped_objective.train()
 
+        self._update_elapsed_time()
+        state.last_validated_step = state.step
+        state_before = replace(state)
         score = validation.selection_score(self.config.metric)
-        best_score_before = state.best_score
-        is_best = math.isfinite(score) and (best_score_before is None or score > best_score_before)
+        is_best = state.is_improved_by(score, loss=validation.loss)
         if is_best:
             state.best_score = score
+            state.best_loss = validation.loss if math.isfinite(validation.loss) else None
             state.validations_without_improvement = 0
         else:
             state.validations_without_improvement += 1
-        state.last_validated_step = state.step
 
-        self._update_elapsed_time()
         # So that validation time does not lower the logged tokens per second.
         self._restart_speed_measurement()
         self._write(ValidationRecord(state.epoch, validation, is_best))
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
-        if error is not None:
+        if error is not None and is_best:
             # The checkpoint was not saved, so its score must not count as the best.
-            state.best_score = best_score_before
+            self.unsaved_best = replace(state)
+            state.assign(state_before)
 
     # Logging
 
@@ -409,7 +431,7 @@ class Trainer:
     def _raise_diverged(self, cause: str) -> NoReturn:
         """Raise TrainingError with the last good checkpoint and what may help."""
         if self.last_saved_step:
-            last = self.checkpoints.path / f"step_{self.last_saved_step:08d}"
+            last = self.checkpoints.path / step_name(self.last_saved_step)
             checkpoint_text = f"the last good checkpoint is {last}"
         else:
             checkpoint_text = "there is no good checkpoint yet"
@@ -428,16 +450,18 @@ class Trainer:
         where = f"{runtime.device.type}, {runtime.precision}"
         if runtime.world_size > 1:
             where += f", {runtime.world_size} ranks"
-        if (self.run_dir.checkpoints_dir / "last").is_file():
+        if has_checkpoint(self.run_dir.checkpoints_dir):
             checkpoint, load_errors = self.checkpoints.load_newest()
             self.restore(checkpoint)
+            if runtime.is_main:
+                self.checkpoints.repair_pointers(self.state.step)
             for error in load_errors:
                 self.record_incident(f"{error}; resuming from update {self.state.step:,} instead")
             self.console.info(
                 f"{self.run_dir.display_path}: resuming from update {self.state.step:,} ({where})"
             )
         elif runtime.is_main:
-            self.metrics.truncate(0)  # lines of a run that ended before its first checkpoint
+            self.metrics.clear()  # lines of a run that ended before its first checkpoint
             start = StartRecord(num_parameters, runtime.environment())
             self.metrics.write(start, step=0, timing={"unix_time": time.time()})
             self.metrics.sync()
@@ -465,6 +489,7 @@ class Trainer:
                     "scaler": self.scaler.state_dict(),
                     "ranks": rank_states,
                     "data_digest": self.dataset.digest,
+                    "valid_digest": self.valid_digest,
                     "subword_sampling": SUBWORD_SAMPLING,
                     "metrics_size": self.metrics.sync(),
                     "environment": runtime.environment(),
@@ -495,17 +520,25 @@ class Trainer:
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
             runtime.set_random_state(rank["random"])
             has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
-            if runtime.is_main:
-                self.metrics.truncate(int(meta["metrics_size"]))
+            metrics_size = int(meta["metrics_size"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             cause = " ".join(str(error).split())  # torch's message has several lines
             raise CheckpointError(
                 f"{path}: the checkpoint does not fit this run ({cause})"
             ) from error
         self.last_saved_step = self.state.step
+        self._restore_metrics(metrics_size)
         self._warn_if_environment_changed(meta.get("environment"))
         if not has_same_batches:
             self._skip_rest_of_old_epoch()
+
+    def _restore_metrics(self, size: int) -> None:
+        """Cut metrics.jsonl back to its size at the checkpoint, on rank 0 only."""
+        if self.runtime.is_main and not self.metrics.cut_back(size, step=self.state.step):
+            self.record_incident(
+                f"{self.metrics.path}: lines are missing or were changed; "
+                "the complete ones were kept"
+            )
 
     def _skip_rest_of_old_epoch(self) -> None:
         """Continue at the start of the next epoch, if the batches of this one cannot be repeated.
@@ -524,7 +557,7 @@ class Trainer:
         state.batch_index = 0
 
     def _check_fits(self, meta: Mapping[str, Any]) -> None:
-        """Raise CheckpointError for another number of ranks or other training text."""
+        """Raise CheckpointError for another number of ranks or other text."""
         path = self.checkpoints.path
         saved_world_size = len(meta["ranks"])
         if saved_world_size != self.runtime.world_size:
@@ -536,6 +569,12 @@ class Trainer:
             raise CheckpointError(
                 f"{path}: the training text has changed since the run began; "
                 "choose another --run-dir"
+            )
+        # Earlier versions of mt did not save it.
+        if meta.get("valid_digest", self.valid_digest) != self.valid_digest:
+            raise CheckpointError(
+                f"{path}: the validation text has changed since the run began, so scores cannot be "
+                "compared; choose another --run-dir"
             )
 
     def _warn_if_environment_changed(self, saved: object) -> None:

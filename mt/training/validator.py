@@ -10,7 +10,7 @@ from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Translator
 from mt.distributed import Runtime
 from mt.errors import DataError
-from mt.evaluation.evaluate import score_set
+from mt.evaluation.evaluate import score_set, scoring_of_run
 from mt.experiment import Experiment, Tokenizers
 from mt.training.metrics_log import Sample, Validation
 from mt.training.objective import Objective, mean_nll
@@ -29,14 +29,14 @@ class Validator:
         self.tokenizers = experiment.tokenizers
         self.pairs = encode_eval_set(self.eval_set, self.tokenizers, self.config.data.normalization)
         self._check_lengths()
+        self.scoring = scoring_of_run(self.config)
 
     def __call__(self, objective: Objective) -> Validation:
         """Validate `objective`, which must be in evaluation mode."""
         # In float32, as `mt translate` does, so that both give the same translations.
         with objective.transformer.computing_in(torch.float32):
             hypotheses = self._translator(objective).translate(self.eval_set.src)
-        tgt_lang = self.config.data.tgt_lang
-        scores = score_set(self.eval_set, hypotheses, tgt_lang=tgt_lang, metrics=METRICS).scores
+        scores = score_set(self.eval_set, hypotheses, scoring=self.scoring, metrics=METRICS).scores
         return Validation(
             loss=self._loss(objective),
             scores={score.name: score.value for score in scores},

@@ -248,12 +248,12 @@ def print_ratio(beam_size: int, measurements: dict[str, Measurement]) -> None:
 def print_rows(
     beam_size: int, measurements: dict[str, Measurement], refs: list[str], *, tgt_lang: str
 ) -> None:
-    from mt.evaluation.metrics import bleu_tokenizer, score_corpus
+    from mt.evaluation.metrics import Scoring, score_corpus
 
     for name, measurement in measurements.items():
         translations = measurement.translations
         (bleu,) = score_corpus(
-            translations, [refs], metrics=("bleu",), tokenize=bleu_tokenizer(tgt_lang)
+            translations, [refs], metrics=("bleu",), scoring=Scoring.for_language(tgt_lang)
         )
         num_equal = 0
         for ours, theirs in zip(measurements[MT].translations, translations, strict=True):

@@ -434,7 +434,7 @@ def test_process_adds_settings_that_the_user_has_not_set(user_settings: dict[str
         assert merges == str(expected), "a small freed block must not separate large ones"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux restarts, for glibc's settings")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, where the process restarts")
 @pytest.mark.parametrize("setting_survives", [True, False])
 @pytest.mark.parametrize("as_module", [True, False])
 def test_process_restarts_exactly_once(
@@ -767,8 +767,8 @@ def test_run_without_tokenizer_is_named(small_task: Path, run_dir: Path) -> None
 def test_missing_or_undecodable_input_is_named(small_task: Path, run_dir: Path) -> None:
     missing = error_of("translate", run_dir, "-i", "text.aa")
     assert_contains(missing, "text.aa:", "No such file or directory")
-    undecodable = error_of("translate", run_dir, stdin=b"balo\nd\xe9ru\n")
-    assert undecodable.startswith("stdin:2: ")
+    undecodable = error_of("translate", run_dir, stdin=b"d\xe9ru\nbalo\n")
+    assert undecodable.startswith("stdin:1: ")
     assert_contains(undecodable, "not UTF-8", "0xE9", "column 2", "iconv")
 
 

@@ -50,7 +50,7 @@ search: {beam_size: 1, max_length_factor: 1.0, max_length_offset: 2}
 """
 
 needs_memory_limits = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="needs memory limits that are enforced"
+    not sys.platform.startswith("linux"), reason="needs Linux, which enforces memory limits"
 )
 
 

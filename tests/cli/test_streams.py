@@ -1,10 +1,25 @@
-"""Errors of stdout, and errors of the work that produces the lines."""
+"""Stdin and stdout: non-blocking pipes, and errors of the work that produces the lines."""
 
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from mt.cli.streams import write_lines
+from mt.cli.streams import read_input, write_lines
+
+
+@pytest.fixture
+def pipe() -> tuple[int, int]:
+    """The reading and the writing end of a pipe, both non-blocking."""
+    reading_end, writing_end = os.pipe()
+    os.set_blocking(reading_end, False)
+    os.set_blocking(writing_end, False)
+    return reading_end, writing_end
 
 
 @pytest.mark.parametrize("error", [PermissionError, BrokenPipeError])
@@ -15,3 +30,45 @@ def test_error_of_the_work_is_not_reported_as_an_error_of_stdout(error: type[OSE
 
     with pytest.raises(error, match="/some/input"):
         write_lines(lines())
+
+
+def test_non_blocking_stdin_is_read_to_its_end(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading_end, writing_end = pipe
+
+    def write_slowly() -> None:
+        with open(writing_end, "wb", buffering=0) as file:
+            for part in (b"one\ntw", b"o\n", b"three"):
+                time.sleep(0.05)
+                file.write(part)
+
+    writer = threading.Thread(target=write_slowly)
+    with open(reading_end, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        writer.start()
+        assert list(read_input(None)) == ["one", "two", "three"]
+    writer.join()
+
+
+def test_non_blocking_stdout_is_written_to_its_end(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading_end, writing_end = pipe
+    os.set_blocking(reading_end, True)
+    lines = [str(number) * 1000 for number in range(500)]  # more than a pipe holds
+    received: list[bytes] = []
+
+    def read_late() -> None:
+        time.sleep(0.1)
+        with open(reading_end, "rb") as file:
+            received.append(file.read())
+
+    reader = threading.Thread(target=read_late)
+    with open(writing_end, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        reader.start()
+        write_lines(lines)
+        monkeypatch.undo()
+    reader.join()
+    assert received[0].decode().split() == lines

@@ -107,7 +107,7 @@ def test_config_is_frozen(tmp_path: Path) -> None:
         ),
         (
             "zzz: 4\n",
-            "x.yaml:11: zzz: unknown key (known here: data, tokenizer, model, train, search)",
+            "x.yaml:11: zzz: unknown key (known here: data, tokenizer, model, train, search, evaluation)",
         ),
         ("model: 4\n", "x.yaml:11: model: wanted a section of keys, found 4"),
         ("model:\n  d_model: '4'\n", 'x.yaml:12: model.d_model: wanted a valid integer, found "4"'),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import mt.data.dataset
 from mt.data.batching import Batch
+from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset, Epoch
 from mt.data.tokenizer import Tokenizer
@@ -114,9 +117,9 @@ def test_without_bpe_dropout_batches_are_the_planned_ones(model: Path) -> None:
     dataset = make_dataset(model, bpe_dropout=0.0)
     epoch = dataset.epoch(1, batch_tokens=BATCH_TOKENS)
     for index, batch in enumerate(all_batches(epoch)):
-        indices = epoch.plan.indices(index)
+        indices = epoch.plan.indices(index, index + 1)
         assert rows_without_padding(batch.src) == [dataset.corpus.src[i].tolist() for i in indices]
-        assert batch.num_tokens == epoch.plan.num_tokens[index]
+        assert batch.num_tokens == dataset.corpus.tgt.lengths[indices].sum()
         assert_same_batches([batch], [epoch.widest_batch(index)])
 
 
@@ -149,7 +152,8 @@ def test_only_sides_with_bpe_dropout_are_sampled(model: Path) -> None:
     plain_lengths = src_lengths_by_pair(plain)
     assert sum(src_lengths.values()) > 1.1 * sum(plain_lengths.values())
     assert all(src_lengths[pair] >= plain_lengths[pair] for pair in PAIRS)
-    assert sum(batch.num_tokens for batch in all_batches(epoch)) == plain.plan.num_tokens.sum()
+    num_tgt_tokens = sum(batch.num_tokens for batch in all_batches(epoch))
+    assert num_tgt_tokens == plain.dataset.corpus.tgt.lengths.sum()
 
 
 def test_too_long_sampled_encoding_falls_back_to_the_plain(model: Path) -> None:
@@ -201,6 +205,25 @@ def test_sampled_batches_have_little_padding_and_similar_sizes(model: Path) -> N
     assert largest < 1.6 * sizes.max()
     widest = epoch.widest_batch(int(sizes.argmax()))
     assert widest.src.numel() + widest.tgt_out.numel() > sizes.max()
+
+
+def test_cancelled_sampling_ends_at_the_next_sentence(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = make_dataset(model).epoch(0, batch_tokens=BATCH_TOKENS)
+    sampled: list[str] = []
+
+    def sample(texts: Iterable[str], draw: Draw) -> list[list[int]]:
+        for text in texts:
+            sampled.append(text)
+            if len(sampled) == 2:
+                epoch.cancel()
+        return [[Tokenizer.eos_id]] * len(sampled)
+
+    monkeypatch.setattr(epoch.dataset.src_tokenizer, "sample", sample)
+    with pytest.raises(CancelledError):
+        epoch.batch(0)
+    assert len(sampled) == 2
 
 
 # Unseen characters

@@ -32,6 +32,9 @@ class RecordingSource:
             raise ValueError(f"batch {index} is bad")
         return BATCHES[index]
 
+    def cancel(self) -> None:
+        self.delay = 0.0
+
 
 def wait_until_made(source: RecordingSource, num_batches: int) -> None:
     deadline = time.monotonic() + 10
@@ -88,6 +91,31 @@ def test_thread_ends_with_the_block(error: type[BaseException] | None) -> None:
             raise error
     assert set(threading.enumerate()) == threads_before
     assert len(source.made) < 10
+
+
+class SlowSource:
+    """Makes a batch only when it is cancelled, or after 20 seconds."""
+
+    def __init__(self) -> None:
+        self.has_begun = threading.Event()
+        self.cancelled = threading.Event()
+        self.was_cancelled: list[bool] = []
+
+    def batch(self, index: int) -> Batch:
+        self.has_begun.set()
+        self.was_cancelled.append(self.cancelled.wait(20))
+        return BATCHES[index]
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+def test_second_ctrl_c_does_not_wait_for_a_slow_source() -> None:
+    source = SlowSource()
+    with pytest.raises(KeyboardInterrupt), Prefetcher(source, range(20)):  # noqa: PT012
+        assert source.has_begun.wait(20)
+        raise KeyboardInterrupt
+    assert source.was_cancelled == [True]
 
 
 def test_other_order_of_use_is_a_bug() -> None:

@@ -143,3 +143,12 @@ def test_chunks_are_bounded_in_items_and_characters(
         assert sum(len(line) for line in chunk[:-1]) < num_chars
     for chunk in chunks[:-1]:
         assert len(chunk) == size or sum(len(line) for line in chunk) >= num_chars
+
+
+def test_lines_before_an_undecodable_one_are_not_lost() -> None:
+    lines = decode_lines([b"a\n", b"b\n", b"c\n", b"\xff\n", b"d\n"], name="test")
+    chunks = chunked(lines, size=2, num_chars=100)
+    assert next(chunks) == ["a", "b"]
+    assert next(chunks) == ["c"]
+    with pytest.raises(DataError, match="test:4: not UTF-8"):
+        next(chunks)

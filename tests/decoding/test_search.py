@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mt.decoding.search import (
+    BeamSearch,
+    GenerationOptions,
     Hypothesis,
-    SearchOptions,
     _best_indices,
     _rows_to_keep,
-    beam_search,
+    generate,
 )
 
 # These are ordinary tokens of a table's vocabulary, unless a test forbids them.
@@ -119,16 +120,16 @@ def search(
     state: TableState | None = None,
 ) -> list[list[Hypothesis]]:
     """Search the given sentences of a table."""
-    options = SearchOptions(
-        beam_size=beam_size,
+    options = GenerationOptions(
         length_penalty=length_penalty,
         max_lengths=torch.tensor(max_lengths, dtype=torch.long),
         forbidden_ids=forbidden_ids,
     )
-    return beam_search(
+    return generate(
         make_step(table),
         state or start_state(sentences),
         len(sentences),
+        strategy=BeamSearch(beam_size),
         bos_id=BOS,
         eos_id=EOS,
         options=options,
@@ -443,9 +444,14 @@ def test_step_can_be_wrapped_to_force_a_prefix() -> None:
             log_probs = log_probs.masked_fill(~is_allowed, -math.inf)
         return log_probs
 
-    options = SearchOptions(beam_size=3, length_penalty=1.0, max_lengths=torch.tensor([6, 8]))
-    results = beam_search(
-        forced_step, start_state([0, 1]), 2, bos_id=BOS, eos_id=EOS, options=options
+    results = generate(
+        forced_step,
+        start_state([0, 1]),
+        2,
+        strategy=BeamSearch(3),
+        bos_id=BOS,
+        eos_id=EOS,
+        options=GenerationOptions(length_penalty=1.0, max_lengths=torch.tensor([6, 8])),
     )
     for sentence, hypotheses in enumerate(results):
         for hypothesis in hypotheses:

@@ -26,6 +26,7 @@ from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.normalization import is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
+from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
 from mt.decoding.translator import Translation, Translator
 from mt.errors import CheckpointError, DeviceError, RunDirError
@@ -210,8 +211,9 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
     translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
     model = translator.model
     segments = [ids for text in texts for ids in translator.split(text)]
-    for segment, (in_a_batch,) in zip(segments, translator._search_batch(segments), strict=True):
-        ((alone,),) = translator._search_batch([segment])
+    results = translator._search_batch(segments, beam_size=1)
+    for segment, (in_a_batch,) in zip(segments, results, strict=True):
+        ((alone,),) = translator._search_batch([segment], beam_size=1)
         alone_ids = (*alone.ids, tokenizer.eos_id)
         batch_ids = (*in_a_batch.ids, tokenizer.eos_id)
         if alone_ids == batch_ids:
@@ -266,6 +268,53 @@ def test_n_best_is_sorted_and_begins_with_the_translation(
         assert len(translations) == (1 if is_blank(text) else translator.search.beam_size)
 
 
+def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several encodings of one text count once, and a wider search fills the list."""
+    translator = make_translator(tokenizer)
+    decode = tokenizer.decode
+    beam_sizes: list[int] = []
+    search_batch = Translator._search_batch
+
+    def decode_in_pairs(rows: Sequence[Sequence[int]]) -> list[str]:
+        return [decode([[id_ - id_ % 2 for id_ in row]])[0] for row in rows]
+
+    def record_and_search(
+        self: Translator, segments: Sequence[Sequence[int]], beam_size: int
+    ) -> list[list[Hypothesis]]:
+        beam_sizes.append(beam_size)
+        return search_batch(self, segments, beam_size)
+
+    monkeypatch.setattr(translator.tgt_tokenizer, "decode", decode_in_pairs)
+    monkeypatch.setattr(Translator, "_search_batch", record_and_search)
+    texts = make_texts(8, max_words=3)
+    best = translator.translate(texts)
+    assert set(beam_sizes) == {3}, "one translation of each text needs no wider search"
+
+    n_best_lists = translator.n_best(texts)
+    assert max(beam_sizes) > 3
+    assert [translations[0].text for translations in n_best_lists] == best
+    for translations in n_best_lists:
+        found = [translation.text for translation in translations]
+        assert len(found) == len(set(found))
+        scores = [translation.score for translation in translations]
+        assert scores == sorted(scores, reverse=True)
+    assert [len(translations) for translations in n_best_lists].count(3) > 4
+
+
+def test_sampled_translations_repeat_for_a_seed(tokenizer: Tokenizer) -> None:
+    texts = make_texts(8, max_words=3)
+
+    def samples(seed: int) -> list[list[str]]:
+        sampling = SamplingOptions(seed=seed)
+        translator = replace(make_translator(tokenizer), sampling=sampling)
+        n_best_lists = translator.n_best(texts)
+        assert [len(translations) for translations in n_best_lists] == [3] * 8
+        return [[translation.text for translation in found] for found in n_best_lists]
+
+    assert samples(1) == samples(1)
+    assert samples(1) != samples(2)
+
+
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_score_is_log_prob_normalised_by_length(
     tokenizer: Tokenizer, length_penalty: float
@@ -286,7 +335,7 @@ def test_model_max_length_bounds_translations(tokenizer: Tokenizer) -> None:
 
     def longest_translation(shape: ModelConfig) -> int:
         translator = make_translator(tokenizer, shape=shape, max_length_factor=20.0)
-        (hypotheses,) = translator._search_batch(tokenizer.encode(["balo"]))
+        (hypotheses,) = translator._search_batch(tokenizer.encode(["balo"]), beam_size=3)
         return max(len(hypothesis.ids) + 1 for hypothesis in hypotheses)  # eos included
 
     assert longest_translation(bounded_shape) == MAX_LENGTH
@@ -572,10 +621,10 @@ def test_exact_searches_one_text_at_a_time(
     seen: list[int] = []
 
     def count_and_search(
-        self: Translator, segments: Sequence[Sequence[int]]
+        self: Translator, segments: Sequence[Sequence[int]], beam_size: int
     ) -> list[list[Hypothesis]]:
         seen.append(len(segments))
-        return search_batch(self, segments)
+        return search_batch(self, segments, beam_size)
 
     monkeypatch.setattr(Translator, "_search_batch", count_and_search)
     Translator.load(run_dir, device="cpu", exact=exact).translate(make_texts(7, max_words=3))

@@ -9,12 +9,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import sacrebleu
+from sacrebleu.metrics.bleu import BLEU
 
+from mt.config.choices import BleuTokenizer
+from mt.data.tokenizer_training import train_tokenizer
+from mt.errors import TokenizerError
 from mt.evaluation import metrics
-from mt.evaluation.metrics import Score, bleu_tokenizer, score_corpus
+from mt.evaluation.metrics import Score, Scoring, check_tokenizer, score_corpus
 
 HYPOTHESES = [
     "Die alte Frau sieht einen kleinen Hund.",
@@ -68,17 +73,34 @@ def noisy_translations(num_pairs: int, *, seed: int) -> tuple[list[str], list[st
 # Scores
 
 
+ASIAN_TER = ("--ter-normalized", "--ter-asian-support")
+LOWERCASE = ("--lowercase", "--chrf-lowercase")
+
+
 @pytest.mark.parametrize(
-    ("references", "tokenize"),
-    [([REFERENCES], "13a"), ([REFERENCES, OTHER_REFERENCES], "zh")],
-    ids=["one reference", "two references"],
+    ("scoring", "options"),
+    [
+        (Scoring.for_language("de"), ("-tok", "13a")),
+        (Scoring.for_language("zho_Hant"), ("-tok", "zh", *ASIAN_TER)),
+        (Scoring.for_language("ja", tokenize="char"), ("-tok", "char", *ASIAN_TER)),
+        (Scoring.for_language("de", tokenize="intl", lowercase=True), ("-tok", "intl", *LOWERCASE)),
+        (Scoring.for_language("", tokenize="none"), ("-tok", "none", "--force")),
+    ],
+    ids=["de", "Chinese", "Japanese", "lowercase", "none"],
 )
+@pytest.mark.parametrize("references", [[REFERENCES], [REFERENCES, OTHER_REFERENCES]])
 def test_scores_and_signatures_equal_those_of_sacrebleu(
-    tmp_path: Path, references: list[list[str]], tokenize: str
+    tmp_path: Path, references: list[list[str]], scoring: Scoring, options: Sequence[str]
 ) -> None:
-    scores = score_corpus(HYPOTHESES, references, tokenize=tokenize)
-    expected = scores_of_sacrebleu_command(tmp_path, references, "-tok", tokenize)
+    scores = score_corpus(HYPOTHESES, references, scoring=scoring)
+    expected = scores_of_sacrebleu_command(tmp_path, references, *options)
     assert [(f"{score.value:.10f}", score.signature) for score in scores] == expected
+
+
+def test_language_without_words_has_no_ter() -> None:
+    scores = score_corpus(HYPOTHESES, [REFERENCES], scoring=Scoring.for_language("tha_Thai"))
+    assert [score.name for score in scores] == ["BLEU", "chrF"]
+    assert "tok:char" in scores[0].signature
 
 
 def test_score_has_its_name_and_signature() -> None:
@@ -197,19 +219,55 @@ def test_large_set_gets_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None
 # BLEU's tokenizer
 
 
+def test_all_tokenizers_of_sacrebleu_can_be_named() -> None:
+    assert {*get_args(BleuTokenizer)} == {"auto", *BLEU.TOKENIZERS}
+
+
+@pytest.mark.parametrize("tokenize", ["none", "13a", "intl", "zh", "char"])
+def test_tokenizers_that_need_nothing_can_be_used(tokenize: str) -> None:
+    check_tokenizer(tokenize)
+    scoring = Scoring.for_language("zh", tokenize=tokenize)
+    bleu, *_ = score_corpus(HYPOTHESES, [REFERENCES], scoring=scoring)
+    assert f"|tok:{tokenize}|" in bleu.signature
+
+
 @pytest.mark.parametrize(
-    ("tgt_lang", "tokenizer"),
-    [("de", "13a"), ("zh", "zh"), ("zh-CN", "zh"), ("zh_Hant", "zh"), ("ZH", "zh")],
+    ("tokenize", "extra"), [("ja-mecab", "sacrebleu[ja]"), ("ko-mecab", "sacrebleu[ko]")]
 )
-def test_target_language_decides_the_tokenizer(tgt_lang: str, tokenizer: str) -> None:
-    assert bleu_tokenizer(tgt_lang) == tokenizer
-
-
-@pytest.mark.parametrize(("tgt_lang", "tokenizer"), [("ja", "ja-mecab"), ("ko-KR", "ko-mecab")])
-def test_japanese_and_korean_need_installed_packages(
-    monkeypatch: pytest.MonkeyPatch, tgt_lang: str, tokenizer: str
+def test_missing_package_is_named_with_its_installation(
+    monkeypatch: pytest.MonkeyPatch, tokenize: str, extra: str
 ) -> None:
-    monkeypatch.setattr(metrics, "find_spec", lambda package: object())
-    assert bleu_tokenizer(tgt_lang) == tokenizer
-    monkeypatch.setattr(metrics, "find_spec", lambda package: None)
-    assert bleu_tokenizer(tgt_lang) == "char"
+    monkeypatch.setattr("mt.evaluation.languages.find_spec", lambda package: None)
+    with pytest.raises(TokenizerError) as raised:
+        Scoring.for_language("de", tokenize=tokenize)
+    assert tokenize in str(raised.value)
+    assert f"pip install '{extra}'" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("tokenize", ["spm", "flores101", "flores200"])
+def test_subword_tokenizer_needs_its_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenize: str
+) -> None:
+    """sacreBLEU is not allowed to look for it on the network."""
+    monkeypatch.setattr(metrics, "SACREBLEU_DIR", str(tmp_path))
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", str(tmp_path))
+    with pytest.raises(TokenizerError) as raised:
+        check_tokenizer(tokenize)
+    assert f"tokenizer {tokenize} needs the file {tmp_path}" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+    path = Path(str(raised.value).split(" needs the file ")[1].split(",")[0])
+    path.parent.mkdir()
+    path.write_bytes(b"not a model")
+    with pytest.raises(TokenizerError) as raised:
+        check_tokenizer(tokenize)
+    assert f"tokenizer {tokenize} cannot be used" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+    path.unlink()
+    train_tokenizer([*HYPOTHESES, *REFERENCES] * 9, path, kind="unigram", vocab_size=340)
+    scoring = Scoring.for_language("zh", tokenize=tokenize)
+    bleu, *_ = score_corpus(HYPOTHESES, [REFERENCES], scoring=scoring)
+    signature = "flores101" if tokenize == "spm" else tokenize
+    assert f"|tok:{signature}|" in bleu.signature

@@ -239,6 +239,7 @@ def test_sound_files_give_every_topic_and_change_nothing(
         "forms",
         "characters",
         "lengths",
+        "scores",
         "filters",
         "tokens",
         "model",

@@ -19,6 +19,7 @@ from shell import Ended, mt
 
 from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Segment, Translation, Translator
+from mt.evaluation.metrics import Scoring
 from mt.report.scored_set import translate_and_score
 from mt.report.template import show_control_chars
 
@@ -42,9 +43,7 @@ def report(trained_run: Path) -> ReportAndScores:
 def good_translations() -> Iterator[None]:
     """Replace the model's translations by ones that are good enough for scores above zero."""
 
-    def n_best(
-        self: Translator, texts: list[str], *, prefix: tuple[int, ...] = ()
-    ) -> list[list[Translation]]:
+    def n_best(self: Translator, texts: list[str], **options: Any) -> list[list[Translation]]:
         hyps = [drop_a_word(text) for text in texts]
         src_rows = self.src_tokenizer.encode(texts)
         tgt_rows = self.tgt_tokenizer.encode(hyps)
@@ -218,7 +217,7 @@ def test_example_shows_the_nearest_of_several_references(trained_run: Path) -> N
     near_refs = [f"{source} nira" for source in sources]
     eval_set = EvalSet("x", sources, [distant_refs, near_refs])
     with good_translations():
-        scored_set = translate_and_score(eval_set, Translator.load(trained_run), tgt_lang="bb")
+        scored_set = translate_and_score(eval_set, Translator.load(trained_run), scoring=Scoring())
     examples = [example for kind in scored_set.examples.values() for example in kind]
     assert examples
     for example in examples:

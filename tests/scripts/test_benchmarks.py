@@ -169,7 +169,7 @@ def test_batches_for_ctranslate2_are_sorted_and_limited() -> None:
     assert batches == [[4], [1], [3], [2, 5, 0]], "longest first"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads memory from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_translate_benchmark_prints_ratios_and_equal_translations(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
     config = write_copy_task(tmp_path, CONFIG)

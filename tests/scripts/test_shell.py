@@ -77,7 +77,7 @@ QUICKSTART = [
     "mt evaluate runs/toy",
     "python -m scripts.toy.baselines runs/toy",
 ]
-TESTS = "python -m pytest --numprocesses=auto --dist=worksteal --durations=10 -rs --max-skips=55"
+TESTS = "python -m pytest --numprocesses=auto --dist=worksteal --durations=10 -rs --check-skips"
 
 
 class Clone:

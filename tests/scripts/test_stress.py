@@ -27,14 +27,14 @@ def run_stress_test(*options: str) -> str:
 # Two tests, so that two cores share them.
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs Linux's fork")
 def test_run_killed_at_random_moments_ends_like_an_uninterrupted_one() -> None:
     output = run_stress_test("--kills", "8", "--forced", "0")
     assert "8 kills in" in output
     assert output.count("#") == 16, "each of the 8 kills is in two histograms"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs Linux's fork")
 def test_run_killed_at_critical_moments_ends_like_an_uninterrupted_one() -> None:
     output = run_stress_test("--kills", "0", "--forced", "1")
     assert "6 of 6 runs" in output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -124,6 +126,20 @@ def test_target_of_a_link_is_replaced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
+def test_private_file_stays_private(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch(mode=0o600)
+    with atomic_file(path) as file:
+        (partial,) = tmp_path.glob(".*.partial")
+        assert mode_of(partial) == 0o600, "before the first byte is written"
+        file.write(b"secret")
+    assert mode_of(path) == 0o600
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 # Devices and pipes
 
 
@@ -181,7 +197,50 @@ def test_failed_writing_leaves_only_the_old_directory(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["directory"]
 
 
+def test_private_directory_stays_private(tmp_path: Path) -> None:
+    path = tmp_path / "directory"
+    path.mkdir(mode=0o700)
+    with atomic_directory(path) as partial:
+        (partial / "new").write_text("content")
+    assert os.listdir(path) == ["new"]
+    assert mode_of(path) == 0o700
+
+
 # Errors and removing
+
+
+def test_error_of_the_callers_own_work_is_not_changed(tmp_path: Path) -> None:
+    def read_missing_file() -> None:
+        (tmp_path / "missing").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match="missing"), atomic_file(tmp_path / "file"):
+        read_missing_file()
+    with (
+        pytest.raises(FileNotFoundError, match="missing"),
+        atomic_directory(tmp_path / "directory"),
+    ):
+        read_missing_file()
+    assert os.listdir(tmp_path) == []
+
+
+def test_error_of_writing_into_a_directory_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "directory"
+    with pytest.raises(DiskError, match="directory: cannot write: "), atomic_directory(path) as new:
+        (new / "absent" / "file").write_text("content")
+    with pytest.raises(DiskError, match="directory: cannot write: "), atomic_directory(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # without a file name, as by write()
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_is_named_when_the_file_is_closed(full_disk: Path) -> None:
+    """A few bytes stay in the buffer until then."""
+    (full_disk / "fill").write_bytes(bytes(2**20 - 4096))
+    with (
+        pytest.raises(DiskError, match="file: cannot write: No space left on device"),
+        atomic_file(full_disk / "file") as file,
+    ):
+        file.write(bytes(6000))
+    assert os.listdir(full_disk) == ["fill"]
 
 
 def test_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_lock_removes_partial_files_of_a_killed_process(tmp_path: Path) -> None:
     assert not partial_checkpoint.exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs /proc")
+@pytest.mark.skipif(os.name != "posix", reason="needs Linux's /proc")
 def test_directory_that_cannot_be_made_is_named() -> None:
     run = RunDir(Path("/proc/nowhere/run"))
     with pytest.raises(DiskError, match=r"^/proc/nowhere/run: cannot write: "), run.lock():

@@ -22,6 +22,9 @@ class FakeEpoch:
     def widest_batch(self, index: int) -> Batch:
         return self.batch(index)
 
+    def cancel(self) -> None:
+        pass
+
 
 @dataclass
 class FakeDataset:
@@ -30,13 +33,13 @@ class FakeDataset:
     batches: Sequence[Batch]
     digest: str = ""
     has_bpe_dropout: bool = False
+    max_length: int = 7
 
     def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
         indices = np.arange(len(self.batches) + 1)
-        num_tokens = np.array([batch.num_tokens for batch in self.batches])
         src_lengths = np.array([batch.src.size(1) for batch in self.batches])
         tgt_lengths = np.array([batch.tgt_out.size(1) for batch in self.batches])
-        plan = BatchPlan(indices[:-1], indices, num_tokens, src_lengths, tgt_lengths)
+        plan = BatchPlan(indices[:-1], indices, src_lengths, tgt_lengths)
         return FakeEpoch(plan, self.batches.__getitem__, number)
 
 

@@ -45,15 +45,18 @@ def make_epoch(shapes: Sequence[tuple[int, int]]) -> FakeEpoch:
     """Return an epoch with batches of these (rows, length)."""
     num_rows, lengths = np.array(shapes).T
     starts = np.cumsum([0, *num_rows])
-    plan = BatchPlan(np.arange(starts[-1]), starts, num_rows * lengths, lengths, lengths)
+    plan = BatchPlan(np.arange(starts[-1]), starts, lengths, lengths)
     return FakeEpoch(plan, lambda index: make_batch(*shapes[index]))
 
 
 class ShapedDataset:
     """A data set whose batches have a shape that depends on their size."""
 
-    def __init__(self, shapes: Callable[[int], Sequence[tuple[int, int]]]) -> None:
+    def __init__(
+        self, shapes: Callable[[int], Sequence[tuple[int, int]]], *, max_length: int = 1
+    ) -> None:
         self.shapes = shapes
+        self.max_length = max_length
 
     def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
         return make_epoch(self.shapes(batch_tokens))
@@ -89,7 +92,7 @@ def test_largest_batches_of_a_real_plan_are_the_largest() -> None:
     num_positions = []
     map_sizes = []
     for index in range(plan.num_batches):
-        rows = plan.indices(index)
+        rows = plan.indices(index, index + 1)
         src_length = src_lengths[rows].max()
         tgt_length = tgt_lengths[rows].max()
         assert plan.src_lengths[index] == src_length
@@ -152,8 +155,26 @@ def test_check_memory_says_when_no_size_fits() -> None:
     objective = make_objective()
     fail_above(objective, 0, MemoryError())
     dataset = ShapedDataset(lambda batch_tokens: [(1, 4)])
-    with pytest.raises(DeviceError, match=r"for this model, even with train\.batch_tokens 3$"):
+    with pytest.raises(DeviceError, match=r"for this model, even with train\.batch_tokens 3:"):
         run_check(objective, dataset, 400)
+
+
+@pytest.mark.parametrize(("max_length", "smallest"), [(100, 100), (101, 200), (400, 400)])
+def test_check_memory_does_not_try_sizes_that_a_config_refuses(
+    max_length: int, smallest: int
+) -> None:
+    objective = make_objective()
+    fail_above(objective, 99, MemoryError())
+    tried = []
+
+    def shapes(batch_tokens: int) -> list[tuple[int, int]]:
+        tried.append(batch_tokens)
+        return [(batch_tokens // 10, 10)]
+
+    dataset = ShapedDataset(shapes, max_length=max_length)
+    with pytest.raises(DeviceError, match=f"for this model, .* train.batch_tokens {smallest}:"):
+        run_check(objective, dataset, 400)
+    assert min(tried) == smallest
 
 
 def test_check_memory_tries_the_batches_as_wide_as_they_may_become() -> None:
@@ -162,6 +183,8 @@ def test_check_memory_tries_the_batches_as_wide_as_they_may_become() -> None:
             return make_batch(4, 15)
 
     class WideningDataset:
+        max_length = 40
+
         def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
             plan = make_epoch([(4, 10)]).plan
             return WideningEpoch(plan, lambda index: make_batch(4, 10))

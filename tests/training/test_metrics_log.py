@@ -142,21 +142,57 @@ def test_parse_metrics_counts_broken_lines() -> None:
 # Writing
 
 
-def test_truncate_drops_what_came_later(tmp_path: Path) -> None:
+def test_cut_back_drops_what_came_later(tmp_path: Path) -> None:
     metrics = MetricsLog(tmp_path / "metrics.jsonl")
-    metrics.truncate(0)
+    assert metrics.cut_back(0, step=0)
+    metrics.clear()
     assert not metrics.path.exists()
     write_incident(metrics, 1, "ü")
     size = metrics.sync()
     content = metrics.path.read_bytes()
     assert size == len(content)
     write_incident(metrics, 2)
-    metrics.truncate(size + 1000)
-    assert metrics.sync() > size
-    metrics.truncate(size)
+    assert metrics.cut_back(size, step=1)
     assert metrics.path.read_bytes() == content
     write_incident(metrics, 2)
     assert read_steps(metrics.path) == [1, 2]
+    metrics.clear()
+    assert metrics.path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("cut", "steps"), [(1, [1, 1]), (30, [1, 1]), (0, [1, 1, 2])])
+def test_cut_back_keeps_the_complete_lines_of_a_cut_file(
+    tmp_path: Path, cut: int, steps: list[int]
+) -> None:
+    """The file had 200 bytes more at update 2."""
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 1, 2):
+        write_incident(metrics, step)
+    content = metrics.path.read_bytes()
+    size = len(content) + 200
+    metrics.path.write_bytes(content[: len(content) - cut])
+    assert not metrics.cut_back(size, step=2)
+    assert read_steps(metrics.path) == steps
+    assert content.startswith(metrics.path.read_bytes())
+
+
+def test_cut_back_of_a_changed_file_drops_later_updates(tmp_path: Path) -> None:
+    """A line was removed from the middle, so the size at update 2 lies within a line."""
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        write_incident(metrics, step, "long enough")
+    size = metrics.sync()
+    write_incident(metrics, 3, "a later line")
+    _, *others = metrics.path.read_bytes().splitlines(keepends=True)
+    metrics.path.write_bytes(b"".join(others))
+    assert not metrics.cut_back(size, step=2)
+    assert read_steps(metrics.path) == [2]
+
+
+def test_cut_back_of_a_missing_file_is_noticed(tmp_path: Path) -> None:
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
+    assert not metrics.cut_back(100, step=2)
+    assert metrics.path.read_bytes() == b""
 
 
 def test_sync_raises_disk_error_when_fsync_fails(

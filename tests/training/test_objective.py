@@ -189,6 +189,7 @@ def test_objective_with_another_term_trains_and_logs_it(tmp_path: Path) -> None:
         objective,
         FakeDataset([make_batch(LENGTHS), make_batch([(4, 9), (2, 3)])]),  # type: ignore[arg-type]
         lambda _: Validation(loss=1.0, scores={}, signatures={}, samples=()),
+        valid_digest="",
         config=TrainConfig(learning_rate=1e-2, warmup_steps=0, max_steps=30, metric="loss"),
         run_dir=RunDir(tmp_path),
         runtime=Runtime(CPU),

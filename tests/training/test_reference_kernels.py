@@ -68,6 +68,7 @@ def train(run_dir: Path, *, dtype: torch.dtype, **settings: Any) -> list[float]:
         make_objective(**settings),
         FakeDataset(BATCHES),  # type: ignore[arg-type]
         fake_validate,
+        valid_digest="",
         config=TrainConfig(
             learning_rate=1e-2,
             warmup_steps=0,

@@ -74,6 +74,22 @@ def kill() -> None:
     raise Killed
 
 
+def kill_in_save(monkeypatch: pytest.MonkeyPatch, *, num_writes: int) -> None:
+    """Kill the run after it has written so many files or names of checkpoints to the disk."""
+    fsync_path = mt.storage.atomic.fsync_path
+    num_left = num_writes
+
+    def fsync_or_die(path: Path) -> None:
+        nonlocal num_left
+        if "checkpoints" in path.parts:
+            num_left -= 1
+        if num_left < 0:
+            raise Killed
+        fsync_path(path)
+
+    monkeypatch.setattr(mt.storage.atomic, "fsync_path", fsync_or_die)
+
+
 def test_uninterrupted_run_has_several_epochs_and_losses(uninterrupted: Path) -> None:
     lines = read_lines_without_timing(uninterrupted)
     assert [line["step"] for line in lines if line["kind"] == "valid"] == [3, 6, 9, 12]
@@ -150,24 +166,70 @@ def test_run_killed_while_saving_resumes_exactly(
     num_writes: int,
 ) -> None:
     train(configure(config_path, tmp_path, "train.max_steps=3"))
-    fsync_path = mt.storage.atomic.fsync_path
-    num_left = num_writes
-
-    def fsync_or_die(path: Path) -> None:
-        nonlocal num_left
-        if "checkpoints" in path.parts:
-            num_left -= 1
-        if num_left < 0:
-            raise Killed
-        fsync_path(path)
-
     config = configure(config_path, tmp_path, "train.max_steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(mt.storage.atomic, "fsync_path", fsync_or_die)
+        kill_in_save(patch, num_writes=num_writes)
         with pytest.raises(Killed):
             train(config)
     train(config)
     assert_same_run(tmp_path, half)
+
+
+@pytest.mark.parametrize("num_writes", range(1, 9))
+def test_run_killed_in_its_first_save_resumes_exactly(
+    config_path: Path,
+    half: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_writes: int,
+) -> None:
+    """Before `last` is written, there may be a complete checkpoint already."""
+    config = configure(config_path, tmp_path, "train.max_steps=6")
+    with monkeypatch.context() as patch:
+        kill_in_save(patch, num_writes=num_writes)
+        with pytest.raises(Killed):
+            train(config)
+    assert not (tmp_path / "checkpoints" / "last").exists()
+    train(config)
+    assert_same_run(tmp_path, half)
+
+
+@pytest.mark.parametrize("lost", [("last",), ("last", "best")])
+@pytest.mark.parametrize("step", [6, 12])
+def test_run_without_pointers_resumes_from_the_newest_checkpoint(
+    config_path: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    lost: tuple[str, ...],
+    step: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At update 12, all that is left to do is to write the pointers."""
+    run_dir = tmp_path / "run"
+    train(configure(config_path, run_dir, *RANDOM, f"train.max_steps={step}"))
+    for name in lost:
+        (run_dir / "checkpoints" / name).unlink()
+    with caplog.at_level(logging.INFO, "mt"):
+        train(configure(config_path, run_dir, *RANDOM))
+    assert f"resuming from update {step} " in caplog.text
+    assert_same_run(run_dir, uninterrupted)
+
+
+@pytest.mark.parametrize("cut", [10, 300])
+def test_cut_metrics_are_reported_and_stay_readable(
+    config_path: Path, half: Path, tmp_path: Path, cut: int
+) -> None:
+    run_dir = Path(shutil.copytree(half, tmp_path / "run"))
+    metrics = run_dir / "metrics.jsonl"
+    content = metrics.read_bytes()
+    metrics.write_bytes(content[:-cut])
+    train(configure(config_path, run_dir))
+    kept = content[:-cut].rpartition(b"\n")[0] + b"\n"
+    assert metrics.read_bytes().startswith(kept)
+    lines = read_lines_without_timing(run_dir)
+    (incident,) = [line for line in lines if line["kind"] == "incident"]
+    assert "metrics.jsonl: lines are missing" in incident["text"]
+    assert lines[-1]["step"] == 12
 
 
 def test_finished_run_is_left_unchanged(
@@ -248,7 +310,7 @@ def wait_for_first_update(metrics: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to compile for")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_compile_on_cpu_is_refused_before_anything_is_written(
     config_path: Path, tmp_path: Path
 ) -> None:
@@ -258,18 +320,19 @@ def test_compile_on_cpu_is_refused_before_anything_is_written(
     assert not list(run_dir.glob("[!.]*"))
 
 
-def test_resume_refuses_changed_text(config_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["train.aa", "valid.aa", "valid.bb"])
+def test_resume_refuses_changed_text(config_path: Path, tmp_path: Path, name: str) -> None:
     run_dir = tmp_path / "run"
     train(configure(config_path, run_dir, "train.max_steps=2"))
-    config = configure(config_path, run_dir, "train.max_steps=4")
-    src = Path(f"{config.data.train[0].prefix}.{config.data.src_lang}")
-    text = src.read_text(encoding="utf-8")
+    path = config_path.parent / name
+    text = path.read_text(encoding="utf-8")
+    kind = "training" if name == "train.aa" else "validation"
     try:
-        src.write_text(text[1:], encoding="utf-8")
-        with pytest.raises(CheckpointError, match="training text has changed"):
-            train(config)
+        path.write_text(text[1:], encoding="utf-8")
+        with pytest.raises(CheckpointError, match=f"{kind} text has changed"):
+            train(configure(config_path, run_dir, "train.max_steps=4"))
     finally:
-        src.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def test_too_long_validation_pair_is_named_before_training(

@@ -138,3 +138,29 @@ def test_state_ignores_fields_of_older_versions() -> None:
 def test_impossible_state_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(TrainState).validate_python({**asdict(TrainState()), **change})
+
+
+# The best validation
+
+
+@pytest.mark.parametrize(
+    ("best_score", "best_loss", "score", "loss", "is_improved"),
+    [
+        (None, None, 0.0, 9.0, True),
+        (0.0, 9.0, 1.5, 10.0, True),
+        (1.5, 9.0, 0.0, 1.0, False),
+        (0.0, 9.0, 0.0, 8.0, True),
+        (0.0, 9.0, 0.0, 9.0, False),
+        (0.0, 9.0, 0.0, 10.0, False),
+        (0.0, 9.0, 0.0, math.nan, False),
+        (0.0, 9.0, math.nan, 1.0, False),
+        (None, None, math.nan, 1.0, False),
+        (0.0, None, 0.0, 1.0, False),  # of an older version, which did not keep the loss
+        (0.0, None, 0.1, 9.0, True),
+    ],
+)
+def test_validation_improves_by_score_and_then_by_loss(
+    best_score: float | None, best_loss: float | None, score: float, loss: float, is_improved: bool
+) -> None:
+    state = TrainState(best_score=best_score, best_loss=best_loss)
+    assert state.is_improved_by(score, loss=loss) == is_improved

@@ -19,8 +19,9 @@ from torch import Tensor
 from mt.config.schema import ModelConfig, TrainConfig
 from mt.data.batching import Batch
 from mt.distributed import Runtime, open_runtime
-from mt.errors import CheckpointError, DataError
+from mt.errors import CheckpointError, DataError, DiskError
 from mt.model.transformer import Transformer
+from mt.storage.checkpoint import CheckpointStore, load_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import LossSums, Objective
@@ -38,13 +39,18 @@ BATCHES = [random_batch(seed) for seed in range(4)]
 
 
 class FakeValidate:
-    """Returns validations with the given losses, and then with ever worse ones."""
+    """Returns validations with the given losses, and then with ever worse ones.
 
-    def __init__(self, losses: Sequence[float]) -> None:
+    Their BLEU scores are the given ones, and then 0.
+    """
+
+    def __init__(self, losses: Sequence[float], bleu: Sequence[float]) -> None:
         self.losses = [*losses, *(9.0 + number for number in range(100))]
+        self.bleu = [*bleu, *[0.0] * 100]
 
     def __call__(self, objective: Objective) -> Validation:
-        return Validation(loss=self.losses.pop(0), scores={}, signatures={}, samples=())
+        scores = {"BLEU": self.bleu.pop(0)}
+        return Validation(loss=self.losses.pop(0), scores=scores, signatures={}, samples=())
 
 
 def make_trainer(
@@ -52,6 +58,7 @@ def make_trainer(
     batches: Sequence[Batch] = BATCHES,
     *,
     losses: Sequence[float] = (),
+    bleu: Sequence[float] = (),
     dropout: float = 0.0,
     runtime: Runtime = CPU,
     **train_config: Any,
@@ -73,7 +80,8 @@ def make_trainer(
     return Trainer(
         objective,
         FakeDataset(batches),  # type: ignore[arg-type]
-        FakeValidate(losses),
+        FakeValidate(losses, bleu),
+        valid_digest="",
         config=TrainConfig(**settings),
         run_dir=RunDir(run_dir),
         runtime=runtime,
@@ -118,24 +126,6 @@ def test_accumulated_batches_equal_one_big_batch(
     num_tokens = 3 * sum(batch.num_tokens for batch in batches)
     assert accumulated.state.tokens_seen == num_tokens
     assert big.state.tokens_seen == num_tokens
-
-
-def test_update_divides_by_the_tokens_of_its_batches(tmp_path: Path) -> None:
-    """With BPE-dropout the plan does not know how many tokens a batch has."""
-
-    class WrongPlan(FakeDataset):
-        def epoch(self, number: int, *, batch_tokens: int) -> FakeEpoch:
-            epoch = super().epoch(number, batch_tokens=batch_tokens)
-            epoch.plan = replace(epoch.plan, num_tokens=epoch.plan.num_tokens * 10)
-            return epoch
-
-    trainer = make_trainer(tmp_path / "right", gradient_accumulation=3, max_epochs=2)
-    other = make_trainer(tmp_path / "wrong_plan", gradient_accumulation=3, max_epochs=2)
-    other.dataset = WrongPlan(BATCHES)  # type: ignore[assignment]
-    trainer.fit()
-    other.fit()
-    assert_close(copy_weights(other), copy_weights(trainer), atol=0.0)
-    assert other.state.tokens_seen == trainer.state.tokens_seen
 
 
 @pytest.mark.parametrize("error", [DataError("no such pair"), MemoryError()])
@@ -278,6 +268,40 @@ def test_patience_ends_training_and_best_is_kept(tmp_path: Path) -> None:
     assert kept == ["step_00000006", "step_00000010"]
 
 
+@pytest.mark.parametrize(
+    ("bleu", "losses", "is_best"),
+    [
+        ([], [9.0, 8.0, 7.0, 7.5, 7.0], [True, True, True, False, False]),
+        ([0.0, 0.0, 2.5, 2.5, 2.5], [9.0, 8.0, 8.5, 8.6, 8.5], [True, True, True, False, False]),
+        ([1.0, 0.0, 0.0], [9.0, 8.0, 7.0], [True, False, False]),
+    ],
+    ids=["BLEU stays 0", "BLEU rises", "BLEU falls"],
+)
+def test_lower_loss_decides_between_equal_scores(
+    tmp_path: Path, bleu: list[float], losses: list[float], is_best: list[bool]
+) -> None:
+    trainer = make_trainer(
+        tmp_path, losses=losses, bleu=bleu, metric="bleu", patience=2, validate_every=1, max_steps=9
+    )
+    assert trainer.fit() == "no improvement in 2 validations"
+    assert [line["is_best"] for line in validation_lines(tmp_path)] == is_best
+    best_step = len(is_best) - 2
+    assert checkpoint_path(tmp_path, "best").name == f"step_{best_step:08d}"
+    assert trainer.state.best_loss == losses[best_step - 1]
+
+
+def test_resumed_run_still_knows_the_loss_of_its_best_validation(tmp_path: Path) -> None:
+    options = {"metric": "bleu", "validate_every": 1}
+    make_trainer(tmp_path, losses=[8.0], max_steps=1, **options).fit()
+    make_trainer(tmp_path, losses=[8.5, 7.0], max_steps=3, **options).fit()
+    lines = validation_lines(tmp_path)
+    assert [(line["loss"], line["is_best"]) for line in lines] == [
+        (8.0, True),
+        (8.5, False),
+        (7.0, True),
+    ]
+
+
 def validation_lines(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in read_lines_without_timing(run_dir) if line["kind"] == "valid"]
 
@@ -288,6 +312,49 @@ def test_end_of_training_is_validated_and_saved(tmp_path: Path) -> None:
     assert checkpoint_path(tmp_path, "last").name == "step_00000012"
     assert checkpoint_path(tmp_path, "best").name == "step_00000012"
     assert [line["step"] for line in validation_lines(tmp_path)] == [12]
+
+
+def refuse_to_save(monkeypatch: pytest.MonkeyPatch, *, num_times: int, step: int) -> None:
+    """Let the disk refuse the checkpoint of `step` so many times."""
+    original_save = CheckpointStore.save
+    num_refused = 0
+
+    def save(self: CheckpointStore, checkpoint: Any, *, step: int, is_best: bool) -> Path:
+        nonlocal num_refused
+        if step == refused_step and num_refused < num_times:
+            num_refused += 1
+            raise DiskError("no space left")
+        return original_save(self, checkpoint, step=step, is_best=is_best)
+
+    refused_step = step
+    monkeypatch.setattr(CheckpointStore, "save", save)
+
+
+def test_best_checkpoint_that_the_disk_refused_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of these losses is better than that of the checkpoint on the disk."""
+    refuse_to_save(monkeypatch, num_times=1, step=3)
+    trainer = make_trainer(
+        tmp_path, losses=[3.0, 3.5, 1.0, 3.6], patience=2, validate_every=1, max_steps=100
+    )
+    assert trainer.fit() == "no improvement in 2 validations"
+    state = trainer.state
+    assert (state.step, state.epoch, state.batch_index) == (4, 1, 0)
+    assert state.best_score == -3.0
+    assert checkpoint_path(tmp_path, "best").name == "step_00000001"
+
+
+def test_last_checkpoint_is_saved_as_the_best_at_the_second_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_to_save(monkeypatch, num_times=1, step=4)
+    trainer = make_trainer(tmp_path, losses=[3.0, 2.0], validate_every=2, max_steps=4)
+    trainer.fit()
+    assert checkpoint_path(tmp_path, "best").name == "step_00000004"
+    checkpoint = load_checkpoint(checkpoint_path(tmp_path, "best"))
+    assert checkpoint.meta["state"]["best_score"] == -2.0
+    assert checkpoint.meta["state"]["validations_without_improvement"] == 0
 
 
 def test_max_minutes_ends_training_after_the_update(tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""Choices that a config and the command line share. It imports quickly, for the command line."""
+
+from typing import Literal
+
+# The tokenizers of sacreBLEU's BLEU, and "auto"; spm is an older name of flores101.
+BleuTokenizer = Literal[
+    "auto",
+    "none",
+    "13a",
+    "intl",
+    "zh",
+    "ja-mecab",
+    "ko-mecab",
+    "char",
+    "spm",
+    "flores101",
+    "flores200",
+    "spBLEU-1K",
+]
