@@ -12,7 +12,14 @@ from mt.config.schema import Normalization
 from mt.data.normalization import describe_characters
 from mt.preflight.drift import Drift, find_drifts
 from mt.preflight.languages import MIN_LOG_ODDS
-from mt.preflight.survey import DECOMPOSED, NOT_UTF8, Digests, FileSurvey, ParallelSurvey
+from mt.preflight.survey import (
+    DECOMPOSED,
+    NOT_UTF8,
+    ZERO_WIDTH,
+    Digests,
+    FileSurvey,
+    ParallelSurvey,
+)
 
 # The three fractions are rules of thumb, not measurements.
 
@@ -218,9 +225,9 @@ def check_forms(
     """Report forms of text that a reader does not see, where lines or sets differ in them.
 
     That is a file with composed and with decomposed letters, and an evaluation set with unusual
-    spaces or characters of width zero that no training corpus has. `train` is empty if
-    `pair` is a training corpus itself. Normalization removes all of these differences, except in
-    references, which are scored as they are.
+    spaces or characters of width zero that no training corpus has. `train` is empty if `pair` is a
+    training corpus itself. Normalization removes all of these differences, except in references,
+    which are scored as they are.
     """
     known_kinds: set[str] = set()
     for corpus in train:
@@ -234,12 +241,15 @@ def check_forms(
                 difference = ", and none in train"
             else:
                 continue
+            is_reference = bool(train) and file is pair.tgt
             level: Level = "warning"
-            remedy = ""
-            if normalization != "none":
+            if normalization == "none":
+                remedy = ""
+            elif is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
+                remedy = "; references are scored as they are"
+            else:
                 level = "note"
-                remedy = f" (data.normalization: {normalization} removes the difference"
-                remedy += ", but not from references)" if train and file is pair.tgt else ")"
+                remedy = f" (data.normalization: {normalization} removes the difference)"
             text = f"{pair.name}: {kind}: {format_lines(numbers)}{difference}{remedy}"
             findings.append(Finding(level, "forms", first_place(file, numbers), text))
     return findings

@@ -251,6 +251,9 @@ def test_mixture_of_composed_and_decomposed_letters_is_found(tmp_path: Path) -> 
     assert "2 lines (2, 4)" in finding.text
     (finding,) = check_forms(pair, [], normalization="nfc")
     assert finding.level == "note"
+    references = ParallelSurvey("test", pair.tgt, pair.src)
+    (finding,) = check_forms(references, [pair], normalization="nfc")
+    assert finding.level == "warning"
     uniform = survey_pair(tmp_path, src[1:], ["x"] * 3)
     assert check_forms(uniform, [], normalization="none") == []
 
