@@ -8,20 +8,23 @@ only the characters that it was trained with, so all texts are brought into one 
 import re
 import unicodedata
 from collections import Counter
+from typing import Literal
 
 from mt.config.schema import Normalization
 from mt.data.tokenizer import Tokenizer
 
-# Characters of width zero that have no meaning:
-# - U+00AD, U+2060 and U+FEFF (soft hyphen, word joiner, byte order mark), anywhere.
-# - U+200B, except in scripts of South-East Asia, where it separates words.
-# - U+200C and U+200D (joiners) after a Latin, Greek or Cyrillic letter, a space or punctuation. In
-#   Persian and Indic scripts they change letters, and they join emoji.
-_SOUTH_EAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_JOINABLE = "\u0590-\u1dff\u2190-\ufefe\uff00-\U0010ffff"
+# Characters of width zero that have no meaning: soft hyphen, word joiner and byte order mark
+# anywhere, and U+200B except in scripts of South-East Asia, where it separates words.
 _WITHOUT_MEANING = re.compile(
-    f"[\u00ad\u2060\ufeff]|(?<![{_SOUTH_EAST_ASIAN}])\u200b|(?<![{_JOINABLE}])[\u200c\u200d]"
+    "[\u00ad\u2060\ufeff]|(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b"
 )
+
+# The joiners U+200C and U+200D change letters of Persian and of Indic scripts, and join emoji. They
+# have no meaning after a Latin, Greek or Cyrillic letter with its accents, punctuation or a space.
+_JOINERS = "\u200c\u200d"
+_ACCENTS = "\u0300-\u036f\u0483-\u0489\u20d0-\u20ff"
+_JOINABLE = "\u0590-\u167f\u1681-\u1dff\u2190-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
+_NOT_JOINED = re.compile(f"(?:^|[^{_JOINABLE}{_ACCENTS}{_JOINERS}])[{_ACCENTS}{_JOINERS}]+")
 
 # Characters that are drawn as nothing: those of these categories (control and format characters,
 # and spaces), fillers, the empty Braille cell, and marks that only select a form.
@@ -44,7 +47,7 @@ _SUBSTITUTES = {
 
 NUM_SHOWN = 5  # characters that a message names
 
-_ACCENTS = re.compile("[\u0300-\u036f]")  # combining marks of Latin, Greek and Cyrillic letters
+_ACCENT = re.compile(f"[{_ACCENTS}]")
 
 
 def normalize(text: str, form: Normalization) -> str:
@@ -55,14 +58,17 @@ def normalize(text: str, form: Normalization) -> str:
     if form == "none":
         return text
     if not text.isascii():
-        text = remove_zero_width(text)
-        text = unicodedata.normalize("NFC" if form == "nfc" else "NFKC", text)
+        unicode_form: Literal["NFC", "NFKC"] = "NFC" if form == "nfc" else "NFKC"
+        text = unicodedata.normalize(unicode_form, text)
+        # A letter and an accent may meet where a character is removed.
+        text = unicodedata.normalize(unicode_form, remove_zero_width(text))
     return " ".join(text.split())
 
 
 def remove_zero_width(text: str) -> str:
     """Return the text without the characters of width zero that have no meaning."""
-    return _WITHOUT_MEANING.sub("", text)
+    text = _WITHOUT_MEANING.sub("", text)
+    return _NOT_JOINED.sub(lambda match: re.sub(f"[{_JOINERS}]", "", match[0]), text)
 
 
 def is_blank(text: str) -> bool:
@@ -109,7 +115,7 @@ class Normalizer:
         if _is_invisible(character):
             return ""
         compatible = unicodedata.normalize("NFKC", character)
-        without_accent = _ACCENTS.sub("", unicodedata.normalize("NFD", character))
+        without_accent = _ACCENT.sub("", unicodedata.normalize("NFD", character))
         candidates = (
             self._substitute(character),
             "".join(self._substitute(part) for part in compatible),

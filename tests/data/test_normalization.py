@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mt.config.schema import Normalization
@@ -75,6 +75,9 @@ def test_none_changes_nothing() -> None:
 
 @pytest.mark.parametrize("form", ["nfc", "nfkc"])
 @given(TEXT)
+@example("\uff21\u200d")  # a joiner after a letter that NFKC replaces
+@example("\u3000\u200da")  # a joiner after a space
+@example("e\u200b\u0301")
 def test_normalized_text_is_in_its_form_and_stays_so(form: Normalization, text: str) -> None:
     normalized = normalize(text, form)
     assert normalize(normalized, form) == normalized
