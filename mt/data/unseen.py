@@ -41,14 +41,15 @@ def insert_unseen_characters(
 
 
 def _insert(text: str, tokenizer: Tokenizer, draw: Draw) -> str:
-    """Return the text with a few unseen characters in it, in a random place.
+    """Return the text with a few unseen characters at its first, its last or any other word.
 
-    They are a word of their own, or they are in front of a word, at its end or inside.
+    They are a word of their own, or they are in front of the word, at its end or inside.
     """
     num_inserted = 1 + int(draw() * MAX_INSERTED)
     inserted = "".join(_draw_unseen_character(tokenizer, draw) for _ in range(num_inserted))
     words = text.split(" ")
-    index = int(draw() * len(words))
+    places = (0, len(words) - 1, int(draw() * len(words)))
+    index = places[int(draw() * len(places))]
     word = words[index]
     cut = int(draw() * (len(word) + 1))
     forms = (

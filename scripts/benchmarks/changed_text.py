@@ -77,7 +77,7 @@ def score(translator: Translator, change: Change, lines: Sequence[str], ref: Seq
     hypotheses = translator.translate([change.apply(line) for line in lines])
     removal = dict.fromkeys(map(ord, change.added))
     cleaned = [" ".join(hyp.translate(removal).split()) for hyp in hypotheses]
-    (bleu,) = score_corpus(cleaned, [ref], metrics=("bleu",), tokenize="13a")
+    (bleu,) = score_corpus(cleaned, [ref], metrics=("bleu",))
     text = f"{bleu.value:.1f}"
     if change.is_copied:
         share = sum(change.added[0] in hyp for hyp in hypotheses) / len(hypotheses)
