@@ -40,7 +40,7 @@ class CheckpointError(MtError):
 
 
 class TrainingError(MtError):
-    """Training diverged: gradients or weights are not finite."""
+    """Training diverged: gradients, weights or what the model computes are not finite."""
 
 
 class DiskError(MtError):

@@ -18,6 +18,7 @@ from mt.config.schema import Config
 from mt.data.corpus import encode_corpus
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet, load_eval_set, training_files
+from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer_from_files
 from mt.decoding.translator import Translator
@@ -91,6 +92,14 @@ class Experiment:
         )
 
     @cached_property
+    def source_stats(self) -> SourceStats | None:
+        """What the training sources look like; None in runs of older versions.
+
+        Raises RunDirError.
+        """
+        return SourceStats.load(self.run_dir.source_stats_path)
+
+    @cached_property
     def validation_set(self) -> EvalSet:
         """The set that is scored during training. Raises DataError."""
         return load_eval_set(self.config.data.valid, self.config.data)
@@ -113,6 +122,12 @@ class Experiment:
         else:
             self._make_tokenizer(src_path, section.src_model, src_texts)
             self._make_tokenizer(tgt_path, section.tgt_model, tgt_texts)
+
+    def measure_sources(self) -> None:
+        """Write what the training sources look like to the run directory."""
+        stats = SourceStats.measure(self.training_data.corpus)
+        if stats is not None:
+            stats.save(self.run_dir.source_stats_path)
 
     def model(self, device: torch.device) -> Transformer:
         """Return a new model on `device`, with initial weights from `train.seed`.

@@ -44,7 +44,8 @@ def align(
     """Align the words of given sentence pairs by the model's cross-attention.
 
     Line i of the output has the links of pair i, source-target, as in 0-0 1-2. Words are separated
-    by white space and counted from 0. The line is empty when a sentence is blank, or longer than
+    by white space and counted from 0; in a script without spaces, such as Chinese, each character
+    counts as a word. The line is empty when a sentence is blank, or longer than
     the model was trained for.
     """
     refuse_overwriting_input(src, output, written="alignments")

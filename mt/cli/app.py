@@ -17,7 +17,7 @@ from mt.cli.attention import attention
 from mt.cli.check import check
 from mt.cli.evaluate import evaluate
 from mt.cli.export import export
-from mt.cli.logs import configure_logging
+from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
 from mt.cli.signals import exit_on_sigterm
 from mt.cli.tokenizer import tokenizer_app
@@ -35,10 +35,6 @@ app = typer.Typer(
 for command in (train, check, translate, evaluate, align, report, attention, export):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
-
-# Control characters and line ends, except a line end followed by two spaces, which our own messages
-# use for the items of a list.
-UNPRINTABLE = re.compile(r"\n(?!  )|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def main() -> None:
@@ -76,7 +72,9 @@ def common_options(
 
 def _printable(message: str) -> str:
     """Escape what would break the line or change the terminal: a file name may contain anything."""
-    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), message)
+    # A newline followed by two spaces is ours: it begins an item of a list.
+    one_line = re.sub(r"\n(?!  )", r"\\n", message)
+    return escape_control_chars(one_line)
 
 
 def _replace_closed_streams() -> None:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mt.cli.logs import escape_control_chars
 from mt.cli.streams import StandardOutput, standard_output
 from mt.preflight.file_checks import Finding
 
@@ -27,8 +28,8 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
             text = json.dumps(as_json_object(printed), ensure_ascii=False, indent=2)
         else:
             printed = _print_as_text(findings, file)
-            text = f"\n{summary_line(printed)}"
-        file.write(f"{text}\n".encode())
+            text = f"\n{escape_control_chars(summary_line(printed))}"
+        _write_line(file, text)
     return exit_code(printed)
 
 
@@ -37,10 +38,15 @@ def _print_as_text(findings: Iterable[Finding], file: StandardOutput) -> list[Fi
     printed: list[Finding] = []
     for finding in findings:
         repeats_topic = bool(printed) and printed[-1].topic == finding.topic
-        file.write(f"{as_text(finding, with_topic=not repeats_topic)}\n".encode())
+        _write_line(file, as_text(finding, with_topic=not repeats_topic))
         file.flush()
         printed.append(finding)
     return printed
+
+
+def _write_line(file: StandardOutput, text: str) -> None:
+    # A file name may have bytes that are not UTF-8.
+    file.write(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def as_text(finding: Finding, *, with_topic: bool) -> str:
@@ -56,7 +62,7 @@ def as_text(finding: Finding, *, with_topic: bool) -> str:
     if finding.place:
         lines.append(min(finding.place, os.path.relpath(finding.place), key=len))
     head = f"{topic:<{TOPIC_WIDTH}} {level:<{LEVEL_WIDTH}} "
-    return head + f"\n{' ' * INDENT}".join(lines)
+    return head + f"\n{' ' * INDENT}".join(escape_control_chars(line) for line in lines)
 
 
 def as_json_object(findings: Sequence[Finding]) -> dict[str, Any]:

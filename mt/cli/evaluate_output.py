@@ -4,16 +4,18 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from mt.cli.logs import escape_control_chars
 from mt.evaluation.evaluate import SetScores
 
 
 def as_text(results: Sequence[SetScores]) -> str:
     """Return a line for each score: set, metric, value and signature."""
-    width = max(len(result.name) for result in results)
+    names = [escape_control_chars(result.name) for result in results]
+    width = max(len(name) for name in names)
     lines = []
-    for result in results:
+    for name, result in zip(names, results, strict=True):
         for score in result.scores:
-            line = f"{result.name:<{width}}  {score.name:<4}  {score.value:6.2f}  {score.signature}"
+            line = f"{name:<{width}}  {score.name:<4}  {score.value:6.2f}  {score.signature}"
             lines.append(line)
     return "\n".join(lines)
 

@@ -1,9 +1,12 @@
 """Logging for the command line: messages of the library go to stderr."""
 
 import logging
+import re
 import sys
 
 from tqdm import tqdm
+
+CONTROL_CHARS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # without the newline
 
 
 class StderrHandler(logging.Handler):
@@ -20,13 +23,21 @@ class StderrHandler(logging.Handler):
 
 
 class MessageFormatter(logging.Formatter):
-    """Shows an ordinary message as it is, and a warning or an error with its level in front."""
+    """Shows a message without control characters, and a warning or error with its level in front.
+
+    Messages hold text and file names of others, such as the samples of a validation.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)
+        message = escape_control_chars(super().format(record))
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {message}"
         return message
+
+
+def escape_control_chars(text: str) -> str:
+    """Escape what could change the terminal or its clipboard, and all line ends but newlines."""
+    return CONTROL_CHARS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def configure_logging(*, quiet: bool = False, verbose: bool = False) -> None:

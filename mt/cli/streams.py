@@ -1,5 +1,6 @@
 """Input and output of the commands: files, stdin and stdout."""
 
+import gzip
 import io
 import os
 import select
@@ -129,25 +130,31 @@ def write_lines(
 ) -> None:
     """Write lines to a file, which appears when the last line is written, or to stdout.
 
-    The encoding is UTF-8, whatever the locale is. `with_bar` shows a progress bar. `at_once`
-    flushes after each line.
+    The encoding is UTF-8, whatever the locale is. A file named *.gz is compressed. `with_bar` shows
+    a progress bar. `at_once` flushes after each line.
     """
     with _open_output(output) as file:
         for line in tqdm(lines, unit="line", dynamic_ncols=True, disable=not with_bar):
-            file.write(f"{line}\n".encode())
+            # Only names of files can have characters that are not valid.
+            file.write(f"{line}\n".encode(errors="backslashreplace"))
             if at_once:
                 file.flush()
 
 
 @contextmanager
-def _open_output(path: Path | None) -> Iterator[StandardOutput | OutputFile]:
-    """Open a file, or stdout if `path` is None."""
+def _open_output(path: Path | None) -> Iterator[StandardOutput | OutputFile | gzip.GzipFile]:
+    """Open a file, or stdout if `path` is None. A file named *.gz is compressed."""
     if path is None:
         with standard_output() as stdout:
             yield stdout
         return
     with atomic_file(path) as file:
-        yield file
+        if path.suffix != ".gz":
+            yield file
+            return
+        # Without a name and a time, equal lines give equal bytes.
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+            yield packed
 
 
 def refuse_overwriting_input(source: Path | None, output: Path | None, *, written: str) -> None:

@@ -86,7 +86,7 @@ def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -
 def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
     """Yield the text of each line of ids in a file, or in stdin if `source` is None.
 
-    Raises TokenizerError for a word that is not an id of the tokenizer.
+    Raises TokenizerError for a word that is not an id of the tokenizer, and for ids of a newline.
     """
     from mt.data.tokenizer import Tokenizer
 
@@ -102,4 +102,6 @@ def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
                     f"line {number}: wanted ids from 0 to {largest}, found {word!r}"
                 )
         (text,) = tokenizer.decode([[int(word) for word in words]])
+        if "\n" in text:
+            raise TokenizerError(f"line {number}: wanted the ids of one line, found a newline")
         yield text

@@ -57,6 +57,13 @@ def translate(
         bool,
         typer.Option("--exact", help="batches of one line: slower, but independent of each other"),
     ] = False,
+    no_split: Annotated[
+        bool,
+        typer.Option(
+            "--no-split",
+            help="translate a line of several sentences as a whole, up to data.max_length tokens",
+        ),
+    ] = False,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -64,8 +71,8 @@ def translate(
 ) -> None:
     """Translate lines: line i of the output is the translation of line i of the input.
 
-    A blank line stays blank. A line longer than the model was trained for is cut at the space
-    nearest to its middle, repeatedly if needed, and translated in parts. An output file is written
+    A blank line stays blank. A line that the model was not trained for, because of its length or
+    because it has several sentences, is translated sentence by sentence. An output file is written
     only after the last line is translated. On stdout, the lines translated before an error remain.
     """
     if length_penalty is not None and math.isnan(length_penalty):
@@ -86,6 +93,7 @@ def translate(
         beam_size=beam_size,
         length_penalty=length_penalty,
         exact=exact,
+        split_lines=not no_split,
     )
     num_translations = n_best or 1
     if num_translations > translator.search.beam_size:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mt.config.schema import Normalization
 from mt.data.normalization import Normalizer, is_blank, normalize
+from mt.data.sentences import sentence_cuts
 from mt.data.text import chunked, read_parallel
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
@@ -146,6 +147,7 @@ class EncodedCorpus:
     digest: str = ""  # of the text, the tokenizers and the limits; "" if the corpus is not cached
     num_pairs: tuple[int, ...] = ()  # of each corpus
     src_prefixes: tuple[Prefix, ...] = ()  # of each corpus; () if no corpus has a prefix
+    num_several_sentences: int | None = None  # sources; None: an older cache
 
     def __len__(self) -> int:
         return len(self.src)
@@ -282,6 +284,7 @@ class _Chunk(NamedTuple):
     src_rows: list[list[int]]
     tgt_rows: list[list[int]]
     counts: FilterCounts
+    num_several_sentences: int  # sources
 
 
 def _encode_chunks(
@@ -302,6 +305,7 @@ def _encode_chunks(
             tgt_encoded = tgt_tokenizer.encode(tgt_texts)
             src_kept = []
             tgt_kept = []
+            num_several_sentences = 0
             outcomes: Counter[str] = Counter()
             rows = zip(src_texts, tgt_texts, src_encoded, tgt_encoded, strict=True)
             for src_text, tgt_text, src_ids, tgt_ids in rows:
@@ -316,7 +320,10 @@ def _encode_chunks(
                 if outcome == "kept":
                     src_kept.append(src_ids)
                     tgt_kept.append(tgt_ids)
-            yield _Chunk(corpus_index, src_kept, tgt_kept, FilterCounts(**outcomes))
+                    if sentence_cuts(src_text):
+                        num_several_sentences += 1
+            counts = FilterCounts(**outcomes)
+            yield _Chunk(corpus_index, src_kept, tgt_kept, counts, num_several_sentences)
 
 
 def _filter_pair(
@@ -360,6 +367,7 @@ def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int)
     """Write the ids chunk by chunk and the other files, which are small, at the end."""
     counts = FilterCounts()
     num_pairs = [0] * num_corpora
+    num_several_sentences = 0
     src_lengths: list[NDArray[np.int64]] = []
     tgt_lengths: list[NDArray[np.int64]] = []
     with (
@@ -375,9 +383,14 @@ def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int)
             tgt_lengths.append(chunk_tgt_lengths)
             counts += chunk.counts
             num_pairs[chunk.corpus_index] += chunk.counts.kept
+            num_several_sentences += chunk.num_several_sentences
     (directory / "src.offsets").write_bytes(_offsets(src_lengths).tobytes())
     (directory / "tgt.offsets").write_bytes(_offsets(tgt_lengths).tobytes())
-    meta = {"num_pairs": num_pairs, "counts": asdict(counts)}
+    meta = {
+        "num_pairs": num_pairs,
+        "counts": asdict(counts),
+        "num_several_sentences": num_several_sentences,
+    }
     (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return counts
 
@@ -395,17 +408,17 @@ def _load_cache(
     Raises DataError when the files do not fit each other or the vocabularies. Everything is
     checked, because a cache is part of a run directory and may come from somewhere else.
     """
+    numbers = load_pair_numbers(directory)
     try:
-        num_pairs, counts = _load_meta(directory)
         src = _load_side(directory, "src", src_vocab_size)
         tgt = _load_side(directory, "tgt", tgt_vocab_size)
-        if not len(src) == len(tgt) == sum(num_pairs) == counts.kept:
+        if not len(src) == len(tgt) == numbers.counts.kept:
             raise ValueError(
-                f"{len(src)} sources, {len(tgt)} targets, and in meta.json "
-                f"{sum(num_pairs)} pairs, of which {counts.kept} were kept"
+                f"{len(src)} sources, {len(tgt)} targets, "
+                f"and in meta.json {numbers.counts.kept} pairs"
             )
-        pair_weights = np.repeat(np.array(weights, np.float32), num_pairs)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        pair_weights = np.repeat(np.array(weights, np.float32), numbers.num_pairs)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
         ) from error
@@ -413,23 +426,46 @@ def _load_cache(
         src,
         tgt,
         pair_weights,
-        counts,
+        numbers.counts,
         digest=directory.name,
-        num_pairs=tuple(num_pairs),
+        num_pairs=tuple(numbers.num_pairs),
         src_prefixes=src_prefixes,
+        num_several_sentences=numbers.num_several_sentences,
     )
 
 
-def _load_meta(directory: Path) -> tuple[list[int], FilterCounts]:
-    """Return the number of pairs of each corpus, and the filter's counts over all of them."""
-    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    num_pairs = meta["num_pairs"]
-    counts = FilterCounts(**meta["counts"])
-    for number in (*num_pairs, *asdict(counts).values()):
-        # Not `isinstance`: JSON's true and false are instances of int.
-        if type(number) is not int or number < 0:
-            raise ValueError(f"meta.json: {number!r} is not a number of pairs")
-    return num_pairs, counts
+class PairNumbers(NamedTuple):
+    """What a cache says of its pairs."""
+
+    num_pairs: list[int]  # of each corpus
+    counts: FilterCounts  # over all corpora
+    num_several_sentences: int | None  # sources; None: a cache of an older version
+
+
+def load_pair_numbers(cache_entry: Path) -> PairNumbers:
+    """Read the numbers of pairs of a cache. Raises DataError for a damaged cache."""
+    path = cache_entry / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        num_pairs = list(meta["num_pairs"])
+        counts = FilterCounts(**meta["counts"])
+        num_several_sentences = meta.get("num_several_sentences")
+        all_numbers = [*num_pairs, *asdict(counts).values()]
+        if num_several_sentences is not None:
+            all_numbers.append(num_several_sentences)
+        for number in all_numbers:
+            # Not `isinstance`: JSON's true and false are instances of int.
+            if type(number) is not int or number < 0:
+                raise ValueError(f"{number!r} is not a number of pairs")
+        if sum(num_pairs) != counts.kept:
+            raise ValueError(f"{sum(num_pairs)} pairs, but {counts.kept} were kept")
+        if num_several_sentences is not None and num_several_sentences > counts.kept:
+            raise ValueError(f"{num_several_sentences} sources of {counts.kept}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{cache_entry}: this cache is damaged; delete it and start again (meta.json: {error})"
+        ) from error
+    return PairNumbers(num_pairs, counts, num_several_sentences)
 
 
 def _load_side(directory: Path, side: Literal["src", "tgt"], vocab_size: int) -> TokenArray:

@@ -9,6 +9,7 @@ from typing import Self
 import sentencepiece
 
 from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler
+from mt.data.sentencepiece_model import replaces_characters
 from mt.errors import TokenizerError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
@@ -177,6 +178,8 @@ class Tokenizer:
             return "some of its pieces contain a space between characters (split_by_whitespace)"
         if self.bpe_dropout > 0.0 and not self._is_bpe():
             return "it is a unigram model, and BPE-dropout needs a BPE model"
+        if replaces_characters(processor.serialized_model_proto()):
+            return "it changes the text (it has a table that normalizes or denormalizes characters)"
         if self.decode(self.encode([ROUND_TRIP_TEXT])) != [ROUND_TRIP_TEXT]:
             return "it changes the text (normalization, or removal of spaces)"
         return None
@@ -204,6 +207,8 @@ def unescape(text: str) -> str:
 
 def _read_model_file(path: Path) -> bytes:
     """Return the content of a file; raise TokenizerError, without the path, if it is too large."""
+    if path.exists() and not path.is_file():  # to open a FIFO could wait for ever
+        raise TokenizerError("wanted a file, found a directory, a device or a pipe")
     with path.open("rb") as file:
         content = file.read(MAX_FILE_SIZE + 1)
     if len(content) > MAX_FILE_SIZE:

@@ -17,7 +17,7 @@ _RANGES = (
     ("\u1950", "\u19ff"),  # Tai Le, New Tai Lue, Khmer symbols
     ("\u1a20", "\u1aaf"),  # Tai Tham
     ("\u2e80", "\u2fff"),  # radicals of Chinese characters
-    ("\u3000", "\u312f"),  # CJK punctuation, hiragana, katakana, bopomofo
+    ("\u3001", "\u312f"),  # CJK punctuation, hiragana, katakana, bopomofo
     ("\u3190", "\u4dbf"),  # marks, strokes and enclosed characters, Chinese characters (A)
     ("\u4e00", "\u9fff"),  # Chinese characters
     ("\ua9e0", "\ua9ff"),  # Myanmar (B)

@@ -1,18 +1,21 @@
 """Word alignment: the source word that each target word was translated from.
 
 The links are read from the decoder's cross-attention. Words are separated by ASCII white space, as
-in Moses and fast_align, and counted from 0. Each target word is linked to one source word: the one
-with the highest attention weight, which is the sum over its subwords, in the mean of all heads of
-one layer. Attention to eos and to tags is ignored.
+in Moses and fast_align, and counted from 0. In a script without spaces each character counts as a
+word (`mt.data.words`). Each target word is linked to one source word: the one with the highest
+attention weight, which is the sum over its subwords, in the mean of all heads of one layer. Source
+words that are parts of one subword have the same weight, so the target word is linked to all of
+them. Attention to eos and to tags is ignored.
 
 Which decoder layer and position give the best links can only be found by comparison with gold
 alignments. `scripts/alignment/error_rate.py` scores them all.
 """
 
 import logging
-from bisect import bisect_right
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
@@ -22,6 +25,7 @@ from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
+from mt.data.words import find_words
 from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
 from mt.model.recording import cross_attention
 
@@ -34,6 +38,9 @@ logger = logging.getLogger(__name__)
 #             it. Chen et al. (2020), "Accurate Word Alignment Induction from Neural Machine
 #             Translation", found this one to be better.
 AlignmentStep = Literal["output", "input"]
+
+# The piece of a byte that is not the first one of a character in UTF-8.
+CONTINUATION_BYTE = re.compile("<0x[89AB][0-9A-F]>")
 
 
 def default_layer(num_layers: int) -> int:
@@ -67,8 +74,8 @@ def align(
         weights = cross_attention(translator.model, src, tgt_in, layer=layer)
         mean_weights = weights.mean(dim=1).numpy()  # (batch, tgt_length, src_length)
         for index, pair_weights in zip(batch, mean_weights, strict=True):
-            src_words = word_indices(src_tokenizer, pairs[index].src)
-            tgt_words = word_indices(tgt_tokenizer, pairs[index].tgt)
+            src_words = words_of_tokens(src_tokenizer, pairs[index].src)
+            tgt_words = words_of_tokens(tgt_tokenizer, pairs[index].tgt)
             alignments[index] = link_words(pair_weights, src_words, tgt_words, step=step)
     return alignments
 
@@ -135,9 +142,9 @@ def align_translations(
     for text, translations in zip(texts, n_best_lists, strict=True):
         aligned = []
         for translation in translations:
-            segments = list(translation.segments)
+            own_alignments = list(islice(alignments, len(translation.segments)))
             alignment = _join_alignments(
-                translator, text, segments, list(islice(alignments, len(segments)))
+                translator.src_normalizer, text, translation, own_alignments
             )
             aligned.append(translation._replace(alignment=alignment))
         aligned_lists.append(aligned)
@@ -145,96 +152,125 @@ def align_translations(
 
 
 def _join_alignments(
-    translator: Translator,
-    text: str,
-    segments: Sequence[Segment],
-    alignments: Sequence[Alignment],
+    normalizer: Normalizer, text: str, translation: Translation, alignments: Sequence[Alignment]
 ) -> Alignment:
     """Return the links of a whole text from the links of its segments.
 
     Words are counted from the start of each segment, so the words before it have to be added. A
-    long source word may have been cut in two. It is found by counting bytes that are not white
-    space.
+    long word may have been cut in two. Its segments share the word.
     """
-    src_texts = translator.src_tokenizer.decode([segment.src for segment in segments])
-    tgt_texts = translator.tgt_tokenizer.decode([segment.tgt for segment in segments])
-    normalized = translator.src_normalizer(text)
-    # In bytes without white space.
-    word_ends = list(accumulate(len(word) for word in words(normalized)))
-    num_src_bytes = 0  # before the segment, without white space
-    num_tgt_words = 0  # before the segment
-    links: set[tuple[int, int]] = set()
-    for alignment, src_text, tgt_text in zip(alignments, src_texts, tgt_texts, strict=True):
-        num_src_words = bisect_right(word_ends, num_src_bytes)  # that end before the segment
-        links.update((num_src_words + i, num_tgt_words + j) for i, j in alignment)
-        num_src_bytes += sum(len(word) for word in words(src_text))
-        num_tgt_words += len(words(tgt_text))
-    src_words = original_words(translator.src_normalizer, text)
+    starts = translation.segment_starts
+    normalized = normalizer(text)
+    first_src_words = word_indices_at(normalized, [start.src for start in starts])
+    first_tgt_words = word_indices_at(translation.text, [start.tgt for start in starts])
+    links = {
+        (first_src_word + i, first_tgt_word + j)
+        for alignment, first_src_word, first_tgt_word in zip(
+            alignments, first_src_words, first_tgt_words, strict=True
+        )
+        for i, j in alignment
+    }
+    src_words = original_words(normalizer, text)
     return sorted({(src_words[i], j) for i, j in links})
+
+
+def word_indices_at(text: str, positions: Sequence[int]) -> list[int]:
+    """Return for each position the index of the word that it is in, or else of the next word."""
+    word_ends = [word.end() for word in find_words(text)]
+    return [bisect_right(word_ends, position) for position in positions]
 
 
 def link_words(
     weights: NDArray[np.float32],
-    src_words: Sequence[int],
-    tgt_words: Sequence[int],
+    src_words: Sequence[range],
+    tgt_words: Sequence[range],
     *,
     step: AlignmentStep,
 ) -> Alignment:
     """Return the links of one pair from attention weights (tgt_length, src_length).
 
-    `src_words` and `tgt_words` hold the word index of each token, or -1 for a token of no word. The
-    weights may have more rows and columns than these, for eos and padding.
+    `src_words` and `tgt_words` hold the words of each token (see `words_of_tokens`). The weights
+    may have more rows and columns than these, for eos and padding.
     """
-    num_src_words = max(src_words, default=-1) + 1
+    num_src_words = max((words.stop for words in src_words), default=0)
     if num_src_words == 0:
         return []
-    token_is_in_word = np.arange(num_src_words) == np.array(src_words).reshape(-1, 1)
+    token_is_in_word = np.zeros((len(src_words), num_src_words), np.bool_)
+    for position, words in enumerate(src_words):
+        token_is_in_word[position, words.start : words.stop] = True
     word_weights = weights[:, : len(src_words)] @ token_is_in_word  # (tgt_length, num_src_words)
 
     rows: dict[int, int] = {}  # of the weights, for each target word
-    for position, word in enumerate(tgt_words):
-        if step == "input":
-            rows[word] = position + 1  # the last subword of the word overwrites the earlier ones
-        else:
-            rows.setdefault(word, position)  # the first subword stays
-    return sorted(
-        (int(word_weights[row].argmax()), word) for word, row in rows.items() if word >= 0
-    )
+    for position, words in enumerate(tgt_words):
+        for word in words:
+            if step == "input":
+                rows[word] = (
+                    position + 1
+                )  # the last subword of the word overwrites the earlier ones
+            else:
+                rows.setdefault(word, position)  # the first subword stays
+
+    links = []
+    for word, row in rows.items():
+        best_tokens = token_is_in_word[:, word_weights[row].argmax()]
+        has_best_tokens = (token_is_in_word == best_tokens[:, np.newaxis]).all(axis=0)
+        links += [(int(src_word), word) for src_word in np.flatnonzero(has_best_tokens)]
+    return sorted(links)
 
 
-def word_indices(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """Return the word index of each token before eos; `ids` ends in eos.
+def words_of_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[range]:
+    """Return the indices of the words that each token before eos is part of; `ids` ends in eos.
 
-    A space that is a token of its own belongs to the word after it. Tags and spaces at the end of
-    the text belong to no word, and get -1.
+    In text with spaces a token is part of one word. A space that is a token of its own belongs to
+    the word after it. Tags and spaces at the end of the text belong to no word.
     """
+    *prefixes, text = tokenizer.decode([ids[:length] for length in range(1, len(ids) + 1)])
+    places = find_words(text)
+    word_starts = [place.start() for place in places]
+    word_ends = [place.end() for place in places]
     tag_ids = set(tokenizer.tag_ids)
-    prefixes = tokenizer.decode([ids[:length] for length in range(1, len(ids) + 1)])
-    num_words = len(words(prefixes.pop()))  # the last prefix is the whole text
-    indices = []
-    for token_id, prefix in zip(ids, prefixes, strict=False):
-        # The token belongs to the word in which the next character would be.
-        index = len(words(f"{prefix}.")) - 1
-        is_in_word = index < num_words and token_id not in tag_ids
-        indices.append(index if is_in_word else -1)
-    return indices
+    words = []
+    position = 0  # the text before it is that of the tokens so far
+    for (token_id, next_id), prefix in zip(pairwise(ids), prefixes, strict=True):
+        start = position
+        # The text of an incomplete character is not known yet.
+        if not CONTINUATION_BYTE.fullmatch(tokenizer.piece(next_id)):
+            position = _common_length(prefix, text, start=start)
+        end = max(position, start + 1)
+        first = bisect_right(word_ends, start)
+        stop = bisect_left(word_starts, end)
+        if first == stop and first < len(places):
+            stop += 1  # the token is a space
+        words.append(range(0) if token_id in tag_ids else range(first, stop))
+    return words
 
 
 def original_words(normalizer: Normalizer, text: str) -> list[int]:
     """Return for each word of the normalized text the index of the word of `text` it comes from.
 
-    A word of the text can become several words, for example at a no-break space, or none.
+    A word of the text can become several words, for example at a no-break space, or none. A word of
+    the normalized text comes from the word that its first character comes from.
     """
+    # Of each character of the normalized text without spaces.
+    word_indices: list[int] = []
+    for index, word in enumerate(find_words(text)):
+        characters = normalizer(word[0]).replace(" ", "")
+        word_indices += [index] * len(characters)
     indices = []
-    for index, word in enumerate(words(text)):
-        num_words = len(words(normalizer(word.decode())))
-        indices += [index] * num_words
+    position = 0
+    for word in find_words(normalizer(text)):
+        # Characters next to each other may be combined only in the whole text.
+        indices.append(word_indices[min(position, len(word_indices) - 1)])
+        position += len(word[0])
     return indices
 
 
-def words(text: str) -> list[bytes]:
-    """Return the words of a text, separated by ASCII white space."""
-    return text.encode().split()
+def _common_length(left: str, right: str, *, start: int) -> int:
+    """Return how many characters at the start of two texts are equal; `start` are known to be."""
+    length = start
+    while length < min(len(left), len(right)) and left[length] == right[length]:
+        length += 1
+    return length
 
 
 def format_alignment(alignment: Alignment) -> str:

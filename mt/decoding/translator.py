@@ -20,11 +20,14 @@ from mt.config.schema import Normalization, SearchConfig
 from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, describe_characters, is_blank
+from mt.data.sentences import Cut, middle_cut, sentence_cuts, separator
+from mt.data.source_stats import SourceStats
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.sampling import Sampling, SamplingOptions
 from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
 from mt.device import find_device, oom_as_device_error
+from mt.errors import TrainingError
 from mt.model.kv_cache import KVCache
 from mt.model.transformer import Memory, Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
@@ -37,11 +40,15 @@ CHUNK_CHARS = 2**18  # a chunk ends early when its lines have this many characte
 CPU_ENCODER_BATCH_SIZE = 32  # sentences
 MAX_WIDER_SEARCHES = 2  # each with twice the beam, for n-best lists that lack translations
 
+# If fewer of the training sources had several sentences, the model never learned to translate
+# more than one, and every line is split.
+MIN_SEVERAL_SENTENCES_SHARE = 0.05
+
 Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
 
 
 class Segment(NamedTuple):
-    """Token ids of a text, or of one piece of a long one, and of its translation.
+    """Token ids of a text, or of one piece of it, and of its translation.
 
     Both end in eos. The source begins with its prefix of tags, if it has one.
     """
@@ -50,11 +57,26 @@ class Segment(NamedTuple):
     tgt: list[int]
 
 
+class SegmentStart(NamedTuple):
+    """The position of the first character of a segment in the text, and in its translation."""
+
+    src: int
+    tgt: int
+
+
+class Piece(NamedTuple):
+    """A text, or a part of it, that is translated on its own."""
+
+    start: int  # where it begins in the text
+    text: str
+    src_ids: list[int]
+
+
 class Translation(NamedTuple):
     """One translation of one text.
 
-    A text that is too long is translated in several segments, and their scores are added. A blank
-    text has no segments, and both of its scores are 0.
+    A text of several sentences, or a long one, is translated in several segments, and their scores
+    are added. A blank text has no segments, and both of its scores are 0.
     """
 
     text: str
@@ -62,6 +84,7 @@ class Translation(NamedTuple):
     log_prob: float  # of all tokens, by the model
     segments: tuple[Segment, ...] = ()
     alignment: Alignment | None = None  # None: not computed
+    segment_starts: tuple[SegmentStart, ...] = ()  # of each segment
 
 
 class TranslatedChunk(NamedTuple):
@@ -89,6 +112,8 @@ class Translator:
     max_length: int  # of a source segment in tokens, eos included, as in training
     normalization: Normalization = "none"
     sampling: SamplingOptions | None = None  # None: beam search
+    source_stats: SourceStats | None = None  # of the training text; None: unknown
+    split_lines: bool = True  # False: split only texts of more than max_length tokens
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -112,12 +137,15 @@ class Translator:
         length_penalty: float | None = None,
         exact: bool = False,
         sampling: SamplingOptions | None = None,
+        split_lines: bool = True,
     ) -> Self:
         """Load the model of a run directory, in float32. Raises MtError when there is none.
 
         `beam_size` and `length_penalty` default to the values in the run's config. `exact` searches
         each text alone, so that no bit of a score depends on other texts. This is slower. With
         `sampling`, the translator draws `beam_size` translations of each text instead of searching.
+        Without `split_lines`, a text is translated as a whole if it has at most `data.max_length`
+        tokens.
         """
         run = open_run_dir(Path(run_dir))
         config = load_run_config(run.config_path)
@@ -152,7 +180,9 @@ class Translator:
             search,
             config.data.max_length,
             config.data.normalization,
-            sampling,
+            sampling=sampling,
+            source_stats=SourceStats.load(run.source_stats_path),
+            split_lines=split_lines,
         )
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
@@ -182,19 +212,20 @@ class Translator:
     ) -> list[list[Translation]]:
         """Return up to `num_translations` of each text, best first; None: up to `beam_size`.
 
-        The translations of a text have different texts, except for samples. A text of more than
-        `max_length` tokens is split into segments. Its k-th translation joins the k-th translations
-        of all segments.
+        The translations of a text have different texts, except for samples. A text of several
+        pieces is translated piece by piece (see `pieces`). Its k-th translation joins the k-th
+        translations of all pieces.
         """
         if isinstance(texts, str):
             raise TypeError("n_best takes a list of texts, not a single str")
-        segments_of_texts = [self.split(self.src_normalizer(text), prefix=prefix) for text in texts]
-        all_segments = [ids for segments in segments_of_texts for ids in segments]
+        pieces_of_texts = [self.pieces(self.src_normalizer(text), prefix=prefix) for text in texts]
+        all_segments = [piece.src_ids for pieces in pieces_of_texts for piece in pieces]
         if num_translations is None:
             num_translations = self.search.beam_size
         translations = iter(self._translate_segments(all_segments, num_translations))
         return [
-            _join_segments([next(translations) for _ in segments]) for segments in segments_of_texts
+            _join_translations(text, pieces, [next(translations) for _ in pieces])
+            for text, pieces in zip(texts, pieces_of_texts, strict=True)
         ]
 
     def translate_chunks(
@@ -209,55 +240,109 @@ class Translator:
 
         A chunk has at most `chunk_size` lines, and ends early when they have CHUNK_CHARS
         characters. Memory holds the model, one chunk and one batch of its search. A line takes
-        about 70 times its size in bytes while it is translated, and `read_lines` bounds that size.
-        So memory is bounded whatever the text is.
+        about 70 times its size in bytes while it is translated, or 350 times if its sentences have
+        a few letters each, and `read_lines` bounds that size. So memory is bounded whatever the
+        text is. The number of lines that were split is logged at the end.
         """
         num_lines = 0
         num_unknown_lines = 0
         unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
+        num_split_lines = 0
+        num_pieces = 0
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
             translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
             for line_translations in translations:
                 num_lines += 1
                 num_segments = len(line_translations[0].segments)
                 if num_segments > 1:
-                    logger.warning(
-                        f"line {num_lines}: over {self.max_length} tokens: "
-                        f"translated in {num_segments} parts"
-                    )
+                    num_split_lines += 1
+                    num_pieces += num_segments
             for line in chunk:
                 unknown = self.src_normalizer.unknown_characters(line)
                 unknown_characters.update(unknown)
                 if unknown:
                     num_unknown_lines += 1
             yield TranslatedChunk(chunk, translations)
-        if num_unknown_lines:
+        if num_unknown_lines > 0:
             logger.warning(
                 f"{num_unknown_lines:,} of {num_lines:,} lines hold characters that the model "
                 f"never saw: {describe_characters(unknown_characters)}"
             )
+        if num_split_lines > 0:
+            logger.info(
+                f"translate: {num_split_lines:,} of {num_lines:,} lines were split "
+                f"into {num_pieces:,} parts"
+            )
 
     def split(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
-        """Return the source ids of the segments of a text, each of at most `max_length` tokens.
+        """Return the source ids of the pieces of a text, in order."""
+        return [piece.src_ids for piece in self.pieces(text, prefix=prefix)]
+
+    def pieces(self, text: str, *, prefix: Prefix = ()) -> list[Piece]:
+        """Return the pieces of a text that are translated one by one, in order.
 
         The text is encoded as it is: `src_normalizer` prepares a text for this.
 
-        A text that is too long is cut at the space nearest to its middle, or through the middle if
-        it has no space. The halves are split in the same way. A blank text has no segments. The
-        prefix is in front of every segment. Raises ValueError if it has other ids than tags.
+        A text is split where its sentences end if it is longer than usual training sources, or if
+        these had hardly ever several sentences. A sentence that is very long is split near its
+        middle, and its halves in the same way. A blank text has no pieces. The prefix is in front
+        of every piece. Raises ValueError if it has other ids than tags.
         """
         if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
         if is_blank(text):
             return []
+        whole = self._piece(text, 0, prefix)
+        if not self._splits_every_text and len(whole.src_ids) <= self._usual_length:
+            return [whole]
+        sentences = [whole]
+        if cuts := sentence_cuts(text):
+            starts = [0, *(cut.stop for cut in cuts)]
+            ends = [*(cut.start for cut in cuts), len(text)]
+            sentences = [
+                self._piece(text[start:end], start, prefix)
+                for start, end in zip(starts, ends, strict=True)
+            ]
+        return [part for sentence in sentences for part in self._short_pieces(sentence, prefix)]
+
+    def _short_pieces(self, piece: Piece, prefix: Prefix) -> list[Piece]:
+        """Return a piece, or parts of it that are short enough."""
+        if is_blank(piece.text):
+            return []
+        if len(piece.src_ids) <= self._rare_length:
+            return [piece]
+        cut = middle_cut(piece.text)
+        if cut is None:
+            return [piece]
+        left = self._piece(piece.text[: cut.start], piece.start, prefix)
+        right = self._piece(piece.text[cut.stop :], piece.start + cut.stop, prefix)
+        return self._short_pieces(left, prefix) + self._short_pieces(right, prefix)
+
+    def _piece(self, text: str, start: int, prefix: Prefix) -> Piece:
+        """Encode a part of a text that begins at `start`."""
         (text_ids,) = self.src_tokenizer.encode([text])
-        ids = [*prefix, *text_ids]
-        if len(ids) <= self.max_length or len(text) < 2:
-            return [ids]
-        cut = _cut_position(text)
-        first_half = self.split(text[:cut], prefix=prefix)
-        second_half = self.split(text[cut:].removeprefix(" "), prefix=prefix)
-        return first_half + second_half
+        return Piece(start, text, [*prefix, *text_ids])
+
+    @property
+    def _splits_every_text(self) -> bool:
+        """Whether a text is split where its sentences end, whatever its length."""
+        if self.source_stats is None or not self.split_lines:
+            return False
+        return self.source_stats.several_sentences_share < MIN_SEVERAL_SENTENCES_SHARE
+
+    @property
+    def _usual_length(self) -> int:
+        """The number of tokens above which a text is split where its sentences end."""
+        if self.source_stats is None or not self.split_lines:
+            return self.max_length
+        return min(self.source_stats.usual_length, self.max_length)
+
+    @property
+    def _rare_length(self) -> int:
+        """The number of tokens above which a sentence is split."""
+        if self.source_stats is None or not self.split_lines:
+            return self.max_length
+        return min(self.source_stats.rare_length, self.max_length)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return rows of ids as one padded tensor (batch, length) on the device of the model."""
@@ -309,7 +394,15 @@ class Translator:
     def _read_hypotheses(
         self, src_ids: Sequence[int], hypotheses: Sequence[Hypothesis]
     ) -> list[Translation]:
-        """Return the hypotheses of one segment as translations."""
+        """Return the hypotheses of one segment as translations.
+
+        Raises TrainingError when the search found none, because no probability is finite.
+        """
+        if hypotheses[0].log_prob == -math.inf:
+            raise TrainingError(
+                "the model's probabilities are not finite: its training diverged "
+                "(choose another checkpoint)"
+            )
         texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
         translations = []
         for text, hypothesis in zip(texts, hypotheses, strict=True):
@@ -385,19 +478,6 @@ class Translator:
         return Memory(torch.cat(states), torch.cat(masks))
 
 
-def _cut_position(text: str) -> int:
-    """Return the index of the space nearest to the middle, or the middle if there is no space.
-
-    A space at either end of the text does not count. Of two spaces that are equally near, the left
-    one is taken.
-    """
-    middle = len(text) // 2
-    left = text.rfind(" ", 1, middle + 1)
-    right = text.find(" ", middle, len(text) - 1)
-    spaces = [space for space in (left, right) if space > 0]
-    return min(spaces, key=lambda space: abs(space - middle), default=middle)
-
-
 def _merge_equal_texts(translations: Iterable[Translation]) -> list[Translation]:
     """Return the best translation of each text, best first."""
     best_by_text: dict[str, Translation] = {}
@@ -406,23 +486,39 @@ def _merge_equal_texts(translations: Iterable[Translation]) -> list[Translation]
     return list(best_by_text.values())
 
 
-def _join_segments(segments: Sequence[Sequence[Translation]]) -> list[Translation]:
-    """Return the translations of a text from those of its segments.
+def _join_translations(
+    text: str, pieces: Sequence[Piece], translations: Sequence[Sequence[Translation]]
+) -> list[Translation]:
+    """Return the translations of a text from those of its pieces.
 
-    The k-th translation joins the k-th of each segment, as far as all segments have one. A blank
-    text has no segments, and its translation is empty.
+    The k-th translation joins the k-th of each piece, as far as all pieces have one. A blank text
+    has no pieces, and its translation is empty.
     """
-    if not segments:
+    if not pieces:
         return [Translation("", 0.0, 0.0)]
-    joined = []
-    for same_rank in zip(*segments, strict=False):
-        own_segments = [segment for translation in same_rank for segment in translation.segments]
-        joined.append(
-            Translation(
-                text=" ".join(translation.text for translation in same_rank),
-                score=sum(translation.score for translation in same_rank),
-                log_prob=sum(translation.log_prob for translation in same_rank),
-                segments=tuple(own_segments),
-            )
-        )
-    return joined
+    return [
+        _join_same_rank(text, pieces, same_rank) for same_rank in zip(*translations, strict=False)
+    ]
+
+
+def _join_same_rank(
+    text: str, pieces: Sequence[Piece], translations: Sequence[Translation]
+) -> Translation:
+    """Return the translation of a text from one translation of each of its pieces."""
+    joined = ""
+    segments: list[Segment] = []
+    segment_starts = []
+    previous_end = 0  # of the piece before, in the text
+    for piece, translation in zip(pieces, translations, strict=True):
+        joined += separator(text, Cut(previous_end, piece.start), joined, translation.text)
+        segments.extend(translation.segments)
+        segment_starts.append(SegmentStart(piece.start, len(joined)))
+        joined += translation.text
+        previous_end = piece.start + len(piece.text)
+    return Translation(
+        text=joined,
+        score=sum(translation.score for translation in translations),
+        log_prob=sum(translation.log_prob for translation in translations),
+        segments=tuple(segments),
+        segment_starts=tuple(segment_starts),
+    )

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from sacrebleu.metrics.chrf import CHRF
 
-# Japanese kana and Chinese characters. Such text has no spaces, so each character is a word.
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+from mt.data.words import UNSPACED, UNSPACED_MARKS, lacks_spaces
+
 PUNCTUATION = re.escape(string.punctuation + "„“”‚‘’«»‹›–—…¿¡。、，．！？：；「」『』（）·")
-_WORD_OR_PUNCTUATION = re.compile(rf"[{CJK}{PUNCTUATION}]|[^\s{CJK}{PUNCTUATION}]+")
+_WORD_OR_PUNCTUATION = re.compile(
+    rf"[{PUNCTUATION}]|[{UNSPACED}][{UNSPACED_MARKS}]*|[^\s{UNSPACED}{PUNCTUATION}]+"
+)
 
 # The largest source length in each bucket. One more bucket holds the sentences that are longer.
 BUCKET_ENDS = {
@@ -65,16 +67,15 @@ class Example(NamedTuple):
 def length_buckets(sources: Sequence[str]) -> tuple[str, list[Bucket]]:
     """Group sentences by source length; return the unit of length and the buckets.
 
-    The unit is "words" (split at white space), or "characters" if most sources have no space. No
-    bucket is empty.
+    The unit is "words" (split at white space), or "characters" if the sources have no spaces
+    between words. No bucket is empty.
     """
-    num_with_spaces = sum(1 for text in sources if " " in text.strip())
-    if 2 * num_with_spaces >= len(sources):
-        unit = "words"
-        lengths = [len(text.split()) for text in sources]
-    else:
+    if lacks_spaces(sources):
         unit = "characters"
         lengths = [len(text.strip()) for text in sources]
+    else:
+        unit = "words"
+        lengths = [len(text.split()) for text in sources]
 
     ends = BUCKET_ENDS[unit]
     labels = [f"up to {ends[0]}"]
@@ -93,9 +94,10 @@ def sentence_chrf(hyp: str, references: Sequence[str]) -> float:
 
 
 def words_and_punctuation(text: str) -> list[str]:
-    """Split a text into words, single punctuation marks and single CJK characters, without spaces.
+    """Split a text into words and single punctuation marks, without spaces.
 
-    Texts are compared in these units, so that a word with a comma after it is still the same word.
+    In a script without spaces, such as Chinese, each character is a word. Texts are compared in
+    these units, so that a word with a comma after it is still the same word.
     """
     return _WORD_OR_PUNCTUATION.findall(text)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mt.errors import TrainingError
 from mt.model.attention import Attention
 from mt.model.transformer import Transformer
 
@@ -88,7 +89,8 @@ def _record_weights(
 ) -> list[Tensor]:
     """Return the weights of each attention module for one forward pass.
 
-    Each is (batch, num_heads, query_length, key_length), float32 on the CPU.
+    Each is (batch, num_heads, query_length, key_length), float32 on the CPU. Raises TrainingError
+    when some are not finite.
     """
     assert not model.training, "dropout would change the input of the later layers"
     with Recording(modules) as calls:
@@ -98,6 +100,11 @@ def _record_weights(
         (arguments,) = module_calls
         attention = cast(Attention, module)
         weights.append(attention.weights(*arguments).float().cpu())
+    if not all(tensor.isfinite().all() for tensor in weights):
+        raise TrainingError(
+            "the model's attention weights are not finite: its training diverged "
+            "(choose another checkpoint)"
+        )
     return weights
 
 

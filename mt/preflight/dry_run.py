@@ -18,6 +18,7 @@ from mt.data.dataset import Epoch
 from mt.data.eval_set import EvalSet, load_eval_set
 from mt.data.normalization import Normalizer, normalize
 from mt.data.tokenizer import Tokenizer
+from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.preflight.file_checks import Finding, Level
@@ -238,7 +239,7 @@ def measure_tokens(
     is_byte = np.array(
         [_is_byte_piece(tokenizer.piece(token_id)) for token_id in range(tokenizer.vocab_size)]
     )
-    num_words = sum(len(line.split()) for line in lines)
+    num_words = sum(len(split_words(line)) for line in lines)
     return TokenRates(
         tokens_per_word=len(ids) / num_words,
         byte_percentage=100 * is_byte[ids].mean(),

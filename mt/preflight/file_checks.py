@@ -373,7 +373,14 @@ def format_lines(numbers: Sequence[int]) -> str:
 
 def format_fraction(part: int, whole: int, things: str) -> str:
     """Return "12 of 1,000 pairs (1.2 %)" for (12, 1000, "pairs")."""
-    return f"{part:,} of {whole:,} {things} ({100 * part / whole:.2g} %)"
+    percent = 100 * part / whole
+    if 0 < percent < 0.01:
+        shown = "under 0.01"
+    elif percent < 9.95:
+        shown = f"{percent:.2g}"
+    else:
+        shown = f"{percent:.0f}"
+    return f"{part:,} of {whole:,} {things} ({shown} %)"
 
 
 def line_numbers(mask: Mask) -> list[int]:

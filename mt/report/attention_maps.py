@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def write_attention(
     maps = attention_maps(translator, sentence, target=target, name=str(run_dir))
     content = formatter(maps)
     with atomic_file(output) as file:
-        file.write(content.encode())
+        # The name of the run may have bytes that are not UTF-8.
+        file.write(content.encode(errors="backslashreplace"))
     num_src = len(maps.sides["src"].subwords)
     num_tgt = len(maps.sides["tgt_out"].subwords)
     megabytes = output.stat().st_size / 1e6
@@ -80,10 +82,13 @@ def attention_maps(
         prefix=prefix,
     )
     if target is None:
+        # As a whole, although `mt translate` may translate it sentence by sentence.
+        translator = replace(translator, split_lines=False)
         ((best,),) = translator.n_best([sentence], num_translations=1, prefix=prefix)
         tgt_text = best.text
         # The ids come from the search: encoding the text could split its words differently.
-        tgt_out = best.segments[0].tgt
+        (segment,) = best.segments
+        tgt_out = segment.tgt
     else:
         tgt_text = target
         tgt_out = _encode_sentence(

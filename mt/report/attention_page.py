@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.data.words import find_words
 from mt.report.template import render
 
 Array = NDArray[np.float32]
@@ -56,17 +58,41 @@ class AttentionMaps(NamedTuple):
 def group_words(pieces: Sequence[str], *, special_positions: Collection[int]) -> list[int]:
     """Return the index of the word that each piece belongs to, counted from 0.
 
-    A word begins at each piece that starts with U+2581. Each special token is a word of its own.
+    A word begins at each piece that starts with U+2581. Each special token is a word of its own. In
+    a script without spaces, each piece is a word, but not its single bytes and combining marks.
     """
+    texts = _piece_texts(pieces)
+    for position in special_positions:
+        texts[position] = " "
+    # Where a word follows another one without a space.
+    words = find_words("".join(texts))
+    inner_starts = {word.start() for last, word in pairwise(words) if last.end() == word.start()}
     word_index = []
     word = -1
-    for position, piece in enumerate(pieces):
+    offset = 0  # of the piece, in all texts
+    for position, (piece, text) in enumerate(zip(pieces, texts, strict=True)):
         is_special = position in special_positions
         follows_special = position - 1 in special_positions
-        if position == 0 or is_special or follows_special or piece.startswith(SPACE):
+        begins_word = piece.startswith(SPACE) or (text != "" and offset in inner_starts)
+        if position == 0 or is_special or follows_special or begins_word:
             word += 1
         word_index.append(word)
+        offset += len(text)
     return word_index
+
+
+def _piece_texts(pieces: Sequence[str]) -> list[str]:
+    """Return the text of each piece, with a space for U+2581.
+
+    SentencePiece splits a rare character into its UTF-8 bytes. The first of them has the character
+    as its text, the others have none. Bytes of an unprintable character keep the piece's name.
+    """
+    texts = [piece.replace(SPACE, " ") for piece in pieces]
+    for start, character in _characters_in_bytes(pieces):
+        texts[start] = character
+        for position in range(start + 1, start + len(character.encode())):
+            texts[position] = ""
+    return texts
 
 
 def display_pieces(pieces: Sequence[str]) -> list[str]:
@@ -76,16 +102,22 @@ def display_pieces(pieces: Sequence[str]) -> list[str]:
     the number of the byte, as in `ß 1/2`. The bytes of an unprintable character stay as they are.
     """
     displayed = [piece.removeprefix(SPACE) or VISIBLE_SPACE for piece in pieces]
+    for start, character in _characters_in_bytes(pieces):
+        length = len(character.encode())
+        for offset in range(length):
+            byte_number = f" {offset + 1}/{length}" if length > 1 else ""
+            displayed[start + offset] = character + byte_number
+    return displayed
+
+
+def _characters_in_bytes(pieces: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield each printable character that the pieces spell as bytes, with its first position."""
     byte_values = [_byte_value(piece) for piece in pieces]
     for length in range(1, MAX_UTF8_LENGTH + 1):
         for start in range(len(pieces) - length + 1):
             character = _decode_character(byte_values[start : start + length])
-            if character is None:
-                continue
-            for offset in range(length):
-                byte_number = f" {offset + 1}/{length}" if length > 1 else ""
-                displayed[start + offset] = character + byte_number
-    return displayed
+            if character is not None:
+                yield start, character
 
 
 def _byte_value(piece: str) -> int | None:

@@ -1,11 +1,10 @@
 """The numbers of sentence pairs that a run was trained on."""
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mt.data.corpus import FilterCounts
-from mt.errors import CheckpointError
+from mt.data.corpus import FilterCounts, load_pair_numbers
+from mt.errors import CheckpointError, DataError
 from mt.storage.checkpoint import find_checkpoint, load_meta
 from mt.storage.run_dir import RunDir
 
@@ -17,16 +16,17 @@ class PairCounts(NamedTuple):
     total: FilterCounts
 
 
-def read_pair_counts(run: RunDir) -> PairCounts | None:
+def read_pair_counts(run: RunDir, *, num_corpora: int) -> PairCounts | None:
     """Read the pair counts from the run's cache; None if the cache is deleted or damaged.
 
     The last checkpoint names the cache entry. Without a checkpoint the answer is None too, because
     an entry could come from an earlier attempt with other corpora.
     """
     try:
-        digest = load_meta(find_checkpoint(run.checkpoints_dir, "last"))["data_digest"]
-        text = (run.cache_dir / digest / "meta.json").read_text(encoding="utf-8")
-        meta = json.loads(text)
-        return PairCounts(meta["num_pairs"], FilterCounts(**meta["counts"]))
-    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+        digest = load_meta(find_checkpoint(run.checkpoints_dir, "last")).get("data_digest")
+        numbers = load_pair_numbers(run.cache_dir / str(digest))
+    except (CheckpointError, DataError):
         return None
+    if len(numbers.num_pairs) != num_corpora:
+        return None
+    return PairCounts(numbers.num_pairs, numbers.counts)

@@ -71,7 +71,7 @@ def write_report(
         logger.info(sentence)
     page = report_page(report)
     with atomic_file(output) as file:
-        file.write(page.encode(errors="replace"))
+        file.write(page.encode(errors="backslashreplace"))
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
 
 
@@ -80,7 +80,7 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
     run = open_run_dir(run_dir)
     config = load_run_config(run.config_path)
     history = read_metrics_log(run.metrics_path)
-    counts = read_pair_counts(run)
+    counts = read_pair_counts(run, num_corpora=len(config.data.train))
     evaluation = evaluate_run(run, config, checkpoint=checkpoint, device=device)
     return Report(
         name=run.path.resolve().name,
@@ -147,9 +147,10 @@ def find_headline(report: Report) -> Headline | None:
         first_set = report.scored_sets[0]
         return Headline(first_set.scores[0], first_set.name)
     for line in reversed(report.history.valid):
-        signatures = line.get("signatures", {})
-        if line.get("is_best") and signatures:
-            name, signature = next(iter(signatures.items()))
-            score = Score(name, float(line[name]), signature)
-            return Headline(score, f"the validation set, at update {line['step']:,}")
+        if not line.get("is_best"):
+            continue
+        for name, signature in line.get("signatures", {}).items():
+            if line.get(name) is not None:
+                score = Score(name, float(line[name]), signature)
+                return Headline(score, f"the validation set, at update {line['step']:,}")
     return None

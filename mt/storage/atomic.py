@@ -12,6 +12,8 @@ from typing import BinaryIO, Literal
 
 from mt.errors import DiskError
 
+MAX_NAME_SIZE = 255  # bytes in the name of a file, on most systems
+
 
 class OutputFile:
     """A file that is being written. `write` and `flush` raise a DiskError that names the output."""
@@ -43,7 +45,7 @@ def atomic_file(path: Path) -> Iterator[OutputFile]:
             yield OutputFile(file, path)
         return
     path = path.resolve()  # so that the target of a link is replaced, not the link
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = _partial_path(path, f".{secrets.token_hex(4)}.partial")
     with _renamed_at_end(partial, path):
         with _open_output(partial, "xb", output=path) as file:
             if path.exists():
@@ -60,7 +62,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Until then its name is `.NAME.partial`. A directory that is replaced passes its permissions on.
     DiskError when it cannot be written; an OSError that names a file elsewhere is not changed.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial_path(path, ".partial")
     with _renamed_at_end(partial, path):
         with os_errors_as_disk_error(path):
             partial.mkdir()
@@ -107,6 +109,12 @@ def _renamed_at_end(partial: Path, path: Path) -> Iterator[None]:
             fsync_path(path.parent)  # so that the new name is on the disk
     finally:
         remove(partial)
+
+
+def _partial_path(path: Path, ending: str) -> Path:
+    """Return the path of `.NAME<ending>` beside `path`, with as much of its name as fits."""
+    name = os.fsencode(path.name)[: MAX_NAME_SIZE - 1 - len(ending)]
+    return path.with_name(f".{os.fsdecode(name)}{ending}")
 
 
 def _permissions(path: Path) -> int:

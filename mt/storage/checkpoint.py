@@ -1,5 +1,6 @@
 """Checkpoints on disk: complete or absent, verified when read, and never unpickled."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from mt.errors import CheckpointError
@@ -182,7 +183,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 def load_weights(model: nn.Module, directory: Path) -> None:
     """Load a checkpoint's weights into `model`, which may be on the meta device.
 
-    CheckpointError when they are the weights of another model.
+    CheckpointError when they are the weights of another model, or are not finite.
     """
     meta = _read_meta(directory)
     tensors = _load_tensors(directory / MODEL)
@@ -190,6 +191,10 @@ def load_weights(model: nn.Module, directory: Path) -> None:
         tensors = migrations.convert_model(tensors)
     if _shapes(tensors) != _shapes(model.state_dict()):
         raise CheckpointError(f"{directory}: holds another model than the run's config describes")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise CheckpointError(
+            f"{directory / MODEL}: some weights are not finite; choose another checkpoint"
+        )
     model.load_state_dict(tensors, assign=True)
 
 
@@ -205,7 +210,8 @@ def _read_meta(directory: Path) -> dict[str, Any]:
     """Return the content of meta.json as it is; its `format_version` is one of those readable."""
     path = directory / META
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        meta: dict[str, Any] = json.loads(content.decode())
         version = meta["format_version"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
@@ -217,7 +223,7 @@ def _read_meta(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format version {str(version)[:80]}, but this mt reads {readable}{hint}"
         )
-    _verify(path)
+    _verify(path, content)
     return meta
 
 
@@ -242,24 +248,33 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, path)
     except SafetensorError as error:  # what safetensors raises for a full disk, for one
         raise OSError(str(error)) from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files for the owner only
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
-    _verify(path)
+    """Return the tensors in a file, which is read once and not mapped into memory.
+
+    So another process that replaces the file later cannot change them.
+    """
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error
+    _verify(path, content)
+    try:
+        tensors: dict[str, Tensor] = load(content)
+    except SafetensorError as error:
         raise CheckpointError(f"{path}: not readable ({error})") from error
-    return tensors
+    # PyTorch aligns its own tensors in memory, and the last bits of a product can depend on that.
+    return {name: tensors.pop(name).clone() for name in list(tensors)}
 
 
-def _verify(path: Path) -> None:
-    """Compare a file with its line in SHA256SUMS. CheckpointError when they differ."""
+def _verify(path: Path, content: bytes) -> None:
+    """Compare the content of a file with its line in SHA256SUMS. CheckpointError if they differ."""
     checksums_file = path.with_name(CHECKSUMS)
     try:
-        line = f"{sha256(path)}  {path.name}"
         lines = checksums_file.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot read: {error.strerror}") from error
-    if line not in lines:
+        raise CheckpointError(f"{checksums_file}: cannot read: {error.strerror}") from error
+    if f"{hashlib.sha256(content).hexdigest()}  {path.name}" not in lines:
         raise CheckpointError(f"{path}: damaged: its checksum is not the one in {CHECKSUMS}")

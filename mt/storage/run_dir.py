@@ -18,6 +18,7 @@ class RunDir:
         self.path = path
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
+        self.source_stats_path = path / "source_stats.json"  # of the training text
         self.checkpoints_dir = path / "checkpoints"
         self.cache_dir = path / "cache"  # the encoded training text; may be deleted
 

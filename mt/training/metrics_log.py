@@ -24,7 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from mt.errors import DiskError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error
@@ -160,7 +162,9 @@ class MetricsLog:
             is_lost = isinstance(value, float) and not math.isfinite(value)
             line[key] = None if is_lost else value
         line["timing"] = dict(timing)
-        self._pending += json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+        # The text of an incident may name a file with bytes that are not UTF-8.
+        self._pending += text.encode(errors="replace") + b"\n"
         with suppress(DiskError):
             self._write_pending()
 
@@ -214,7 +218,68 @@ class MetricsLog:
         return self.path.stat().st_size if self.path.exists() else 0
 
 
-MetricsLine = Mapping[str, Any]  # one line of metrics.jsonl; any key of its kind may be missing
+MetricsLine = Mapping[str, Any]  # one line of metrics.jsonl; see `_parse_line`
+
+Step = Annotated[int, Field(ge=0, le=2**53)]  # has an exact float, for plots
+Number = Annotated[float, Field(allow_inf_nan=False)] | None  # None: it was not finite
+UnixTime = Annotated[float, Field(ge=0, le=253_402_300_799)]  # up to the year 9999
+
+
+# The types of the keys, by kind of line. Any key but `step` and an incident's text may be missing,
+# and there may be more.
+
+
+class _Types(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _TimingTypes(_Types):
+    __pydantic_extra__: dict[str, Number]
+    unix_time: UnixTime | None = None
+
+
+class _LineTypes(_Types):
+    kind: str = ""
+    step: Step
+    timing: _TimingTypes | None = None
+
+
+class _StartTypes(_LineTypes):
+    num_parameters: NonNegativeInt = 0
+    environment: dict[str, Any] | None = None
+
+
+class _TrainTypes(_LineTypes):
+    __pydantic_extra__: dict[str, Number]
+    epoch: NonNegativeInt = 0
+    tokens_seen: NonNegativeInt = 0
+    num_skipped: NonNegativeInt = 0
+
+
+class _SampleTypes(_Types):
+    src: str
+    ref: str
+    hyp: str
+
+
+class _ValidationTypes(_LineTypes):
+    __pydantic_extra__: dict[str, Number]
+    epoch: NonNegativeInt = 0
+    signatures: dict[str, str] = {}
+    samples: list[_SampleTypes] = []
+    is_best: bool = False
+
+
+class _IncidentTypes(_LineTypes):
+    text: str
+
+
+TYPES_BY_KIND: dict[str, type[_LineTypes]] = {
+    StartRecord.kind: _StartTypes,
+    TrainRecord.kind: _TrainTypes,
+    ValidationRecord.kind: _ValidationTypes,
+    IncidentRecord.kind: _IncidentTypes,
+}
 
 
 @dataclass(frozen=True)
@@ -222,7 +287,7 @@ class MetricsHistory:
     """The lines of a metrics.jsonl, in the order in which they were written."""
 
     lines: Sequence[MetricsLine]
-    num_unreadable: int = 0  # lines that are not JSON objects with a step
+    num_unreadable: int = 0  # lines that are cut, or have values of wrong types
     file_exists: bool = True
 
     @property
@@ -283,11 +348,16 @@ def _complete_lines(content: bytes, *, step: int) -> Iterator[bytes]:
 
 
 def _parse_line(raw_line: bytes) -> MetricsLine | None:
-    """Return a line as a dict, or None for anything but a JSON object with a step."""
+    """Return a line as a dict, or None for anything but a JSON object with the types of its kind.
+
+    A line may lack keys of its kind, except for `step` and the text of an incident.
+    """
     try:
-        value = json.loads(raw_line)
-    except ValueError:
+        line = json.loads(raw_line)
+        if not isinstance(line, dict):
+            return None
+        kind = str(line.get("kind"))
+        TYPES_BY_KIND.get(kind, _LineTypes).model_validate(line)
+    except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
         return None
-    if isinstance(value, dict) and isinstance(value.get("step"), int):
-        return value
-    return None
+    return line

@@ -93,6 +93,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         warn_of_other_form(experiment.validation_set, config.data.normalization)
         if run_config is None:
             experiment.train_tokenizers()
+            experiment.measure_sources()
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime

@@ -27,6 +27,7 @@ class Validator:
         self.runtime = runtime
         self.eval_set = experiment.validation_set
         self.tokenizers = experiment.tokenizers
+        self.source_stats = experiment.source_stats
         self.pairs = encode_eval_set(self.eval_set, self.tokenizers, self.config.data.normalization)
         self._check_lengths()
         self.scoring = scoring_of_run(self.config)
@@ -54,6 +55,7 @@ class Validator:
             config.search,
             config.data.max_length,
             config.data.normalization,
+            source_stats=self.source_stats,
         )
 
     def _loss(self, objective: Objective) -> float:

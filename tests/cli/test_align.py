@@ -16,6 +16,7 @@ from shell import Ended, mt
 from mt.config.load import load_run_config
 from mt.data.normalization import is_blank
 from mt.data.tokenizer_training import train_tokenizer
+from mt.data.words import split_words
 from mt.decoding.alignment import align_translations
 from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
@@ -160,6 +161,21 @@ def test_too_long_pair_gets_a_warning_and_no_links(run_dir: Path, tmp_path: Path
     assert ended.err.count("\n") == 1
 
 
+def test_characters_of_a_script_without_spaces_are_words(run_dir: Path, tmp_path: Path) -> None:
+    src_file = write(tmp_path / "src", ["我们。", "balo deru"])
+    tgt_file = write(tmp_path / "tgt", ["fimi gona", "ไป hupe"])
+    ended = mt("align", run_dir, "--src", src_file, "--tgt", tgt_file)
+    first, second = (parse_links(line) for line in output_lines(ended))
+    assert [j for _, j in first] == [0, 1]
+    assert {i for i, _ in first} <= {0, 1, 2}
+    assert {j for _, j in second} == {0, 1, 2}
+
+    ended = mt("translate", run_dir, "--alignments", stdin="我们喜欢\n")
+    text, links = output_lines(ended)[0].rsplit(" ||| ", 1)
+    assert {j for _, j in parse_links(links)} == set(range(len(split_words(text))))
+    assert all(i < 4 for i, _ in parse_links(links))
+
+
 def test_layer_and_step_options(run_dir: Path, tmp_path: Path) -> None:
     generator = random.Random(1)
     texts = [" ".join(generator.choices(INVENTED_WORDS, k=5)) for _ in range(40)]
@@ -207,7 +223,7 @@ STDIN = "".join(f"{line}\n" for line in LINES)
 def assert_links_fit(links: list[tuple[int, int]], src: str, translation: str) -> None:
     """Check that links stay within the words of both texts, and exist unless the text is blank."""
     num_src_words = len(src.split())
-    num_tgt_words = len(translation.encode().split())
+    num_tgt_words = len(split_words(translation))
     assert all(i < num_src_words and j < num_tgt_words for i, j in links)
     assert bool(links) == bool(translation.strip())
 

@@ -19,6 +19,7 @@ from shell import Ended, in_process, mt
 
 from mt.cli.process import SETTINGS
 from mt.config.load import dump_config, load_config
+from mt.data.tokenizer import Tokenizer
 
 CONFIG = """\
 data:
@@ -228,7 +229,7 @@ def test_translate_prints_as_many_lines_as_it_reads(
     run_dir: Path, stdin: bytes, num_lines: int
 ) -> None:
     ended = mt("translate", run_dir, stdin=stdin)
-    assert_silent_success(ended)
+    assert ended.code == 0, ended.err
     assert ended.out.count("\n") == num_lines
     assert ended.out.endswith("\n") or num_lines == 0
     assert "\r" not in ended.out
@@ -265,11 +266,11 @@ def test_translate_files_equals_translate_pipes(task: Path, run_dir: Path, tmp_p
     assert output.read_text(encoding="utf-8") == piped.out
 
 
-def test_long_line_is_translated_in_parts_with_a_warning(run_dir: Path) -> None:
+def test_long_line_is_translated_in_parts_with_a_message(run_dir: Path) -> None:
     long_line = " ".join(WORDS * 4)
     ended = mt("translate", run_dir, stdin=f"balo deru\n{long_line}\n")
     assert ended.out.count("\n") == 2
-    assert ended.err.startswith("warning: line 2: over 24 tokens")
+    assert "1 of 2 lines" in ended.err
     assert "parts" in ended.err
     assert ended.err.count("\n") == 1
 
@@ -783,6 +784,17 @@ def test_word_that_is_not_an_id_is_named(run_dir: Path, word: str) -> None:
     model = run_dir / "tokenizer.model"
     message = error_of("tokenizer", "decode", "-m", model, stdin=f"5 {word} 6\n")
     assert_contains(message, "line 1:", "0 to 349", f"found {word!r}")
+
+
+def test_ids_of_a_newline_are_refused(run_dir: Path) -> None:
+    """They would make two lines of one."""
+    model = run_dir / "tokenizer.model"
+    newline_id, _ = Tokenizer.load(model).encode(["\n"])[0][-2:]
+    ended = mt("tokenizer", "decode", "-m", model, stdin=f"300\n300 {newline_id} 301\n")
+    assert ended.code == 1
+    assert ended.out.count("\n") == 1
+    assert ended.err.startswith("mt: line 2: ")
+    assert "newline" in ended.err
 
 
 def test_same_command_trains_after_mistakes_are_corrected(small_task: Path) -> None:

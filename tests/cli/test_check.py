@@ -75,3 +75,20 @@ def test_exit_code_is_0_without_errors(capsys: pytest.CaptureFixture[str]) -> No
     findings = [Finding("warning", "disk", "", "nearly full")]
     assert print_findings(findings, as_json=False) == 0
     assert print_findings(findings, as_json=True) == 0
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_file_name_that_is_not_utf_8_is_escaped(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    findings = [Finding("warning", "text", "x\udcff.de:7", "x\udcff.de has a blank line")]
+    print_findings(findings, as_json=as_json)
+    assert capsys.readouterr().out.count(r"x\udcff.de") == 2
+
+
+def test_report_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [Finding("error", "text", "x\x1b[2J.de:7", "x\x1b[2J.de has a blank line")]
+    print_findings(findings, as_json=False)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.count(r"x\x1b[2J.de") == 3

@@ -206,6 +206,7 @@ def test_best_checkpoint_that_was_not_saved_does_not_count_as_best(
     state = saved_state(run_dir, "best")
     assert state["step"] == 8
     assert state["best_score"] == -losses[-1]
+    assert state["best_loss"] == losses[-1]
 
 
 def test_read_only_disk_is_one_line(config: Path, full_disk: Path) -> None:

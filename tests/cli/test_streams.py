@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mt.cli.streams import read_input, write_lines
+from mt.errors import DataError
 
 
 @pytest.fixture
@@ -72,3 +75,27 @@ def test_non_blocking_stdout_is_written_to_its_end(
         monkeypatch.undo()
     reader.join()
     assert received[0].decode().split() == lines
+
+
+def test_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
+    write_lines(["x\udcff.de  BLEU  7.00", "schön"], tmp_path / "scores")
+    assert (tmp_path / "scores").read_bytes().decode() == "x\\udcff.de  BLEU  7.00\nschön\n"
+
+
+def test_file_named_gz_is_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "out.gz"
+    write_lines(["one", "schön"], path)
+    content = path.read_bytes()
+    assert gzip.decompress(content).decode() == "one\nschön\n"
+    write_lines(["one", "schön"], path)
+    assert path.read_bytes() == content
+
+
+def test_error_leaves_no_compressed_file(tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "one"
+        raise DataError("line 2")
+
+    with pytest.raises(DataError, match="line 2"):
+        write_lines(lines(), tmp_path / "out.gz")
+    assert os.listdir(tmp_path) == []

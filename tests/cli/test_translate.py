@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from shell import Ended, mt
 
 from mt.config.load import load_run_config
 from mt.data.normalization import is_blank
+from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translation, Translator
@@ -46,7 +48,6 @@ CONFIG = {
 }
 VOCAB_SIZE = 330
 LINE_END_PIECES = ("<0x0A>", "<0x0D>", "<0x0B>", "\r", "\u2028", "\x85")
-MAX_LENGTH = 256  # data.max_length by default
 
 
 @pytest.fixture(scope="module")
@@ -176,18 +177,48 @@ MEGABYTE_LINES = {
 
 
 @pytest.mark.parametrize("line", MEGABYTE_LINES.values(), ids=MEGABYTE_LINES)
-def test_line_of_a_megabyte_gives_one_line_and_a_warning(run_dir: Path, line: str) -> None:
+def test_line_of_a_megabyte_gives_one_line_and_one_message(run_dir: Path, line: str) -> None:
     command = ("translate", run_dir, "--beam-size", "1")
     ended = mt(*command, stdin=f"balo\n{line}\nfimi\n")
     lines = output_lines(ended)
     assert len(lines) == 3
     assert [lines[0], lines[2]] == output_lines(mt(*command, stdin="balo\nfimi\n"))
-    assert ended.err.startswith("warning: line 2: ")
-    assert f"over {MAX_LENGTH} tokens" in ended.err
+    assert "1 of 3 lines" in ended.err
     assert "parts" in ended.err
     num_unseen = 1 if "😀" in line else 0
     assert ended.err.count("\n") == 1 + num_unseen
     assert ended.err.count("1 of 3 lines hold characters") == num_unseen
+
+
+@pytest.fixture
+def run_of_single_sentences(run_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the run, as if each of its training lines had been a single sentence."""
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    SourceStats(200, 200, 0.0).save(RunDir(copy).source_stats_path)
+    return copy
+
+
+def test_several_sentences_are_translated_one_by_one(run_of_single_sentences: Path) -> None:
+    command = ("translate", run_of_single_sentences)
+    first, second = output_lines(mt(*command, stdin="Balo deru.\nFimi!\n"))
+    ended = mt(*command, stdin="Balo deru. Fimi!\ngona\n")
+    both, _ = output_lines(ended)
+    assert both == f"{first} {second}"
+    assert "1 of 2 lines" in ended.err
+    assert "2 parts" in ended.err
+    assert ended.err.count("\n") == 1
+    assert mt(*command, "--quiet", stdin="Balo deru. Fimi!\n").err == ""
+
+
+def test_no_split_translates_several_sentences_at_once(
+    run_dir: Path, run_of_single_sentences: Path
+) -> None:
+    stdin = "Balo deru. Fimi!\n"
+    ended = mt("translate", run_of_single_sentences, "--no-split", stdin=stdin)
+    assert output_lines(ended) == output_lines(mt("translate", run_dir, stdin=stdin))
+    assert ended.err == ""
+    assert ended.out != mt("translate", run_of_single_sentences, stdin=stdin).out
 
 
 def test_line_over_the_size_limit_is_refused(run_dir: Path) -> None:
@@ -417,4 +448,4 @@ def test_warnings_without_stderr_do_not_go_to_stdout(run_dir: Path) -> None:
     assert code == 0
     assert out.count("\n") == 2
     assert err == ""
-    assert "line 1:" not in out
+    assert "parts" not in out

@@ -158,6 +158,44 @@ def test_filter_counts_add_up() -> None:
     assert first + second == FilterCounts(kept=11, blank=4, too_long=6, bad_ratio=8)
 
 
+def test_kept_sources_of_several_sentences_are_counted(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mt.data.corpus, "CHUNK_SIZE", 2)
+    several = [("A dog. A red dog.", "Hund"), ("Mr. Dog", "Hund. Hund."), ("Red? No. Old.", "rot")]
+    left_out = [("A dog. A dog.", "")]
+    files = write_pairs(tmp_path, several + left_out + PAIRS)
+    encoded = encode_files(tmp_path, tokenizer, files)
+    cached = encode_files(tmp_path, tokenizer, files)
+    assert encoded.num_several_sentences == cached.num_several_sentences == 2
+
+
+def test_cache_of_an_older_version_can_be_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    files = write_pairs(tmp_path, PAIRS)
+    encode_files(tmp_path, tokenizer, files)
+    (meta_path,) = (tmp_path / "cache").glob("*/meta.json")
+    meta = json.loads(meta_path.read_text(encoding="utf-8"))
+    del meta["num_several_sentences"]
+    meta_path.write_text(json.dumps(meta), encoding="utf-8")
+    corpus = encode_files(tmp_path, tokenizer, files)
+    assert corpus.num_several_sentences is None
+    assert decode_pairs(corpus, tokenizer) == PAIRS
+
+
+@pytest.mark.parametrize("number", ["", [], False, -1, 25, 0.5])
+def test_cache_with_an_impossible_number_of_sources_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, number: object
+) -> None:
+    files = write_pairs(tmp_path, PAIRS)
+    encode_files(tmp_path, tokenizer, files)
+    (meta_path,) = (tmp_path / "cache").glob("*/meta.json")
+    meta = json.loads(meta_path.read_text(encoding="utf-8"))
+    meta["num_several_sentences"] = number
+    meta_path.write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(DataError, match="this cache is damaged"):
+        encode_files(tmp_path, tokenizer, files)
+
+
 def test_limits_are_inclusive_and_short_pairs_have_no_ratio(
     tmp_path: Path, tokenizer: Tokenizer
 ) -> None:

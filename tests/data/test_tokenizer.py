@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -276,6 +277,10 @@ COMPATIBLE_OPTIONS: dict[str, Any] = {
 }
 
 
+# Tables of one rule each: q becomes Q, and q becomes a newline.
+RULES = {"q_to_capital": "71\t51\n", "q_to_newline": "71\tA\n"}
+
+
 def train_with_sentencepiece(directory: Path, **changed_options: Any) -> Path:
     """Train a model with SentencePiece's own function; return its path."""
     options = {**COMPATIBLE_OPTIONS, **changed_options}
@@ -305,4 +310,32 @@ def test_incompatible_model_of_another_program_is_refused(
 ) -> None:
     path = train_with_sentencepiece(tmp_path, **changed_options)
     with pytest.raises(TokenizerError, match=f"^{path}: .*{message}"):
+        Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("option", ["normalization_rule_tsv", "denormalization_rule_tsv"])
+@pytest.mark.parametrize("rule", RULES)
+def test_model_that_replaces_a_rare_character_is_refused(
+    tmp_path: Path, option: str, rule: str
+) -> None:
+    rule_path = tmp_path / "rule.tsv"
+    rule_path.write_text(RULES[rule], encoding="utf-8")
+    path = train_with_sentencepiece(tmp_path, **{option: str(rule_path)})
+    with pytest.raises(TokenizerError, match=f"^{path}: .*changes the text"):
+        Tokenizer.load(path)
+
+
+def test_pieces_with_a_newline_are_never_generated(tmp_path: Path) -> None:
+    path = train_with_sentencepiece(tmp_path, user_defined_symbols=["\n", "x\ny"])
+    tokenizer = Tokenizer.load(path)
+    allowed_ids = set(range(tokenizer.vocab_size)) - set(tokenizer.forbidden_ids)
+    texts = tokenizer.decode([[token_id] for token_id in sorted(allowed_ids)])
+    assert len(texts) == tokenizer.vocab_size - len(tokenizer.forbidden_ids) > 300
+    assert not [text for text in texts if "\n" in text]
+
+
+def test_pipe_is_no_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(TokenizerError, match=f"^{path}: not a tokenizer: .* pipe"):
         Tokenizer.load(path)

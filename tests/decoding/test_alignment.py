@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from invented_words import INVENTED_WORDS
 
 import mt.decoding.alignment as alignment_module
 from mt.config.schema import ModelConfig, SearchConfig
+from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
+from mt.data.words import split_words
 from mt.decoding.alignment import (
     AlignmentStep,
     align,
@@ -22,8 +25,8 @@ from mt.decoding.alignment import (
     default_layer,
     format_alignment,
     link_words,
-    word_indices,
-    words,
+    word_indices_at,
+    words_of_tokens,
 )
 from mt.decoding.translator import Alignment, Segment, Translator
 from mt.model.recording import attention_weights
@@ -92,7 +95,7 @@ def make_pairs(tokenizer: Tokenizer, num_pairs: int) -> list[Segment]:
     return [Segment(src, tgt) for src, tgt in zip(src_rows, tgt_rows, strict=True)]
 
 
-# The word of each token
+# The words of each token
 
 
 @pytest.mark.parametrize(
@@ -107,24 +110,29 @@ def make_pairs(tokenizer: Tokenizer, num_pairs: int) -> list[Segment]:
         " balo",
         "balo   deru",
         "äöü 😀 balo 中文",
+        "中文，balo中文 文。",
+        "ก็ดีที่ x",
         "a\tb \r c",
         "non\u00a0breaking \u2028 line",
         "\x10s \u2581 \x10",
+        "\ufffd\ufffd a",
         "<s> </s> a",
     ],
 )
 def test_tokens_of_a_word_make_that_word(tokenizer: Tokenizer, text: str) -> None:
     (ids,) = tokenizer.encode([text])
-    indices = word_indices(tokenizer, ids)
-    assert len(indices) == len(ids) - 1, "eos belongs to no word"
-    for word_index, word in enumerate(words(text)):
+    words = words_of_tokens(tokenizer, ids)
+    assert len(words) == len(ids) - 1, "eos belongs to no word"
+    for word_index, word in enumerate(split_words(text)):
         word_ids = [
-            token_id for token_id, index in zip(ids, indices, strict=False) if index == word_index
+            token_id
+            for token_id, token_words in zip(ids, words, strict=False)
+            if word_index in token_words
         ]
         (word_text,) = tokenizer.decode([word_ids])
         # A tab is not a token boundary, so here a token may contain two words.
-        assert word.decode().replace(" ", "") in word_text or "\t" in text
-    assert max(indices, default=-1) == len(words(text)) - 1
+        assert word_text.strip(" ") == word or ("\t" in text and word in word_text)
+    assert max((token_words.stop for token_words in words), default=0) == len(split_words(text))
 
 
 def test_single_space_token_belongs_to_the_next_word(tokenizer: Tokenizer) -> None:
@@ -132,15 +140,27 @@ def test_single_space_token_belongs_to_the_next_word(tokenizer: Tokenizer) -> No
     pieces = [tokenizer.piece(token_id) for token_id in ids]
     assert pieces[-9:-5] == ["\u2581", "\u2581", "\u2581", "<0xF0>"]
     # The space at the end of the text belongs to no word.
-    assert word_indices(tokenizer, ids)[-8:] == [1, 1, 1, 1, 1, 1, 1, -1]
+    assert words_of_tokens(tokenizer, ids)[-8:] == [*[range(1, 2)] * 7, range(2, 2)]
 
 
 def test_tags_belong_to_no_word(tokenizer: Tokenizer) -> None:
     (ids,) = tokenizer.encode(["balo  deru"])
     first_tag, second_tag = tokenizer.tag_ids[:2]
-    indices = word_indices(tokenizer, ids)
-    assert word_indices(tokenizer, [first_tag, second_tag, *ids]) == [-1, -1, *indices]
-    assert word_indices(tokenizer, [first_tag, tokenizer.eos_id]) == [-1]
+    words = words_of_tokens(tokenizer, ids)
+    assert words_of_tokens(tokenizer, [first_tag, second_tag, *ids]) == [range(0), range(0), *words]
+    assert words_of_tokens(tokenizer, [first_tag, tokenizer.eos_id]) == [range(0)]
+
+
+def test_subword_of_several_characters_without_spaces_is_part_of_several_words(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "tokenizer.model"
+    train_tokenizer(["我们喜欢苹果", "我们 喜欢", "苹果"] * 30, path, kind="bpe", vocab_size=288)
+    tokenizer = Tokenizer.load(path)
+    (ids,) = tokenizer.encode(["我们们喜欢"])
+    pieces = [tokenizer.piece(token_id) for token_id in ids[:-1]]
+    assert pieces == ["\u2581我们", "们", "喜欢"]
+    assert words_of_tokens(tokenizer, ids) == [range(2), range(2, 3), range(3, 5)]
 
 
 # From attention weights to links
@@ -159,8 +179,8 @@ WEIGHTS = np.array(
     ],
     np.float32,
 )
-SRC_WORDS = [0, 0, 1]
-TGT_WORDS = [0, 0, 1]
+SRC_WORDS = [range(1), range(1), range(1, 2)]
+TGT_WORDS = [range(1), range(1), range(1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -174,10 +194,21 @@ def test_links_are_read_at_the_output_or_input_step(step: AlignmentStep, links: 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_no_words_on_one_side_means_no_links(step: AlignmentStep) -> None:
-    no_words: list[list[int]] = [[], [-1, -1]]
-    for indices in no_words:
-        assert link_words(WEIGHTS, indices, TGT_WORDS, step=step) == []
-        assert link_words(WEIGHTS, SRC_WORDS, indices, step=step) == []
+    no_words: list[list[range]] = [[], [range(0), range(0)]]
+    for words in no_words:
+        assert link_words(WEIGHTS, words, TGT_WORDS, step=step) == []
+        assert link_words(WEIGHTS, SRC_WORDS, words, step=step) == []
+
+
+def test_words_of_the_same_subword_get_the_same_links() -> None:
+    #             source: 0 and 1, 2, 3 and 4, eos
+    weights = np.array([[0.5, 0.2, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4], [0.1, 0.8, 0.0, 0.1]], "f4")
+    src_words = [range(2), range(2, 3), range(3, 5)]
+    tgt_words = [range(1), range(1, 3)]
+    at_output = link_words(weights, src_words, tgt_words, step="output")
+    assert at_output == [(0, 0), (1, 0), (3, 1), (3, 2), (4, 1), (4, 2)]
+    at_input = link_words(weights, src_words, tgt_words, step="input")
+    assert at_input == [(2, 1), (2, 2), (3, 0), (4, 0)]
 
 
 def test_default_layer_is_last_but_one_or_second_of_two() -> None:
@@ -245,14 +276,16 @@ def test_links_have_the_highest_recorded_weights(
         for (src, tgt), links in zip(pairs, alignments, strict=True):
             tgt_in = [tokenizer.bos_id, *tgt[:-1]]
             weights = attention_weights(translator.model, src, tgt_in).cross[layer].mean(dim=0)
-            src_words = torch.tensor(word_indices(translator.src_tokenizer, src))
-            num_src_words = int(src_words.max()) + 1
-            tgt_words = word_indices(tokenizer, tgt)
+            src_words = words_of_tokens(translator.src_tokenizer, src)
+            num_src_words = src_words[-1].stop
+            tgt_words = words_of_tokens(tokenizer, tgt)
             for src_word, tgt_word in links:
-                positions = [i for i, word in enumerate(tgt_words) if word == tgt_word]
+                positions = [i for i, words in enumerate(tgt_words) if tgt_word in words]
                 row = positions[0] if step == "output" else positions[-1] + 1
-                without_eos = weights[row, :-1]
-                sums = [float(without_eos[src_words == i].sum()) for i in range(num_src_words)]
+                sums = [
+                    sum(float(weights[row, k]) for k, words in enumerate(src_words) if i in words)
+                    for i in range(num_src_words)
+                ]
                 assert sums[src_word] == max(sums)
             linked_tgt_words = sorted(tgt_word for _, tgt_word in links)
             assert linked_tgt_words == list(range(len(links))), "one link for each target word"
@@ -274,8 +307,8 @@ def test_alignment_ignores_tags(translator: Translator, step: AlignmentStep) -> 
         weights = recorded.mean(dim=0).numpy()
         num_prefix_weights += int((weights.argmax(axis=1) < len(prefix)).sum())
         without_prefix = weights[:, len(prefix) :]
-        src_words = word_indices(tokenizer, src)
-        tgt_words = word_indices(tokenizer, tgt)
+        src_words = words_of_tokens(tokenizer, src)
+        tgt_words = words_of_tokens(tokenizer, tgt)
         assert links == link_words(without_prefix, src_words, tgt_words, step=step)
         if max(len(tagged.src), len(tgt)) <= MAX_LENGTH:
             texts = (tokenizer.decode([src])[0], tokenizer.decode([tgt])[0])
@@ -292,7 +325,7 @@ def test_translations_with_a_prefix_are_aligned_with_the_text(translator: Transl
     ):
         for translation in translations:
             assert translation.alignment is not None
-            assert all(0 <= i < len(words(text)) for i, _ in translation.alignment)
+            assert all(0 <= i < len(split_words(text)) for i, _ in translation.alignment)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])
@@ -376,6 +409,8 @@ def test_every_translation_gets_links_of_its_own_words(translator: Translator) -
         "xyz 😀",
         "balo\rderu",
         "balo" * 12,
+        "中文字。" * 9,
+        "balo中文 ก็ดี",
         "\u00a0",
     ]
     n_best_lists = translator.n_best(texts)
@@ -387,8 +422,8 @@ def test_every_translation_gets_links_of_its_own_words(translator: Translator) -
             links = translation.alignment
             assert links is not None
             assert links == sorted(set(links))
-            assert all(0 <= i < len(words(text)) for i, _ in links)
-            assert all(0 <= j < len(words(translation.text)) for _, j in links)
+            assert all(0 <= i < len(split_words(text)) for i, _ in links)
+            assert all(0 <= j < len(split_words(translation.text)) for _, j in links)
             num_links += len(links)
     assert num_links > 200
 
@@ -422,9 +457,56 @@ def test_links_of_a_long_text_are_shifted_links_of_its_segments(
     assert first
     assert second
     (first_tgt_text,) = translator.tgt_tokenizer.decode([whole.segments[0].tgt])
-    num_tgt_words = len(words(first_tgt_text))
+    num_tgt_words = len(split_words(first_tgt_text))
     shifted = [(i + 3, j + num_tgt_words) for i, j in second]
     assert best_alignments(translator, [text]) == [sorted({*first, *shifted})]
+
+
+SINGLE_SENTENCES = SourceStats(usual_length=16, rare_length=16, several_sentences_share=0.0)
+
+
+def test_links_of_several_sentences_are_shifted_links_of_each(translator: Translator) -> None:
+    translator = replace(translator, source_stats=SINGLE_SENTENCES)
+    sentences = ["Balo de.", "Fimi!", "Go na?"]
+    first, second, third = best_alignments(translator, sentences)
+    assert first
+    assert second
+    assert third
+    tgt_texts = translator.translate(sentences)
+    num_first = len(split_words(tgt_texts[0]))
+    num_second = len(split_words(tgt_texts[1]))
+    shifted_second = [(i + 2, j + num_first) for i, j in second]
+    shifted_third = [(i + 3, j + num_first + num_second) for i, j in third]
+    expected = [*first, *shifted_second, *shifted_third]
+    assert best_alignments(translator, [" ".join(sentences)]) == [expected]
+    # White space before the text and several spaces at a cut are no words.
+    wide_text = "  Balo de. \t Fimi!  Go na?"
+    (wide_links,) = best_alignments(translator, [wide_text])
+    assert {i for i, _ in wide_links} <= set(range(5))
+    assert {(i, j) for i, j in wide_links if j >= num_first} >= set(shifted_second)
+
+
+def test_sentences_without_a_space_between_them_are_aligned(translator: Translator) -> None:
+    translator = replace(translator, source_stats=SINGLE_SENTENCES)
+    (best,) = translator.n_best(["他。它！ 她"], num_translations=1)[0]
+    assert [start.src for start in best.segment_starts] == [0, 2, 5]
+    (links,) = best_alignments(translator, ["他。它！ 她"])
+    assert {i for i, _ in links} <= set(range(5))  # each character is a word
+    assert any(i == 4 for i, _ in links)
+
+
+@pytest.mark.parametrize(
+    ("text", "positions", "indices"),
+    [
+        ("ab cd ef", [0, 3, 6], [0, 1, 2]),
+        ("ab cd ef", [0, 1, 4, 8], [0, 0, 1, 3]),
+        (" ab  cd", [0, 1, 3, 4], [0, 0, 1, 1]),
+        ("他。 ab", [0, 1, 2, 3, 4], [0, 1, 2, 2, 2]),
+        ("", [0], [0]),
+    ],
+)
+def test_word_indices_at_positions(text: str, positions: list[int], indices: list[int]) -> None:
+    assert word_indices_at(text, positions) == indices
 
 
 def test_word_cut_by_segmentation_is_still_one_word(translator: Translator) -> None:

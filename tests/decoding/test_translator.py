@@ -24,12 +24,13 @@ import mt.decoding.translator as translator_module
 from mt.config.load import dump_config
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.normalization import is_blank
+from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
 from mt.decoding.translator import Translation, Translator
-from mt.errors import CheckpointError, DeviceError, RunDirError
+from mt.errors import CheckpointError, DeviceError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
 
@@ -95,6 +96,18 @@ def texts() -> list[str]:
     short_texts = make_texts(16, max_words=6)
     long_texts = make_texts(2, max_words=30)
     return [*short_texts, *BLANKS, *long_texts, "xyz 123 Ü", "balo" * 12]
+
+
+@pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])
+def test_probabilities_that_are_not_finite_are_an_error(
+    tokenizer: Tokenizer, sampling: SamplingOptions | None
+) -> None:
+    """The weights are finite, but what the model computes overflows."""
+    diverged = replace(make_translator(tokenizer, dtype=torch.float32), sampling=sampling)
+    for parameter in diverged.model.parameters():
+        parameter.data.mul_(1e30)
+    with pytest.raises(TrainingError, match="not finite"):
+        diverged.translate(["", "balo deru"])
 
 
 # One text or many
@@ -397,6 +410,7 @@ def test_text_is_split_only_if_it_is_too_long(translator: Translator) -> None:
 def test_long_text_is_cut_at_the_space_nearest_to_the_middle(
     translator: Translator, text: str, halves: list[str]
 ) -> None:
+    """Where there is no punctuation: see `test_sentences.py`."""
     assert len(translator.src_tokenizer.encode([text])[0]) > MAX_LENGTH
     assert translator.split(text) == translator.src_tokenizer.encode(halves)
 
@@ -409,8 +423,7 @@ def test_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
 def test_large_gap_between_words_makes_no_blank_segment(translator: Translator) -> None:
     segments = translator.split("balo" + " " * 60 + "deru")
     segment_texts = translator.src_tokenizer.decode(segments)
-    assert "".join(segment_texts).split() == ["balo", "deru"]
-    assert all(text.strip() for text in segment_texts)
+    assert segment_texts == ["balo", "deru"]
 
 
 class CountingTokenizer:
@@ -454,6 +467,77 @@ def test_long_text_joins_the_translations_of_its_segments(translator: Translator
         assert len(translation.segments) == num_segments
 
 
+# Texts of several sentences
+
+
+TWO_SENTENCES = "Balo deru. Fimi gona."
+SENTENCES = ["Balo deru.", "Fimi gona."]
+LONG_SENTENCE = "Balo deru fimi, gona hupe jasi balo deru fimi gona."
+
+
+def with_stats(translator: Translator, *, share: float, usual: int, rare: int) -> Translator:
+    stats = SourceStats(usual_length=usual, rare_length=rare, several_sentences_share=share)
+    return replace(translator, max_length=100, source_stats=stats)
+
+
+def piece_texts(translator: Translator, text: str) -> list[str]:
+    pieces = translator.pieces(text)
+    assert [piece.src_ids for piece in pieces] == translator.split(text)
+    assert all(text[piece.start :].startswith(piece.text) for piece in pieces)
+    return [piece.text for piece in pieces]
+
+
+def test_every_text_is_split_if_training_had_single_sentences(translator: Translator) -> None:
+    trained_on_single = with_stats(translator, share=0.049, usual=90, rare=90)
+    assert piece_texts(trained_on_single, TWO_SENTENCES) == SENTENCES
+    assert piece_texts(trained_on_single, LONG_SENTENCE) == [LONG_SENTENCE]
+    assert piece_texts(trained_on_single, " Balo deru. ") == [" Balo deru. "]
+    assert piece_texts(trained_on_single, " \u3000") == []
+
+
+def test_only_long_texts_are_split_if_training_had_several_sentences(
+    translator: Translator,
+) -> None:
+    num_tokens = len(translator.src_tokenizer.encode([TWO_SENTENCES])[0])
+    for usual, expected in ((num_tokens, [TWO_SENTENCES]), (num_tokens - 1, SENTENCES)):
+        trained_on_several = with_stats(translator, share=0.05, usual=usual, rare=90)
+        assert piece_texts(trained_on_several, TWO_SENTENCES) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_very_long_sentences_are_split_at_punctuation(translator: Translator, share: float) -> None:
+    num_tokens = len(translator.src_tokenizer.encode([LONG_SENTENCE])[0])
+    halves = ["Balo deru fimi,", "gona hupe jasi balo deru fimi gona."]
+    for rare, expected in ((num_tokens, [LONG_SENTENCE]), (num_tokens - 1, halves)):
+        trained_on_short = with_stats(translator, share=share, usual=5, rare=rare)
+        assert piece_texts(trained_on_short, LONG_SENTENCE) == expected
+
+
+@pytest.mark.parametrize("stats", [None, SourceStats(1, 1, 0.0)])
+def test_without_splitting_only_texts_over_max_length_are_split(
+    translator: Translator, stats: SourceStats | None
+) -> None:
+    """This is also what old runs do, which have no figures of their training text."""
+    whole = replace(translator, source_stats=stats, split_lines=stats is None)
+    short_text = "Ba. De."
+    assert piece_texts(whole, short_text) == [short_text]
+    assert len(translator.src_tokenizer.encode([TWO_SENTENCES])[0]) > MAX_LENGTH
+    assert piece_texts(whole, TWO_SENTENCES)[0] in SENTENCES[0]
+
+
+def test_text_of_several_sentences_joins_their_translations(translator: Translator) -> None:
+    trained_on_single = with_stats(translator, share=0.0, usual=90, rare=90)
+    texts = [TWO_SENTENCES, *SENTENCES]
+    (whole, first, second) = trained_on_single.n_best(texts)
+    assert len(whole) == 3
+    for both, left, right in zip(whole, first, second, strict=True):
+        assert both.text == f"{left.text} {right.text}"
+        assert both.score == pytest.approx(left.score + right.score)
+        assert both.log_prob == pytest.approx(left.log_prob + right.log_prob)
+        assert both.segments == left.segments + right.segments
+        assert both.segment_starts == ((0, 0), (11, len(left.text) + 1))
+
+
 # Many lines
 
 
@@ -484,19 +568,18 @@ def test_chunks_are_bounded_by_characters(
     assert [len(chunk.lines) for chunk in chunks] == [2, 2, 1]
 
 
-def test_chunks_warn_of_lines_in_several_segments(
+def test_split_lines_are_counted_in_one_message(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr(translator_module.logger, "warning", warnings.append)
+    messages: list[str] = []
+    monkeypatch.setattr(translator_module.logger, "info", messages.append)
     long_text = " ".join(INVENTED_WORDS)
-    lines = ["balo", "deru", long_text]
-    list(translator.translate_chunks(lines, chunk_size=2))
-    num_segments = len(translator.split(long_text))
-    (warning,) = warnings
-    assert "line 3:" in warning
-    assert f"over {MAX_LENGTH} tokens" in warning
-    assert f"{num_segments} parts" in warning
+    list(translator.translate_chunks(["balo", "deru"], chunk_size=1))
+    assert messages == []
+    list(translator.translate_chunks(["balo", long_text, "deru", long_text], chunk_size=2))
+    (message,) = messages
+    assert "2 of 4 lines" in message
+    assert f"{2 * len(translator.split(long_text))} parts" in message
 
 
 # The form of the source

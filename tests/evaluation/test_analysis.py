@@ -77,14 +77,16 @@ def test_text_without_spaces_is_measured_in_characters() -> None:
     unit, buckets = length_buckets(["今日は天気がとても良いですね。"] * 3 + ["猫"])
     assert unit == "characters"
     assert [bucket.label for bucket in buckets] == ["up to 10", "11–20"]
+    unit, _ = length_buckets(["ฉันชอบกินแอปเปิลและกล้วย ทุกวัน ครับ"])  # spaces between phrases
+    assert unit == "characters"
 
 
 # Word differences
 
 
 def test_punctuation_and_chinese_characters_are_words() -> None:
-    text = "„Ja“, sagt sie; 我吃魚。"
-    expected = ["„", "Ja", "“", ",", "sagt", "sie", ";", "我", "吃", "魚", "。"]
+    text = "„Ja“, sagt sie; 我吃魚。\u3000ที่"
+    expected = ["„", "Ja", "“", ",", "sagt", "sie", ";", "我", "吃", "魚", "。", "ที่"]
     assert words_and_punctuation(text) == expected
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mt.config.schema import ModelConfig
+from mt.errors import TrainingError
 from mt.model.attention import ATTENTION_KINDS
 from mt.model.recording import AttentionWeights, Recording, attention_weights
 from mt.model.transformer import Transformer
@@ -166,3 +167,11 @@ def test_recording_removes_its_hooks() -> None:
 def test_model_in_training_mode_is_refused() -> None:
     with pytest.raises(AssertionError, match="dropout"):
         attention_weights(make_model().train(), SRC, TGT_IN)
+
+
+def test_weights_that_are_not_finite_are_an_error() -> None:
+    model = make_model()
+    for parameter in model.parameters():
+        parameter.data.mul_(1e30)  # finite, but the products overflow
+    with pytest.raises(TrainingError, match="not finite"):
+        attention_weights(model, SRC, TGT_IN)

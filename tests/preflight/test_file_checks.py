@@ -20,6 +20,7 @@ from mt.preflight.file_checks import (
     check_forms,
     check_languages,
     check_overlap,
+    format_fraction,
 )
 from mt.preflight.languages import learn_log_odds
 from mt.preflight.survey import SEPARATORS, ParallelSurvey, survey_file
@@ -237,6 +238,22 @@ def test_copied_line_is_a_note(tmp_path: Path) -> None:
     (finding,) = check_against_valid(tmp_path, src, tgt)
     assert finding.level == "note"
     assert finding.place == f"{tmp_path / 'train.tgt'}:18"
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "percent"),
+    [
+        (0, 7, "0"),
+        (1, 10_000_000, "under 0.01"),
+        (12, 1000, "1.2"),
+        (96, 1000, "9.6"),
+        (995, 1000, "100"),
+        (100, 100, "100"),
+    ],
+)
+def test_fraction_is_shown_without_an_exponent(part: int, whole: int, percent: str) -> None:
+    text = f"{part:,} of {whole:,} pairs ({percent} %)"
+    assert format_fraction(part, whole, "pairs") == text
 
 
 # Forms and characters

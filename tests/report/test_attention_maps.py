@@ -12,6 +12,7 @@ import torch
 from shell import mt
 
 from mt.config.schema import ModelConfig, SearchConfig
+from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
@@ -91,6 +92,16 @@ def test_own_translation_has_the_subwords_of_the_search(translator: Translator) 
     encoded_subwords = [tokenizer.piece(token_id) for token_id in encoded_ids]
     assert "".join(subwords).strip("▁") == "".join(encoded_subwords).strip("▁")
     assert subwords != encoded_subwords, "the test needs a text that the tokenizer splits otherwise"
+
+
+def test_own_translation_of_several_sentences_is_shown_as_a_whole(translator: Translator) -> None:
+    stats = SourceStats(usual_length=3, rare_length=3, several_sentences_share=0.0)
+    splitting = replace(translator, source_stats=stats)
+    text = "The woman. The dog."
+    assert len(splitting.split(text)) > 2
+    maps = attention_maps(splitting, text, target=None, name="")
+    assert maps.tgt_text == translator.translate(text)
+    assert maps.sides["src"].words == [*text.split(), "<eos>"]
 
 
 def test_a_given_target_is_shown(translator: Translator) -> None:

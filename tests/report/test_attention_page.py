@@ -109,6 +109,11 @@ def expected_word_weights(maps: AttentionMaps, kind: str, layer: int) -> Array:
         (["<tag_1>", "a", "<eos>"], {0, 2}, [0, 1, 2]),
         (["▁", "▁a", "▁", "<0xC3>", "<0x9F>", "x"], set(), [0, 1, 2, 2, 2, 2]),
         (["a", "b"], set(), [0, 0]),
+        # Scripts without spaces: each piece, with its bytes and marks, is a word.
+        (["▁我们", "喜欢", "Py", "thon", "。", "<eos>"], {5}, [0, 1, 2, 2, 3, 4]),
+        (["▁我", "<0xE4>", "<0xBB>", "<0xAC>", "爱"], set(), [0, 1, 1, 1, 2]),
+        (["▁ก", "็", "ดี"], set(), [0, 0, 1]),
+        (["▁나", "는", "▁학생"], set(), [0, 0, 1]),
     ],
 )
 def test_words_begin_at_spaces_and_special_tokens(

@@ -224,3 +224,28 @@ def test_example_shows_the_nearest_of_several_references(trained_run: Path) -> N
         sentence = scored_set.sentences[example.sentence]
         assert sentence.src == sources[example.sentence]
         assert sentence.ref == near_refs[example.sentence]
+
+
+@pytest.mark.parametrize("command", ["report", "attention"])
+def test_page_of_a_run_whose_name_is_not_utf_8(run_dir: Path, command: str) -> None:
+    renamed = run_dir.rename(run_dir.with_name("x\udcff"))
+    arguments = ["balo"] if command == "attention" else []
+    page = run_dir.parent / "page.html"
+    ended = mt(command, renamed, *arguments, "-o", page)
+    assert ended.code == 0, ended.err
+    assert r"x\udcff" in page.read_text(encoding="utf-8")
+
+
+def test_records_of_wrong_types_are_counted_in_the_report(run_dir: Path) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    for index, line in enumerate(lines):
+        if json.loads(line)["kind"] == "valid":
+            lines[index] = line.replace('"signatures": {', '"signatures": [], "x": {')
+    metrics.write_text("\n".join(lines), encoding="utf-8")
+    (cache_meta,) = run_dir.glob("cache/*/meta.json")
+    cache_meta.write_text('{"num_pairs": ["79"], "counts": {"kept": "79"}}', encoding="utf-8")
+    text = report_text(run_dir)
+    assert "metrics.jsonl: 3 lines cannot be read" in text
+    assert "There has been no validation yet." in text
+    assert "number of pairs unknown" in text

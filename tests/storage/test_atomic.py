@@ -126,6 +126,16 @@ def test_target_of_a_link_is_replaced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "ü" * 127])
+def test_name_of_the_largest_size(tmp_path: Path, name: str) -> None:
+    with atomic_file(tmp_path / name) as file:
+        file.write(b"new")
+    assert (tmp_path / name).read_bytes() == b"new"
+    with atomic_directory(tmp_path / "directory" / name) as partial:
+        (partial / "new").touch()
+    assert os.listdir(tmp_path / "directory") == [name]
+
+
 def test_private_file_stays_private(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch(mode=0o600)

@@ -109,6 +109,44 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     assert str(directory) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    saved = nn.Linear(4, 3)
+    saved.weight.data[1, 2] = value
+    store = make_store(tmp_path)
+    directory = store.save(Checkpoint(dict(saved.state_dict()), {}, {}), step=1, is_best=False)
+    with pytest.raises(CheckpointError, match="not finite") as caught:
+        load_weights(nn.Linear(4, 3), directory)
+    assert str(directory) in str(caught.value)
+
+
+def test_loaded_weights_do_not_change_with_their_file(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    directory = save(store, 1)
+    loaded = load_checkpoint(directory)
+    model = nn.Linear(4, 3)
+    linear_directory = store.save(
+        Checkpoint(dict(model.state_dict()), {}, {}), step=2, is_best=False
+    )
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(model, linear_directory)
+    for path in (directory / MODEL, directory / OPTIMIZER, linear_directory / MODEL):
+        with path.open("r+b") as file:  # in place, as `cp` does it
+            file.write(bytes(path.stat().st_size))
+    assert_equal_tensors(loaded.model, make_checkpoint(1).model)
+    assert_equal_tensors(loaded.optimizer, make_checkpoint(1).optimizer)
+    assert_equal_tensors(dict(model.state_dict()), expected)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_permissions_that_the_umask_allows(tmp_path: Path, umask: int) -> None:
+    old_umask = os.umask(umask)
+    directory = save(make_store(tmp_path), 1)
+    os.umask(old_umask)
+    for path in directory.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path.name
+
+
 def test_loaded_checkpoint_can_be_saved_with_other_weights(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     loaded = load_checkpoint(save(store, 1))

@@ -61,6 +61,21 @@ def test_format_validation_says_best_only_of_the_best() -> None:
     assert line == "valid 7 | loss 1.250 | ppl 3.49"
 
 
+def test_samples_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first one would set the clipboard."""
+    sample = Sample("\x1b]52;c;cm0gLXJm\x07", "a\r\u2028b", "\x9b31mschön \ud7ff")
+    validation = Validation(loss=1.0, scores={}, signatures={}, samples=[sample])
+    Console(enabled=True).show_validation(1, validation, is_best=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.split("\n")[1:] == [
+        r"    src \x1b]52;c;cm0gLXJm\x07",
+        r"    ref a\r\u2028b",
+        "    hyp \\x9b31mschön \ud7ff",
+        "",
+    ]
+
+
 def show_some_progress(*, enabled: bool = True, total: int | None = 2000) -> None:
     console = Console(enabled=enabled)
     with console.progress_bar(total, step=1000):

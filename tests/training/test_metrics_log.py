@@ -16,6 +16,7 @@ from mt.errors import DiskError
 from mt.training.metrics_log import (
     IncidentRecord,
     MetricsLog,
+    Record,
     Sample,
     StartRecord,
     TrainRecord,
@@ -137,6 +138,64 @@ def test_parse_metrics_counts_broken_lines() -> None:
     history = parse_metrics(content)
     assert history.lines == [{"kind": "train", "step": 1}]
     assert history.num_unreadable == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("start", "num_parameters", "many"),
+        ("start", "timing", {"unix_time": 1e18}),
+        ("start", "environment", []),
+        ("train", "step", True),
+        ("train", "step", 1.5),
+        ("train", "step", 10**30),
+        ("train", "loss", "1.5"),
+        ("train", "lr", [1]),
+        ("train", "lr", 10**400),
+        ("train", "epoch", None),
+        ("train", "timing", 3),
+        ("train", "timing", {"peak_memory": "1 GB"}),
+        ("valid", "BLEU", {"score": 1}),
+        ("valid", "loss", math.nan),
+        ("valid", "signatures", {"BLEU": 4}),
+        ("valid", "samples", [{"src": "a", "ref": "b"}]),
+        ("valid", "samples", [{"src": "a", "ref": "b", "hyp": 3}]),
+        ("valid", "is_best", "yes"),
+        ("incident", "text", None),
+    ],
+)
+def test_line_with_a_value_of_a_wrong_type_is_counted(kind: str, key: str, value: Any) -> None:
+    good: dict[str, Any] = {"kind": kind, "step": 3, "timing": {}}
+    if kind == "incident":
+        good["text"] = "the disk was full"
+    lines = [json.dumps(line) for line in (good, {**good, key: value})]
+    history = parse_metrics("\n".join(lines).encode())
+    assert history.lines == [good]
+    assert history.num_unreadable == 1
+
+
+def test_lines_that_were_written_are_readable(tmp_path: Path) -> None:
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
+    losses = {"loss": math.nan, "nll": 2.0, "kl": 0.5}
+    records: list[Record] = [
+        StartRecord(num_parameters=3, environment={"torch": "2"}),
+        TrainRecord(1, losses, lr=1e-3, grad_norm=math.inf, tokens_seen=5, num_skipped=0),
+        ValidationRecord(1, make_validation(math.nan), is_best=True),
+        IncidentRecord("x\udcff: cannot write"),
+    ]
+    for record in records:
+        metrics.write(record, step=1, timing={"elapsed_seconds": 1.5})
+    history = read_metrics_log(metrics.path)
+    assert history.num_unreadable == 0
+    assert [line["kind"] for line in history.lines] == [record.kind for record in records]
+
+
+def test_incident_that_is_cut_is_no_error(tmp_path: Path) -> None:
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
+    write_incident(metrics, 1, "the disk was full")
+    with metrics.path.open("ab") as file:
+        file.write(b'{"kind": "incident", "step": 2}\n{"kind": "incident", "step": 3, "te\n')
+    assert metrics.incidents() == ["update 1: the disk was full"]
 
 
 # Writing

@@ -30,6 +30,7 @@ from runs import (
 import mt.storage.atomic
 from mt.data.dataset import Epoch
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
+from mt.experiment import Experiment
 from mt.training.run import read_config, train
 from mt.training.trainer import Trainer
 
@@ -95,6 +96,22 @@ def test_uninterrupted_run_has_several_epochs_and_losses(uninterrupted: Path) ->
     assert [line["step"] for line in lines if line["kind"] == "valid"] == [3, 6, 9, 12]
     assert lines[-1]["epoch"] >= 1
     assert len({line["loss"] for line in lines if line["kind"] == "train"}) == 6
+
+
+def test_run_keeps_figures_of_its_training_text_from_its_start(
+    config_path: Path, half: Path, tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(half, tmp_path / "run")
+    experiment = Experiment.open(run_dir)
+    stats = experiment.source_stats
+    assert stats is not None
+    assert stats.rare_length == experiment.training_data.corpus.src_lengths.max()
+    assert stats.several_sentences_share == 0
+
+    # A run of an older version does not get any when it is resumed: it would translate otherwise.
+    experiment.run_dir.source_stats_path.unlink()
+    train(configure(config_path, run_dir))
+    assert Experiment.open(run_dir).source_stats is None
 
 
 def test_same_config_gives_same_run(config_path: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -123,3 +123,24 @@ def test_missing_tokenizer_shows_before_anything_is_trained(
     with pytest.raises(TokenizerError, match="ja-mecab"):
         train(configure(config_path, tmp_path / "run", "evaluation.tokenize=ja-mecab"))
     assert not (tmp_path / "run/tokenizer.model").exists()
+
+
+def test_validation_splits_lines_as_translate_and_evaluate_do(tmp_path: Path) -> None:
+    config_path = write_copy_task(tmp_path, CONFIG)
+    lines = ["Balo deru. Fimi gona.", "Hupe! Jasi? Kelo.", "balo"]
+    for name in ("valid.aa", "valid.bb"):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    config = configure(config_path, tmp_path / "run", "train.num_samples=3", "train.max_steps=12")
+    run_dir = train(config)
+    *_, validation = [
+        line for line in read_lines_without_timing(run_dir) if line["kind"] == "valid"
+    ]
+    translator = Translator.load(run_dir, checkpoint="last", device="cpu")
+    assert [len(translator.split(line)) for line in lines] == [2, 3, 1]
+    translations = translator.translate(lines)
+    assert [sample["hyp"] for sample in validation["samples"]] == translations
+    whole = Translator.load(run_dir, checkpoint="last", device="cpu", split_lines=False)
+    assert whole.translate(lines) != translations, "equal translations would show nothing"
+    (scores,) = evaluate(run_dir, checkpoint="last", device="cpu")
+    chrf = next(score for score in scores.scores if score.name == "chrF")
+    assert chrf.value == validation["chrF"]

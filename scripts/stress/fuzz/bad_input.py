@@ -95,6 +95,7 @@ def good_config() -> dict[str, Any]:
             "precision": "fp32",
             "batch_tokens": 256,
             "max_steps": MAX_STEPS,
+            "log_every": 1,
             "device": "cpu",
         },
         "search": {"beam_size": 2, "max_length_factor": 1.0, "max_length_offset": 3},

@@ -99,6 +99,9 @@ def start(case: Case, workspace: Workspace, *, limits: Limits) -> int:
     # slow.
     import torch._dynamo  # noqa: F401
 
+    import mt.export.ctranslate2
+    import mt.report.run_report  # noqa: F401
+
     with warnings.catch_warnings():
         # Python warns about forking with threads, but none of our threads holds a lock.
         warnings.simplefilter("ignore")
