@@ -80,8 +80,16 @@ class Experiment:
             max_length=config.data.max_length,
             max_length_ratio=config.data.max_length_ratio,
             cache_dir=self.run_dir.cache_dir,
+            normalization=config.data.normalization,
         )
-        return Dataset(corpus, src, tgt, config.data.max_length, seed)
+        return Dataset(
+            corpus,
+            src,
+            tgt,
+            config.data.max_length,
+            seed,
+            unseen_characters=config.data.unseen_characters,
+        )
 
     @cached_property
     def source_stats(self) -> SourceStats | None:
@@ -167,4 +175,5 @@ class Experiment:
             kind=section.kind,
             vocab_size=section.vocab_size,
             character_coverage=section.character_coverage,
+            normalization=self.config.data.normalization,
         )

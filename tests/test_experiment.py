@@ -9,10 +9,13 @@ import torch
 from copy_task import write_copy_task
 from runs import CONFIG, configure
 
+import mt.data.eval_set as eval_set_module
+from mt.data.eval_set import warn_of_other_form
 from mt.errors import DataError, RunDirError, TokenizerError
 from mt.experiment import Experiment
 from mt.storage.run_dir import RunDir
 from mt.training.run import train
+from mt.training.validator import encode_eval_set
 
 CPU = torch.device("cpu")
 
@@ -108,6 +111,45 @@ def test_evaluation_sets_are_the_test_sets_or_the_validation_set(
     test = f"data.test=[{{name: other, prefix: {prefix}}}]"
     (test_set,) = make_experiment(config_path, trained, test).evaluation_sets
     assert test_set.name == "other"
+
+
+def test_training_text_and_validation_set_are_normalized(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "changed"
+    directory.mkdir()
+    for path in config_path.parent.glob("*.??"):
+        text = path.read_text(encoding="utf-8")
+        changed = text.replace(" ", "\u00a0 ").replace("a", "a\u200b")
+        (directory / path.name).write_text(changed, encoding="utf-8")
+    overrides = (f"data.train.0.prefix={directory}/train", f"data.valid.prefix={directory}/valid")
+    changed_run = make_experiment(config_path, tmp_path / "changed_run", *overrides)
+    plain_run = make_experiment(config_path, tmp_path / "plain_run")
+    warnings: list[str] = []
+    monkeypatch.setattr(eval_set_module.logger, "warning", warnings.append)
+    for experiment in (changed_run, plain_run):
+        experiment.run_dir.path.mkdir()
+        experiment.train_tokenizers()
+    changed = changed_run.training_data.corpus
+    plain = plain_run.training_data.corpus
+    assert changed_run.tokenizers.src.digest == plain_run.tokenizers.src.digest
+    assert changed.src.ids.tolist() == plain.src.ids.tolist()
+    assert changed.tgt.ids.tolist() == plain.tgt.ids.tolist()
+
+    # References are kept as they are, with one warning.
+    assert plain_run.validation_set.refs != changed_run.validation_set.refs
+    warn_of_other_form(plain_run.validation_set, "nfc")
+    warn_of_other_form(changed_run.validation_set, "none")
+    assert warnings == []
+    warn_of_other_form(changed_run.validation_set, "nfc")
+    (warning,) = warnings
+    assert warning.startswith("valid: ")
+    pairs = [
+        encode_eval_set(experiment.validation_set, experiment.tokenizers, "nfc")
+        for experiment in (changed_run, plain_run)
+    ]
+    assert pairs[0].src.ids.tolist() == pairs[1].src.ids.tolist()
+    assert pairs[0].tgt.ids.tolist() == pairs[1].tgt.ids.tolist()
 
 
 def test_missing_validation_file_is_named(config_path: Path, tmp_path: Path) -> None:

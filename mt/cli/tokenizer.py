@@ -30,12 +30,21 @@ def train(
     character_coverage: Annotated[
         float, typer.Option(min=0.98, max=1.0, help="share of characters with a token")
     ] = 1.0,
+    normalization: Annotated[
+        Literal["nfc", "nfkc", "none"],
+        typer.Option(help="form of the text, as data.normalization in a config"),
+    ] = "nfc",
 ) -> None:
     """Train a tokenizer on text."""
     from mt.data.tokenizer_training import train_tokenizer_from_files
 
     train_tokenizer_from_files(
-        texts, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
+        texts,
+        model,
+        kind=kind,
+        vocab_size=vocab_size,
+        character_coverage=character_coverage,
+        normalization=normalization,
     )
 
 

@@ -5,6 +5,7 @@ config of each run. A run's config without it has format 2. A user's file may le
 
 - Format 2: no `format_version`.
 - Format 3: the keys in `RENAMED_KEYS` have their present names.
+- Format 4: text is normalized.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from mt.config.yaml_file import ConfigFile, KeyPath, Override, show
 from mt.errors import ConfigError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FIRST_FORMAT_VERSION = 2  # the oldest that is read, and that of a run's config without a version
 
 # The dotted old name and new name of each renamed key. Both are in the same section.
@@ -26,7 +27,9 @@ RENAMED_KEYS = {
 # Format version -> dotted key -> the value that describes what programs of that format and of
 # earlier ones did, before they had the key. `N` stands for each item of a list, as in
 # `data.train.N.weight`. When a key with a new default is added, its old behaviour is recorded here.
-DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {}
+DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
+    3: {"data.normalization": "none", "data.unseen_characters": 0.0},
+}
 
 
 class RenamedKey(NamedTuple):

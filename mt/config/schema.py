@@ -54,6 +54,7 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_
 SCHEDULES_WITH_AN_END = ("cosine",)
 
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
+Normalization = Literal["nfc", "nfkc", "none"]
 
 PREFIX_DESCRIPTION = (
     "the files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
@@ -135,6 +136,17 @@ class DataConfig(Section):
         description="validation set: it is scored during training and selects the best checkpoint"
     )
     test: tuple[EvalSetConfig, ...] = setting((), "test sets, which `mt evaluate` scores")
+    normalization: Normalization = setting(
+        "nfc",
+        "form of all text in front of the tokenizer; nfc: Unicode NFC, single spaces, no invisible "
+        "characters without a meaning; nfkc: also without compatibility characters such as "
+        "full-width letters",
+    )
+    unseen_characters: Probability = setting(
+        0.02,
+        "share of the training sources that get random characters without a token, so that a "
+        "character that the model has never seen does little harm",
+    )
     max_length: Length = setting(
         256,
         "maximum number of tokens of a sentence, end of sentence included; longer training pairs "

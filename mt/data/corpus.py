@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.config.schema import Normalization
+from mt.data.normalization import Normalizer, is_blank, normalize
 from mt.data.sentences import sentence_cuts
 from mt.data.text import chunked, read_parallel
 from mt.data.tokenizer import Tokenizer
@@ -184,11 +186,12 @@ def encode_corpus(
     max_length: int,
     max_length_ratio: float,
     cache_dir: Path,
+    normalization: Normalization,
 ) -> EncodedCorpus:
-    """Return the training pairs of all corpora, in order, from the cache in `cache_dir`.
+    """Return the training pairs of all corpora, normalized and in order, from the cache.
 
-    The cache is written first if it does not exist. The memory for this does not grow with the
-    size of the corpora.
+    The cache is in `cache_dir`. It is written first if it does not exist. The memory for this does
+    not grow with the size of the corpora.
 
     Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos and
     prefix included), or with one side more than `max_length_ratio` times as long as the other. The
@@ -209,6 +212,8 @@ def encode_corpus(
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
         "limits": [max_length, max_length_ratio, SHORT_LENGTH],
     }
+    if normalization != "none":
+        identity["normalization"] = normalization
     src_prefixes = tuple(files.src_prefix for files in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)
@@ -222,6 +227,7 @@ def encode_corpus(
             tgt_tokenizer,
             max_length=max_length,
             max_length_ratio=max_length_ratio,
+            normalization=normalization,
         )
         with atomic_directory(directory) as partial:
             counts = _write_cache(partial, chunks, num_corpora=len(corpora))
@@ -244,13 +250,18 @@ def encode_pairs(
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
     src_prefix: Prefix = (),
+    normalization: Normalization = "none",
 ) -> EncodedCorpus:
     """Return all the given pairs, in memory and without a filter.
 
-    Validation uses this, because a score must count every sentence of its set.
+    Validation uses this, because a score must count every sentence of its set. Sources are prepared
+    as for a translation; targets are normalized.
     """
     if src_prefix:
         _assert_tags(src_tokenizer, [src_prefix])
+    src_normalizer = Normalizer(normalization, src_tokenizer)
+    src_texts = [src_normalizer(text) for text in src_texts]
+    tgt_texts = [normalize(text, normalization) for text in tgt_texts]
     src = TokenArray.from_rows(src_tokenizer.encode(src_texts))
     tgt = TokenArray.from_rows(tgt_tokenizer.encode(tgt_texts))
     assert len(src) == len(tgt), (len(src), len(tgt))
@@ -290,28 +301,32 @@ def _encode_chunks(
     *,
     max_length: int,
     max_length_ratio: float,
+    normalization: Normalization,
 ) -> Iterator[_Chunk]:
     for corpus_index, files in enumerate(corpora):
         text_pairs = read_parallel(files.src, files.tgt)
         for text_chunk in chunked(text_pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
-            src_encoded = src_tokenizer.encode([src for src, _ in text_chunk])
-            tgt_encoded = tgt_tokenizer.encode([tgt for _, tgt in text_chunk])
+            src_texts = [normalize(src, normalization) for src, _ in text_chunk]
+            tgt_texts = [normalize(tgt, normalization) for _, tgt in text_chunk]
+            src_encoded = src_tokenizer.encode(src_texts)
+            tgt_encoded = tgt_tokenizer.encode(tgt_texts)
             src_kept = []
             tgt_kept = []
             num_several_sentences = 0
             outcomes: Counter[str] = Counter()
-            for texts, src_ids, tgt_ids in zip(text_chunk, src_encoded, tgt_encoded, strict=True):
+            rows = zip(src_texts, tgt_texts, src_encoded, tgt_encoded, strict=True)
+            for src_text, tgt_text, src_ids, tgt_ids in rows:
                 outcome = _filter_pair(
-                    texts,
+                    (src_text, tgt_text),
                     lengths=(len(files.src_prefix) + len(src_ids), len(tgt_ids)),
                     max_length=max_length,
                     max_length_ratio=max_length_ratio,
+                    normalization=normalization,
                 )
                 outcomes[outcome] += 1
                 if outcome == "kept":
                     src_kept.append(src_ids)
                     tgt_kept.append(tgt_ids)
-                    src_text, _ = texts
                     if sentence_cuts(src_text):
                         num_several_sentences += 1
             counts = FilterCounts(**outcomes)
@@ -324,21 +339,32 @@ def _filter_pair(
     lengths: tuple[int, int],
     max_length: int,
     max_length_ratio: float,
+    normalization: Normalization,
 ) -> Literal["kept", "blank", "too_long", "bad_ratio"]:
     """Return "kept", or the first reason to leave a pair out: the name of a field of FilterCounts.
 
     `lengths` are the numbers of tokens of both sides.
     """
-    src, tgt = texts
     longer = max(lengths)
     shorter = min(lengths)
-    if not src.strip() or not tgt.strip():
+    if any(_is_blank(text, normalization) for text in texts):
         return "blank"
     if longer > max_length:
         return "too_long"
     if longer > SHORT_LENGTH and longer > max_length_ratio * shorter:
         return "bad_ratio"
     return "kept"
+
+
+def _is_blank(text: str, normalization: Normalization) -> bool:
+    """Return whether a text has no visible character.
+
+    Runs of the time before normalization left out only lines of white space. A run resumes with the
+    same data, so this stays so for "none".
+    """
+    if normalization == "none":
+        return not text.strip()
+    return is_blank(text)
 
 
 # The cache: a directory with src.ids, src.offsets, tgt.ids, tgt.offsets and meta.json

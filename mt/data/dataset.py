@@ -12,6 +12,7 @@ from mt.data.batching import Batch, BatchPlan, make_batch, plan_batches, split_e
 from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, EncodedPairs, TokenArray
 from mt.data.tokenizer import Tokenizer
+from mt.data.unseen import NOISY_BATCHES, insert_unseen_characters
 
 # The number of batches whose pairs are sampled and sorted together (see `Epoch._sample_group`). The
 # first groups of an epoch are smaller, so that it begins soon: 32, 128, then 256 batches each. On
@@ -32,6 +33,7 @@ class Dataset:
     tgt_tokenizer: Tokenizer
     max_length: int  # tokens on a side; a longer sampled encoding is not used
     seed: int
+    unseen_characters: float = 0.0  # share of the sources that get some, see `mt.data.unseen`
 
     @property
     def digest(self) -> str:
@@ -81,15 +83,20 @@ class Epoch:
         function of the seed, the epoch and `index`, and the pairs of a group of batches are
         distributed over these in another way (see `_sample_group`).
         """
+        pairs = self._chosen_pairs(index)
+        return self._make_batch(self._insert_unseen(pairs, seed=f"unseen {index}"))
+
+    def _chosen_pairs(self, index: int) -> EncodedPairs:
+        """Return the pairs of batch number `index`, with sampled encodings for BPE-dropout."""
         if not self.dataset.has_bpe_dropout:
-            return self._make_batch(self._planned_pairs(index, index + 1))
+            return self._planned_pairs(index, index + 1)
         start, end = self._find_group(index)
         batches = self._latest_group.get(start)
         if batches is None:
             batches = self._sample_group(start, end)
             self._latest_group.clear()
             self._latest_group[start] = batches
-        return self._make_batch(batches[index - start])
+        return batches[index - start]
 
     def cancel(self) -> None:
         """Let the sampling in another thread end at the next sentence, with CancelledError."""
@@ -102,7 +109,10 @@ class Epoch:
         lengths.
         """
         pairs = self._planned_pairs(index, index + 1)
-        return self._make_batch(self._sample(pairs, seed=f"widest {index}"))
+        pairs = self._sample(pairs, seed=f"widest {index}")
+        return self._make_batch(
+            self._insert_unseen(pairs, seed=f"widest unseen {index}", probability=1.0)
+        )
 
     def _planned_pairs(self, start: int, end: int) -> EncodedPairs:
         """Return the pairs of the planned batches from `start` to before `end`."""
@@ -166,6 +176,25 @@ class Epoch:
             if self._cancelled.is_set():
                 raise CancelledError
             yield text
+
+    def _insert_unseen(
+        self, pairs: EncodedPairs, *, seed: str, probability: float = NOISY_BATCHES
+    ) -> EncodedPairs:
+        """Return the pairs of a batch, with `probability` some of them with noise in the source.
+
+        This is a pure function of the pairs, the epoch and `seed`.
+        """
+        dataset = self.dataset
+        draw = Random(f"{dataset.seed} {self.number} {seed}").random
+        if dataset.unseen_characters == 0.0 or draw() >= probability:
+            return pairs
+        return insert_unseen_characters(
+            pairs,
+            dataset.src_tokenizer,
+            share=dataset.unseen_characters / NOISY_BATCHES,
+            draw=draw,
+            max_length=dataset.max_length,
+        )
 
     def _make_batch(self, pairs: EncodedPairs) -> Batch:
         dataset = self.dataset

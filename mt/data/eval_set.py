@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
+from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig, Normalization
 from mt.data.corpus import ParallelFiles
+from mt.data.normalization import normalize
 from mt.data.text import find_pair, read_lines
 from mt.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class EvalSet(NamedTuple):
@@ -82,3 +86,23 @@ def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
                 "line i must be the translation of line i"
             )
     return eval_set
+
+
+def warn_of_other_form(eval_set: EvalSet, normalization: Normalization) -> None:
+    """Warn of references in another form than translations, which have that of the training text.
+
+    References are scored as they are. Spaces do not count: no score depends on their kind.
+    """
+    if normalization == "none":
+        return
+    numbers = []
+    for lines in eval_set.refs:
+        for number, line in enumerate(lines, start=1):
+            if normalize(line, normalization) != " ".join(line.split()):
+                numbers.append(number)
+    if numbers:
+        logger.warning(
+            f"{eval_set.name}: {len(numbers):,} reference lines (the first: line {numbers[0]}) are "
+            f"not in the form that translations have (data.normalization: {normalization}); they "
+            "are scored as they are, so each such difference counts as an error"
+        )

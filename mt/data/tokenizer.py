@@ -144,6 +144,11 @@ class Tokenizer:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
+    def has_piece(self, character: str) -> bool:
+        """Return whether a character has a piece; else it is encoded as its UTF-8 bytes."""
+        text = SPACE_SYMBOL if character == " " else escape(character)
+        return all(part in self._pieces.ids for part in text)
+
     def _ordinary_pieces(self, piece_texts: Sequence[str], control_ids: set[int]) -> Pieces:
         """Return the pieces that encode text; `piece_texts` holds the text of every id."""
         ids: dict[str, int] = {}

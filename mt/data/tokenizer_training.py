@@ -9,6 +9,8 @@ from typing import Literal
 
 import sentencepiece
 
+from mt.config.schema import Normalization
+from mt.data.normalization import normalize
 from mt.data.text import read_lines
 from mt.data.tokenizer import (
     BOS_ID,
@@ -42,9 +44,11 @@ def train_tokenizer_from_files(
     kind: TokenizerKind,
     vocab_size: int,
     character_coverage: float,
+    normalization: Normalization,
 ) -> None:
-    """Train one tokenizer on all lines of all files. See `train_tokenizer`."""
-    lines = chain.from_iterable(read_lines(path) for path in paths)
+    """Train one tokenizer on all normalized lines of all files. See `train_tokenizer`."""
+    all_lines = chain.from_iterable(read_lines(path) for path in paths)
+    lines = (normalize(line, normalization) for line in all_lines)
     train_tokenizer(
         lines, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
     )

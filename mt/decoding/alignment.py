@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
+from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
 from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
@@ -95,24 +96,31 @@ def align_lines(
     numbered_pairs = enumerate(pairs, start=1)
     while chunk := list(islice(numbered_pairs, CHUNK_SIZE)):
         encoded = [_encode_pair(translator, number, pair, prefix) for number, pair in chunk]
-        yield from align(translator, encoded, layer=layer, step=step)
+        alignments = align(translator, encoded, layer=layer, step=step)
+        for (_, (src_text, tgt_text)), alignment in zip(chunk, alignments, strict=True):
+            src_words = original_words(translator.src_normalizer, src_text)
+            tgt_words = original_words(translator.tgt_normalizer, tgt_text)
+            yield sorted({(src_words[i], tgt_words[j]) for i, j in alignment})
 
 
 def _encode_pair(
     translator: Translator, number: int, pair: tuple[str, str], prefix: Prefix
 ) -> Segment:
-    """Return the ids of a pair of lines; eos alone for both if one of them is too long."""
+    """Return the ids of a pair of lines; eos alone for both if one is blank or too long."""
     src_text, tgt_text = pair
-    (text_ids,) = translator.src_tokenizer.encode([src_text])
+    no_words = Segment([translator.src_tokenizer.eos_id], [translator.tgt_tokenizer.eos_id])
+    if is_blank(src_text) or is_blank(tgt_text):
+        return no_words
+    (text_ids,) = translator.src_tokenizer.encode([translator.src_normalizer(src_text)])
     src_ids = [*prefix, *text_ids]
-    (tgt_ids,) = translator.tgt_tokenizer.encode([tgt_text])
+    (tgt_ids,) = translator.tgt_tokenizer.encode([translator.tgt_normalizer(tgt_text)])
     num_tokens = max(len(src_ids), len(tgt_ids))
     if num_tokens <= translator.max_length:
         return Segment(src_ids, tgt_ids)
     logger.warning(
         f"line {number}: {num_tokens:,} tokens, over {translator.max_length:,}: not aligned"
     )
-    return Segment([translator.src_tokenizer.eos_id], [translator.tgt_tokenizer.eos_id])
+    return no_words
 
 
 def align_translations(
@@ -135,14 +143,16 @@ def align_translations(
         aligned = []
         for translation in translations:
             own_alignments = list(islice(alignments, len(translation.segments)))
-            alignment = _join_alignments(text, translation, own_alignments)
+            alignment = _join_alignments(
+                translator.src_normalizer, text, translation, own_alignments
+            )
             aligned.append(translation._replace(alignment=alignment))
         aligned_lists.append(aligned)
     return aligned_lists
 
 
 def _join_alignments(
-    text: str, translation: Translation, alignments: Sequence[Alignment]
+    normalizer: Normalizer, text: str, translation: Translation, alignments: Sequence[Alignment]
 ) -> Alignment:
     """Return the links of a whole text from the links of its segments.
 
@@ -150,7 +160,8 @@ def _join_alignments(
     long word may have been cut in two. Its segments share the word.
     """
     starts = translation.segment_starts
-    first_src_words = word_indices_at(text, [start.src for start in starts])
+    normalized = normalizer(text)
+    first_src_words = word_indices_at(normalized, [start.src for start in starts])
     first_tgt_words = word_indices_at(translation.text, [start.tgt for start in starts])
     links = {
         (first_src_word + i, first_tgt_word + j)
@@ -159,7 +170,8 @@ def _join_alignments(
         )
         for i, j in alignment
     }
-    return sorted(links)
+    src_words = original_words(normalizer, text)
+    return sorted({(src_words[i], j) for i, j in links})
 
 
 def word_indices_at(text: str, positions: Sequence[int]) -> list[int]:
@@ -231,6 +243,26 @@ def words_of_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[range]:
             stop += 1  # the token is a space
         words.append(range(0) if token_id in tag_ids else range(first, stop))
     return words
+
+
+def original_words(normalizer: Normalizer, text: str) -> list[int]:
+    """Return for each word of the normalized text the index of the word of `text` it comes from.
+
+    A word of the text can become several words, for example at a no-break space, or none. A word of
+    the normalized text comes from the word that its first character comes from.
+    """
+    # Of each character of the normalized text without spaces.
+    word_indices: list[int] = []
+    for index, word in enumerate(find_words(text)):
+        characters = normalizer(word[0]).replace(" ", "")
+        word_indices += [index] * len(characters)
+    indices = []
+    position = 0
+    for word in find_words(normalizer(text)):
+        # Characters next to each other may be combined only in the whole text.
+        indices.append(word_indices[min(position, len(word_indices) - 1)])
+        position += len(word[0])
+    return indices
 
 
 def _common_length(left: str, right: str, *, start: int) -> int:

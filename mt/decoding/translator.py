@@ -2,8 +2,10 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self, overload
 
@@ -14,9 +16,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mt.config.load import load_run_config
-from mt.config.schema import SearchConfig
+from mt.config.schema import Normalization, SearchConfig
 from mt.data.batching import group_by_length
 from mt.data.corpus import Prefix
+from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.sentences import Cut, middle_cut, sentence_cuts, separator
 from mt.data.source_stats import SourceStats
 from mt.data.text import chunked
@@ -107,9 +110,20 @@ class Translator:
     tgt_tokenizer: Tokenizer
     search: SearchConfig
     max_length: int  # of a source segment in tokens, eos included, as in training
+    normalization: Normalization = "none"
     sampling: SamplingOptions | None = None  # None: beam search
     source_stats: SourceStats | None = None  # of the training text; None: unknown
     split_lines: bool = True  # False: split only texts of more than max_length tokens
+
+    @cached_property
+    def src_normalizer(self) -> Normalizer:
+        """What prepares a source text for the model."""
+        return Normalizer(self.normalization, self.src_tokenizer)
+
+    @cached_property
+    def tgt_normalizer(self) -> Normalizer:
+        """What prepares a given translation, to align it or to show its attention."""
+        return Normalizer(self.normalization, self.tgt_tokenizer)
 
     @classmethod
     @oom_as_device_error("to load this model")
@@ -165,6 +179,7 @@ class Translator:
             tgt_tokenizer,
             search,
             config.data.max_length,
+            config.data.normalization,
             sampling=sampling,
             source_stats=SourceStats.load(run.source_stats_path),
             split_lines=split_lines,
@@ -203,7 +218,7 @@ class Translator:
         """
         if isinstance(texts, str):
             raise TypeError("n_best takes a list of texts, not a single str")
-        pieces_of_texts = [self.pieces(text, prefix=prefix) for text in texts]
+        pieces_of_texts = [self.pieces(self.src_normalizer(text), prefix=prefix) for text in texts]
         all_segments = [piece.src_ids for pieces in pieces_of_texts for piece in pieces]
         if num_translations is None:
             num_translations = self.search.beam_size
@@ -232,6 +247,8 @@ class Translator:
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
         num_lines = 0
+        num_unknown_lines = 0
+        unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
         num_split_lines = 0
         num_pieces = 0
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
@@ -242,7 +259,17 @@ class Translator:
                 if num_segments > 1:
                     num_split_lines += 1
                     num_pieces += num_segments
+            for line in chunk:
+                unknown = self.src_normalizer.unknown_characters(line)
+                unknown_characters.update(unknown)
+                if unknown:
+                    num_unknown_lines += 1
             yield TranslatedChunk(chunk, translations)
+        if num_unknown_lines > 0:
+            logger.warning(
+                f"{num_unknown_lines:,} of {num_lines:,} lines hold characters that the model "
+                f"never saw: {describe_characters(unknown_characters)}"
+            )
         if num_split_lines > 0:
             logger.info(
                 f"translate: {num_split_lines:,} of {num_lines:,} lines were split "
@@ -256,6 +283,8 @@ class Translator:
     def pieces(self, text: str, *, prefix: Prefix = ()) -> list[Piece]:
         """Return the pieces of a text that are translated one by one, in order.
 
+        The text is encoded as it is: `src_normalizer` prepares a text for this.
+
         A text is split where its sentences end if it is longer than usual training sources, or if
         these had hardly ever several sentences. A sentence that is very long is split near its
         middle, and its halves in the same way. A blank text has no pieces. The prefix is in front
@@ -263,7 +292,7 @@ class Translator:
         """
         if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
-        if not text.strip():
+        if is_blank(text):
             return []
         whole = self._piece(text, 0, prefix)
         if not self._splits_every_text and len(whole.src_ids) <= self._usual_length:
@@ -280,7 +309,7 @@ class Translator:
 
     def _short_pieces(self, piece: Piece, prefix: Prefix) -> list[Piece]:
         """Return a piece, or parts of it that are short enough."""
-        if not piece.text.strip():
+        if is_blank(piece.text):
             return []
         if len(piece.src_ids) <= self._rare_length:
             return [piece]

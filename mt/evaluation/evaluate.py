@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.schema import Config
-from mt.data.eval_set import EvalSet, read_eval_set
+from mt.data.eval_set import EvalSet, read_eval_set, warn_of_other_form
 from mt.data.words import lacks_spaces
 from mt.evaluation.metrics import WORD_TOKENIZERS, Score, Scoring, score_corpus
 from mt.experiment import Experiment
@@ -48,6 +48,8 @@ def evaluate(
         eval_sets = [read_eval_set(src_path.name, src_path, [Path(ref) for ref in refs])]
     else:
         eval_sets = experiment.evaluation_sets
+    for eval_set in eval_sets:
+        warn_of_other_form(eval_set, experiment.config.data.normalization)
     translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
     results = []
     for eval_set in eval_sets:

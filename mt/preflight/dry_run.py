@@ -16,6 +16,7 @@ from mt.config.schema import Config, EvalSetConfig, TrainConfig
 from mt.data.corpus import EncodedCorpus
 from mt.data.dataset import Epoch
 from mt.data.eval_set import EvalSet, load_eval_set
+from mt.data.normalization import Normalizer, normalize
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import split_words
 from mt.distributed import Runtime
@@ -209,8 +210,12 @@ def check_tokens(
         src_is_seen = tgt_is_seen = src_is_seen | tgt_is_seen
     for section in (config.data.valid, *config.data.test):
         eval_set = load_eval_set(section, config.data)
-        src = measure_tokens(eval_set.src, tokenizers.src, src_is_seen)
-        tgt = measure_tokens(eval_set.refs[0], tokenizers.tgt, tgt_is_seen)
+        normalization = config.data.normalization
+        src_normalizer = Normalizer(normalization, tokenizers.src)
+        src_lines = [src_normalizer(line) for line in eval_set.src]
+        tgt_lines = [normalize(line, normalization) for line in eval_set.refs[0]]
+        src = measure_tokens(src_lines, tokenizers.src, src_is_seen)
+        tgt = measure_tokens(tgt_lines, tokenizers.tgt, tgt_is_seen)
         yield describe_tokens(eval_set, src, tgt)
 
 

@@ -1,5 +1,6 @@
 """Checks of parallel text files: surveys in, findings out. They know no config."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,9 +8,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.config.schema import Normalization
+from mt.data.normalization import describe_characters
 from mt.preflight.drift import Drift, find_drifts
 from mt.preflight.languages import MIN_LOG_ODDS
-from mt.preflight.survey import NOT_UTF8, Digests, FileSurvey, ParallelSurvey
+from mt.preflight.survey import (
+    DECOMPOSED,
+    NOT_UTF8,
+    ZERO_WIDTH,
+    Digests,
+    FileSurvey,
+    ParallelSurvey,
+)
 
 # The three fractions are rules of thumb, not measurements.
 
@@ -207,6 +217,63 @@ def _locate(source_digest: np.uint64, train: Sequence[ParallelSurvey]) -> str:
     corpus = next(corpus for corpus in train if source_digest in corpus.src.digests)
     index = int(np.argmax(corpus.src.digests == source_digest))
     return f"{corpus.name} line {index + 1}"
+
+
+def check_forms(
+    pair: ParallelSurvey, train: Sequence[ParallelSurvey], *, normalization: Normalization
+) -> list[Finding]:
+    """Report forms of text that a reader does not see, where lines or sets differ in them.
+
+    That is a file with composed and with decomposed letters, and an evaluation set with unusual
+    spaces or characters of width zero that no training corpus has. `train` is empty if `pair` is a
+    training corpus itself. Normalization removes all of these differences, except in references,
+    which are scored as they are.
+    """
+    known_kinds: set[str] = set()
+    for corpus in train:
+        known_kinds |= corpus.src.unusual_lines.keys() | corpus.tgt.unusual_lines.keys()
+    findings = []
+    for file in (pair.src, pair.tgt):
+        for kind, numbers in file.unusual_lines.items():
+            if kind == DECOMPOSED and file.num_composed > 0:
+                difference = "; other lines have composed ones"
+            elif train and kind not in known_kinds:
+                difference = ", and none in train"
+            else:
+                continue
+            is_reference = bool(train) and file is pair.tgt
+            level: Level = "warning"
+            if normalization == "none":
+                remedy = ""
+            elif is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
+                remedy = "; references are scored as they are"
+            else:
+                level = "note"
+                remedy = f" (data.normalization: {normalization} removes the difference)"
+            text = f"{pair.name}: {kind}: {format_lines(numbers)}{difference}{remedy}"
+            findings.append(Finding(level, "forms", first_place(file, numbers), text))
+    return findings
+
+
+def check_characters(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
+    """Report the characters of a validation or test set that neither side of train has."""
+    known: set[str] = set()
+    for corpus in train:
+        known |= corpus.src.characters.keys() | corpus.tgt.characters.keys()
+    findings = []
+    for file in (pair.src, pair.tgt):
+        unknown = Counter({c: count for c, count in file.characters.items() if c not in known})
+        if not unknown:
+            continue
+        is_common = max(unknown.values()) > WARN_FRACTION * len(file)
+        level: Level = "warning" if is_common else "note"
+        text = (
+            f"{pair.name}: {len(unknown):,} characters are not in train: "
+            f"{describe_characters(unknown)} lines"
+        )
+        counts = {"characters": len(unknown)}
+        findings.append(Finding(level, "characters", str(file.path), text, counts))
+    return findings
 
 
 def check_languages(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Finding]:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from mt.config.load import fill_unset_keys, load_run_config
-from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
+from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig, Normalization
 from mt.data.eval_set import find_files, load_eval_set
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
@@ -94,6 +94,8 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
     yield from check_duplicates(surveys.train)
     yield from check_overlaps(evaluation_pairs, surveys.train)
     yield from check_languages(surveys)
+    yield from check_forms(surveys, data.normalization)
+    yield from check_characters(evaluation_pairs, surveys.train)
     for pair in surveys.train:
         yield file_checks.describe_lengths(pair)
 
@@ -137,10 +139,11 @@ def survey_set(
     try:
         src_path, tgt_paths = find_files(section, data)
         logger.info(f"reading {name}")
-        src = survey_file(src_path, src_log_odds)
+        src = survey_file(src_path, src_log_odds, normalization=data.normalization)
         for number, tgt_path in enumerate(tgt_paths, start=1):
             pair_name = f"{name} ref {number}" if len(tgt_paths) > 1 else name
-            pairs.append(ParallelSurvey(pair_name, src, survey_file(tgt_path, log_odds)))
+            tgt = survey_file(tgt_path, log_odds, normalization=data.normalization)
+            pairs.append(ParallelSurvey(pair_name, src, tgt))
     except DataError as error:
         return pairs, [Finding("error", "files", "", str(error))]
     return pairs, []
@@ -185,6 +188,28 @@ def check_overlaps(
         findings += file_checks.check_overlap(pair, train)
     names = " or ".join(pair.name for pair in evaluation_pairs)
     return findings or [Finding("ok", "overlap", "", f"no source sentence of {names} is in train")]
+
+
+def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]:
+    """Check whether sets differ in spaces, accents and characters of width zero."""
+    findings = []
+    for pair in surveys.train:
+        findings += file_checks.check_forms(pair, [], normalization=normalization)
+    for pair in [*surveys.valid, *surveys.test]:
+        findings += file_checks.check_forms(pair, surveys.train, normalization=normalization)
+    text = "the same spaces and forms of letters in all sets"
+    return findings or [Finding("ok", "forms", "", text)]
+
+
+def check_characters(
+    evaluation_pairs: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
+) -> list[Finding]:
+    """Check whether the validation and test sets have characters that the training text lacks."""
+    findings = []
+    for pair in evaluation_pairs:
+        findings += file_checks.check_characters(pair, train)
+    names = " or ".join(pair.name for pair in evaluation_pairs)
+    return findings or [Finding("ok", "characters", "", f"all of {names} are in train")]
 
 
 def check_languages(surveys: Surveys) -> list[Finding]:

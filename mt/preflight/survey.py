@@ -5,8 +5,9 @@ lines are listed, not refused.
 """
 
 import re
+import unicodedata
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.config.schema import Normalization
+from mt.data.normalization import is_blank, normalize, remove_zero_width
 from mt.data.text import read_lines
 from mt.preflight.languages import (
     NUM_TRIGRAM_HASHES,
@@ -38,6 +41,11 @@ CUE_LENGTH = 4
 
 NOT_UTF8 = "not UTF-8"
 
+# Kinds of lines that differ from others only in what a reader does not see.
+DECOMPOSED = "decomposed letters (not NFC)"
+SEVERAL_SPACES = "spaces in a row or at an end"
+ZERO_WIDTH = "characters of width zero"
+
 # Characters at which other programs end a line, though only "\n" does here: Python's
 # str.splitlines, editors, and JavaScript.
 SEPARATORS = {
@@ -56,6 +64,9 @@ SEPARATORS = {
 # The surrogates U+DC80 to U+DCFF stand for bytes that are not UTF-8, in text decoded with
 # `surrogateescape`.
 _BAD_CHARACTER = re.compile(f"[{''.join(SEPARATORS)}\udc80-\udcff]")
+
+_UNUSUAL_SPACE = re.compile(r"[^\S \r]")
+_SEVERAL_SPACES = re.compile(r"^\s|\s\s|\s$")
 
 _NUMBER_OR_WORD = re.compile(r"\d+|[^\W\d_]+")
 
@@ -93,6 +104,12 @@ class FileSurvey:
     # Line numbers, from 1, by the kind of fault: NOT_UTF8 or one of the names in SEPARATORS.
     bad_lines: Mapping[str, list[int]]
 
+    # Line numbers, from 1, by the kind of form: DECOMPOSED and the like, or the name of a space.
+    unusual_lines: Mapping[str, list[int]]
+
+    num_composed: int  # lines with letters that are not decomposed, such as an "\u00e9"
+    characters: Mapping[str, int]  # number of normalized lines that have each character
+
     def __len__(self) -> int:
         return len(self.digests)
 
@@ -125,7 +142,12 @@ class ParallelSurvey(NamedTuple):
         return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
 
 
-def survey_file(path: Path, language_log_odds: TrigramLogOdds | None = None) -> FileSurvey:
+def survey_file(
+    path: Path,
+    language_log_odds: TrigramLogOdds | None = None,
+    *,
+    normalization: Normalization = "none",
+) -> FileSurvey:
     """Read a file to its end and return its survey. Lines are only scored if log-odds are given.
 
     Raises DataError when the file is missing, empty, a damaged gzip file, or has a line of absurd
@@ -139,6 +161,9 @@ def survey_file(path: Path, language_log_odds: TrigramLogOdds | None = None) -> 
     log_odds: list[NDArray[np.float32]] = []
     trigram_counts = np.zeros(NUM_TRIGRAM_HASHES, np.int64)
     bad_lines: dict[str, list[int]] = defaultdict(list)
+    unusual_lines: dict[str, list[int]] = defaultdict(list)
+    num_composed = 0
+    characters: Counter[str] = Counter()
 
     lines = read_lines(path, errors="surrogateescape")
     while chunk := list(islice(lines, CHUNK_SIZE)):
@@ -149,7 +174,7 @@ def survey_file(path: Path, language_log_odds: TrigramLogOdds | None = None) -> 
         for line in chunk:
             words = line.split()
             line_cues = find_cues(line)
-            digests += hash_words(words)
+            digests += hash_words([] if is_blank(line) else words)
             cues += np.fromiter(line_cues, np.uint16, len(line_cues)).tobytes()
             num_chars.append(len(line))
             num_words.append(len(words))
@@ -157,6 +182,11 @@ def survey_file(path: Path, language_log_odds: TrigramLogOdds | None = None) -> 
             line_number = len(num_chars)
             for fault in find_faults(line):
                 bad_lines[fault].append(line_number)
+            for kind in find_unusual_forms(line):
+                unusual_lines[kind].append(line_number)
+            if not unicodedata.is_normalized("NFD", line):
+                num_composed += 1
+            characters.update(set(normalize(line, normalization)))
 
     return FileSurvey(
         path=path,
@@ -168,6 +198,9 @@ def survey_file(path: Path, language_log_odds: TrigramLogOdds | None = None) -> 
         log_odds=np.concatenate(log_odds) if log_odds else np.zeros(0, np.float32),
         trigram_counts=trigram_counts,
         bad_lines=dict(bad_lines),
+        unusual_lines=dict(unusual_lines),
+        num_composed=num_composed,
+        characters=characters,
     )
 
 
@@ -183,6 +216,21 @@ def find_faults(line: str) -> list[str]:
     """Return the faults of a line decoded with `surrogateescape`: NOT_UTF8, names in SEPARATORS."""
     bad_characters = _BAD_CHARACTER.findall(line)
     return sorted({SEPARATORS.get(character, NOT_UTF8) for character in bad_characters})
+
+
+def find_unusual_forms(line: str) -> list[str]:
+    """Return the kinds of form of a line that a reader does not see, as in `unusual_lines`."""
+    spaces = set(_UNUSUAL_SPACE.findall(line)) - set(SEPARATORS)
+    kinds = {
+        f"{unicodedata.name(space, 'control character')} (U+{ord(space):04X})" for space in spaces
+    }
+    if _SEVERAL_SPACES.search(line):
+        kinds.add(SEVERAL_SPACES)
+    if not unicodedata.is_normalized("NFC", line):
+        kinds.add(DECOMPOSED)
+    if remove_zero_width(line) != line:
+        kinds.add(ZERO_WIDTH)
+    return sorted(kinds)
 
 
 def find_cues(line: str) -> set[int]:

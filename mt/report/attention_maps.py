@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mt.data.corpus import Prefix
+from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import DataError
@@ -73,7 +74,12 @@ def attention_maps(
     tgt_tokenizer = translator.tgt_tokenizer
     max_length = translator.max_length
     src = _encode_sentence(
-        sentence, src_tokenizer, max_length=max_length, what="the sentence", prefix=prefix
+        sentence,
+        src_tokenizer,
+        translator.src_normalizer,
+        max_length=max_length,
+        what="the sentence",
+        prefix=prefix,
     )
     if target is None:
         # As a whole, although `mt translate` may translate it sentence by sentence.
@@ -85,7 +91,13 @@ def attention_maps(
         tgt_out = segment.tgt
     else:
         tgt_text = target
-        tgt_out = _encode_sentence(target, tgt_tokenizer, max_length=max_length, what="the target")
+        tgt_out = _encode_sentence(
+            target,
+            tgt_tokenizer,
+            translator.tgt_normalizer,
+            max_length=max_length,
+            what="the target",
+        )
     tgt_in = [tgt_tokenizer.bos_id, *tgt_out[:-1]]
 
     sides = {
@@ -120,9 +132,15 @@ def axis_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
 
 
 def _encode_sentence(
-    text: str, tokenizer: Tokenizer, *, max_length: int, what: str, prefix: Prefix = ()
+    text: str,
+    tokenizer: Tokenizer,
+    normalizer: Normalizer,
+    *,
+    max_length: int,
+    what: str,
+    prefix: Prefix = (),
 ) -> list[int]:
-    """Return the token ids of one line of text, with the prefix first and eos last.
+    """Return the token ids of one line of normalized text, with the prefix first and eos last.
 
     Raises DataError, which calls the text `what`, if it is not valid UTF-8, not a single line,
     blank, or longer than the `max_length` tokens that the model was trained on.
@@ -133,9 +151,9 @@ def _encode_sentence(
         raise DataError(f"{what} is not valid UTF-8 at character {error.start + 1}") from error
     if "\n" in text:
         raise DataError(f"{what} has a line break; give one sentence on one line")
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{what} is blank; give a sentence with at least one word")
-    (text_ids,) = tokenizer.encode([text])
+    (text_ids,) = tokenizer.encode([normalizer(text)])
     ids = [*prefix, *text_ids]
     if len(ids) > max_length:
         raise DataError(

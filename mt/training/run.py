@@ -16,7 +16,7 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
-from mt.data.eval_set import EvalSet
+from mt.data.eval_set import EvalSet, warn_of_other_form
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
@@ -113,6 +113,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
         _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
+        warn_of_other_form(experiment.validation_set, config.data.normalization)
         experiment.train_tokenizers()
         experiment.measure_sources()
     elif runtime.is_main and run_config is not None:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mt.config.schema import Normalization
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet
@@ -27,7 +28,7 @@ class Validator:
         self.eval_set = experiment.validation_set
         self.tokenizers = experiment.tokenizers
         self.source_stats = experiment.source_stats
-        self.pairs = encode_eval_set(self.eval_set, self.tokenizers)
+        self.pairs = encode_eval_set(self.eval_set, self.tokenizers, self.config.data.normalization)
         self._check_lengths()
         self.scoring = scoring_of_run(self.config)
 
@@ -53,6 +54,7 @@ class Validator:
             tgt,
             config.search,
             config.data.max_length,
+            config.data.normalization,
             source_stats=self.source_stats,
         )
 
@@ -93,11 +95,14 @@ class Validator:
             )
 
 
-def encode_eval_set(eval_set: EvalSet, tokenizers: Tokenizers) -> EncodedCorpus:
+def encode_eval_set(
+    eval_set: EvalSet, tokenizers: Tokenizers, normalization: Normalization
+) -> EncodedCorpus:
     """Encode the sources of a set and their first references, in memory and unfiltered."""
     return encode_pairs(
         eval_set.src,
         eval_set.refs[0],
         src_tokenizer=tokenizers.src,
         tgt_tokenizer=tokenizers.tgt,
+        normalization=normalization,
     )

@@ -184,12 +184,23 @@ def test_dumped_config_has_the_present_version(tmp_path: Path) -> None:
     assert text.startswith(f"format_version: {FORMAT_VERSION}\n")
 
 
-@pytest.mark.parametrize("version", ["", "format_version: 2\n", "format_version: 3\n"])
-def test_config_loads_with_and_without_a_version(tmp_path: Path, version: str) -> None:
+def test_config_loads_with_and_without_the_present_version(tmp_path: Path) -> None:
     expected = load_config(write(tmp_path, DATA + TRAIN))
-    path = write(tmp_path, version + DATA + TRAIN)
+    path = write(tmp_path, f"format_version: {FORMAT_VERSION}\n{DATA}{TRAIN}")
     assert load_config(path) == expected
     assert load_run_config(path) == expected
+
+
+def test_text_of_old_runs_is_not_normalized(tmp_path: Path) -> None:
+    for version in ("", "format_version: 2\n", "format_version: 3\n"):
+        data = load_run_config(write(tmp_path, version + DATA + TRAIN)).data
+        assert data.normalization == "none"
+        assert data.unseen_characters == 0.0
+    data = load_run_config(write(tmp_path, f"format_version: 4\n{DATA}{TRAIN}")).data
+    assert data.normalization == "nfc"
+    assert data.unseen_characters > 0.0
+    # A user's file without a version has the present defaults.
+    assert load_config(write(tmp_path, DATA + TRAIN)).data == data
 
 
 @pytest.mark.parametrize("load", [load_config, load_run_config])
@@ -208,7 +219,7 @@ def test_newer_version_is_refused_with_both_versions(tmp_path: Path, load: Any) 
 @pytest.mark.parametrize("version", ["1", "0", "-3", "3.0", "true", "null", "'3'", "[3]", "{}"])
 def test_wrong_version_is_refused(tmp_path: Path, version: str) -> None:
     message = error_of(write(tmp_path, f"{DATA}{TRAIN}format_version: {version}\n"))
-    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 3, found ")
+    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 4, found ")
 
 
 def test_version_cannot_be_overridden(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> No
         ("    - prefix", "    - prefx", "x.yaml:5: data.train.0.prefx: unknown key (did you mean prefix?)"),
         ("    prefix: valid", "    prefx: valid", "x.yaml:8: data.valid.prefx: unknown key (did you mean prefix?)"),
         ("src_lang: en", "source: en", "x.yaml:2: data.source: unknown key "
-         "(known here: src_lang, tgt_lang, train, valid, test, max_length, max_length_ratio)"),
+         "(known here: src_lang, tgt_lang, train, valid, test, normalization, "
+         "unseen_characters, max_length, max_length_ratio)"),
         ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted a value, found nothing"),
         ("train:\n  max", "search:\n  max", "x.yaml:10: search.max_steps: unknown key (did you mean train.max_steps?)"),
         ("train:\n  max_steps: 100\n", "", "x.yaml: train: wanted a value, found nothing"),

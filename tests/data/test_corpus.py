@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import mt.data.corpus
+from mt.config.schema import Normalization
 from mt.data.corpus import (
     SHORT_LENGTH,
     EncodedCorpus,
@@ -59,6 +60,7 @@ def encode_files(
     *files: ParallelFiles,
     max_length: int = 50,
     max_length_ratio: float = 9.0,
+    normalization: Normalization = "nfc",
 ) -> EncodedCorpus:
     """Encode one or more corpora with a cache in `tmp_path`."""
     return encode_corpus(
@@ -68,6 +70,7 @@ def encode_files(
         max_length=max_length,
         max_length_ratio=max_length_ratio,
         cache_dir=tmp_path / "cache",
+        normalization=normalization,
     )
 
 
@@ -112,6 +115,35 @@ def test_pairs_are_left_out_and_counted_by_reason(tmp_path: Path, tokenizer: Tok
     corpus = encode_files(tmp_path, tokenizer, files)
     assert decode_pairs(corpus, tokenizer) == PAIRS
     assert corpus.counts == FilterCounts(kept=24, blank=3, too_long=2, bad_ratio=1)
+
+
+def test_both_sides_are_normalized(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    changed = [(f" {src.replace(' ', chr(0xA0))}", tgt.replace(" ", "  ")) for src, tgt in PAIRS]
+    files = write_pairs(tmp_path, changed)
+    assert decode_pairs(encode_files(tmp_path, tokenizer, files), tokenizer) == PAIRS
+    as_it_is = encode_files(tmp_path, tokenizer, files, normalization="none")
+    assert decode_pairs(as_it_is, tokenizer) == changed
+
+
+def test_line_without_a_visible_character_is_blank(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    invisible = [("dog", "\u200b"), ("\ufeff", "Hund"), ("\u200e\u3164", "Hund")]
+    files = write_pairs(tmp_path, PAIRS[:3] + invisible)
+    assert encode_files(tmp_path, tokenizer, files).counts == FilterCounts(kept=3, blank=3)
+    # A run of the time before normalization resumes with the pairs that it began with.
+    old = encode_files(tmp_path, tokenizer, files, normalization="none")
+    assert old.counts.kept == 6
+
+
+def test_validation_sources_are_prepared_as_for_a_translation(tokenizer: Tokenizer) -> None:
+    (src, tgt), *_ = PAIRS
+    corpus = encode_pairs(
+        [src.replace("old", "\uff4fl\u0323d").replace(" ", "\u00a0")],
+        [tgt.replace(" ", "  ")],
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
+        normalization="nfc",
+    )
+    assert decode_pairs(corpus, tokenizer) == [(src, tgt)]
 
 
 def test_filter_counts_as_text() -> None:
@@ -262,8 +294,10 @@ def test_cache_depends_on_text_tokenizer_and_limits(tmp_path: Path, tokenizer: T
         encode_files(tmp_path, tokenizer, files, max_length_ratio=8.0).digest,
         encode_files(tmp_path, tokenizer, files, files).digest,
         encode_files(tmp_path, tokenizer, other_files).digest,
+        encode_files(tmp_path, tokenizer, files, normalization="nfkc").digest,
+        encode_files(tmp_path, tokenizer, files, normalization="none").digest,
     }
-    assert len(digests) == 6
+    assert len(digests) == 8
     assert {path.name for path in (tmp_path / "cache").iterdir()} == digests
 
 
@@ -281,7 +315,7 @@ def test_digest_of_the_same_data_never_changes(tmp_path: Path) -> None:
 
     files = write_pairs(tmp_path, [("The dog", "Der Hund"), ("a cat", "eine Katze")])
     tokenizer: Any = FixedTokenizer()
-    corpus = encode_files(tmp_path, tokenizer, files, max_length=50, max_length_ratio=9.0)
+    corpus = encode_files(tmp_path, tokenizer, files, normalization="none")
     assert corpus.digest == "a5efc24bfb04869cb5f504ab6772edd4"
 
 

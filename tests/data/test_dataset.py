@@ -55,13 +55,19 @@ def encode(tokenizer: Tokenizer, *, src_prefix: tuple[int, ...] = ()) -> Encoded
 
 
 def make_dataset(
-    model: Path, *, bpe_dropout: float = 0.3, max_length: int = 90, seed: int = 1, num_tags: int = 0
+    model: Path,
+    *,
+    bpe_dropout: float = 0.3,
+    max_length: int = 90,
+    seed: int = 1,
+    num_tags: int = 0,
+    unseen_characters: float = 0.0,
 ) -> Dataset:
     """Return a data set of PAIRS, of which only the sources have BPE-dropout."""
     src_tokenizer = Tokenizer.load(model, bpe_dropout=bpe_dropout)
     tgt_tokenizer = Tokenizer.load(model)
     corpus = encode(tgt_tokenizer, src_prefix=src_tokenizer.tag_ids[:num_tags])
-    return Dataset(corpus, src_tokenizer, tgt_tokenizer, max_length, seed)
+    return Dataset(corpus, src_tokenizer, tgt_tokenizer, max_length, seed, unseen_characters)
 
 
 def all_batches(epoch: Epoch) -> list[Batch]:
@@ -218,3 +224,43 @@ def test_cancelled_sampling_ends_at_the_next_sentence(
     with pytest.raises(CancelledError):
         epoch.batch(0)
     assert len(sampled) == 2
+
+
+# Unseen characters
+
+
+@pytest.mark.parametrize("bpe_dropout", [0.0, 0.3])
+def test_some_batches_have_unseen_characters(model: Path, bpe_dropout: float) -> None:
+    def make_epoch(number: int = 1) -> Epoch:
+        dataset = make_dataset(model, bpe_dropout=bpe_dropout, unseen_characters=0.1)
+        return dataset.epoch(number, batch_tokens=BATCH_TOKENS)
+
+    batches = all_batches(make_epoch())
+    tokenizer = Tokenizer.load(model)
+    num_noisy = []  # of the pairs of each batch
+    for batch in batches:
+        texts = tokenizer.decode(rows_without_padding(batch.src))
+        num_noisy.append(sum(has_unseen(text, tokenizer) for text in texts))
+    assert 0.05 < sum(num_noisy) / len(PAIRS) < 0.2
+    assert num_noisy.count(0) > len(batches) / 2
+
+    # The targets and the other batches are as without the noise.
+    plain = all_batches(
+        make_dataset(model, bpe_dropout=bpe_dropout).epoch(1, batch_tokens=BATCH_TOKENS)
+    )
+    for batch, plain_batch, num in zip(batches, plain, num_noisy, strict=True):
+        assert torch.equal(batch.tgt_out, plain_batch.tgt_out)
+        assert torch.equal(batch.src, plain_batch.src) is (num == 0)
+
+    epoch = make_epoch()
+    backwards = [epoch.batch(index) for index in reversed(range(len(batches)))]
+    assert_same_batches(backwards[::-1], batches)
+    # The memory for the widest batch is tried with the noise.
+    widest = make_epoch().widest_batch(0)
+    assert any(
+        has_unseen(text, tokenizer) for text in tokenizer.decode(rows_without_padding(widest.src))
+    )
+
+
+def has_unseen(text: str, tokenizer: Tokenizer) -> bool:
+    return not all(tokenizer.has_piece(character) for character in text)

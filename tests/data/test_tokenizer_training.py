@@ -46,7 +46,12 @@ def test_model_from_files_equals_model_from_sentences(tmp_path: Path) -> None:
     from_files = tmp_path / "files.model"
     from_sentences = tmp_path / "sentences.model"
     train_tokenizer_from_files(
-        files, from_files, kind="bpe", vocab_size=VOCAB_SIZE, character_coverage=1.0
+        files,
+        from_files,
+        kind="bpe",
+        vocab_size=VOCAB_SIZE,
+        character_coverage=1.0,
+        normalization="none",
     )
     train_tokenizer(SENTENCES, from_sentences, kind="bpe", vocab_size=VOCAB_SIZE)
     assert from_files.read_bytes() == from_sentences.read_bytes()

@@ -370,6 +370,27 @@ def test_align_lines_warns_of_lines_that_are_too_long(
     assert all(f"over {MAX_LENGTH}" in warning for warning in warnings)
 
 
+def test_links_count_the_words_of_the_given_lines(translator: Translator) -> None:
+    normalizing = replace(translator, normalization="nfc")
+    (expected,) = align_lines(translator, [("balo deru gona", "hupe balo deru")])
+    assert expected
+    # A no-break space makes one word of two; the character of width zero makes none.
+    lines = [("balo\u00a0deru  \u200b gona", "hupe\u00a0balo \ufeff deru")]
+    (links,) = align_lines(normalizing, lines)
+    src_words = [0, 0, 2]
+    tgt_words = [0, 0, 2]
+    assert links == sorted({(src_words[i], tgt_words[j]) for i, j in expected})
+
+    texts = ["balo\u00a0deru  \u200b gona"]
+    (alignment,) = best_alignments(normalizing, texts)
+    (plain,) = best_alignments(translator, ["balo deru gona"])
+    assert alignment == sorted({(src_words[i], j) for i, j in plain})
+
+
+def test_pair_with_an_invisible_line_has_no_links(translator: Translator) -> None:
+    assert list(align_lines(translator, [("\u200b", "deru"), ("balo", "\ufeff")])) == [[], []]
+
+
 # Links of translations
 
 

@@ -23,6 +23,7 @@ import mt
 import mt.decoding.translator as translator_module
 from mt.config.load import dump_config
 from mt.config.schema import ModelConfig, SearchConfig
+from mt.data.normalization import is_blank
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -34,7 +35,7 @@ from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
 
 MAX_LENGTH = 12
-BLANKS = ["", " ", "  ", "\t", "\u3000", "\u00a0 \u2028"]
+BLANKS = ["", " ", "  ", "\t", "\u3000", "\u00a0 \u2028", "\u200b", "\ufeff", " \u200e\u00ad"]
 SHAPE = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
 
 
@@ -144,7 +145,7 @@ def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list
         assert all(tuple(segment[:2]) == prefix for segment in segments)
         assert all(len(segment) <= MAX_LENGTH for segment in segments)
         text_of_segments = "".join(translator.src_tokenizer.decode(segments))
-        assert text_of_segments.replace(" ", "") == text.replace(" ", "") or not text.strip()
+        assert text_of_segments.replace(" ", "") == text.replace(" ", "") or is_blank(text)
     assert 0 in num_segments
     assert max(num_segments) > 2
 
@@ -155,7 +156,7 @@ def test_prefix_reaches_the_model(translator: Translator, texts: list[str]) -> N
     first = translator.translate(texts, prefix=(first_tag,))
     second = translator.translate(texts, prefix=(second_tag,))
     assert plain != first != second
-    assert [translation == "" for translation in first] == [text.strip() == "" for text in texts]
+    assert [translation == "" for translation in first] == [is_blank(text) for text in texts]
     assert translator.translate(texts[0], prefix=(first_tag,)) == first[0]
     chunks = list(translator.translate_chunks(texts, chunk_size=3, prefix=(first_tag,)))
     assert [found[0].text for chunk in chunks for found in chunk.translations] == first
@@ -279,7 +280,7 @@ def test_n_best_is_sorted_and_begins_with_the_translation(
     for text, translations in zip(texts, n_best_lists, strict=True):
         scores = [translation.score for translation in translations]
         assert scores == sorted(scores, reverse=True)
-        assert len(translations) == (translator.search.beam_size if text.strip() else 1)
+        assert len(translations) == (1 if is_blank(text) else translator.search.beam_size)
 
 
 def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -581,6 +582,45 @@ def test_split_lines_are_counted_in_one_message(
     (message,) = messages
     assert "2 of 4 lines" in message
     assert f"{2 * len(translator.split(long_text))} parts" in message
+
+
+# The form of the source
+
+
+CHANGED_TEXTS = [
+    "balo\u00a0deru  fimi ",
+    "\ufeffbalo deru\u200b fimi",
+    "balo \uff44\uff45\uff52\uff55 fimi",
+    "b\u00e0lo deru\u200e fimi\u0323",
+]
+
+
+@pytest.mark.parametrize("text", CHANGED_TEXTS)
+def test_texts_that_look_alike_have_one_translation(translator: Translator, text: str) -> None:
+    normalizing = replace(translator, normalization="nfc")
+    (expected,) = translator.n_best(["balo deru fimi"])
+    assert normalizing.n_best([text]) == [expected]
+    (as_it_is,) = translator.n_best([text])
+    assert as_it_is[0].segments[0].src != expected[0].segments[0].src
+
+
+def test_lines_with_unseen_characters_are_counted_once(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(translator_module.logger, "warning", warnings.append)
+    normalizing = replace(translator, normalization="nfc")
+    lines = ["balo", "\u201cbalo\u201d", "deru", "fimi \u4e2d", "balo\u00a0deru\ufeff", "\u201c"]
+    list(normalizing.translate_chunks(lines, chunk_size=2))
+    (warning,) = warnings
+    assert warning.startswith("3 of 6 lines ")
+    assert "U+201C) in 2" in warning
+    assert "U+4E2D) in 1" in warning
+    assert "U+00A0" not in warning
+
+    warnings.clear()
+    list(normalizing.translate_chunks(["balo", "deru fimi", ""]))
+    assert warnings == []
 
 
 # From a run directory

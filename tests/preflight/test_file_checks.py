@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_text import survey_lines, survey_pair, toy_lines
+from parallel_text import survey_lines, survey_pair, toy_lines, write_lines
 
 from mt.preflight.file_checks import (
     Finding,
     check_blank_lines,
+    check_characters,
     check_duplicates,
     check_encoding,
+    check_forms,
     check_languages,
     check_overlap,
     format_fraction,
@@ -127,6 +129,13 @@ def test_first_blank_line_of_each_side_is_named(lines: tuple[list[str], list[str
         expected += blank[:1]
     findings = check_blank_lines(survey_temporary(lines, "valid"), is_train=False)
     assert [line_of(finding) for finding in findings] == expected
+
+
+@pytest.mark.parametrize("invisible", ["\u200b", "\ufeff", "\u00ad \u200e", "\0"])
+def test_line_without_a_visible_character_is_blank(tmp_path: Path, invisible: str) -> None:
+    pair = survey_pair(tmp_path, ["a", invisible, "c"], ["x", "y", "z"], "valid")
+    (finding,) = check_blank_lines(pair, is_train=False)
+    assert line_of(finding) == 2
 
 
 def test_test_sentence_in_train_is_located_in_both_files(tmp_path: Path) -> None:
@@ -245,3 +254,67 @@ def test_copied_line_is_a_note(tmp_path: Path) -> None:
 def test_fraction_is_shown_without_an_exponent(part: int, whole: int, percent: str) -> None:
     text = f"{part:,} of {whole:,} pairs ({percent} %)"
     assert format_fraction(part, whole, "pairs") == text
+
+
+# Forms and characters
+
+
+def test_mixture_of_composed_and_decomposed_letters_is_found(tmp_path: Path) -> None:
+    src = ["caf\u00e9", "cafe\u0301", "cafe", "re\u0301sume\u0301"]
+    pair = survey_pair(tmp_path, src, ["x"] * 4)
+    (finding,) = check_forms(pair, [], normalization="none")
+    assert finding.level == "warning"
+    assert line_of(finding) == 2
+    assert "2 lines (2, 4)" in finding.text
+    (finding,) = check_forms(pair, [], normalization="nfc")
+    assert finding.level == "note"
+    references = ParallelSurvey("test", pair.tgt, pair.src)
+    (finding,) = check_forms(references, [pair], normalization="nfc")
+    assert finding.level == "warning"
+    uniform = survey_pair(tmp_path, src[1:], ["x"] * 3)
+    assert check_forms(uniform, [], normalization="none") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("a\u00a0b", "NO-BREAK SPACE"),
+        ("a\u3000b", "U+3000"),
+        ("a\tb", "U+0009"),
+        ("a  b", "spaces in a row"),
+        (" a b", "at an end"),
+        ("a\u200bb", "width zero"),
+        ("e\u0301", "NFC"),
+    ],
+)
+def test_form_that_train_lacks_is_found(tmp_path: Path, text: str, kind: str) -> None:
+    train = survey_pair(tmp_path, ["a b", "\u00e9"], ["x y", "z"])
+    test = survey_pair(tmp_path, ["a b", text], ["x y", "z"], "test")
+    (finding,) = check_forms(test, [train], normalization="none")
+    assert finding.level == "warning"
+    assert kind in finding.text
+    assert line_of(finding) == 2
+    same = survey_pair(tmp_path, ["b a", text], ["x y", "z"])
+    assert check_forms(test, [train, same], normalization="none") == []
+
+
+def test_characters_that_train_lacks_are_named(tmp_path: Path) -> None:
+    train = survey_pair(tmp_path, ["a b c"], ["x y"])
+    test = survey_pair(tmp_path, ["a \u201cb\u201d", "\u201cc", "a"], ["x", "y", "z"], "test")
+    src_finding, tgt_finding = check_characters(test, [train])
+    assert src_finding.level == "warning"
+    assert src_finding.numbers == {"characters": 2}
+    assert "U+201C) in 2, " in src_finding.text
+    assert "U+201D) in 1" in src_finding.text
+    assert "z (U+007A) in 1" in tgt_finding.text
+    assert check_characters(train, [train]) == []
+
+
+def test_characters_are_those_of_the_normalized_text(tmp_path: Path) -> None:
+    paths = [write_lines(tmp_path / name, lines) for name, lines in NORMALIZED_ALIKE.items()]
+    train, test = (survey_file(path, normalization="nfc") for path in paths)
+    pairs = [ParallelSurvey(name, file, file) for name, file in (("train", train), ("test", test))]
+    assert check_characters(pairs[1], pairs[:1]) == []
+
+
+NORMALIZED_ALIKE = {"train": ["caf\u00e9 a"], "test": ["cafe\u0301\u00a0a\ufeff"]}

@@ -236,6 +236,8 @@ def test_sound_files_give_every_topic_and_change_nothing(
         "duplicates",
         "overlap",
         "languages",
+        "forms",
+        "characters",
         "lengths",
         "scores",
         "filters",

@@ -118,6 +118,15 @@ def test_a_given_target_is_shown(translator: Translator) -> None:
         assert shapes == [(NUM_HEADS, num_queries, num_keys)] * NUM_LAYERS
 
 
+def test_both_texts_are_normalized(translator: Translator) -> None:
+    normalizing = replace(translator, normalization="nfc")
+    maps = attention_maps(
+        normalizing, "the\u00a0old  woman\ufeff", target="die \uff41lte\u00a0Frau", name=""
+    )
+    assert maps.sides["src"].words == ["the", "old", "woman", "<eos>"]
+    assert maps.sides["tgt_out"].words == ["die", "alte", "Frau", "<eos>"]
+
+
 def test_tags_are_special_words(translator: Translator) -> None:
     prefix = translator.src_tokenizer.tag_ids[:2]
     target = "die alte Frau"

@@ -20,6 +20,7 @@ from mt.decoding.translator import Translation
 from mt.model.transformer import Transformer
 from mt.training.objective import Objective
 from scripts.benchmarks.batch_invariance import compare
+from scripts.benchmarks.changed_text import CHANGES
 from scripts.benchmarks.plain_loop import PlainTrainer
 from scripts.benchmarks.train_speed import require_equal_work
 from scripts.benchmarks.train_worker import useful_flops
@@ -229,6 +230,31 @@ def test_batch_invariance_counts_texts_lists_and_scores() -> None:
     assert comparison.num_differing_lists == 2
     assert comparison.num_differing_scores == 1
     assert comparison.largest_change == 0.5
+
+
+# changed_text.py
+
+
+def test_changed_text_prints_a_row_for_each_change(tmp_path: Path) -> None:
+    config = write_copy_task(tmp_path, CONFIG)
+    run_dir = tmp_path / "run"
+    train = ("train", "--config", config, "--run-dir", run_dir, "--set", "train.max_steps=1")
+    assert mt(*train).code == 0
+    files = ["--src", tmp_path / "valid.aa", "--ref", tmp_path / "valid.bb", "--limit", "2"]
+    header, *rows = run_module("changed_text", run_dir, *files)
+    assert header.split() == ["BLEU", "run"]
+    for row, change in zip(rows, CHANGES, strict=True):
+        assert row.startswith(change.name)
+        assert re.fullmatch(r"\d+\.\d( \(\d+ %\))?", row[34:].strip())
+
+
+def test_each_change_changes_a_line_and_keeps_its_words() -> None:
+    line = "The old man's d\u00f6g."
+    for change in CHANGES[1:]:
+        changed = change.apply(line)
+        assert changed != line
+        assert set(change.added) - {'"'} <= set(changed)
+        assert len(changed) >= len(line)
 
 
 # plot_speed.py

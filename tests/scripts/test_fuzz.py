@@ -330,7 +330,13 @@ def test_damaged_cache_gives_the_corpus_or_is_refused(directory: Path, good: Goo
 
     def encode() -> EncodedCorpus:
         return encode_corpus(
-            files, tokenizer, tokenizer, max_length=24, max_length_ratio=9.0, cache_dir=cache_dir
+            files,
+            tokenizer,
+            tokenizer,
+            max_length=24,
+            max_length_ratio=9.0,
+            cache_dir=cache_dir,
+            normalization="nfc",
         )
 
     corpus = encode()
