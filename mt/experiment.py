@@ -70,7 +70,6 @@ class Experiment:
         config = self.config
         src_path, tgt_path = self.run_dir.tokenizer_paths(config.tokenizer.joint)
         bpe_dropout = config.tokenizer.bpe_dropout
-        seed = config.train.seed
         src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout)
         tgt = Tokenizer.load(tgt_path, bpe_dropout=bpe_dropout)
         corpus = encode_corpus(
@@ -86,8 +85,9 @@ class Experiment:
             corpus,
             src,
             tgt,
-            config.data.max_length,
-            seed,
+            max_length=config.data.max_length,
+            seed=config.train.seed,
+            batching=config.train.batching,
             unseen_characters=config.data.unseen_characters,
         )
 

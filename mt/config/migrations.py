@@ -5,7 +5,7 @@ config of each run. A run's config without it has format 2. A user's file may le
 
 - Format 2: no `format_version`.
 - Format 3: the keys in `RENAMED_KEYS` have their present names.
-- Format 4: text is normalized.
+- Format 4: text is normalized, and `train.batching` is new.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +28,11 @@ RENAMED_KEYS = {
 # earlier ones did, before they had the key. `N` stands for each item of a list, as in
 # `data.train.N.weight`. When a key with a new default is added, its old behaviour is recorded here.
 DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
-    3: {"data.normalization": "none", "data.unseen_characters": 0.0},
+    3: {
+        "data.normalization": "none",
+        "data.unseen_characters": 0.0,
+        "train.batching": "sorted",
+    },
 }
 
 

@@ -53,6 +53,7 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_
 # Learning rate schedules that depend on `train.max_steps`.
 SCHEDULES_WITH_AN_END = ("cosine",)
 
+Batching = Literal["pools", "sorted"]
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
 Normalization = Literal["nfc", "nfkc", "none"]
 
@@ -306,6 +307,11 @@ class TrainConfig(Section):
         False, "compile the model with torch.compile, which takes a minute at the start; cuda only"
     )
     batch_tokens: Count = setting(4096, "batch size in tokens of the longer side, padding included")
+    batching: Batching = setting(
+        "pools",
+        "how pairs of similar length come into one batch; pools: from random parts of the data; "
+        "sorted: from all data, as mt 0.1 does",
+    )
     gradient_accumulation: Count = setting(1, "batches per update")
     optimizer: Literal["adamw", "adam"] = setting(
         "adamw", "optimizer; weight decay is decoupled (adamw) or part of the gradient (adam)"
@@ -319,6 +325,11 @@ class TrainConfig(Section):
         (0.9, 0.98), "Adam's decay rates of the two moments"
     )
     epsilon: Rate = setting(1e-9, "Adam's epsilon, which avoids division by zero")
+    ema_decay: Probability = setting(
+        0.0,
+        "decay of the exponential moving average of the weights, which is validated, translated "
+        "and exported with; it grows to this value over the first updates; 0: no average",
+    )
     weight_decay: Factor = setting(0.0, "weight decay; biases and norms have none")
     clip_norm: Norm = setting(1.0, "maximum gradient norm; 0: no clipping")
     label_smoothing: Probability = setting(

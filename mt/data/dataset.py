@@ -8,20 +8,13 @@ from threading import Event
 
 import numpy as np
 
-from mt.data.batching import Batch, BatchPlan, make_batch, plan_batches, split_evenly
+from mt.config.schema import Batching
+from mt.data.batch_plan import BatchPlan, plan_batches, split_evenly
+from mt.data.batching import Batch, make_batch
 from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, EncodedPairs, TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.unseen import NOISY_BATCHES, insert_unseen_characters
-
-# The number of batches whose pairs are sampled and sorted together (see `Epoch._sample_group`). The
-# first groups of an epoch are smaller, so that it begins soon: 32, 128, then 256 batches each. On
-# Multi30k, with a dropout of 0.1 and 4,096 tokens a batch, 4 % of the positions are padding in
-# groups of 128 batches, 12 % in groups of 16, and 31 % where each planned batch keeps its pairs.
-# Without BPE-dropout it is 3 %.
-FIRST_GROUP_SIZE = 32
-GROUP_GROWTH = 4
-GROUP_SIZE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +26,7 @@ class Dataset:
     tgt_tokenizer: Tokenizer
     max_length: int  # tokens on a side; a longer sampled encoding is not used
     seed: int
+    batching: Batching
     unseen_characters: float = 0.0  # share of the sources that get some, see `mt.data.unseen`
 
     @property
@@ -60,6 +54,7 @@ class Dataset:
             batch_tokens=batch_tokens,
             seed=self.seed,
             epoch=number,
+            batching=self.batching,
             weights=self.corpus.weights,
         )
         return Epoch(number, plan, self)
@@ -90,7 +85,7 @@ class Epoch:
         """Return the pairs of batch number `index`, with sampled encodings for BPE-dropout."""
         if not self.dataset.has_bpe_dropout:
             return self._planned_pairs(index, index + 1)
-        start, end = self._find_group(index)
+        start, end = self.plan.find_group(index)
         batches = self._latest_group.get(start)
         if batches is None:
             batches = self._sample_group(start, end)
@@ -118,15 +113,6 @@ class Epoch:
         """Return the pairs of the planned batches from `start` to before `end`."""
         return self.dataset.corpus.pairs(self.plan.indices(start, end))
 
-    def _find_group(self, index: int) -> tuple[int, int]:
-        """Return the first batch of the group that batch `index` belongs to, and the end."""
-        start = 0
-        size = FIRST_GROUP_SIZE
-        while index >= start + size:
-            start += size
-            size = min(GROUP_GROWTH * size, GROUP_SIZE)
-        return start, min(start + size, self.plan.num_batches)
-
     def _sample_group(self, start: int, end: int) -> list[EncodedPairs]:
         """Return the pairs of the batches from `start` to before `end`, with sampled encodings.
 
@@ -136,7 +122,13 @@ class Epoch:
         """
         pairs = self._sample(self._planned_pairs(start, end), seed=f"group {start}")
         generator = np.random.default_rng([self.dataset.seed, self.number, start])
-        batches = split_evenly(pairs.src_lengths, pairs.tgt.lengths, end - start, generator)
+        batches = split_evenly(
+            pairs.src_lengths,
+            pairs.tgt.lengths,
+            end - start,
+            generator,
+            batching=self.dataset.batching,
+        )
         return [pairs.take(indices) for indices in batches]
 
     def _sample(self, pairs: EncodedPairs, *, seed: str) -> EncodedPairs:

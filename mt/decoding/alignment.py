@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.data.batching import group_by_length
+from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mt.config.load import load_run_config
 from mt.config.schema import Normalization, SearchConfig
-from mt.data.batching import group_by_length
+from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.sentences import Cut, middle_cut, sentence_cuts, separator

@@ -7,7 +7,8 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from mt.data.batching import Batch, BatchPlan
+from mt.data.batch_plan import BatchPlan
+from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
 from mt.device import oom_as_device_error
 from mt.distributed import Runtime

@@ -62,7 +62,14 @@ class Validator:
         """Return the negative log-likelihood in nats per target token."""
         src, tgt = self.tokenizers
         config = self.config
-        dataset = Dataset(self.pairs, src, tgt, config.data.max_length, config.train.seed)
+        dataset = Dataset(
+            self.pairs,
+            src,
+            tgt,
+            max_length=config.data.max_length,
+            seed=config.train.seed,
+            batching=config.train.batching,
+        )
         epoch = dataset.epoch(0, batch_tokens=config.train.batch_tokens)
         batches = map(epoch.batch, range(epoch.plan.num_batches))
         return mean_nll(objective, batches, self.runtime.device)

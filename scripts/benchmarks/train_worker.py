@@ -69,7 +69,12 @@ def load_data(config: Config, run: RunDir) -> Data:
     tokenizers = experiment.tokenizers
     pairs = encode_eval_set(experiment.validation_set, tokenizers, config.data.normalization)
     validation = Dataset(
-        pairs, tokenizers.src, tokenizers.tgt, config.data.max_length, config.train.seed
+        pairs,
+        tokenizers.src,
+        tokenizers.tgt,
+        max_length=config.data.max_length,
+        seed=config.train.seed,
+        batching=config.train.batching,
     )
     return Data(tokenizers, experiment.training_data, validation)
 

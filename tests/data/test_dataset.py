@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import mt.data.dataset
+import mt.data.batch_plan
+from mt.config.schema import Batching
 from mt.data.batching import Batch
 from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, encode_pairs
@@ -32,8 +33,9 @@ BATCH_TOKENS = 200
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an epoch of this small data set have several groups of batches."""
-    monkeypatch.setattr(mt.data.dataset, "FIRST_GROUP_SIZE", 3)
-    monkeypatch.setattr(mt.data.dataset, "GROUP_SIZE", 24)
+    monkeypatch.setattr(mt.data.batch_plan, "POOL_SIZE", 12)
+    monkeypatch.setattr(mt.data.batch_plan, "FIRST_GROUP_SIZE", 3)
+    monkeypatch.setattr(mt.data.batch_plan, "GROUP_SIZE", 24)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,15 @@ def make_dataset(
     seed: int = 1,
     num_tags: int = 0,
     unseen_characters: float = 0.0,
+    batching: Batching = "pools",
 ) -> Dataset:
     """Return a data set of PAIRS, of which only the sources have BPE-dropout."""
     src_tokenizer = Tokenizer.load(model, bpe_dropout=bpe_dropout)
     tgt_tokenizer = Tokenizer.load(model)
     corpus = encode(tgt_tokenizer, src_prefix=src_tokenizer.tag_ids[:num_tags])
-    return Dataset(corpus, src_tokenizer, tgt_tokenizer, max_length, seed, unseen_characters)
+    return Dataset(
+        corpus, src_tokenizer, tgt_tokenizer, max_length, seed, batching, unseen_characters
+    )
 
 
 def all_batches(epoch: Epoch) -> list[Batch]:
@@ -96,14 +101,14 @@ def assert_same_batches(first: list[Batch], second: list[Batch]) -> None:
         assert batch.num_tokens == other.num_tokens
 
 
+@pytest.mark.parametrize("batching", ["pools", "sorted"])
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.3])
-def test_epoch_has_every_pair_once(model: Path, bpe_dropout: float) -> None:
-    dataset = make_dataset(model, bpe_dropout=bpe_dropout)
+def test_epoch_has_every_pair_once(model: Path, bpe_dropout: float, batching: Batching) -> None:
+    dataset = make_dataset(model, bpe_dropout=bpe_dropout, batching=batching)
     epoch = dataset.epoch(1, batch_tokens=BATCH_TOKENS)
     batches = all_batches(epoch)
     assert sorted(decode_batches(batches, dataset.tgt_tokenizer)) == sorted(PAIRS)
-    groups = {epoch._find_group(index) for index in range(len(batches))}
-    assert sorted(groups) == [(0, 3), (3, 15), (15, 39), (39, len(batches))]
+    assert len(epoch.plan.group_starts) == 5, "four groups"
 
 
 def test_plan_does_not_depend_on_bpe_dropout(model: Path) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mt.data.batching import Batch, BatchPlan
+from mt.data.batch_plan import BatchPlan
+from mt.data.batching import Batch
 
 
 @dataclass
@@ -39,7 +40,7 @@ class FakeDataset:
         indices = np.arange(len(self.batches) + 1)
         src_lengths = np.array([batch.src.size(1) for batch in self.batches])
         tgt_lengths = np.array([batch.tgt_out.size(1) for batch in self.batches])
-        plan = BatchPlan(indices[:-1], indices, src_lengths, tgt_lengths)
+        plan = BatchPlan(indices[:-1], indices, src_lengths, tgt_lengths, indices[[0, -1]])
         return FakeEpoch(plan, self.batches.__getitem__, number)
 
 

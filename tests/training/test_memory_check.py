@@ -11,7 +11,8 @@ import torch
 from fake_data import FakeEpoch
 
 from mt.config.schema import ModelConfig
-from mt.data.batching import Batch, BatchPlan, plan_batches
+from mt.data.batch_plan import BatchPlan, plan_batches
+from mt.data.batching import Batch
 from mt.distributed import Runtime
 from mt.errors import DeviceError
 from mt.model.transformer import Transformer
@@ -45,7 +46,7 @@ def make_epoch(shapes: Sequence[tuple[int, int]]) -> FakeEpoch:
     """Return an epoch with batches of these (rows, length)."""
     num_rows, lengths = np.array(shapes).T
     starts = np.cumsum([0, *num_rows])
-    plan = BatchPlan(np.arange(starts[-1]), starts, lengths, lengths)
+    plan = BatchPlan(np.arange(starts[-1]), starts, lengths, lengths, np.array([0, 1]))
     return FakeEpoch(plan, lambda index: make_batch(*shapes[index]))
 
 
@@ -88,7 +89,9 @@ def test_largest_batches_of_a_real_plan_are_the_largest() -> None:
     generator = np.random.default_rng(4)
     src_lengths = generator.integers(1, 60, 500)
     tgt_lengths = generator.integers(1, 60, 500)
-    plan = plan_batches(src_lengths, tgt_lengths, batch_tokens=300, seed=1, epoch=0)
+    plan = plan_batches(
+        src_lengths, tgt_lengths, batch_tokens=300, seed=1, epoch=0, batching="pools"
+    )
     num_positions = []
     map_sizes = []
     for index in range(plan.num_batches):

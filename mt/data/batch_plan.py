@@ -1,0 +1,271 @@
+"""Planning the batches of an epoch: which pairs are computed together, and in which order.
+
+A batch holds as many pairs as fit into a budget of padded positions. Pairs of similar length go
+into one batch, so that little of the budget is padding.
+
+There are two plans. `pools` is for new runs: the pairs are shuffled and cut into pools of about
+POOL_SIZE batches, and each pool is sorted by length and cut into batches of similar size. So a pair
+meets other pairs in every epoch. `sorted` is the plan of older runs: all pairs are sorted by the
+lengths of both sides, which gives less padding, but many pairs meet again in every epoch
+(docs/log.md has the measurements).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mt.config.schema import Batching
+
+Lengths = NDArray[np.int64]
+Indices = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Slice = tuple[int, int]  # start, end
+
+POOL_SIZE = 64  # batches
+
+# The groups of the plan `sorted` (see `BatchPlan.group_starts`) have 32, 128, then 256 batches
+# each. The first ones are small so that an epoch begins soon.
+FIRST_GROUP_SIZE = 32
+GROUP_GROWTH = 4
+GROUP_SIZE = 256
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of one epoch: batch i holds the pairs `order[starts[i] : starts[i + 1]]`.
+
+    It takes 8 bytes for each pair and 24 bytes for each batch.
+    """
+
+    order: Indices  # (num_planned_pairs,)
+    starts: NDArray[np.int64]  # (num_batches + 1,)
+    src_lengths: Lengths  # (num_batches,): length of the longest source in each batch
+    tgt_lengths: Lengths  # (num_batches,): length of the longest target in each batch
+    # (num_groups + 1,): group g holds the batches from group_starts[g] to before
+    # group_starts[g + 1]. With BPE-dropout the pairs of a group are distributed again over its
+    # batches. A group of the plan `pools` is a pool.
+    group_starts: NDArray[np.int64]
+
+    @property
+    def num_batches(self) -> int:
+        return len(self.starts) - 1
+
+    def indices(self, start: int, end: int) -> Indices:
+        """Return the indices of the pairs in the batches from `start` to before `end`."""
+        return self.order[self.starts[start] : self.starts[end]]
+
+    def find_group(self, batch_index: int) -> Slice:
+        """Return the first batch of the group that a batch belongs to, and the end of the group."""
+        group = int(np.searchsorted(self.group_starts, batch_index, side="right")) - 1
+        return int(self.group_starts[group]), int(self.group_starts[group + 1])
+
+
+def plan_batches(
+    src_lengths: Lengths,
+    tgt_lengths: Lengths,
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+    batching: Batching,
+    weights: Floats | None = None,
+) -> BatchPlan:
+    """Plan the batches of an epoch, as a pure function of the arguments.
+
+    Each pair is taken as often as its weight says. The fraction of a weight is the probability to
+    take the pair once more. No weights are weights of 1.
+
+    A batch has at most `batch_tokens` positions on its longer side, padding included. Only a pair
+    that is longer by itself makes a larger batch, of one pair. The lengths are those of the plain
+    encodings: where BPE-dropout makes them longer, a batch can have more positions.
+    """
+    assert len(src_lengths) == len(tgt_lengths) > 0, (len(src_lengths), len(tgt_lengths))
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(src_lengths))
+    if weights is not None:
+        order = _take_by_weight(order, weights[order], generator)
+        order = generator.permutation(order)
+    longer_sides = np.maximum(src_lengths, tgt_lengths)
+    if batching == "pools":
+        batches, group_starts = _plan_pools(order, longer_sides, batch_tokens, generator)
+    else:
+        order = order[_sort_by_both_sides(src_lengths[order], tgt_lengths[order])]
+        slices = list(_cut_by_budget(longer_sides[order], batch_tokens))
+        batches = _shuffled_parts(order, slices, generator)
+        group_starts = _starts_of_growing_groups(len(batches))
+
+    order = np.concatenate(batches)
+    starts = np.cumsum([0] + [len(batch) for batch in batches])
+    return BatchPlan(
+        order=order,
+        starts=starts,
+        src_lengths=np.maximum.reduceat(src_lengths[order], starts[:-1]),
+        tgt_lengths=np.maximum.reduceat(tgt_lengths[order], starts[:-1]),
+        group_starts=np.array(group_starts),
+    )
+
+
+def group_by_length(lengths: Lengths, *, batch_tokens: int) -> list[list[int]]:
+    """Return the indices of inputs in batches of at most `batch_tokens` padded positions.
+
+    The batches with the longest inputs come first. An input that is longer than `batch_tokens` is a
+    batch of its own.
+    """
+    order = np.argsort(lengths, kind="stable")
+    # An empty input counts as one position.
+    sorted_lengths = np.maximum(lengths[order], 1)
+    groups = [
+        order[start:end].tolist() for start, end in _cut_by_budget(sorted_lengths, batch_tokens)
+    ]
+    groups.reverse()
+    return groups
+
+
+def split_evenly(
+    src_lengths: Lengths,
+    tgt_lengths: Lengths,
+    num_batches: int,
+    generator: np.random.Generator,
+    *,
+    batching: Batching,
+) -> list[Indices]:
+    """Return the indices of all pairs in `num_batches` batches of similar size, in random order.
+
+    Pairs of similar length go into one batch. The largest number of padded positions on the longer
+    side of a batch is as small as possible.
+    """
+    assert len(src_lengths) >= num_batches, (len(src_lengths), num_batches)
+    order = SORT_ORDERS[batching](src_lengths, tgt_lengths)
+    longer_sides = np.maximum(src_lengths, tgt_lengths)[order]
+    enough = int(longer_sides[-1]) * len(longer_sides)
+    slices = _cut_evenly(longer_sides, num_batches, too_small=0, large_enough=enough)
+    while len(slices) < num_batches:
+        # Halve the batch with most pairs.
+        sizes = [end - start for start, end in slices]
+        start, end = slices.pop(int(np.argmax(sizes)))
+        middle = (start + end) // 2
+        slices += [(start, middle), (middle, end)]
+    return _shuffled_parts(order, slices, generator)
+
+
+def _plan_pools(
+    order: Indices, longer_sides: Lengths, batch_tokens: int, generator: np.random.Generator
+) -> tuple[list[Indices], list[int]]:
+    """Return the batches of all pools, and the first batch of each pool and the end.
+
+    `order` is random. The pools have similar numbers of tokens, and so have the batches of a pool:
+    no pairs are left over for a small last batch.
+    """
+    cumulative = np.cumsum(longer_sides[order])
+    num_pools = max(1, round(int(cumulative[-1]) / (POOL_SIZE * batch_tokens)))
+    ends = cumulative[-1] * np.arange(1, num_pools) / num_pools
+    batches: list[Indices] = []
+    pool_starts = [0]
+    for pool in np.split(order, np.searchsorted(cumulative, ends)):
+        if len(pool) == 0:  # one pair is longer than a whole pool
+            continue
+        # The sort is stable and the pool is shuffled, so pairs of one length are in random order.
+        pool = pool[np.argsort(longer_sides[pool], kind="stable")]
+        lengths = longer_sides[pool]
+        num_batches = len(list(_cut_by_budget(lengths, batch_tokens)))
+        mean = int(lengths.sum()) // num_batches
+        slices = _cut_evenly(lengths, num_batches, too_small=mean - 1, large_enough=batch_tokens)
+        batches += _shuffled_parts(pool, slices, generator)
+        pool_starts.append(len(batches))
+    return batches, pool_starts
+
+
+def _starts_of_growing_groups(num_batches: int) -> list[int]:
+    """Return the first batch of each group of the plan `sorted`, and the end of the last one."""
+    starts = [0]
+    size = FIRST_GROUP_SIZE
+    while starts[-1] + size < num_batches:
+        starts.append(starts[-1] + size)
+        size = min(GROUP_GROWTH * size, GROUP_SIZE)
+    return [*starts, num_batches]
+
+
+def _shuffled_parts(
+    order: Indices, slices: Sequence[Slice], generator: np.random.Generator
+) -> list[Indices]:
+    """Return the slices of `order` in random order."""
+    parts = []
+    for index in generator.permutation(len(slices)):
+        start, end = slices[index]
+        parts.append(order[start:end])
+    return parts
+
+
+def _take_by_weight(order: Indices, weights: Floats, generator: np.random.Generator) -> Indices:
+    """Return each index as often as its weight says; `weights` are in the order of `order`.
+
+    This is systematic sampling: the weights are laid end to end from a random start, and an index
+    is taken each time that an integer is passed. So the number of indices differs by less than one
+    from the sum of the weights.
+    """
+    ends = np.cumsum(weights, dtype=np.float64) + generator.random()
+    integers_passed = np.floor(ends).astype(np.int64)
+    taken = np.repeat(order, np.diff(integers_passed, prepend=0))
+    if len(taken) == 0:
+        return order[:1]  # training would never end if an epoch had no batch
+    return taken
+
+
+def _sort_by_longer_side(src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
+    """Return the order by the longer side; the sort is stable."""
+    return np.argsort(np.maximum(src_lengths, tgt_lengths), kind="stable")
+
+
+def _sort_by_both_sides(src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
+    """Return the order by the longer side, then by the difference of the sides; the sort is stable.
+
+    The difference ascends for one length and descends for the next. Where a batch has pairs of two
+    lengths, their shorter sides are then similar too. On Multi30k, 3.2 % of the positions are
+    padding; with a difference that always ascends it is 4.2 %, and 7.0 % without the difference.
+    """
+    longer_sides = np.maximum(src_lengths, tgt_lengths)
+    difference = src_lengths - tgt_lengths
+    is_odd = longer_sides % 2 == 1
+    return np.lexsort((np.where(is_odd, difference, -difference), longer_sides))
+
+
+SORT_ORDERS: dict[Batching, Callable[[Lengths, Lengths], Indices]] = {
+    "pools": _sort_by_longer_side,
+    "sorted": _sort_by_both_sides,
+}
+
+
+def _cut_by_budget(lengths: Lengths, batch_tokens: int) -> Iterator[Slice]:
+    """Cut ascending lengths into the largest slices (start, end) that fit the budget.
+
+    The cost of a slice is its last and largest length times the number of lengths.
+    """
+    assert (np.diff(lengths) >= 0).all(), "lengths must be ascending"
+    start = 0
+    while start < len(lengths):
+        # No later length is smaller than lengths[start], so no slice can be larger than this.
+        max_size = max(1, batch_tokens // int(lengths[start]))
+        candidates = lengths[start : start + max_size]
+        costs = candidates * np.arange(1, len(candidates) + 1)
+        num_fitting = int(np.searchsorted(costs, batch_tokens, side="right"))
+        end = start + max(1, num_fitting)
+        yield start, end
+        start = end
+
+
+def _cut_evenly(
+    lengths: Lengths, num_batches: int, *, too_small: int, large_enough: int
+) -> list[Slice]:
+    """Cut ascending lengths into at most `num_batches` slices with the smallest budget for it.
+
+    This budget is above `too_small` and at most `large_enough`.
+    """
+    while large_enough - too_small > 1:
+        budget = (too_small + large_enough) // 2
+        if len(list(_cut_by_budget(lengths, budget))) <= num_batches:
+            large_enough = budget
+        else:
+            too_small = budget
+    return list(_cut_by_budget(lengths, large_enough))
