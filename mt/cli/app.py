@@ -15,6 +15,7 @@ import typer
 import mt
 from mt.cli.align import align
 from mt.cli.attention import attention
+from mt.cli.average import average
 from mt.cli.check import check
 from mt.cli.evaluate import evaluate
 from mt.cli.export import export
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, check, translate, evaluate, align, report, attention, export):
+for command in (train, check, translate, evaluate, average, align, report, attention, export):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 

@@ -20,7 +20,7 @@ from mt.distributed import Runtime
 from mt.errors import TrainingError
 from mt.preflight.dry_run import shorten_validation_set
 from mt.preflight.file_checks import Finding
-from mt.storage.checkpoint import MODEL, OPTIMIZER, find_checkpoint
+from mt.storage.checkpoint import EMA, MODEL, OPTIMIZER, find_checkpoint
 from mt.storage.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class RunDigests(NamedTuple):
     """SHA-256 of the results of a run."""
 
     weights: str
+    averages: str  # of the weights; of nothing if the run has none
     optimizer: str
     metrics: str  # without what depends on a clock
 
@@ -202,6 +203,7 @@ def digest_run(run_dir: RunDir) -> RunDigests:
         metrics.append(values)
     return RunDigests(
         weights=_sha256((checkpoint / MODEL).read_bytes()),
+        averages=_sha256((checkpoint / EMA).read_bytes() if (checkpoint / EMA).exists() else b""),
         optimizer=_sha256((checkpoint / OPTIMIZER).read_bytes()),
         metrics=_sha256(json.dumps(metrics).encode()),
     )

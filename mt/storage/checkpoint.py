@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,9 +26,12 @@ READABLE_VERSIONS = (2, 3, FORMAT_VERSION)
 
 # The files in the directory of a checkpoint.
 MODEL = "model.safetensors"
-OPTIMIZER = "optimizer.safetensors"
+EMA = "ema.safetensors"  # averages of the weights, if the run has them
+OPTIMIZER = "optimizer.safetensors"  # only where a run can resume
 META = "meta.json"
-CHECKSUMS = "SHA256SUMS"  # of the other three, as the command sha256sum writes and checks them
+CHECKSUMS = "SHA256SUMS"  # of the others, as the command sha256sum writes and checks them
+
+NUM_RESUMABLE = 2  # newest checkpoints with an optimizer: the last, and one in case it is damaged
 
 STEP_NAME = re.compile(r"step_[0-9]{8,}")  # of the directory of a checkpoint
 
@@ -39,9 +43,10 @@ BEST = "best"
 class Checkpoint(NamedTuple):
     """Everything needed to resume a run after an update."""
 
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]  # by `<name of the parameter>/<kind>`
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]  # by `<name of the parameter>/<kind>`
     meta: dict[str, Any]  # training state, random states, scaler and so on; JSON values only
+    ema: Mapping[str, Tensor] = MappingProxyType({})  # averages of the weights, or nothing
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,10 @@ class CheckpointStore:
         pointers are then unchanged.
         """
         directory = self.path / step_name(step)
-        # Written under another name, flushed to the disk, then renamed.
-        with atomic_directory(directory) as partial:
-            _save_tensors(checkpoint.model, partial / MODEL)
-            _save_tensors(checkpoint.optimizer, partial / OPTIMIZER)
-            meta = {**checkpoint.meta, "format_version": FORMAT_VERSION, "is_best": is_best}
-            (partial / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            checksums = [f"{sha256(partial / name)}  {name}\n" for name in (MODEL, OPTIMIZER, META)]
-            (partial / CHECKSUMS).write_text("".join(checksums), encoding="ascii")
+        tensors = {MODEL: checkpoint.model, OPTIMIZER: checkpoint.optimizer}
+        if checkpoint.ema:
+            tensors[EMA] = checkpoint.ema
+        _write_directory(directory, tensors, {**checkpoint.meta, "is_best": is_best})
         # `best` first: a run that is killed between the two resumes from the old `last`, and so
         # validates and saves this checkpoint again.
         if is_best:
@@ -123,7 +124,7 @@ class CheckpointStore:
         `last` is set after a checkpoint is complete, so one that is newer than `last` is from a
         killed save, and is left out. Without a readable `last`, all are returned.
         """
-        directories = _newest_first(self.path)
+        directories = newest_checkpoints(self.path)
         last = _read_pointer(self.path / LAST)
         if last is None:
             return directories
@@ -135,11 +136,19 @@ class CheckpointStore:
             file.write(f"{directory.name}\n".encode())
 
     def _prune(self) -> None:
-        """Delete all checkpoints but the newest `keep` and those that are pointed to."""
+        """Delete all checkpoints but the newest `keep` and those that are pointed to.
+
+        Of those that are kept, a run resumes only from the newest, so the others lose their
+        optimizer.
+        """
         pointed_to = {_read_pointer(self.path / pointer) for pointer in (BEST, LAST)}
-        for directory in _newest_first(self.path)[self.keep :]:
+        newest_first = newest_checkpoints(self.path)
+        for directory in newest_first[self.keep :]:
             if directory.name not in pointed_to:
                 remove(directory)
+        for directory in newest_first[NUM_RESUMABLE:]:
+            if (directory / OPTIMIZER).exists():
+                _remove_optimizer(directory)
 
 
 def step_name(step: int) -> str:
@@ -149,7 +158,7 @@ def step_name(step: int) -> str:
 
 def has_checkpoint(checkpoints: Path) -> bool:
     """Return whether a run has a checkpoint to resume from, or had one that is damaged now."""
-    return (checkpoints / LAST).is_file() or bool(_newest_first(checkpoints))
+    return (checkpoints / LAST).is_file() or bool(newest_checkpoints(checkpoints))
 
 
 def find_checkpoint(checkpoints: Path, which: str) -> Path:
@@ -183,6 +192,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     """
     meta = _read_meta(directory)
     model = _load_tensors(directory / MODEL)
+    ema = _load_tensors(directory / EMA) if _has_file(directory, EMA) else {}
     optimizer = _load_tensors(directory / OPTIMIZER)
     if meta["format_version"] == 2:
         try:
@@ -192,25 +202,48 @@ def load_checkpoint(directory: Path) -> Checkpoint:
                 f"{directory / OPTIMIZER}: not readable as format 2 ({error})"
             ) from error
         model = migrations.convert_model(model)
-    return Checkpoint(model, optimizer, migrations.convert_meta(meta))
+    return Checkpoint(model, optimizer, migrations.convert_meta(meta), ema)
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
     """Load a checkpoint's weights into `model`, which may be on the meta device.
 
+    They are the averages of the weights, if the checkpoint has them.
+
     CheckpointError when they are the weights of another model, or are not finite.
     """
-    meta = _read_meta(directory)
-    tensors = _load_tensors(directory / MODEL)
-    if meta["format_version"] == 2:
-        tensors = migrations.convert_model(tensors)
+    tensors = _load_model(directory)
+    name = MODEL
+    if _has_file(directory, EMA):
+        name = EMA
+        tensors = _load_tensors(directory / EMA)
     if _shapes(tensors) != _shapes(model.state_dict()):
         raise CheckpointError(f"{directory}: holds another model than the run's config describes")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise CheckpointError(
-            f"{directory / MODEL}: some weights are not finite; choose another checkpoint"
+            f"{directory / name}: some weights are not finite; choose another checkpoint"
         )
     model.load_state_dict(tensors, assign=True)
+
+
+def average_weights(directories: Sequence[Path], output: Path) -> None:
+    """Write a checkpoint with the mean of the weights of several ones.
+
+    A run cannot resume from it. Its meta.json is that of the first, and names all of them.
+    CheckpointError when one cannot be read or has another model, DiskError when `output` cannot be
+    written.
+    """
+    mean: dict[str, Tensor] = {}
+    for directory in directories:
+        weights = _load_model(directory)
+        if not mean:
+            mean = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        if _shapes(weights) != _shapes(mean):
+            raise CheckpointError(f"{directory}: holds another model than {directories[0]}")
+        for name, weight in weights.items():
+            mean[name] += weight / len(directories)
+    names = [directory.name for directory in directories]
+    _write_directory(output, {MODEL: mean}, {**load_meta(directories[0]), "average_of": names})
 
 
 def load_meta(directory: Path) -> dict[str, Any]:
@@ -219,6 +252,29 @@ def load_meta(directory: Path) -> dict[str, Any]:
     CheckpointError for a missing or damaged file, and for a format version that is not readable.
     """
     return migrations.convert_meta(_read_meta(directory))
+
+
+def _load_model(directory: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, which may be of an older format."""
+    meta = _read_meta(directory)
+    tensors = _load_tensors(directory / MODEL)
+    if meta["format_version"] == 2:
+        return migrations.convert_model(tensors)
+    return tensors
+
+
+def _write_directory(
+    directory: Path, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]
+) -> None:
+    """Write the files of a checkpoint, tensors by the name of their file. Raises DiskError."""
+    # Written under another name, flushed to the disk, then renamed.
+    with atomic_directory(directory) as partial:
+        for name, values in tensors.items():
+            _save_tensors(values, partial / name)
+        text = json.dumps({**meta, "format_version": FORMAT_VERSION}, indent=1)
+        (partial / META).write_text(text, encoding="utf-8")
+        lines = [f"{sha256(partial / name)}  {name}\n" for name in (*tensors, META)]
+        (partial / CHECKSUMS).write_text("".join(lines), encoding="ascii")
 
 
 def _read_meta(directory: Path) -> dict[str, Any]:
@@ -250,8 +306,11 @@ def _read_pointer(path: Path) -> str | None:
     return name if STEP_NAME.fullmatch(name) else None
 
 
-def _newest_first(checkpoints: Path) -> list[Path]:
-    """Return the directories of checkpoints. One that a user copied has another name."""
+def newest_checkpoints(checkpoints: Path) -> list[Path]:
+    """Return the directories of the checkpoints that training made, newest first.
+
+    One that a user copied has another name.
+    """
     directories = [path for path in checkpoints.glob("step_*") if path.is_dir()]
     own = [path for path in directories if STEP_NAME.fullmatch(path.name)]
     return sorted(own, key=_step_in, reverse=True)
@@ -261,13 +320,22 @@ def _step_in(directory: Path) -> int:
     return int(directory.name.removeprefix("step_"))
 
 
+def _remove_optimizer(directory: Path) -> None:
+    """Remove the optimizer's tensors from a checkpoint, which stays intact at every moment."""
+    checksums = directory / CHECKSUMS
+    lines = [line for line in _read_checksums(directory) if not line.endswith(OPTIMIZER)]
+    with atomic_file(checksums) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+    remove(directory / OPTIMIZER)
+
+
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
-        save_file(tensors, path)
+        save_file(dict(tensors), path)
     except SafetensorError as error:  # what safetensors raises for a full disk, for one
         raise OSError(str(error)) from error
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files for the owner only
@@ -291,12 +359,22 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     return {name: tensors.pop(name).clone() for name in list(tensors)}
 
 
+def _has_file(directory: Path, name: str) -> bool:
+    """Return whether a file is part of a checkpoint, by its SHA256SUMS."""
+    return any(line.endswith(f"  {name}") for line in _read_checksums(directory))
+
+
 def _verify(path: Path, content: bytes) -> None:
     """Compare the content of a file with its line in SHA256SUMS. CheckpointError if they differ."""
-    checksums_file = path.with_name(CHECKSUMS)
-    try:
-        lines = checksums_file.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError as error:
-        raise CheckpointError(f"{checksums_file}: cannot read: {error.strerror}") from error
-    if f"{hashlib.sha256(content).hexdigest()}  {path.name}" not in lines:
+    line = f"{hashlib.sha256(content).hexdigest()}  {path.name}"
+    if line not in _read_checksums(path.parent):
         raise CheckpointError(f"{path}: damaged: its checksum is not the one in {CHECKSUMS}")
+
+
+def _read_checksums(directory: Path) -> list[str]:
+    """Return the lines of SHA256SUMS: a checksum, two spaces and the name of a file."""
+    path = directory / CHECKSUMS
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error

@@ -30,6 +30,7 @@ from mt.experiment import Experiment
 from mt.storage.checkpoint import Checkpoint, CheckpointStore, has_checkpoint, step_name
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
+from mt.training.average import WeightAverage
 from mt.training.console import Console, format_duration
 from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
@@ -89,6 +90,9 @@ class Trainer:
         self.wrapped_objective = runtime.wrap_in_ddp(objective)
         self.optimizer = build_optimizer(objective, config)
         self.scaler = runtime.scaler()
+        self.average: WeightAverage | None = None
+        if config.ema_decay > 0.0:
+            self.average = WeightAverage(objective.transformer, config.ema_decay)
         self.state = TrainState()
         self.window = LogWindow(runtime.device, objective.sum_names)
 
@@ -232,7 +236,7 @@ class Trainer:
     def _optimizer_step(self) -> Tensor:
         """Clip the gradients, step and reset them; return their norm before clipping.
 
-        If a gradient is not finite, weights and optimizer stay unchanged.
+        If a gradient is not finite, weights, their average and the optimizer stay unchanged.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -243,6 +247,8 @@ class Trainer:
         self.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(grad_norm.isfinite())
         self.optimizer.zero_grad()
         return grad_norm
 
@@ -368,8 +374,10 @@ class Trainer:
         if self.signals.name is not None:
             return None
         self.objective.eval()
+        average = nullcontext() if self.average is None else self.average.applied()
         try:
-            with self.signals.interrupting():
+            # In this order, so that a signal does not interrupt the exchange of the weights.
+            with average, self.signals.interrupting():
                 return self.validate(self.objective)
         except InterruptedBySignal:
             return None
@@ -532,7 +540,11 @@ class Trainer:
                     "environment": runtime.environment(),
                 }
                 optimizer = pack_optimizer(self.optimizer, self.objective.transformer)
-                checkpoint = Checkpoint(weights, optimizer, meta)
+                ema: dict[str, Tensor] = {}
+                if self.average is not None:
+                    ema = self.average.averages
+                    meta["ema_updates"] = int(self.average.num_updates)
+                checkpoint = Checkpoint(weights, optimizer, meta, ema)
                 self.checkpoints.save(checkpoint, step=self.state.step, is_best=is_best)
             except DiskError as disk_error:
                 error = disk_error
@@ -556,6 +568,8 @@ class Trainer:
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
+            if self.average is not None:
+                self.average.load(checkpoint.ema, meta["ema_updates"])
             self._restore_rank(ranks)
             has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
             metrics_size = int(meta["metrics_size"])

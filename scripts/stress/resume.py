@@ -59,6 +59,7 @@ train:
   precision: fp32
   batch_tokens: 128
   learning_rate: 5e-3
+  ema_decay: 0.9
   warmup_steps: 4
   max_epochs: 3
   log_every: 2
@@ -72,7 +73,6 @@ search: {{beam_size: 2, max_length_factor: 1.0, max_length_offset: 2}}
 NUM_EPOCHS = 3
 NUM_TRAINING_LINES = 400
 WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu"]
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors")
 
 Prepare = Callable[[], None]  # is called in a new process before it trains
 
@@ -175,8 +175,8 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         del meta["metrics_size"]
         result[pointer] = name
         result[f"{pointer}/meta.json"] = meta
-        for file in CHECKPOINT_FILES:
-            result[f"{pointer}/{file}"] = (directory / file).read_bytes()
+        for path in directory.glob("*.safetensors"):
+            result[f"{pointer}/{path.name}"] = path.read_bytes()
 
     entries = []
     for line in (run_dir / "metrics.jsonl").read_text().splitlines():

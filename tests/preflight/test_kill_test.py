@@ -22,7 +22,7 @@ def compare_fake_runs(
     monkeypatch: pytest.MonkeyPatch, directory: Path, *, resumed: RunDigests
 ) -> list[Finding]:
     """Return the findings where the uninterrupted run has the digests "w", "o" and "m"."""
-    whole = RunDigests("w", "o", "m")
+    whole = RunDigests("w", "a", "o", "m")
     digests = {"whole": whole, "killed": resumed}
     killed = KilledRun(RunDir(directory / "killed"), "step_00000002")
     monkeypatch.setattr(kill_test, "make_short_config", lambda *_: None)
@@ -37,7 +37,7 @@ def compare_fake_runs(
 
 
 def test_equal_runs_are_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    findings = compare_fake_runs(monkeypatch, tmp_path, resumed=RunDigests("w", "o", "m"))
+    findings = compare_fake_runs(monkeypatch, tmp_path, resumed=RunDigests("w", "a", "o", "m"))
     assert {finding.level for finding in findings} == {"ok"}
     assert "step_00000002" in findings[0].text
 
@@ -46,7 +46,7 @@ def test_equal_runs_are_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_different_result_of_a_resumed_run_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    whole = RunDigests("w", "o", "m")
+    whole = RunDigests("w", "a", "o", "m")
     resumed = whole._replace(**{name: "other"})
     findings = compare_fake_runs(monkeypatch, tmp_path, resumed=resumed)
     (finding,) = (finding for finding in findings if finding.level != "ok")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,22 @@ from torch import Tensor, nn
 
 from mt.errors import CheckpointError, DiskError
 from mt.storage import checkpoint
+from mt.storage.atomic import sha256
 from mt.storage.checkpoint import (
     CHECKSUMS,
+    EMA,
     FORMAT_VERSION,
     META,
     MODEL,
     OPTIMIZER,
     Checkpoint,
     CheckpointStore,
+    average_weights,
     find_checkpoint,
     load_checkpoint,
     load_meta,
     load_weights,
+    newest_checkpoints,
 )
 
 FILES = (MODEL, OPTIMIZER, META, CHECKSUMS)
@@ -75,7 +79,7 @@ def assert_is_step(directory: Path, step: int) -> None:
     assert {key: loaded.meta[key] for key in expected.meta} == expected.meta
 
 
-def assert_equal_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_equal_tensors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         assert actual[name].dtype is tensor.dtype
@@ -205,6 +209,17 @@ def test_missing_best_is_an_error_and_last_is_found(tmp_path: Path) -> None:
         find_checkpoint(store.path, "best")
 
 
+def assert_has_weights_only(directory: Path, step: int) -> None:
+    """A run does not resume from such a checkpoint, but translates with it."""
+    assert not (directory / OPTIMIZER).exists()
+    assert load_meta(directory)["state"]["step"] == step
+    with pytest.raises(CheckpointError, match=OPTIMIZER):
+        load_checkpoint(directory)
+    checksums = (directory / CHECKSUMS).read_text(encoding="ascii").split()
+    assert checksums[::2] == [sha256(directory / name) for name in (MODEL, META)]
+    assert checksums[1::2] == [MODEL, META]
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3])
 @pytest.mark.parametrize("best", [1, 2, 5, 6])
 def test_newest_and_best_are_kept(tmp_path: Path, keep: int, best: int) -> None:
@@ -213,8 +228,10 @@ def test_newest_and_best_are_kept(tmp_path: Path, keep: int, best: int) -> None:
         save(store, step, is_best=step == best)
     kept_steps = {best, *range(7 - keep, 7)}
     assert names_in(store) == {f"step_{step:08d}" for step in kept_steps} | {"last", "best"}
-    for step in kept_steps:
+    for step in kept_steps & {5, 6}:
         assert_is_step(store.path / f"step_{step:08d}", step)
+    for step in kept_steps - {5, 6}:
+        assert_has_weights_only(store.path / f"step_{step:08d}", step)
 
 
 def test_copies_that_a_user_made_are_kept_and_not_resumed_from(tmp_path: Path) -> None:
@@ -254,6 +271,61 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(store, 1)
     store.save(make_checkpoint(8), step=1, is_best=False)
     assert_is_step(find_checkpoint(store.path, "last"), 8)
+
+
+# Averages
+
+
+def save_model(store: CheckpointStore, step: int, *, ema: Mapping[str, Tensor]) -> Path:
+    model = make_linear(step)
+    checkpoint = Checkpoint(model.state_dict(), {}, {"state": {"step": step}}, ema)
+    return store.save(checkpoint, step=step, is_best=False)
+
+
+def make_linear(seed: int) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(4, 3)
+
+
+def test_averages_are_the_weights_to_translate_with(tmp_path: Path) -> None:
+    ema = make_linear(9).state_dict()
+    directory = save_model(make_store(tmp_path), 1, ema=ema)
+    model = nn.Linear(4, 3)
+    load_weights(model, directory)
+    assert_equal_tensors(model.state_dict(), ema)
+    loaded = load_checkpoint(directory)
+    assert_equal_tensors(loaded.model, make_linear(1).state_dict())
+    assert_equal_tensors(loaded.ema, ema)
+
+
+def test_missing_averages_are_an_error(tmp_path: Path) -> None:
+    """The weights themselves would translate too, but otherwise than in validation."""
+    directory = save_model(make_store(tmp_path), 1, ema=make_linear(9).state_dict())
+    (directory / EMA).unlink()
+    with pytest.raises(CheckpointError, match=EMA):
+        load_weights(nn.Linear(4, 3), directory)
+
+
+def test_mean_of_checkpoints_is_a_checkpoint(tmp_path: Path) -> None:
+    store = make_store(tmp_path, keep=3)
+    directories = [save_model(store, step, ema={}) for step in (1, 2, 3)]
+    output = store.path / "average"
+    average_weights(directories, output)
+    model = nn.Linear(4, 3)
+    load_weights(model, find_checkpoint(store.path, "average"))
+    biases = torch.stack([make_linear(step).bias for step in (1, 2, 3)])
+    assert torch.allclose(model.bias, biases.mean(0))
+    assert load_meta(output)["average_of"] == [directory.name for directory in directories]
+    assert newest_checkpoints(store.path) == directories[::-1], "training ignores the average"
+
+
+def test_checkpoints_of_different_models_have_no_mean(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    first = save_model(store, 1, ema={})
+    other = save(store, 2)
+    with pytest.raises(CheckpointError, match="another model"):
+        average_weights([first, other], store.path / "average")
+    assert not (store.path / "average").exists()
 
 
 # Damage
@@ -354,20 +426,21 @@ def test_sha256sum_verifies_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("num_damaged", [0, 1, 2])
-def test_load_newest_passes_over_damaged_checkpoints(
-    tmp_path: Path, name: str, num_damaged: int
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_load_newest_passes_over_a_damaged_checkpoint(
+    tmp_path: Path, name: str, is_damaged: bool
 ) -> None:
     store = make_store(tmp_path, keep=3)
-    directories = [save(store, step) for step in (1, 2, 3)]
-    damaged = list(reversed(directories))[:num_damaged]
-    for directory in damaged:
-        (directory / name).write_bytes(b"rubbish")
+    newest = [save(store, step) for step in (1, 2, 3)][-1]
+    if is_damaged:
+        (newest / name).write_bytes(b"rubbish")
     loaded, errors = store.load_newest()
-    assert loaded_step(loaded) == 3 - num_damaged
-    assert len(errors) == num_damaged
-    for directory, error in zip(damaged, errors, strict=True):
-        assert str(directory) in str(error)
+    if is_damaged:
+        assert loaded_step(loaded) == 2
+        assert [str(newest) in str(error) for error in errors] == [True]
+    else:
+        assert loaded_step(loaded) == 3
+        assert errors == []
 
 
 def test_load_newest_reports_the_newest_when_none_is_intact(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ train:
   precision: fp32
   batch_tokens: 128
   learning_rate: 5e-3
+  ema_decay: 0.7
   warmup_steps: 4
   max_steps: 12
   validate_every: 3
@@ -83,10 +84,10 @@ def read_lines_without_timing(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Compare byte for byte: weights, optimizer, training state, metrics, and the best
-    checkpoint.
+    """Compare byte for byte: weights, their averages, optimizer, training state, metrics, and the
+    best checkpoint.
     """
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
         first_bytes = (checkpoint_path(first) / name).read_bytes()
         assert first_bytes == (checkpoint_path(second) / name).read_bytes(), name
     assert _meta_without_times(first) == _meta_without_times(second)

@@ -21,7 +21,12 @@ from mt.data.batching import Batch
 from mt.distributed import Runtime, open_runtime
 from mt.errors import CheckpointError, DataError, DiskError
 from mt.model.transformer import Transformer
-from mt.storage.checkpoint import CheckpointStore, load_checkpoint
+from mt.storage.checkpoint import (
+    CheckpointStore,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+)
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import LossSums, Objective
@@ -355,6 +360,42 @@ def test_last_checkpoint_is_saved_as_the_best_at_the_second_try(
     checkpoint = load_checkpoint(checkpoint_path(tmp_path, "best"))
     assert checkpoint.meta["state"]["best_score"] == -2.0
     assert checkpoint.meta["state"]["validations_without_improvement"] == 0
+
+
+def test_validation_and_translation_use_the_averages(tmp_path: Path) -> None:
+    """The run goes on with the weights themselves."""
+    trainer = make_trainer(tmp_path, ema_decay=0.9, max_steps=6, validate_every=3)
+    validated: list[dict[str, Tensor]] = []
+
+    def validate(objective: Objective) -> Validation:
+        validated.append(copy_weights(trainer))
+        return Validation(loss=1.0, scores={"BLEU": 0.0}, signatures={}, samples=())
+
+    trainer.validate = validate
+    trainer.fit()
+    assert trainer.average is not None
+    averages = trainer.average.averages
+    assert largest_change(trainer.objective.transformer.state_dict(), averages) > 1e-3
+    model = make_trainer(tmp_path / "other", max_steps=1).objective.transformer
+    load_weights(model, find_checkpoint(tmp_path / "checkpoints", "last"))
+    for name, average in averages.items():
+        assert torch.equal(validated[-1][f"transformer.{name}"], average)
+        assert torch.equal(model.state_dict()[name], average)
+
+
+def test_skipped_update_does_not_count_in_the_averages(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, ema_decay=0.9, max_steps=1)
+    assert trainer.average is not None
+    epoch = trainer.dataset.epoch(0, batch_tokens=64)
+    trainer.update(epoch, range(1))
+    before = {name: value.clone() for name, value in trainer.average.averages.items()}
+    weight = next(trainer.objective.parameters())
+    handle = weight.register_hook(lambda gradient: gradient * math.nan)
+    trainer.update(epoch, range(1))
+    handle.remove()
+    for name, value in before.items():
+        assert torch.equal(trainer.average.averages[name], value)
+    assert int(trainer.average.num_updates) == 1
 
 
 def test_max_minutes_ends_training_after_the_update(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Exponential moving average of the weights (EMA)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Average of a model's weights over its updates, in which recent updates count most.
+
+    After each update, average = decay * average + (1 - decay) * weights. The decay begins low and
+    grows to `decay`: in update n it is at most (1 + n) / (10 + n), so the average reaches back over
+    about a ninth of the updates so far, and the initial weights are soon forgotten. This is the
+    rule of TensorFlow's ExponentialMovingAverage.
+
+    All values stay on the device of the model: an update never waits for it.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._weights = model.state_dict()  # these share their memory with the model
+        self.averages = {name: weight.clone() for name, weight in self._weights.items()}
+        device = next(iter(self._weights.values())).device
+        self.num_updates = torch.zeros((), dtype=torch.float32, device=device)
+
+    @torch.no_grad()
+    def update(self, is_done: Tensor) -> None:
+        """Take in the weights after an update.
+
+        `is_done` is a bool scalar. It is False for an update that was skipped because its gradients
+        were not finite, which does not count.
+        """
+        self.num_updates += is_done
+        decay = ((1 + self.num_updates) / (10 + self.num_updates)).clamp(max=self.decay)
+        new_share = (1 - decay) * is_done
+        for name, weight in self._weights.items():
+            self.averages[name].lerp_(weight, new_share)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the model have the averages as its weights inside the `with` block."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def load(self, averages: Mapping[str, Tensor], num_updates: float) -> None:
+        """Restore the state of an earlier average. Raises ValueError for that of another model."""
+        if averages.keys() != self.averages.keys():
+            raise ValueError("wanted averages of the model's weights")
+        for name, average in self.averages.items():
+            if averages[name].shape != average.shape:
+                raise ValueError(f"the average of {name} has the shape {averages[name].shape}")
+            average.copy_(averages[name])
+        self.num_updates.fill_(num_updates)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange weights and averages in place, because the optimizer refers to the weights."""
+        for name, weight in self._weights.items():
+            average = self.averages[name]
+            copy = weight.clone()
+            weight.copy_(average)
+            average.copy_(copy)

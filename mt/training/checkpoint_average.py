@@ -1,0 +1,43 @@
+"""The average of a run's checkpoints, for `mt average`."""
+
+from mt.errors import CheckpointError
+from mt.experiment import Experiment
+from mt.storage.checkpoint import average_weights, newest_checkpoints, step_name
+from mt.training.metrics_log import read_metrics_log
+
+OUTPUT_NAME = "average"  # beside the checkpoints that training makes
+
+
+def average_checkpoints(experiment: Experiment, *, count: int, by_score: bool) -> list[str]:
+    """Average `count` checkpoints of a run into the checkpoint `average`; return their names.
+
+    They are the newest ones, or with `by_score` those with the best validations. CheckpointError
+    when there are fewer, DiskError when the average cannot be written.
+    """
+    checkpoints_dir = experiment.run_dir.checkpoints_dir
+    directories = newest_checkpoints(checkpoints_dir)
+    if by_score:
+        scores = _validation_scores(experiment)
+        directories = [directory for directory in directories if directory.name in scores]
+        directories.sort(key=lambda directory: scores[directory.name], reverse=True)
+    if len(directories) < count:
+        kind = "checkpoints with a validation" if by_score else "checkpoints"
+        raise CheckpointError(
+            f"{checkpoints_dir}: wanted {count} {kind}, found {len(directories)} "
+            "(train.keep_checkpoints says how many are kept)"
+        )
+    chosen = directories[:count]
+    average_weights(chosen, checkpoints_dir / OUTPUT_NAME)
+    return [directory.name for directory in chosen]
+
+
+def _validation_scores(experiment: Experiment) -> dict[str, float]:
+    """Return the score that selects the best checkpoint, by the name of the checkpoint."""
+    metric = experiment.config.train.metric
+    scores = {}
+    for line in read_metrics_log(experiment.run_dir.metrics_path).valid:
+        values = {key.lower(): value for key, value in line.items()}
+        if values.get(metric) is not None:  # it is null where it was not finite
+            sign = -1 if metric == "loss" else 1
+            scores[step_name(line["step"])] = sign * values[metric]
+    return scores

@@ -1,0 +1,73 @@
+"""Tests of `mt average`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from copy_task import write_copy_task
+from runs import CONFIG
+from safetensors.torch import load_file
+from shell import mt
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with four checkpoints; the loss of each is lower than that of the one before."""
+    top = tmp_path_factory.mktemp("task")
+    config = write_copy_task(top, CONFIG)
+    ended = mt("train", "-c", config, "--run-dir", top / "run", "--set", "train.keep_checkpoints=4")
+    assert ended.code == 0, ended.err
+    return top / "run"
+
+
+def load_model(run_dir: Path, name: str) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = load_file(
+        run_dir / "checkpoints" / name / "model.safetensors"
+    )
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--last", "2"), ["step_00000012", "step_00000009"]),
+        (("--best", "2"), ["step_00000003", "step_00000012"]),
+    ],
+)
+def test_average_is_the_mean_and_every_command_takes_it(
+    run_dir: Path, options: tuple[str, ...], names: list[str]
+) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    text = metrics.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        if line["kind"] == "valid" and line["step"] == 3:
+            line["loss"] = 0.001  # now the first checkpoint is the best
+    metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+    ended = mt("average", run_dir, *options)
+    assert ended.code == 0, ended.err
+    assert ended.out == f"average of {', '.join(names)}\n"
+    mean = load_model(run_dir, "average")
+    first, second = (load_model(run_dir, name) for name in names)
+    for name, value in mean.items():
+        assert torch.allclose(value, (first[name] + second[name]) / 2, atol=1e-6)
+    ended = mt("translate", run_dir, "--checkpoint", "average", stdin="balo\n")
+    assert ended.code == 0, ended.err
+    assert len(ended.out.splitlines()) == 1
+
+
+def test_too_few_checkpoints_are_counted(run_dir: Path) -> None:
+    ended = mt("average", run_dir, "--last", "5")
+    assert ended.code == 1
+    assert "wanted 5 checkpoints, found 4" in ended.err
+
+
+@pytest.mark.parametrize("options", [(), ("--last", "2", "--best", "2")])
+def test_one_choice_is_needed(run_dir: Path, options: tuple[str, ...]) -> None:
+    ended = mt("average", run_dir, *options)
+    assert ended.code == 2
+    assert "--last or --best" in ended.err
