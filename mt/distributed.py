@@ -8,7 +8,9 @@ import os
 import platform
 import resource
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +19,19 @@ from typing import Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mt.device import DTYPES, find_device, find_dtype, keep_freed_memory
-from mt.errors import DeviceError
+from mt.errors import DeviceError, RankError
 
 T = TypeVar("T")
+
+# How long the first rank waits for the last one when a training starts.
+START_TIMEOUT = timedelta(minutes=5)
+# How long ranks wait for each other later: rank 0 may train a tokenizer or validate for hours.
+WORK_TIMEOUT = timedelta(days=1)
+LAUNCHER_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -176,9 +185,57 @@ def open_runtime(device: str, precision: str = "fp32") -> Runtime:
             torch_device = _claim_gpu(int(os.environ.get("LOCAL_RANK", "0")))
         # Python objects are exchanged on the CPU, by gloo, so that no rank waits for its GPU.
         backend = "cpu:gloo,cuda:nccl" if torch_device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=1))
+        with lost_rank_as_error(rank), _ending_with_launcher():
+            _join_ranks(backend)
     runtime = Runtime(torch_device, rank=rank, world_size=world_size)
     return runtime.with_precision(precision)
+
+
+@contextmanager
+def lost_rank_as_error(rank: int) -> Iterator[None]:
+    """Raise RankError when this rank finds that another one has ended.
+
+    The other one has reported its error. Ours would hide it, and say nothing of the cause.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise RankError(
+            f"rank {rank}: another rank has ended or cannot be reached (see its own message)"
+        ) from error
+
+
+def _join_ranks(backend: str) -> None:
+    """Wait for the other ranks, and make the process group."""
+    store, rank, world_size = next(rendezvous("env://", timeout=START_TIMEOUT))
+    store.set_timeout(WORK_TIMEOUT)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, timeout=WORK_TIMEOUT
+    )
+
+
+@contextmanager
+def _ending_with_launcher() -> Iterator[None]:
+    """End this process when the one that started it ends inside the `with` block.
+
+    A rank without its launcher waits for ranks that do not come, and would join the next training
+    that is started with the same address.
+    """
+    launcher = os.getppid()
+    is_joined = threading.Event()
+
+    def watch() -> None:
+        while not is_joined.wait(LAUNCHER_POLL_SECONDS):
+            if os.getppid() != launcher:
+                os._exit(1)
+
+    threading.Thread(target=watch, name="mt-launcher", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_joined.set()
 
 
 def _claim_gpu(local_rank: int) -> torch.device:

@@ -8,7 +8,8 @@ MtError
 ├── CheckpointError    a checkpoint is missing or damaged
 ├── TrainingError      training diverged
 ├── DiskError          a file cannot be written
-└── DeviceError        the machine lacks the device, number format or memory
+├── DeviceError        the machine lacks the device, number format or memory
+└── RankError          another process of the same training has ended
 
 The message is one complete line: the place, the value found, and the value expected. Only the
 command line catches these errors. A bug in mt itself is an `assert`.
@@ -52,3 +53,7 @@ class DiskError(MtError):
 
 class DeviceError(MtError):
     """The machine lacks the device, the number format or the memory that is needed."""
+
+
+class RankError(MtError):
+    """Another process of the same training has ended, for a reason that it reports itself."""

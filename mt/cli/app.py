@@ -7,6 +7,7 @@ that `mt --help` is fast.
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -47,7 +48,8 @@ def main() -> None:
     try:
         app()
     except (MtError, OSError) as error:
-        print(f"mt: {_printable(str(error))}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"mt: {_printable(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -60,9 +60,16 @@ def as_text(finding: Finding, *, with_topic: bool) -> str:
         finding.text, REPORT_WIDTH - INDENT, break_long_words=False, break_on_hyphens=False
     )
     if finding.place:
-        lines.append(min(finding.place, os.path.relpath(finding.place), key=len))
+        lines.append(_shorten_place(finding.place))
     head = f"{topic:<{TOPIC_WIDTH}} {level:<{LEVEL_WIDTH}} "
     return head + f"\n{' ' * INDENT}".join(escape_control_chars(line) for line in lines)
+
+
+def _shorten_place(place: str) -> str:
+    try:
+        return min(place, os.path.relpath(place), key=len)
+    except FileNotFoundError:  # the current directory was deleted
+        return place
 
 
 def as_json_object(findings: Sequence[Finding]) -> dict[str, Any]:

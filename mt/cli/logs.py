@@ -10,7 +10,11 @@ CONTROL_CHARS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # with
 
 
 class StderrHandler(logging.Handler):
-    """Writes each message to the current `sys.stderr`, above a progress bar if there is one."""
+    """Writes each message to the current `sys.stderr`, above a progress bar if there is one.
+
+    A message that cannot be written is lost, without an error: a full disk or a closed terminal
+    must not end the work of a command.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -18,6 +22,8 @@ class StderrHandler(logging.Handler):
             if sys.stderr is not None:
                 tqdm.write(message, file=sys.stderr)
                 sys.stderr.flush()
+        except OSError:
+            pass
         except Exception:
             self.handleError(record)
 

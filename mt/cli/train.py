@@ -1,5 +1,6 @@
 """The command `mt train`."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,9 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Train a translator. The same command again resumes from the last checkpoint."""
-    from mt.training.run import read_config
-    from mt.training.run import train as train_run
+    from mt.training.run import read_config, run_training
 
-    train_run(read_config(config, overrides or [], run_dir=run_dir, device=device))
+    end = run_training(read_config(config, overrides or [], run_dir=run_dir, device=device))
+    if end.stop_signal is not None:
+        # The exit code that a shell reports for the signal, so that `mt train && mt evaluate` ends.
+        raise typer.Exit(128 + signal.Signals[end.stop_signal])

@@ -34,6 +34,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     A missing key has today's default. A key by its old name is read, with a warning. ConfigError
     names the place and key of the first mistake, the value found and the value expected.
     """
+    if isinstance(overrides, str):
+        raise TypeError("load_config takes a list of overrides, not a single str")
     file, version = take_format_version(read_config_file(Path(path)))
     file, renamed = rename_keys(file)
     if version is not None:

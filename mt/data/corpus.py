@@ -7,6 +7,7 @@ out of date.
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from mt.data.text import chunked, read_parallel
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
 from mt.storage.atomic import atomic_directory, sha256
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 3
 CHUNK_SIZE = 16_384  # pairs that are encoded at a time
@@ -199,9 +202,13 @@ def encode_corpus(
     """
     # A run resumes only with data of the digest that it was started with. So the same data must
     # have the same digest in all versions of mt: what is hashed here must not change.
+    file_digests = [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora]
+    for files, (src_digest, tgt_digest) in zip(corpora, file_digests, strict=True):
+        if src_digest == tgt_digest:
+            logger.info(f"train: {files.src} and {files.tgt} have the same content")
     identity: dict[str, object] = {
         "format_version": FORMAT_VERSION,
-        "files": [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora],
+        "files": file_digests,
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
         "limits": [max_length, max_length_ratio, SHORT_LENGTH],
     }

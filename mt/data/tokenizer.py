@@ -99,6 +99,8 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, with eos as the last."""
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts, not a single str")
         rows: list[list[int]] = self._processor.encode(
             [escape(text) for text in texts], add_eos=True
         )

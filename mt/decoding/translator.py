@@ -244,6 +244,8 @@ class Translator:
         a few letters each, and `read_lines` bounds that size. So memory is bounded whatever the
         text is. The number of lines that were split is logged at the end.
         """
+        if isinstance(lines, str):
+            raise TypeError("translate_chunks takes lines, not a single str")
         num_lines = 0
         num_unknown_lines = 0
         unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them

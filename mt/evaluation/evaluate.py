@@ -39,6 +39,8 @@ def evaluate(
     of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
     default to the values in the run's config.
     """
+    if isinstance(refs, str):
+        raise TypeError("evaluate takes a list of references, not a single str")
     experiment = Experiment.open(run_dir)
     scoring = scoring_of_run(experiment.config, tokenize=tokenize, lowercase=lowercase)
     if src is not None:

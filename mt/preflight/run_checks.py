@@ -22,7 +22,7 @@ from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
 from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.resume_rules import forbidden_changes
-from mt.training.run import read_config, resolve_auto
+from mt.training.run import read_config, resolve_auto, settled_precision
 
 logger = logging.getLogger(__name__)
 
@@ -278,12 +278,20 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
     """Yield the findings about training itself, which is tried in a temporary directory."""
     assert config.train.run_dir is not None, "read_config gives every run a directory"
     run_dir = RunDir(Path(config.train.run_dir))
-    trial_config, trial_runtime = resolve_auto(config, None, runtime)
+    precision = settled_precision(run_dir, runtime)
+    can_resume = has_checkpoint(run_dir.checkpoints_dir)
+    # A run that cannot continue with this config says nothing about a new one.
+    trial_precision = None if can_resume else precision
+    trial_config, trial_runtime = resolve_auto(
+        config, runtime, run_config=None, run_precision=trial_precision
+    )
     has_usable_run = False
-    if has_checkpoint(run_dir.checkpoints_dir):
+    if can_resume:
         run_config = load_run_config(run_dir.config_path)
         resumed_config = fill_unset_keys(config, run_config)
-        resumed_config, resumed_runtime = resolve_auto(resumed_config, run_config, runtime)
+        resumed_config, resumed_runtime = resolve_auto(
+            resumed_config, runtime, run_config=run_config, run_precision=precision
+        )
         changes = forbidden_changes(run_config, resumed_config)
         has_usable_run = not changes
         yield _report_existing_run(run_dir, changes)

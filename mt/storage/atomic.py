@@ -1,5 +1,7 @@
 """Atomic writing: a file, or a directory of files, is complete or as it was before."""
 
+import ctypes
+import errno
 import hashlib
 import os
 import secrets
@@ -13,6 +15,10 @@ from typing import BinaryIO, Literal
 from mt.errors import DiskError
 
 MAX_NAME_SIZE = 255  # bytes in the name of a file, on most systems
+
+# Arguments of Linux's renameat2().
+AT_FDCWD = -100  # paths are relative to the working directory
+RENAME_EXCHANGE = 2
 
 
 class OutputFile:
@@ -45,25 +51,27 @@ def atomic_file(path: Path) -> Iterator[OutputFile]:
             yield OutputFile(file, path)
         return
     path = path.resolve()  # so that the target of a link is replaced, not the link
-    partial = _partial_path(path, f".{secrets.token_hex(4)}.partial")
-    with _renamed_at_end(partial, path):
+    partial = _partial_path(path)
+    with _removed_at_end(partial, path):
         with _open_output(partial, "xb", output=path) as file:
             if path.exists():
                 os.fchmod(file.fileno(), _permissions(path))
             yield OutputFile(file, path)
         with os_errors_as_disk_error(path):
             fsync_path(partial)
+            partial.replace(path)
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a directory that replaces `path` once all files in it are written and on the disk.
 
-    Until then its name is `.NAME.partial`. A directory that is replaced passes its permissions on.
-    DiskError when it cannot be written; an OSError that names a file elsewhere is not changed.
+    Until then its name is `.NAME.<8 digits>.partial`, as for a file. A directory that is replaced
+    passes its permissions on. DiskError when it cannot be written; an OSError that names a file
+    elsewhere is not changed.
     """
-    partial = _partial_path(path, ".partial")
-    with _renamed_at_end(partial, path):
+    partial = _partial_path(path)
+    with _removed_at_end(partial, path):
         with os_errors_as_disk_error(path):
             partial.mkdir()
             if path.exists():
@@ -79,7 +87,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             for file in partial.iterdir():
                 fsync_path(file)
             fsync_path(partial)
-            remove(path)  # a directory cannot be renamed to the name of one that has files
+            _replace_directory(partial, path)
 
 
 @contextmanager
@@ -96,25 +104,24 @@ def _open_output(path: Path, mode: Literal["wb", "xb"], *, output: Path) -> Iter
             file.close()
 
 
+def _partial_path(path: Path) -> Path:
+    """Return `.NAME.<8 digits>.partial` beside `path`, with as much of its name as fits."""
+    ending = f".{secrets.token_hex(4)}.partial"
+    name = os.fsencode(path.name)[: MAX_NAME_SIZE - 1 - len(ending)]
+    return path.with_name(f".{os.fsdecode(name)}{ending}")
+
+
 @contextmanager
-def _renamed_at_end(partial: Path, path: Path) -> Iterator[None]:
-    """Rename `partial` to `path` after the block, or remove it when the block fails."""
+def _removed_at_end(partial: Path, path: Path) -> Iterator[None]:
+    """Make the directory of `path`, and remove what is called `partial` after the block."""
     try:
         with os_errors_as_disk_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove(partial)  # left by a killed process
         yield
         with os_errors_as_disk_error(path):
-            partial.replace(path)
             fsync_path(path.parent)  # so that the new name is on the disk
     finally:
         remove(partial)
-
-
-def _partial_path(path: Path, ending: str) -> Path:
-    """Return the path of `.NAME<ending>` beside `path`, with as much of its name as fits."""
-    name = os.fsencode(path.name)[: MAX_NAME_SIZE - 1 - len(ending)]
-    return path.with_name(f".{os.fsdecode(name)}{ending}")
 
 
 def _permissions(path: Path) -> int:
@@ -125,6 +132,36 @@ def _names_file_outside(directory: Path, error: OSError) -> bool:
     """Return whether an error names files, none of them in `directory`."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return bool(names) and not any(name.startswith(str(directory)) for name in names)
+
+
+def _replace_directory(partial: Path, path: Path) -> None:
+    """Give `partial` the name of `path`. If that exists, `partial` is to be removed afterwards."""
+    try:
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        _exchange(partial, path)  # afterwards, `partial` is what `path` was
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange the names of two existing paths: on Linux in one step.
+
+    Elsewhere a process that is killed between the steps leaves both under partial names.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = (os.fsencode(first), os.fsencode(second))
+        code = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+        if code == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.ENOSYS, errno.EINVAL):  # what a filesystem without it answers
+            raise OSError(number, os.strerror(number))
+    aside = _partial_path(second)
+    second.replace(aside)
+    first.replace(second)
+    aside.replace(first)
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ from mt.errors import CheckpointError
 from mt.storage import migrations
 from mt.storage.atomic import atomic_directory, atomic_file, remove, sha256
 
+T = TypeVar("T")
+
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, FORMAT_VERSION)
 
@@ -26,6 +28,8 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 META = "meta.json"
 CHECKSUMS = "SHA256SUMS"  # of the other three, as the command sha256sum writes and checks them
+
+STEP_NAME = re.compile(r"step_[0-9]{8,}")  # of the directory of a checkpoint
 
 # Files beside the directories of checkpoints. Each has the name of one.
 LAST = "last"
@@ -77,10 +81,18 @@ class CheckpointStore:
         Also returns the errors of the damaged ones that were passed over. Raises the error of the
         newest checkpoint when none is intact.
         """
+        return self._load_newest(load_checkpoint)
+
+    def newest_meta(self) -> dict[str, Any]:
+        """Return the newest meta.json that is intact, as `load_newest` does the checkpoint."""
+        meta, _ = self._load_newest(load_meta)
+        return meta
+
+    def _load_newest(self, load: Callable[[Path], T]) -> tuple[T, list[CheckpointError]]:
         errors: list[CheckpointError] = []
         for directory in self._up_to_last():
             try:
-                return load_checkpoint(directory), errors
+                return load(directory), errors
             except CheckpointError as error:
                 errors.append(error)
         if errors:
@@ -111,9 +123,12 @@ class CheckpointStore:
         `last` is set after a checkpoint is complete, so one that is newer than `last` is from a
         killed save, and is left out. Without a readable `last`, all are returned.
         """
-        last = _read_pointer(self.path / LAST)
         directories = _newest_first(self.path)
-        return [directory for directory in directories if last is None or directory.name <= last]
+        last = _read_pointer(self.path / LAST)
+        if last is None:
+            return directories
+        last_step = _step_in(Path(last))
+        return [directory for directory in directories if _step_in(directory) <= last_step]
 
     def _point(self, pointer: str, directory: Path) -> None:
         with atomic_file(self.path / pointer) as file:
@@ -232,11 +247,18 @@ def _read_pointer(path: Path) -> str | None:
     if not path.is_file():
         return None
     name = path.read_bytes()[:100].decode(errors="replace").strip()
-    return name if re.fullmatch(r"step_[0-9]+", name) else None
+    return name if STEP_NAME.fullmatch(name) else None
 
 
 def _newest_first(checkpoints: Path) -> list[Path]:
-    return sorted((path for path in checkpoints.glob("step_*") if path.is_dir()), reverse=True)
+    """Return the directories of checkpoints. One that a user copied has another name."""
+    directories = [path for path in checkpoints.glob("step_*") if path.is_dir()]
+    own = [path for path in directories if STEP_NAME.fullmatch(path.name)]
+    return sorted(own, key=_step_in, reverse=True)
+
+
+def _step_in(directory: Path) -> int:
+    return int(directory.name.removeprefix("step_"))
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

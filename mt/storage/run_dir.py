@@ -1,6 +1,8 @@
 """File names in a run directory, and its lock. Files in `checkpoints/` are in checkpoint.py."""
 
+import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,13 @@ from filelock import FileLock, Timeout
 
 from mt.errors import RunDirError
 from mt.storage.atomic import os_errors_as_disk_error, remove
+
+# What training writes, as a pattern of names in each folder of a run directory.
+WRITTEN_NAMES = {
+    ".": r"config\.yaml|metrics\.jsonl|tokenizer(\.src|\.tgt)?\.model",
+    "checkpoints": r"step_[0-9]{8,}|last|best",
+    "cache": r"[0-9a-f]{32}",
+}
 
 
 class RunDir:
@@ -25,7 +34,10 @@ class RunDir:
     @property
     def display_path(self) -> str:
         """The path for messages: relative if it is below the current directory, else absolute."""
-        relative = os.path.relpath(self.path)
+        try:
+            relative = os.path.relpath(self.path)
+        except FileNotFoundError:  # the current directory was deleted
+            return str(self.path)
         return str(self.path) if relative.startswith(os.pardir) else relative
 
     @contextmanager
@@ -37,16 +49,45 @@ class RunDir:
         """
         with os_errors_as_disk_error(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                lock = FileLock(self.path / ".lock", timeout=0).acquire()
-            except Timeout:
-                raise RunDirError(
-                    f"{self.path}: another process is training here (--run-dir chooses another)"
-                ) from None
-        with lock:
-            for partial in self.path.rglob(".*.partial"):
-                remove(partial)
-            yield
+            directory = os.open(self.path, os.O_RDONLY)
+        try:
+            self._lock_directory(directory)
+            with os_errors_as_disk_error(self.path):
+                try:
+                    lock = FileLock(self.path / ".lock", timeout=0).acquire()
+                except Timeout:
+                    raise self._locked_error() from None
+            with lock:
+                for partial in self._leftovers():
+                    remove(partial)
+                yield
+        finally:
+            os.close(directory)  # releases its lock
+
+    def _lock_directory(self, descriptor: int) -> None:
+        """Lock the directory itself, because users delete the file `.lock`.
+
+        Some network filesystems cannot lock a directory; then the file is all there is.
+        """
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._locked_error() from None
+        except OSError:
+            pass
+
+    def _locked_error(self) -> RunDirError:
+        return RunDirError(
+            f"{self.path}: another process is training here (--run-dir chooses another)"
+        )
+
+    def _leftovers(self) -> Iterator[Path]:
+        """Yield what a killed training left half-written. Files of other programs are not ours."""
+        for folder, names in WRITTEN_NAMES.items():
+            pattern = re.compile(rf"\.({names})(\.[0-9a-f]{{8}})?\.partial")
+            for path in (self.path / folder).glob(".*.partial"):
+                if pattern.fullmatch(path.name):
+                    yield path
 
     def tokenizer_paths(self, joint: bool) -> tuple[Path, Path]:
         """Return the paths of the source and target tokenizer models: the same one if joint."""

@@ -13,7 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 class Console:
-    """Shows a run's progress on stderr. A disabled console, as on other ranks, shows nothing."""
+    """Shows a run's progress on stderr. A disabled console, as on other ranks, shows nothing.
+
+    A progress bar that cannot be written, for example because its terminal was closed, is switched
+    off.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
@@ -24,20 +28,25 @@ class Console:
         """Show a progress bar at `step` of `total` inside the `with` block, on a terminal only."""
         is_shown = self.enabled and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
         bar_format = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-        bar = tqdm(
-            total=total,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            bar_format=None if total is None else bar_format,
-            disable=not is_shown,
-        )
-        with bar as self._bar:
+        with self._switching_off():
+            self._bar = tqdm(
+                total=total,
+                initial=step,
+                unit="step",
+                dynamic_ncols=True,
+                bar_format=None if total is None else bar_format,
+                disable=not is_shown,
+            )
+        try:
             yield
+        finally:
+            with self._switching_off():
+                self._bar.close()
 
     def advance(self, step: int) -> None:
         """Move the progress bar to `step`."""
-        self._bar.update(step - self._bar.n)
+        with self._switching_off():
+            self._bar.update(step - self._bar.n)
 
     def show_progress(
         self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
@@ -46,7 +55,8 @@ class Console:
         numbers = f"loss {loss:.3f} | {tokens_per_second:,.0f} tok/s | lr {lr:.2e}"
         status = f"{numbers} | {format_duration(seconds_left)} left"
         if not self._bar.disable:
-            self._bar.set_postfix_str(status)
+            with self._switching_off():
+                self._bar.set_postfix_str(status)
             return
         total = f"/{self._bar.total:,}" if self._bar.total else ""
         self.info(f"step {step:,}{total} | {status}")
@@ -54,6 +64,14 @@ class Console:
     def show_validation(self, step: int, validation: Validation, *, is_best: bool) -> None:
         """Show the scores of a validation, and its sample translations."""
         self.info(format_validation(step, validation, is_best=is_best))
+
+    @contextmanager
+    def _switching_off(self) -> Iterator[None]:
+        """Switch the progress bar off if it cannot be written: training must not end."""
+        try:
+            yield
+        except OSError:
+            self._bar.disable = True
 
     def info(self, text: str) -> None:
         """Show a line that stays."""

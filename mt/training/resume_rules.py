@@ -1,7 +1,15 @@
-"""The keys of a config that may change when a run is resumed."""
+"""What may change when a run is resumed: some keys of its config, and where its files are."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from mt.config.load import diff_configs
 from mt.config.schema import SCHEDULES_WITH_AN_END, Config
+from mt.errors import CheckpointError, RunDirError
+from mt.experiment import Experiment
+from mt.storage.atomic import sha256
 
 # Keys, or whole sections, that may change when a run is resumed: they do not change what an update
 # computes, except for rounding.
@@ -19,15 +27,62 @@ CHANGEABLE_KEYS = (
     "train.max_skipped",
 )
 
+# Keys with paths of files. They may change, because the content of the files is compared.
+PATH_KEYS = re.compile(
+    r"data\.train\.\d+\.(prefix|src|tgt)"
+    r"|data\.valid\.(prefix|src|refs\.\d+)"
+    r"|tokenizer\.(model|src_model|tgt_model)"
+)
+
 
 def forbidden_changes(run_config: Config, config: Config) -> list[str]:
     """Return the differences that a resumed run may not have, one line for each key."""
     changeable: tuple[str, ...] = CHANGEABLE_KEYS
     if config.train.schedule not in SCHEDULES_WITH_AN_END:
         changeable = (*changeable, "train.max_steps")
-    lines = []
+    forbidden = []
     for line in diff_configs(run_config, config):
-        key, _, _ = line.partition(": ")
-        if not any(key == name or key.startswith(f"{name}.") for name in changeable):
-            lines.append(line)
-    return lines
+        key, _, _ = line.partition(":")
+        is_changeable = any(key == name or key.startswith(f"{name}.") for name in changeable)
+        if not is_changeable and not PATH_KEYS.fullmatch(key):
+            forbidden.append(line)
+    return forbidden
+
+
+def refuse_other_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
+    """Compare the text of a run with what the meta.json of its checkpoint says of it.
+
+    Raises CheckpointError when they differ.
+    """
+    path = experiment.run_dir.checkpoints_dir
+    if meta.get("data_digest") != experiment.training_data.digest:
+        raise CheckpointError(
+            f"{path}: the training text has changed since the run began; choose another --run-dir"
+        )
+    # Earlier versions of mt did not save it.
+    valid_digest = experiment.validation_set.digest
+    if meta.get("valid_digest", valid_digest) != valid_digest:
+        raise CheckpointError(
+            f"{path}: the validation text has changed since the run began, so scores cannot be "
+            "compared; choose another --run-dir"
+        )
+
+
+def refuse_other_tokenizers(experiment: Experiment) -> None:
+    """Compare the tokenizers that the config names with the copies in the run directory.
+
+    A file that is not there any more is no error: the run uses its copy. Raises RunDirError when
+    they differ.
+    """
+    section = experiment.config.tokenizer
+    src_path, tgt_path = experiment.run_dir.tokenizer_paths(section.joint)
+    own_paths = {"model": src_path, "src_model": src_path, "tgt_model": tgt_path}
+    for key, own_path in own_paths.items():
+        named = getattr(section, key)
+        if named is None or not Path(named).is_file():
+            continue
+        if sha256(Path(named)) != sha256(own_path):
+            raise RunDirError(
+                f"{experiment.run_dir.path}: the run began with another tokenizer than {named} "
+                f"(tokenizer.{key}); choose another --run-dir"
+            )

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,16 +17,20 @@ from mt.config.load import (
 )
 from mt.config.schema import Config, FilePath
 from mt.data.eval_set import EvalSet, warn_of_other_form
-from mt.distributed import Runtime, open_runtime
+from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import ConfigError, DeviceError, RunDirError
 from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
 from mt.evaluation.languages import bleu_tokenizer
 from mt.evaluation.metrics import Scoring
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
-from mt.storage.checkpoint import has_checkpoint
+from mt.storage.checkpoint import CheckpointStore, has_checkpoint
 from mt.storage.run_dir import RunDir
-from mt.training.resume_rules import forbidden_changes
+from mt.training.resume_rules import (
+    forbidden_changes,
+    refuse_other_text,
+    refuse_other_tokenizers,
+)
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -57,20 +62,34 @@ def read_config(
     return config.model_copy(update={"train": train_config})
 
 
+class TrainingEnd(NamedTuple):
+    """What `run_training` returns."""
+
+    run_dir: Path
+    stop_signal: str | None  # the name of the signal that stopped training early
+
+
 def train(config: Config) -> Path:
     """Train with `config`, from the start or from the run's last checkpoint.
 
     Returns the run directory. Raises MtError.
     """
+    return run_training(config).run_dir
+
+
+def run_training(config: Config) -> TrainingEnd:
+    """Train as `train` does, and also return whether a signal stopped training early."""
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
     runtime = open_runtime(config.train.device)
-    with run_dir.lock() if runtime.is_main else nullcontext():
+    lock = run_dir.lock() if runtime.is_main else nullcontext()
+    with lost_rank_as_error(runtime.rank), lock:
         experiment, runtime = prepare_run(config, run_dir, runtime)
-        Trainer.from_experiment(experiment, runtime).fit()
-    runtime.close()
-    return run_dir.path
+        trainer = Trainer.from_experiment(experiment, runtime)
+        trainer.fit()
+        runtime.close()
+    return TrainingEnd(run_dir.path, trainer.signals.name)
 
 
 def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Experiment, Runtime]:
@@ -84,16 +103,23 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
     if run_config is not None:
         config = fill_unset_keys(config, run_config)
-    config, runtime = resolve_auto(config, run_config, runtime)
-    experiment = Experiment(config, run_dir)
+    precision = None
     if runtime.is_main:
-        write_config(config, run_dir, run_config)
+        precision = settled_precision(run_dir, runtime)
+    precision = runtime.broadcast(precision)
+    config, runtime = resolve_auto(config, runtime, run_config=run_config, run_precision=precision)
+    experiment = Experiment(config, run_dir)
+    if runtime.is_main and run_config is None:
+        write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
         _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
         warn_of_other_form(experiment.validation_set, config.data.normalization)
-        if run_config is None:
-            experiment.train_tokenizers()
-            experiment.measure_sources()
+        experiment.train_tokenizers()
+        experiment.measure_sources()
+    elif runtime.is_main and run_config is not None:
+        refuse_changes(run_config, experiment)
+        write_config(config, run_dir)
+    if runtime.is_main:
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime
@@ -105,20 +131,39 @@ def _warn_of_missing_spaces(valid: EvalSet, scoring: Scoring) -> None:
         logger.warning(problem)
 
 
+def settled_precision(run_dir: RunDir, runtime: Runtime) -> str | None:
+    """Return the precision in the run's config, which `auto` stands for when the run continues.
+
+    A run that was killed before its first checkpoint has settled it too, on this kind of device.
+    None if there is no config that can be read.
+    """
+    if not run_dir.config_path.is_file():
+        return None
+    try:
+        train_config = load_run_config(run_dir.config_path).train
+    except ConfigError:
+        return None
+    can_resume = has_checkpoint(run_dir.checkpoints_dir)
+    if can_resume or train_config.device == runtime.device.type:
+        return train_config.precision
+    return None
+
+
 def resolve_auto(
-    config: Config, run_config: Config | None, runtime: Runtime
+    config: Config, runtime: Runtime, *, run_config: Config | None, run_precision: str | None
 ) -> tuple[Config, Runtime]:
     """Return the config without `auto`, and the runtime with its precision.
 
-    Two choices are made once, when a run begins, and kept in `run_config`: the precision, for which
-    the speed of bf16 is measured, and BLEU's tokenizer, which depends on the packages installed.
-    Raises DeviceError for a precision or `train.compile` that the device does not support.
+    Two choices are made once, when a run begins: the precision, for which the speed of bf16 is
+    measured, and BLEU's tokenizer, which depends on the packages installed. Later, `auto` stands
+    for `run_precision`, and for the tokenizer in `run_config`, if there are any. Raises DeviceError
+    for a precision or `train.compile` that the device does not support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
-    precision = config.train.precision
-    if precision == "auto" and run_config is not None:
-        precision = run_config.train.precision
+    precision: str = config.train.precision
+    if precision == "auto" and run_precision is not None:
+        precision = run_precision
     runtime = runtime.with_precision(precision)
     tokenize: str = config.evaluation.tokenize
     if tokenize == "auto" and run_config is not None:
@@ -133,14 +178,21 @@ def resolve_auto(
     return config.model_copy(update=sections), runtime
 
 
-def write_config(config: Config, run_dir: RunDir, run_config: Config | None) -> None:
-    """Write the config into the run directory. Raises RunDirError for a forbidden change."""
-    changes = forbidden_changes(run_config, config) if run_config is not None else []
+def refuse_changes(run_config: Config, experiment: Experiment) -> None:
+    """Raise RunDirError or CheckpointError when a resumed run would differ from what it was."""
+    run_dir = experiment.run_dir
+    changes = forbidden_changes(run_config, experiment.config)
     if changes:
         listed = "\n  ".join(changes)
         raise RunDirError(
             f"{run_dir.path}: the run began with another config; "
             f"choose another --run-dir, or undo:\n  {listed}"
         )
+    refuse_other_tokenizers(experiment)
+    refuse_other_text(CheckpointStore(run_dir.checkpoints_dir, keep=1).newest_meta(), experiment)
+
+
+def write_config(config: Config, run_dir: RunDir) -> None:
+    """Write the config into the run directory."""
     with atomic_file(run_dir.config_path) as file:
         file.write(dump_config(config).encode())

@@ -1,10 +1,17 @@
-"""Ctrl-C and SIGTERM: they end a run between two updates, after everything was saved."""
+"""Signals: they end a run between two updates, after everything was saved, or ask for a checkpoint.
+
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) end the run. SIGUSR1 only saves.
+"""
 
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+
+class InterruptedBySignal(BaseException):
+    """A signal that asks to stop arrived during work that may be given up."""
 
 
 @dataclass
@@ -13,26 +20,55 @@ class StopSignals:
 
     announce: bool  # on stderr
     name: str | None = None  # of the signal received, such as "SIGTERM"
+    save_requested: bool = False  # by SIGUSR1
+    _may_interrupt: bool = False
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Remember SIGINT and SIGTERM inside the `with` block, instead of ending the process."""
-        old_handlers = {
-            number: signal.signal(number, self._remember)
-            for number in (signal.SIGINT, signal.SIGTERM)
+        """Remember signals inside the `with` block, instead of ending the process.
+
+        A signal that is ignored, such as SIGHUP after `nohup`, stays ignored.
+        """
+        handlers = {
+            signal.SIGINT: self._remember,
+            signal.SIGTERM: self._remember,
+            signal.SIGHUP: self._remember,
+            signal.SIGUSR1: self._request_save,
         }
+        old_handlers = {number: signal.getsignal(number) for number in handlers}
+        caught = [number for number, old in old_handlers.items() if old is not signal.SIG_IGN]
+        for number in caught:
+            signal.signal(number, handlers[number])
         try:
             yield
         finally:
-            for number, handler in old_handlers.items():
-                signal.signal(number, handler)
+            for number in caught:
+                signal.signal(number, old_handlers[number])
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal that asks to stop raise InterruptedBySignal inside the `with` block."""
+        self._may_interrupt = True
+        try:
+            yield
+        finally:
+            self._may_interrupt = False
 
     def _remember(self, number: int, frame: object) -> None:
         if self.name is not None:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
-        if self.announce:
-            # Written to the descriptor: the signal may have interrupted a write to the stream's
-            # buffer.
-            message = f"{self.name}: saving after this update (again: stop at once)\n"
-            os.write(2, message.encode())
+        self._announce(f"{self.name}: saving after this update (again: stop at once)")
+        if self._may_interrupt:
+            raise InterruptedBySignal
+
+    def _request_save(self, number: int, frame: object) -> None:
+        self.save_requested = True
+        self._announce("SIGUSR1: saving after this update")
+
+    def _announce(self, message: str) -> None:
+        if not self.announce:
+            return
+        # Written to the descriptor: the signal may have interrupted a write to the stream's buffer.
+        with suppress(OSError):  # the terminal may be closed, which must not end training
+            os.write(2, f"{message}\n".encode())

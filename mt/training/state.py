@@ -112,3 +112,14 @@ class LogWindow:
         if not isinstance(saved, Mapping) or saved.keys() != set(names):
             raise ValueError(f"wanted the sums {', '.join(names)}, found {str(saved)[:200]}")
         self._sums.copy_(torch.tensor([saved[name] for name in names]))
+
+    def load_from_other_ranks(self, saved: Sequence[Mapping[str, float]], *, rank: int) -> None:
+        """Continue the windows of another number of ranks: rank 0 takes over all their losses."""
+        own = torch.zeros_like(self._sums)
+        for window in saved:
+            self.load(window)
+            own += self._sums
+        own[len(self._names) :] = self._sums[len(self._names) :]  # equal on all ranks
+        if rank > 0:
+            own[: len(self._names)] = 0.0
+        self._sums.copy_(own)

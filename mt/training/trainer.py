@@ -1,11 +1,12 @@
 """The training loop: updates, validation, logging and checkpoints.
 
 `Trainer.fit` runs a training from its start, or from the last checkpoint, to its end. In an update,
-each rank computes `gradient_accumulation` batches of the epoch's plan. Between two updates a run is
+the ranks share `batches_per_update` batches of the epoch's plan. Between two updates a run is
 described completely by the weights, the optimizer, the TrainState and the random states, which is
 what a checkpoint holds; so a resumed run computes what an uninterrupted one would have computed.
 """
 
+import hashlib
 import math
 import shlex
 import time
@@ -48,7 +49,7 @@ from mt.training.optimizer import (
     pack_optimizer,
     unpack_optimizer,
 )
-from mt.training.signals import StopSignals
+from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
 
@@ -96,6 +97,9 @@ class Trainer:
         self.console = Console(enabled=runtime.is_main)
         self.signals = StopSignals(announce=runtime.is_main)
 
+        # Over all ranks. A run keeps it when it resumes on another number of ranks.
+        self.batches_per_update = config.gradient_accumulation * runtime.world_size
+        self.save_requested = False  # by SIGUSR1, on rank 0
         self.last_saved_step = 0
         # The state of the best checkpoint, if the disk refused to store it.
         self.unsaved_best: TrainState | None = None
@@ -111,9 +115,7 @@ class Trainer:
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
-        # Every rank has the same weights, but draws its own dropout masks; + 1, so that rank 0 does
-        # not repeat the random numbers of the initial weights.
-        torch.manual_seed(config.seed + 1 + runtime.rank)
+        torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)
         return cls(
@@ -138,6 +140,8 @@ class Trainer:
         self._restart_speed_measurement()
         progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
         with self.signals.caught(), progress_bar:
+            if self._validation_is_due():  # a signal stopped the run before this validation
+                self._validate_and_save()
             reason = self.stop_reason()
             while reason is None:
                 self._train_epoch()
@@ -160,7 +164,7 @@ class Trainer:
                 f"epoch {state.epoch}, which has {num_batches}: the batches have changed"
             )
         self._check_memory_once(epoch)
-        batches_per_update = self.config.gradient_accumulation * self.runtime.world_size
+        batches_per_update = self.batches_per_update
         updates = [
             range(start, min(start + batches_per_update, num_batches))
             for start in range(state.batch_index, num_batches, batches_per_update)
@@ -171,6 +175,7 @@ class Trainer:
             for indices in updates:
                 if self.stop_reason() is not None:
                     return
+                self._save_if_requested()
                 self.update(batches, indices)
                 state.batch_index = indices.stop
                 if indices.stop == num_batches:
@@ -249,10 +254,21 @@ class Trainer:
         self.console.advance(state.step)
         if state.step % config.log_every == 0:
             self._log_window()
-        if state.step % config.validate_every == 0:
+        if self._validation_is_due():
             self._validate_and_save()
         elif self._save_is_due() and self.stop_reason() is None:  # if it stops, `fit` saves
             self._save(is_best=False)
+
+    def _validation_is_due(self) -> bool:
+        state = self.state
+        is_due = state.step > 0 and state.step % self.config.validate_every == 0
+        return is_due and state.step != state.last_validated_step
+
+    def _save_if_requested(self) -> None:
+        """Save a checkpoint if rank 0 has received SIGUSR1 since the last call of `stop_reason`."""
+        if self.save_requested and self.state.step != self.last_saved_step:
+            self._save(is_best=False)
+        self.save_requested = False
 
     def _save_is_due(self) -> bool:
         save_every = self.config.save_every
@@ -300,7 +316,12 @@ class Trainer:
         reason = stopping.stop_reason(self.state, self.config, epoch_length=self.epoch_length)
         if reason is None and self.signals.name is not None:
             reason = f"stopped by {self.signals.name}"
-        return self.runtime.broadcast(reason)
+        # Signals may reach some ranks only, so all ranks take the values of rank 0.
+        save_requested = self.signals.save_requested
+        self.signals.save_requested = False
+        reason, save_requested = self.runtime.broadcast((reason, save_requested))
+        self.save_requested = self.save_requested or save_requested
+        return reason
 
     @property
     def learning_rate(self) -> float:
@@ -310,13 +331,15 @@ class Trainer:
     # Validation
 
     def _validate_and_save(self) -> None:
-        """Validate on rank 0, tell the other ranks the result, and save a checkpoint."""
+        """Validate on rank 0, tell the other ranks the result, and save a checkpoint.
+
+        When a signal asks to stop, the validation is left to the resumed run.
+        """
         state = self.state
-        self.objective.eval()
-        result = self.validate(self.objective) if self.runtime.is_main else None
+        result = self._validate_until_signal() if self.runtime.is_main else None
         validation = self.runtime.broadcast(result)
-        assert validation is not None, "rank 0 broadcast no validation"
-        self.wrapped_objective.train()
+        if validation is None:
+            return
 
         self._update_elapsed_time()
         state.last_validated_step = state.step
@@ -339,6 +362,19 @@ class Trainer:
             # The checkpoint was not saved, so its score must not count as the best.
             self.unsaved_best = replace(state)
             state.assign(state_before)
+
+    def _validate_until_signal(self) -> Validation | None:
+        """Return the validation, or None if a signal asks to stop before it is complete."""
+        if self.signals.name is not None:
+            return None
+        self.objective.eval()
+        try:
+            with self.signals.interrupting():
+                return self.validate(self.objective)
+        except InterruptedBySignal:
+            return None
+        finally:
+            self.objective.train()
 
     # Logging
 
@@ -487,6 +523,7 @@ class Trainer:
                 meta = {
                     "state": asdict(self.state),
                     "scaler": self.scaler.state_dict(),
+                    "batches_per_update": self.batches_per_update,
                     "ranks": rank_states,
                     "data_digest": self.dataset.digest,
                     "valid_digest": self.valid_digest,
@@ -511,14 +548,15 @@ class Trainer:
         runtime = self.runtime
         path = self.checkpoints.path
         try:
-            self._check_fits(meta)
-            rank = meta["ranks"][runtime.rank]
+            ranks = meta["ranks"]
+            # Earlier versions of mt did not save it.
+            batches_per_update = self.config.gradient_accumulation * len(ranks)
+            self.batches_per_update = int(meta.get("batches_per_update", batches_per_update))
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
-            self.window.load(rank["window"])
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
-            runtime.set_random_state(rank["random"])
+            self._restore_rank(ranks)
             has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
             metrics_size = int(meta["metrics_size"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -528,9 +566,28 @@ class Trainer:
             ) from error
         self.last_saved_step = self.state.step
         self._restore_metrics(metrics_size)
+        if len(ranks) != runtime.world_size:
+            self.record_incident(
+                f"resuming on {runtime.world_size} ranks after {len(ranks)}: an update has the "
+                f"same {self.batches_per_update} batches, but rounding and dropout differ"
+            )
         self._warn_if_environment_changed(meta.get("environment"))
         if not has_same_batches:
             self._skip_rest_of_old_epoch()
+
+    def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Restore what each rank had for itself.
+
+        On another number of ranks, a rank that is new keeps its initial random state.
+        """
+        rank = self.runtime.rank
+        if len(ranks) == self.runtime.world_size:
+            self.window.load(ranks[rank]["window"])
+        else:
+            windows = [saved["window"] for saved in ranks]
+            self.window.load_from_other_ranks(windows, rank=rank)
+        if rank < len(ranks):
+            self.runtime.set_random_state(ranks[rank]["random"])
 
     def _restore_metrics(self, size: int) -> None:
         """Cut metrics.jsonl back to its size at the checkpoint, on rank 0 only."""
@@ -556,27 +613,6 @@ class Trainer:
         state.epoch += 1
         state.batch_index = 0
 
-    def _check_fits(self, meta: Mapping[str, Any]) -> None:
-        """Raise CheckpointError for another number of ranks or other text."""
-        path = self.checkpoints.path
-        saved_world_size = len(meta["ranks"])
-        if saved_world_size != self.runtime.world_size:
-            raise CheckpointError(
-                f"{path}: the checkpoint needs {saved_world_size} ranks, "
-                f"found {self.runtime.world_size}"
-            )
-        if meta["data_digest"] != self.dataset.digest:
-            raise CheckpointError(
-                f"{path}: the training text has changed since the run began; "
-                "choose another --run-dir"
-            )
-        # Earlier versions of mt did not save it.
-        if meta.get("valid_digest", self.valid_digest) != self.valid_digest:
-            raise CheckpointError(
-                f"{path}: the validation text has changed since the run began, so scores cannot be "
-                "compared; choose another --run-dir"
-            )
-
     def _warn_if_environment_changed(self, saved: object) -> None:
         """Record an incident when rounding may differ from that of an uninterrupted run."""
         current = self.runtime.environment()
@@ -592,6 +628,17 @@ class Trainer:
                 "resuming in a different environment, results may differ in the last bits: "
                 + ", ".join(changes)
             )
+
+
+def dropout_seed(seed: int, rank: int) -> int:
+    """Return the seed of a rank's dropout, which differs from those of other ranks and seeds.
+
+    Rank 0 has `seed + 1`, so that it does not repeat the random numbers of the initial weights.
+    """
+    if rank == 0:
+        return seed + 1
+    digest = hashlib.sha256(f"dropout {seed} {rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def _mean(total: float, count: float) -> float:

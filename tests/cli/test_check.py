@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,13 @@ def test_report_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert out.count(r"x\x1b[2J.de") == 3
+
+
+def test_place_is_shown_without_a_current_directory(tmp_path: Path) -> None:
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+    with contextlib.chdir(tmp_path):
+        os.chdir(deleted)
+        deleted.rmdir()
+        text = as_text(Finding("error", "text", "/data/train.de:7", "blank"), with_topic=True)
+    assert text.endswith(" /data/train.de:7")

@@ -114,3 +114,8 @@ def test_inputs_are_not_changed(tmp_path: Path) -> None:
     fill_unset_keys(config, run_config)
     assert config == before
     assert run_config == load_as_run(tmp_path, "model.dropout=0.3")
+
+
+def test_a_single_override_must_be_in_a_list(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="list of overrides"):
+        load_config(tmp_path / "config.yaml", "train.max_steps=3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -453,3 +454,14 @@ def test_prefix_of_other_ids_than_tags_is_a_bug(tmp_path: Path, tokenizer: Token
     files = write_pairs(tmp_path, PAIRS)
     with pytest.raises(AssertionError, match="not all tags"):
         encode_files(tmp_path, tokenizer, files._replace(src_prefix=(tokenizer.eos_id,)))
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_sides_with_the_same_content_are_named(
+    tmp_path: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture, is_same: bool
+) -> None:
+    caplog.set_level(logging.INFO, logger="mt")
+    pairs = [(src, src if is_same else tgt) for src, tgt in PAIRS]
+    encode_files(tmp_path, tokenizer, write_pairs(tmp_path, pairs))
+    is_named = f"{tmp_path / 'train.en'} and {tmp_path / 'train.de'}" in caplog.text
+    assert is_named == is_same

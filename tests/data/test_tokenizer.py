@@ -339,3 +339,8 @@ def test_pipe_is_no_tokenizer(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(TokenizerError, match=f"^{path}: not a tokenizer: .* pipe"):
         Tokenizer.load(path)
+
+
+def test_a_single_text_must_be_in_a_list(models: dict[str, Path]) -> None:
+    with pytest.raises(TypeError, match="list of texts"):
+        Tokenizer.load(models["bpe"]).encode("The dog")

@@ -123,6 +123,8 @@ def test_translate_takes_one_text_or_a_list(translator: Translator) -> None:
 
 
 def test_n_best_refuses_a_single_str(translator: Translator) -> None:
+    with pytest.raises(TypeError, match="takes lines"):
+        next(translator.translate_chunks("balo"))
     with pytest.raises(TypeError, match="list of texts"):
         translator.n_best("balo")
 

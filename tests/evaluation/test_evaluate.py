@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from shell import mt
 
+from mt.evaluation.evaluate import evaluate
+
 HYPS = ["我喜欢吃苹果和香蕉。", "他昨天去了北京大学。", "Das ist GUT."]
 REFS = ["我喜欢吃苹果和梨。", "他昨天去了上海大学。", "Das ist gut."]
 CHINESE = slice(2)
@@ -86,3 +88,8 @@ def test_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ended.err.startswith("mt: ")
     assert "pip install 'sacrebleu[ja]'" in ended.err
     assert ended.err.count("\n") == 1
+
+
+def test_a_single_file_of_references_must_be_in_a_list(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="list of references"):
+        evaluate(tmp_path, src="a.en", refs="a.de")

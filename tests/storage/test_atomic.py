@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import mt.storage.atomic
 from mt.errors import DiskError
 from mt.storage.atomic import atomic_directory, atomic_file, remove
 
@@ -214,6 +215,70 @@ def test_private_directory_stays_private(tmp_path: Path) -> None:
         (partial / "new").write_text("content")
     assert os.listdir(path) == ["new"]
     assert mode_of(path) == 0o700
+
+
+# Writes a directory over sys.argv[1] and kills itself before or after each call that may change a
+# name: sys.argv[2] is the number of calls to let pass.
+KILLED_DIRECTORY_WRITER = """
+import os, signal, sys
+from pathlib import Path
+import mt.storage.atomic as atomic
+
+num_left = int(sys.argv[2])
+
+def count():
+    global num_left
+    if num_left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    num_left -= 1
+
+def watch(owner, name):
+    original = getattr(owner, name)
+    def watched(*arguments):
+        count()
+        original(*arguments)
+        count()
+    setattr(owner, name, watched)
+
+watch(Path, "replace")
+watch(atomic, "_exchange")
+watch(atomic, "remove")
+with atomic.atomic_directory(Path(sys.argv[1])) as partial:
+    (partial / "new").write_text("content")
+"""
+
+
+@pytest.mark.parametrize("num_calls", range(8))
+def test_killed_writer_leaves_one_of_two_whole_directories(tmp_path: Path, num_calls: int) -> None:
+    path = tmp_path / "directory"
+    path.mkdir()
+    (path / "old").write_text("content")
+    command = [sys.executable, "-c", KILLED_DIRECTORY_WRITER, path, str(num_calls)]
+    process = subprocess.run(command, check=False)
+    assert os.listdir(path) in (["old"], ["new"])
+    if process.returncode == 0:
+        assert os.listdir(tmp_path) == ["directory"]
+        assert os.listdir(path) == ["new"]
+    else:
+        assert process.returncode == -signal.SIGKILL
+
+
+def test_two_writers_of_one_directory_do_not_collide(tmp_path: Path) -> None:
+    path = tmp_path / "directory"
+    with atomic_directory(path) as slow:
+        (slow / "slow").write_text("content")
+        with atomic_directory(path) as fast:
+            (fast / "fast").write_text("content")
+        assert os.listdir(path) == ["fast"]
+    assert os.listdir(path) == ["slow"]
+    assert os.listdir(tmp_path) == ["directory"]
+
+
+def test_directory_is_exchanged_on_a_filesystem_without_an_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mt.storage.atomic.ctypes, "CDLL", lambda *_, **__: object())
+    test_directory_replaces_another_when_all_is_written(tmp_path)
 
 
 # Errors and removing

@@ -217,6 +217,38 @@ def test_newest_and_best_are_kept(tmp_path: Path, keep: int, best: int) -> None:
         assert_is_step(store.path / f"step_{step:08d}", step)
 
 
+def test_copies_that_a_user_made_are_kept_and_not_resumed_from(tmp_path: Path) -> None:
+    store = make_store(tmp_path, keep=1)
+    copies = {"step_00000001_good", "step_1", "step_00000009.old"}
+    first = save(store, 1)
+    for name in copies:
+        shutil.copytree(first, store.path / name)
+    for step in range(2, 5):
+        save(store, step)
+    assert names_in(store) == copies | {"step_00000004", "last"}
+    (store.path / "last").unlink()
+    checkpoint, _ = store.load_newest()
+    assert loaded_step(checkpoint) == 4
+
+
+def test_missing_pointers_are_written_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path, keep=3)
+    for step in range(1, 5):
+        save(store, step, is_best=step in (1, 3))
+    for pointer in ("last", "best"):
+        (store.path / pointer).unlink()
+    store.repair_pointers(4)
+    assert find_checkpoint(store.path, "last").name == "step_00000004"
+    assert find_checkpoint(store.path, "best").name == "step_00000003"
+
+
+def test_newest_checkpoint_is_found_by_its_number(tmp_path: Path) -> None:
+    store = make_store(tmp_path, keep=1)
+    save(store, 99_999_999)
+    save(store, 100_000_000)
+    assert names_in(store) == {"step_100000000", "last"}
+
+
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     save(store, 1)
@@ -461,10 +493,10 @@ def reset_to_first_checkpoint(store: CheckpointStore) -> None:
     save(store, 1, is_best=True)
 
 
-def test_partial_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> None:
+def test_partial_checkpoint_is_ignored(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     directory = save(store, 1)
-    partial = store.path / ".step_00000002.partial"
+    partial = store.path / ".step_00000002.1a2b3c4d.partial"
     shutil.copytree(directory, partial)
     (partial / MODEL).write_bytes(b"half a mod")
     (partial / "rubbish").write_bytes(b"")
@@ -472,7 +504,7 @@ def test_partial_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> None:
         find_checkpoint(store.path, "step_00000002")
     assert_is_step(find_checkpoint(store.path, "last"), 1)
     assert_is_step(save(store, 2), 2)
-    assert names_in(store) == {"step_00000001", "step_00000002", "last"}
+    assert names_in(store) == {"step_00000001", "step_00000002", "last", partial.name}
     assert {path.name for path in (store.path / "step_00000002").iterdir()} == set(FILES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,6 +36,16 @@ def test_lock_excludes_others_until_released(tmp_path: Path) -> None:
         pass
 
 
+def test_lock_holds_when_its_file_is_deleted(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run")
+    with first.lock():
+        (first.path / ".lock").unlink()
+        with pytest.raises(RunDirError, match="another process"), RunDir(first.path).lock():
+            pass
+    with first.lock():
+        pass
+
+
 def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), run.lock():
@@ -58,15 +69,43 @@ def test_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
 
 def test_lock_removes_partial_files_of_a_killed_process(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    partial_checkpoint = tmp_path / "checkpoints" / ".step_00000007.partial"
-    partial_checkpoint.mkdir(parents=True)
-    (partial_checkpoint / "model.safetensors").write_bytes(b"half")
-    (tmp_path / ".config.yaml.1a2b3c4d.partial").write_bytes(b"half")
+    digest = "0123456789abcdef" * 2
+    for name in (
+        "checkpoints/.step_00000007.partial",  # of an earlier version
+        "checkpoints/.step_00000008.1a2b3c4d.partial",
+        f"cache/.{digest}.1a2b3c4d.partial",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "content").write_bytes(b"half")
+    for name in (
+        ".config.yaml.1a2b3c4d.partial",
+        ".tokenizer.model.1a2b3c4d.partial",
+        ".tokenizer.src.model.1a2b3c4d.partial",
+        "checkpoints/.last.1a2b3c4d.partial",
+        "checkpoints/.best.1a2b3c4d.partial",
+    ):
+        (tmp_path / name).write_bytes(b"half")
     (tmp_path / "config.yaml").write_bytes(b"whole")
     with run.lock():
-        files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert files - {".lock"} == {"config.yaml"}
-    assert not partial_checkpoint.exists()
+        names = {path.name for path in tmp_path.rglob("*")}
+    assert names - {".lock"} == {"config.yaml", "checkpoints", "cache"}
+
+
+def test_lock_leaves_the_partial_files_of_others(tmp_path: Path) -> None:
+    """Another command may be writing them just now."""
+    names = [
+        ".test.de.1a2b3c4d.partial",  # of `mt translate -o`
+        "out/.test.de.1a2b3c4d.partial",
+        "out/.config.yaml.1a2b3c4d.partial",
+        "checkpoints/.mine.partial",
+        "checkpoints/.step_00000007_good.partial",
+        ".config.yaml.partial.partial",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    with RunDir(tmp_path).lock():
+        assert all((tmp_path / name).is_file() for name in names)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs Linux's /proc")
@@ -89,3 +128,12 @@ def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         open_run_dir(tmp_path / "missing")
     with pytest.raises(RunDirError, match=r"it has no config\.yaml"):
         open_run_dir(tmp_path)
+
+
+def test_display_path_without_a_current_directory(tmp_path: Path) -> None:
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+    with contextlib.chdir(tmp_path):
+        os.chdir(deleted)
+        deleted.rmdir()
+        assert RunDir(tmp_path / "run").display_path == str(tmp_path / "run")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pty
 import sys
 import termios
 
 import pytest
+from tqdm import tqdm
 
 from mt.cli.logs import configure_logging
 from mt.training.console import Console, format_duration, format_validation
@@ -167,3 +170,39 @@ def test_terminal_bar_without_total(monkeypatch: pytest.MonkeyPatch) -> None:
     *_, bar, _ = screen_lines(run_on_terminal(monkeypatch, total=None))
     assert bar.startswith("1002step")
     assert "%" not in bar
+
+
+class FailingTerminal(io.StringIO):
+    """A terminal that can be written only at first."""
+
+    num_writes_left = 0
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.num_writes_left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.num_writes_left -= 1
+        return super().write(text)
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 3, 10])
+def test_progress_that_cannot_be_shown_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, num_writes: int
+) -> None:
+    terminal = FailingTerminal()
+    terminal.num_writes_left = num_writes
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # no thread that redraws the bar
+    console = Console(enabled=True)
+    steps = []
+    with console.progress_bar(9, step=0):
+        for step in range(1, 10):
+            console.advance(step)
+            console.show_progress(step, loss=2.0, lr=0.1, tokens_per_second=9, seconds_left=1)
+            console.warning("something happened")
+            steps.append(step)
+    assert steps == list(range(1, 10))
+    assert terminal.num_writes_left == 0
+    assert "Traceback" not in terminal.getvalue()

@@ -28,11 +28,17 @@ from runs import (
 )
 
 import mt.storage.atomic
+from mt.config.load import load_run_config
 from mt.data.dataset import Epoch
+from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
 from mt.experiment import Experiment
-from mt.training.run import read_config, train
+from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.training.metrics_log import Validation
+from mt.training.objective import Objective
+from mt.training.run import read_config, run_training, train
 from mt.training.trainer import Trainer
+from mt.training.validator import Validator
 
 
 class Killed(BaseException):
@@ -128,8 +134,16 @@ def test_resume_after_max_steps_equals_uninterrupted(
     assert_same_run(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [1, 8])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (signal.SIGTERM, 1),
+        (signal.SIGINT, 8),
+        (signal.SIGHUP, 1),
+        (signal.SIGTERM, 2),  # before the validation of update 3
+        (signal.SIGINT, 11),  # before that of the last update
+    ],
+)
 def test_resume_after_signal_equals_uninterrupted(
     config_path: Path,
     uninterrupted: Path,
@@ -140,9 +154,72 @@ def test_resume_after_signal_equals_uninterrupted(
 ) -> None:
     config = configure(config_path, tmp_path, *RANDOM)
     call_at_update(monkeypatch, step, lambda: signal.raise_signal(number))
-    train(config)
+    assert run_training(config).stop_signal == number.name
     assert checkpoint_path(tmp_path).name == f"step_{step + 1:08}"
+    assert run_training(config).stop_signal is None
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [6, 12])
+@pytest.mark.parametrize("part", ["translating", "loss"])
+def test_signal_during_validation_leaves_it_to_the_resumed_run(
+    config_path: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    part: str,
+) -> None:
+    config = configure(config_path, tmp_path, *RANDOM)
+    with monkeypatch.context() as patch:
+        original_validate = Validator.__call__
+
+        def validate(validator: Validator, objective: Objective) -> Validation:
+            if not (tmp_path / "checkpoints" / f"step_{step - 3:08}").exists():
+                return original_validate(validator, objective)
+            if part == "loss":
+                original_validate(validator, objective)
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the validation goes on")
+
+        patch.setattr(Validator, "__call__", validate)
+        assert run_training(config).stop_signal == "SIGTERM"
+    assert checkpoint_path(tmp_path).name == f"step_{step:08}"
+    valid_lines = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "valid"]
+    assert [line["step"] for line in valid_lines] == list(range(3, step, 3))
     train(config)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_ignored_sighup_stays_ignored(
+    config_path: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under `nohup`."""
+    call_at_update(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGHUP))
+    handler_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        end = run_training(configure(config_path, tmp_path, *RANDOM))
+    finally:
+        signal.signal(signal.SIGHUP, handler_before)
+    assert end.stop_signal is None
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_sigusr1_saves_and_training_continues(
+    config_path: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_at_update(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGUSR1))
+    saved = []
+    original_save = CheckpointStore.save
+
+    def save(store: CheckpointStore, checkpoint: Checkpoint, *, step: int, is_best: bool) -> Path:
+        saved.append(step)
+        return original_save(store, checkpoint, step=step, is_best=is_best)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    end = run_training(configure(config_path, tmp_path, *RANDOM))
+    assert saved == [3, 5, 6, 9, 12]
+    assert end.stop_signal is None
     assert_same_run(tmp_path, uninterrupted)
 
 
@@ -297,6 +374,51 @@ def test_moved_run_resumes(config_path: Path, half: Path, tmp_path: Path) -> Non
     assert checkpoint_path(half).name == "step_00000006"
 
 
+def test_project_that_moved_resumes(config_path: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """With its config, its text and its run."""
+    first = tmp_path / "first"
+    shutil.copytree(config_path.parent, first)
+    text = config_path.read_text(encoding="utf-8")
+    for project in ("first", "second"):
+        moved = tmp_path / project
+        if project == "second":
+            first.rename(moved)
+        (moved / "copy.yaml").write_text(text.replace(str(config_path.parent), str(moved)))
+        max_steps = {"first": "6", "second": "12"}[project]
+        overrides = (*RANDOM, f"train.max_steps={max_steps}")
+        run_dir = train(configure(moved / "copy.yaml", moved / "run", *overrides))
+    assert_same_run(run_dir, uninterrupted)
+    assert load_run_config(run_dir / "config.yaml").data.train[0].prefix == str(moved / "train")
+
+
+def test_other_text_at_another_path_is_refused(
+    config_path: Path, half: Path, tmp_path: Path
+) -> None:
+    run_dir = Path(shutil.copytree(half, tmp_path / "run"))
+    for lang in ("aa", "bb"):
+        (tmp_path / f"other.{lang}").write_text("balo deru\n" * 20, encoding="utf-8")
+    files_before = read_all_files(run_dir)
+    for key in ("data.train.0.prefix", "data.valid.prefix"):
+        with pytest.raises(CheckpointError, match="text has changed"):
+            train(configure(config_path, run_dir, f"{key}={tmp_path / 'other'}"))
+    files = read_all_files(run_dir)
+    assert {path: files[path] for path in files_before} == files_before
+
+
+def test_tokenizer_may_move_but_not_change(config_path: Path, half: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.model"
+    shutil.copyfile(half / "tokenizer.model", given)
+    run_dir = tmp_path / "run"
+    overrides = ("tokenizer.vocab_size=8000", "train.max_steps=1")
+    train(configure(config_path, run_dir, *overrides, f"tokenizer.model={given}"))
+    moved = given.rename(tmp_path / "moved.model")
+    overrides = ("tokenizer.vocab_size=8000", "train.max_steps=2")
+    train(configure(config_path, run_dir, *overrides, f"tokenizer.model={moved}"))
+    train_tokenizer(["one two three"] * 9, given, kind="bpe", vocab_size=290)
+    with pytest.raises(RunDirError, match=r"another tokenizer than .*given\.model"):
+        train(configure(config_path, run_dir, *overrides, f"tokenizer.model={given}"))
+
+
 def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_path: Path) -> None:
     overrides = (*RANDOM, "train.max_steps=400", "train.validate_every=200", "train.log_every=5")
     stopped = tmp_path / "stopped"
@@ -309,7 +431,7 @@ def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_p
     wait_for_first_update(stopped / "metrics.jsonl")
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "stopped by SIGTERM after" in stderr
     assert "same command again" in stderr.splitlines()[-1]
     step = int(checkpoint_path(stopped).name.removeprefix("step_"))
@@ -318,6 +440,24 @@ def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_p
     train(configure(config_path, stopped, *overrides))
     whole = train(configure(config_path, tmp_path / "whole", *overrides))
     assert_same_run(stopped, whole)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_signal_saves_when_stderr_cannot_be_written(config_path: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    command = train_command(config_path, run_dir, "train.max_steps=100000", "train.log_every=5")
+    command += ["--set", "train.validate_every=100000"]
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(command, stderr=full, env=one_thread()) as process,
+    ):
+        try:
+            wait_for_first_update(run_dir / "metrics.jsonl")
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+    assert checkpoint_path(run_dir).is_dir()
 
 
 def wait_for_first_update(metrics: Path) -> None:
@@ -374,6 +514,33 @@ def test_library_call_writes_nothing_to_stderr(
 ) -> None:
     train(configure(config_path, tmp_path, "train.max_steps=2"))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("first_is_fast", [True, False])
+def test_run_killed_before_its_first_checkpoint_keeps_its_precision(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_is_fast: bool
+) -> None:
+    """Two measurements of the speed of bf16 may differ."""
+    overrides = ("train.precision=auto", "train.max_steps=2")
+    monkeypatch.setattr("mt.device._is_bf16_fast", lambda: first_is_fast)
+    with monkeypatch.context() as patch:
+        call_at_update(patch, 1, kill)
+        with pytest.raises(Killed):
+            train(configure(config_path, tmp_path, *overrides))
+    monkeypatch.setattr("mt.device._is_bf16_fast", lambda: not first_is_fast)
+    train(configure(config_path, tmp_path, *overrides))
+    expected = "bf16" if first_is_fast else "fp32"
+    assert load_run_config(tmp_path / "config.yaml").train.precision == expected
+
+
+@pytest.mark.parametrize("config", ["", "train: {precision: bf16}", "\0"])
+def test_config_of_no_run_does_not_settle_the_precision(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    monkeypatch.setattr("mt.device._is_bf16_fast", lambda: False)
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    train(configure(config_path, tmp_path, "train.precision=auto", "train.max_steps=1"))
+    assert load_run_config(tmp_path / "config.yaml").train.precision == "fp32"
 
 
 def test_renamed_key_is_reported_once(

@@ -25,7 +25,7 @@ from mt.storage.checkpoint import CheckpointStore, load_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import LossSums, Objective
-from mt.training.trainer import Trainer
+from mt.training.trainer import Trainer, dropout_seed
 
 CPU = Runtime(torch.device("cpu"))
 MODEL_SHAPE = {
@@ -424,3 +424,9 @@ def test_checkpoint_beyond_the_epochs_end_is_refused(tmp_path: Path) -> None:
     fewer_batches = make_trainer(tmp_path, BATCHES[:2], max_steps=5)
     with pytest.raises(CheckpointError, match="at batch 3 of epoch 0, which has 2"):
         fewer_batches.fit()
+
+
+def test_dropout_of_every_seed_and_rank_is_its_own() -> None:
+    seeds = [dropout_seed(seed, rank) for seed in range(20) for rank in range(8)]
+    assert len(set(seeds)) == len(seeds)
+    assert [dropout_seed(seed, 0) for seed in range(20)] == list(range(1, 21))
