@@ -151,6 +151,7 @@ def translate_with_ctranslate2(
 ) -> list[list[str]]:
     """Return the first pieces of greedy translations, without the ids that our search forbids."""
     tokenizer = translator.tgt_tokenizer
+    texts = [translator.src_normalizer(text) for text in texts]
     results = exported.translate_batch(
         to_pieces(translator.src_tokenizer, translator.src_tokenizer.encode(texts)),
         beam_size=1,
