@@ -113,10 +113,17 @@ class Experiment:
     def train_tokenizers(self) -> None:
         """Train the tokenizers, or copy those that the config names, into the run directory."""
         section = self.config.tokenizer
+        src_path, tgt_path = self.run_dir.tokenizer_paths(section.joint)
+        init_from = self.config.train.init_from
+        if init_from is not None:
+            parent_src, parent_tgt = RunDir(Path(init_from)).tokenizer_paths(section.joint)
+            self._make_tokenizer(src_path, str(parent_src), [])
+            if not section.joint:
+                self._make_tokenizer(tgt_path, str(parent_tgt), [])
+            return
         files = training_files(self.config.data)
         src_texts = [corpus.src for corpus in files]
         tgt_texts = [corpus.tgt for corpus in files]
-        src_path, tgt_path = self.run_dir.tokenizer_paths(section.joint)
         if section.joint:
             self._make_tokenizer(src_path, section.model, src_texts + tgt_texts)
         else:

@@ -295,6 +295,19 @@ class TrainConfig(Section):
     run_dir: FilePath | None = setting(
         None, "directory of the run; null: runs/<name of the config file>"
     )
+    init_from: FilePath | None = setting(
+        None,
+        "directory of a run to start from: its weights, tokenizer and normalization; keys of the "
+        "model that are not set here have its values",
+    )
+    init_checkpoint: Name = setting(
+        "best", "checkpoint of init_from, such as best, last or average"
+    )
+    freeze: tuple[Name, ...] = setting(
+        (),
+        "weights that are not trained, by the beginnings of their names, such as encoder_layers or "
+        "decoder_layers.0; only with init_from",
+    )
     seed: Seed = setting(1, "seed of all random numbers")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "where to compute; auto: cuda if there is a GPU"
@@ -368,6 +381,8 @@ class TrainConfig(Section):
                     "warmup_steps",
                     f"wanted less than max_steps ({self.max_steps}), found {self.warmup_steps}",
                 )
+        if self.freeze and self.init_from is None:
+            yield "freeze", "keeps the weights of another run: wanted init_from"
         if self.device == "cpu" and self.compile:
             yield "compile", "is slower on a cpu: wanted false, or device: cuda"
         if self.device == "cpu" and self.precision == "fp16":

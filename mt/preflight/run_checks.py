@@ -21,6 +21,7 @@ from mt.preflight.languages import TrigramLogOdds, learn_log_odds
 from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
 from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
+from mt.training.init_from import inherit_from_other_run
 from mt.training.resume_rules import forbidden_changes
 from mt.training.run import read_config, resolve_auto, settled_precision
 
@@ -282,8 +283,9 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
     can_resume = has_checkpoint(run_dir.checkpoints_dir)
     # A run that cannot continue with this config says nothing about a new one.
     trial_precision = None if can_resume else precision
+    trial_config = config if can_resume else inherit_from_other_run(config)
     trial_config, trial_runtime = resolve_auto(
-        config, runtime, run_config=None, run_precision=trial_precision
+        trial_config, runtime, run_config=None, run_precision=trial_precision
     )
     has_usable_run = False
     if can_resume:

@@ -96,6 +96,7 @@ def try_update(
         _moments = [
             torch.zeros_like(weight)
             for weight in objective.parameters()
+            if weight.requires_grad
             for _ in range(num_moments)
         ]
         for batch in batches:

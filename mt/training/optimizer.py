@@ -19,8 +19,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
     Weight decay applies to matrices only, not to biases and norms.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    vectors = [parameter for parameter in trained if parameter.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -102,7 +103,9 @@ def unpack_optimizer(
     No tensors stand for an optimizer that has done no update. Raises ValueError for tensors of
     other parameters.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     expected_shapes = {}
     for name, parameter in parameters.items():
         expected_shapes[f"{name}/exp_avg"] = parameter.shape

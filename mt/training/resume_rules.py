@@ -27,11 +27,13 @@ CHANGEABLE_KEYS = (
     "train.max_skipped",
 )
 
-# Keys with paths of files. They may change, because the content of the files is compared.
+# Keys with paths of files. They may change, because the content of the files is compared, or no
+# longer needed.
 PATH_KEYS = re.compile(
     r"data\.train\.\d+\.(prefix|src|tgt)"
     r"|data\.valid\.(prefix|src|refs\.\d+)"
     r"|tokenizer\.(model|src_model|tgt_model)"
+    r"|train\.init_from"  # read only when the run begins
 )
 
 

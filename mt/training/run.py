@@ -26,6 +26,7 @@ from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file
 from mt.storage.checkpoint import CheckpointStore, has_checkpoint
 from mt.storage.run_dir import RunDir
+from mt.training.init_from import inherit_from_other_run
 from mt.training.resume_rules import (
     forbidden_changes,
     refuse_other_text,
@@ -103,6 +104,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
     if run_config is not None:
         config = fill_unset_keys(config, run_config)
+    else:
+        config = inherit_from_other_run(config)
     precision = None
     if runtime.is_main:
         precision = settled_precision(run_dir, runtime)

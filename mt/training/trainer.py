@@ -32,6 +32,7 @@ from mt.storage.run_dir import RunDir
 from mt.training import stopping
 from mt.training.average import WeightAverage
 from mt.training.console import Console, format_duration
+from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
     IncidentRecord,
@@ -119,6 +120,9 @@ class Trainer:
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
+        if not has_checkpoint(experiment.run_dir.checkpoints_dir):
+            load_initial_weights(model, config)
+        freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
         validator = Validator(experiment, runtime)

@@ -1,0 +1,82 @@
+"""Start of a training from another run: `train.init_from` and `train.freeze`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mt.config.load import diff_configs, inherit_model, load_run_config
+from mt.config.schema import Config, TrainConfig
+from mt.errors import ConfigError
+from mt.model.transformer import Transformer
+from mt.storage.checkpoint import find_checkpoint, load_weights
+from mt.storage.run_dir import open_run_dir
+
+# Keys that may differ from the other run: they change neither shape nor meaning of the weights.
+FREE_KEYS = {
+    "model.dropout",
+    "model.attention_dropout",
+    "model.activation_dropout",
+    "model.embedding_dropout",
+    "tokenizer.bpe_dropout",
+    # The tokenizer is copied from the other run.
+    "tokenizer.model",
+    "tokenizer.src_model",
+    "tokenizer.tgt_model",
+}
+
+
+def inherit_from_other_run(config: Config) -> Config:
+    """Return the config with the model, tokenizer and normalization of `train.init_from`.
+
+    Without `train.init_from`, the config is returned as it is. ConfigError when the user set one of
+    these keys to another value than that run has, RunDirError when there is no such run.
+    """
+    init_from = config.train.init_from
+    if init_from is None:
+        return config
+    parent = load_run_config(open_run_dir(Path(init_from)).config_path)
+    child = inherit_model(config, parent)
+    parent_parts = {
+        "model": parent.model,
+        "tokenizer": parent.tokenizer,
+        "data": child.data.model_copy(update={"normalization": parent.data.normalization}),
+    }
+    differences = diff_configs(child.model_copy(update=parent_parts), child)
+    forbidden = [line for line in differences if line.partition(":")[0] not in FREE_KEYS]
+    if forbidden:
+        listed = "\n  ".join(forbidden)
+        raise ConfigError(f"train.init_from: {init_from} has another model; undo:\n  {listed}")
+    return child
+
+
+def load_initial_weights(model: Transformer, config: TrainConfig) -> None:
+    """Load the weights of `train.init_from`, if there is one; averages, if that run has them.
+
+    CheckpointError when there is no such checkpoint, or when it holds another model.
+    """
+    if config.init_from is None:
+        return
+    device = model.output_weight.device
+    run_dir = open_run_dir(Path(config.init_from))
+    load_weights(model, find_checkpoint(run_dir.checkpoints_dir, config.init_checkpoint))
+    model.to(device)
+
+
+def freeze_weights(model: Transformer, prefixes: Sequence[str]) -> None:
+    """Exclude the weights with names that begin with one of the prefixes from training.
+
+    A prefix is a whole part of a dotted name: `encoder_layers.1` is not `encoder_layers.10`.
+    ConfigError for a prefix without weights, and when no weight is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for prefix in prefixes:
+        names = [name for name in parameters if f"{name}.".startswith(f"{prefix}.")]
+        if not names:
+            beginnings = sorted({name.partition(".")[0] for name in parameters})
+            raise ConfigError(
+                f"train.freeze: no weights are called {prefix}: wanted one of "
+                f"{', '.join(beginnings)}, or longer names such as {next(iter(parameters))}"
+            )
+        for name in names:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ConfigError("train.freeze: no weight is left to train")
