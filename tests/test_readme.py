@@ -40,6 +40,7 @@ TINY = [
     "model.num_decoder_layers=1",
     "train.warmup_steps=2",
     "train.max_steps=4",
+    "train.validate_every=2",
     "search.max_length_factor=1",
     "search.max_length_offset=2",
 ]
