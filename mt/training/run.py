@@ -18,12 +18,12 @@ from mt.config.load import (
 from mt.config.schema import Config, FilePath
 from mt.data.eval_set import EvalSet, warn_of_other_form
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
-from mt.errors import ConfigError, DeviceError, RunDirError
+from mt.errors import ConfigError, DeviceError, MtError, RunDirError
 from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
 from mt.evaluation.languages import bleu_tokenizer
 from mt.evaluation.metrics import Scoring
 from mt.experiment import Experiment
-from mt.storage.atomic import atomic_file
+from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import CheckpointStore, has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_other_run
@@ -84,9 +84,15 @@ def run_training(config: Config) -> TrainingEnd:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
     runtime = open_runtime(config.train.device)
+    is_new = runtime.is_main and not run_dir.path.exists()
     lock = run_dir.lock() if runtime.is_main else nullcontext()
     with lost_rank_as_error(runtime.rank), lock:
-        experiment, runtime = prepare_run(config, run_dir, runtime)
+        try:
+            experiment, runtime = prepare_run(config, run_dir, runtime)
+        except MtError:
+            if is_new:
+                remove(run_dir.path)  # a mistake in the config or the text: nothing has begun
+            raise
         trainer = Trainer.from_experiment(experiment, runtime)
         trainer.fit()
         runtime.close()

@@ -346,6 +346,7 @@ class Trainer:
         When a signal asks to stop, the validation is left to the resumed run.
         """
         state = self.state
+        self._check_weights()
         result = self._validate_until_signal() if self.runtime.is_main else None
         validation = self.runtime.broadcast(result)
         if validation is None:
@@ -372,6 +373,12 @@ class Trainer:
             # The checkpoint was not saved, so its score must not count as the best.
             self.unsaved_best = replace(state)
             state.assign(state_before)
+
+    def _check_weights(self) -> None:
+        """Raise TrainingError when a weight is not finite."""
+        weights = self.objective.transformer.state_dict().values()
+        if not torch.stack([weight.isfinite().all() for weight in weights]).all():
+            self._raise_diverged("some weights are not finite")
 
     def _validate_until_signal(self) -> Validation | None:
         """Return the validation, or None if a signal asks to stop before it is complete."""
@@ -523,9 +530,8 @@ class Trainer:
         without it. All ranks get the same result. Raises TrainingError for weights that are not
         finite.
         """
+        self._check_weights()
         weights = self.objective.transformer.state_dict()
-        if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
-            self._raise_diverged("some weights are not finite")
         runtime = self.runtime
         rank_state = {"random": runtime.random_state(), "window": self.window.save()}
         rank_states = runtime.all_gather(rank_state)

@@ -392,7 +392,7 @@ original_check_memory = trainer.check_memory
 
 def limited_check_memory(*args, **kwargs):
     num_pages = int(open("/proc/self/statm").read().split()[0])
-    limit = num_pages * resource.getpagesize() + 2**28
+    limit = num_pages * resource.getpagesize() + 2**29
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     original_check_memory(*args, **kwargs)
 

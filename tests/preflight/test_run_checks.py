@@ -341,6 +341,7 @@ def test_resume_check_beside_an_existing_run(
     assert "resumed from step_0000000" in texts[0]
     assert [text.split(",")[0] for text in texts[1:]] == [
         "weights: equal",
+        "averages: equal",
         "optimizer: equal",
         "metrics: equal",
     ]

@@ -368,16 +368,22 @@ def test_damaged_cache_gives_the_corpus_or_is_refused(directory: Path, good: Goo
 
 @pytest.mark.parametrize(
     ("read", "limit"),
-    [
-        (read_config_file, 500_000),
-        (Tokenizer.load, MAX_FILE_SIZE),
-        (lambda path: list(read_lines(path)), MAX_LINE_SIZE),
-    ],
-    ids=["config", "tokenizer", "text"],
+    [(read_config_file, 500_000), (lambda path: list(read_lines(path)), MAX_LINE_SIZE)],
+    ids=["config", "text"],
 )
 def test_endless_file_is_refused(read: Callable[[Path], Any], limit: int) -> None:
     with pytest.raises(MtError, match=f"at most {limit:,} bytes"):
         read(Path("/dev/zero"))
+
+
+def test_too_large_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.model"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_SIZE + 1)  # takes no space on the disk
+    with pytest.raises(TokenizerError, match=f"at most {MAX_FILE_SIZE:,} bytes"):
+        Tokenizer.load(path)
+    with pytest.raises(TokenizerError, match="wanted a file"):
+        Tokenizer.load(Path("/dev/zero"))
 
 
 def test_tokenizer_with_too_many_pieces_is_refused(

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,21 @@ def uninterrupted(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -
 def half(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of 6 of the 12 updates."""
     return train(configure(config_path, tmp_path_factory.mktemp("half"), "train.max_steps=6"))
+
+
+@pytest.fixture
+def default_signal_handlers() -> Iterator[None]:
+    """Set the handlers that a program in a terminal has. `nohup` and `&` ignore some signals."""
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+    }
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def call_at_update(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
@@ -149,6 +164,7 @@ def test_resume_after_signal_equals_uninterrupted(
     uninterrupted: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    default_signal_handlers: None,
     step: int,
     number: signal.Signals,
 ) -> None:
@@ -490,6 +506,20 @@ def test_resume_refuses_changed_text(config_path: Path, tmp_path: Path, name: st
             train(configure(config_path, run_dir, "train.max_steps=4"))
     finally:
         path.write_text(text, encoding="utf-8")
+
+
+def test_failed_start_leaves_no_run_directory(config_path: Path, tmp_path: Path) -> None:
+    missing = f"data.train.0.prefix={tmp_path}/nowhere"
+    with pytest.raises(DataError, match="nowhere"):
+        train(configure(config_path, tmp_path / "runs" / "new", missing))
+    assert not (tmp_path / "runs" / "new").exists()
+
+    existing = tmp_path / "existing"
+    existing.mkdir()
+    (existing / "notes.txt").write_text("of the user", encoding="utf-8")
+    with pytest.raises(DataError, match="nowhere"):
+        train(configure(config_path, existing, missing))
+    assert (existing / "notes.txt").exists()
 
 
 def test_too_long_validation_pair_is_named_before_training(
