@@ -106,7 +106,7 @@ class Epoch:
         pairs = self._planned_pairs(index, index + 1)
         pairs = self._sample(pairs, seed=f"widest {index}")
         return self._make_batch(
-            self._insert_unseen(pairs, seed=f"widest unseen {index}", probability=1.0)
+            self._insert_unseen(pairs, seed=f"widest unseen {index}", always=True)
         )
 
     def _planned_pairs(self, start: int, end: int) -> EncodedPairs:
@@ -170,20 +170,23 @@ class Epoch:
             yield text
 
     def _insert_unseen(
-        self, pairs: EncodedPairs, *, seed: str, probability: float = NOISY_BATCHES
+        self, pairs: EncodedPairs, *, seed: str, always: bool = False
     ) -> EncodedPairs:
-        """Return the pairs of a batch, with `probability` some of them with noise in the source.
+        """Return the pairs of a batch. Some batches have noise in some of their sources.
 
-        This is a pure function of the pairs, the epoch and `seed`.
+        `always` inserts the noise into any batch. This is a pure function of the pairs, the epoch
+        and `seed`.
         """
         dataset = self.dataset
+        share = dataset.unseen_characters
+        noisy_batches = max(NOISY_BATCHES, share)
         draw = Random(f"{dataset.seed} {self.number} {seed}").random
-        if dataset.unseen_characters == 0.0 or draw() >= probability:
+        if share == 0.0 or (draw() >= noisy_batches and not always):
             return pairs
         return insert_unseen_characters(
             pairs,
             dataset.src_tokenizer,
-            share=dataset.unseen_characters / NOISY_BATCHES,
+            share=share / noisy_batches,
             draw=draw,
             max_length=dataset.max_length,
         )

@@ -48,7 +48,7 @@ Alignment = list[tuple[int, int]]  # sorted links (source word, target word), co
 
 
 class Segment(NamedTuple):
-    """Token ids of a text, or of one piece of it, and of its translation.
+    """Token ids of a text, or of one part of it, and of its translation.
 
     Both end in eos. The source begins with its prefix of tags, if it has one.
     """
@@ -58,13 +58,13 @@ class Segment(NamedTuple):
 
 
 class SegmentStart(NamedTuple):
-    """The position of the first character of a segment in the text, and in its translation."""
+    """Where a segment begins in the normalized text, and in its translation, in characters."""
 
     src: int
     tgt: int
 
 
-class Piece(NamedTuple):
+class TextPart(NamedTuple):
     """A text, or a part of it, that is translated on its own."""
 
     start: int  # where it begins in the text
@@ -143,7 +143,7 @@ class Translator:
 
         `beam_size` and `length_penalty` default to the values in the run's config. `exact` searches
         each text alone, so that no bit of a score depends on other texts. This is slower. With
-        `sampling`, the translator draws `beam_size` translations of each text instead of searching.
+        `sampling`, the translator draws translations of each text instead of searching.
         Without `split_lines`, a text is translated as a whole if it has at most `data.max_length`
         tokens.
         """
@@ -196,7 +196,7 @@ class Translator:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. `prefix` holds ids of tags, such as a target
-        language, as the model was trained with them: see `split`.
+        language, as the model was trained with them: see `split_text`.
         """
         if isinstance(texts, str):
             return self.translate([texts], prefix=prefix)[0]
@@ -210,22 +210,24 @@ class Translator:
         num_translations: int | None = None,
         prefix: Prefix = (),
     ) -> list[list[Translation]]:
-        """Return up to `num_translations` of each text, best first; None: up to `beam_size`.
+        """Return up to `num_translations` translations of each text, best first.
 
-        The translations of a text have different texts, except for samples. A text of several
-        pieces is translated piece by piece (see `pieces`). Its k-th translation joins the k-th
-        translations of all pieces.
+        The default is `beam_size`. The translations of a text have different texts, except for
+        samples: of these, as many are drawn as are wanted, and equal texts get equal samples. A
+        text of several parts is translated part by part (see `split_text`). Its k-th translation
+        joins the k-th translations of all parts.
         """
         if isinstance(texts, str):
             raise TypeError("n_best takes a list of texts, not a single str")
-        pieces_of_texts = [self.pieces(self.src_normalizer(text), prefix=prefix) for text in texts]
-        all_segments = [piece.src_ids for pieces in pieces_of_texts for piece in pieces]
+        texts = [self.src_normalizer(text) for text in texts]
+        parts_of_texts = [self.split_text(text, prefix=prefix) for text in texts]
+        all_segments = [part.src_ids for parts in parts_of_texts for part in parts]
         if num_translations is None:
             num_translations = self.search.beam_size
         translations = iter(self._translate_segments(all_segments, num_translations))
         return [
-            _join_translations(text, pieces, [next(translations) for _ in pieces])
-            for text, pieces in zip(texts, pieces_of_texts, strict=True)
+            _join_translations(text, parts, [next(translations) for _ in parts])
+            for text, parts in zip(texts, parts_of_texts, strict=True)
         ]
 
     def translate_chunks(
@@ -250,7 +252,7 @@ class Translator:
         num_unknown_lines = 0
         unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
         num_split_lines = 0
-        num_pieces = 0
+        num_parts = 0
         for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
             translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
             for line_translations in translations:
@@ -258,7 +260,7 @@ class Translator:
                 num_segments = len(line_translations[0].segments)
                 if num_segments > 1:
                     num_split_lines += 1
-                    num_pieces += num_segments
+                    num_parts += num_segments
             for line in chunk:
                 unknown = self.src_normalizer.unknown_characters(line)
                 unknown_characters.update(unknown)
@@ -273,28 +275,28 @@ class Translator:
         if num_split_lines > 0:
             logger.info(
                 f"translate: {num_split_lines:,} of {num_lines:,} lines were split "
-                f"into {num_pieces:,} parts"
+                f"into {num_parts:,} parts"
             )
 
-    def split(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
-        """Return the source ids of the pieces of a text, in order."""
-        return [piece.src_ids for piece in self.pieces(text, prefix=prefix)]
+    def encode_parts(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
+        """Return the source ids of the parts of a text, in order."""
+        return [part.src_ids for part in self.split_text(text, prefix=prefix)]
 
-    def pieces(self, text: str, *, prefix: Prefix = ()) -> list[Piece]:
-        """Return the pieces of a text that are translated one by one, in order.
+    def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
+        """Return the parts of a text that are translated one by one, in order.
 
         The text is encoded as it is: `src_normalizer` prepares a text for this.
 
         A text is split where its sentences end if it is longer than usual training sources, or if
         these had hardly ever several sentences. A sentence that is very long is split near its
-        middle, and its halves in the same way. A blank text has no pieces. The prefix is in front
-        of every piece. Raises ValueError if it has other ids than tags.
+        middle, and its halves in the same way. A blank text has no parts. The prefix is in front
+        of every part. Raises ValueError if it has other ids than tags.
         """
         if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
         if is_blank(text):
             return []
-        whole = self._piece(text, 0, prefix)
+        whole = self._encode_part(text, 0, prefix)
         if not self._splits_every_text and len(whole.src_ids) <= self._usual_length:
             return [whole]
         sentences = [whole]
@@ -302,28 +304,28 @@ class Translator:
             starts = [0, *(cut.stop for cut in cuts)]
             ends = [*(cut.start for cut in cuts), len(text)]
             sentences = [
-                self._piece(text[start:end], start, prefix)
+                self._encode_part(text[start:end], start, prefix)
                 for start, end in zip(starts, ends, strict=True)
             ]
-        return [part for sentence in sentences for part in self._short_pieces(sentence, prefix)]
+        return [part for sentence in sentences for part in self._short_parts(sentence, prefix)]
 
-    def _short_pieces(self, piece: Piece, prefix: Prefix) -> list[Piece]:
-        """Return a piece, or parts of it that are short enough."""
-        if is_blank(piece.text):
+    def _short_parts(self, part: TextPart, prefix: Prefix) -> list[TextPart]:
+        """Return a part, or parts of it that are short enough."""
+        if is_blank(part.text):
             return []
-        if len(piece.src_ids) <= self._rare_length:
-            return [piece]
-        cut = middle_cut(piece.text)
+        if len(part.src_ids) <= self._rare_length:
+            return [part]
+        cut = middle_cut(part.text)
         if cut is None:
-            return [piece]
-        left = self._piece(piece.text[: cut.start], piece.start, prefix)
-        right = self._piece(piece.text[cut.stop :], piece.start + cut.stop, prefix)
-        return self._short_pieces(left, prefix) + self._short_pieces(right, prefix)
+            return [part]
+        left = self._encode_part(part.text[: cut.start], part.start, prefix)
+        right = self._encode_part(part.text[cut.stop :], part.start + cut.stop, prefix)
+        return self._short_parts(left, prefix) + self._short_parts(right, prefix)
 
-    def _piece(self, text: str, start: int, prefix: Prefix) -> Piece:
+    def _encode_part(self, text: str, start: int, prefix: Prefix) -> TextPart:
         """Encode a part of a text that begins at `start`."""
         (text_ids,) = self.src_tokenizer.encode([text])
-        return Piece(start, text, [*prefix, *text_ids])
+        return TextPart(start, text, [*prefix, *text_ids])
 
     @property
     def _splits_every_text(self) -> bool:
@@ -356,16 +358,16 @@ class Translator:
     def _translate_segments(
         self, segments: Sequence[Sequence[int]], num_translations: int
     ) -> list[list[Translation]]:
-        """Return up to `num_translations` of each segment of source ids, best first.
+        """Return up to `num_translations` translations of each segment of ids, best first.
 
         Where the best hypotheses have equal texts, because the model knows several ways to divide a
         text into subwords, a search with a larger beam looks for others. It does not change the
         best translation.
         """
         beam_size = self.search.beam_size
-        found = self._search(segments, beam_size)
         if self.sampling is not None:
-            return [translations[:num_translations] for translations in found]
+            return self._search(segments, num_translations)
+        found = self._search(segments, beam_size)
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
@@ -489,34 +491,34 @@ def _merge_equal_texts(translations: Iterable[Translation]) -> list[Translation]
 
 
 def _join_translations(
-    text: str, pieces: Sequence[Piece], translations: Sequence[Sequence[Translation]]
+    text: str, parts: Sequence[TextPart], translations: Sequence[Sequence[Translation]]
 ) -> list[Translation]:
-    """Return the translations of a text from those of its pieces.
+    """Return the translations of a text from those of its parts.
 
-    The k-th translation joins the k-th of each piece, as far as all pieces have one. A blank text
-    has no pieces, and its translation is empty.
+    The k-th translation joins the k-th of each part, as far as all parts have one. A blank text
+    has no parts, and its translation is empty.
     """
-    if not pieces:
+    if not parts:
         return [Translation("", 0.0, 0.0)]
     return [
-        _join_same_rank(text, pieces, same_rank) for same_rank in zip(*translations, strict=False)
+        _join_same_rank(text, parts, same_rank) for same_rank in zip(*translations, strict=False)
     ]
 
 
 def _join_same_rank(
-    text: str, pieces: Sequence[Piece], translations: Sequence[Translation]
+    text: str, parts: Sequence[TextPart], translations: Sequence[Translation]
 ) -> Translation:
-    """Return the translation of a text from one translation of each of its pieces."""
+    """Return the translation of a text from one translation of each of its parts."""
     joined = ""
     segments: list[Segment] = []
     segment_starts = []
-    previous_end = 0  # of the piece before, in the text
-    for piece, translation in zip(pieces, translations, strict=True):
-        joined += separator(text, Cut(previous_end, piece.start), joined, translation.text)
+    previous_end = 0  # of the part before, in the text
+    for part, translation in zip(parts, translations, strict=True):
+        joined += separator(text, Cut(previous_end, part.start), joined, translation.text)
         segments.extend(translation.segments)
-        segment_starts.append(SegmentStart(piece.start, len(joined)))
+        segment_starts.append(SegmentStart(part.start, len(joined)))
         joined += translation.text
-        previous_end = piece.start + len(piece.text)
+        previous_end = part.start + len(part.text)
     return Translation(
         text=joined,
         score=sum(translation.score for translation in translations),

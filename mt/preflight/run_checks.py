@@ -23,7 +23,7 @@ from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_other_run
 from mt.training.resume_rules import forbidden_changes
-from mt.training.run import read_config, resolve_auto, settled_precision
+from mt.training.run import read_config, recorded_precision, resolve_auto
 
 logger = logging.getLogger(__name__)
 
@@ -275,18 +275,18 @@ def check_scoring(config: Config) -> Finding:
 # Training
 
 
+def _without_other_run(config: Config) -> Config:
+    """Return the config of a run that has begun, and does not need `train.init_from` any more."""
+    changes = {"init_from": None, "freeze": ()}
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
 def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[Finding]:
     """Yield the findings about training itself, which is tried in a temporary directory."""
     assert config.train.run_dir is not None, "read_config gives every run a directory"
     run_dir = RunDir(Path(config.train.run_dir))
-    precision = settled_precision(run_dir, runtime)
+    precision = recorded_precision(run_dir, runtime)
     can_resume = has_checkpoint(run_dir.checkpoints_dir)
-    # A run that cannot continue with this config says nothing about a new one.
-    trial_precision = None if can_resume else precision
-    trial_config = config if can_resume else inherit_from_other_run(config)
-    trial_config, trial_runtime = resolve_auto(
-        trial_config, runtime, run_config=None, run_precision=trial_precision
-    )
     has_usable_run = False
     if can_resume:
         run_config = load_run_config(run_dir.config_path)
@@ -298,8 +298,17 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
         has_usable_run = not changes
         yield _report_existing_run(run_dir, changes)
         if has_usable_run:
-            trial_config = resumed_config
+            trial_config = _without_other_run(resumed_config)
             trial_runtime = resumed_runtime
+    if not has_usable_run:
+        # A run that cannot continue with this config says nothing about a new one.
+        trial_precision = None if can_resume else precision
+        trial_config, trial_runtime = resolve_auto(
+            inherit_from_other_run(config),
+            runtime,
+            run_config=None,
+            run_precision=trial_precision,
+        )
 
     with TemporaryDirectory(prefix="mt-check-") as directory:
         trial_dir = RunDir(Path(directory) / "trial")

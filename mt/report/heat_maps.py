@@ -45,7 +45,7 @@ def compute_heat_maps(sources: Sequence[str], translator: Translator) -> list[He
 def _is_suitable(source: str, translator: Translator) -> bool:
     """Return whether a sentence is short enough for a map, and translated in one piece."""
     num_words = len(words_and_punctuation(source))
-    return MIN_WORDS <= num_words <= MAX_WORDS and len(translator.split(source)) == 1
+    return MIN_WORDS <= num_words <= MAX_WORDS and len(translator.encode_parts(source)) == 1
 
 
 def _cross_attention_map(maps: AttentionMaps) -> HeatMap:

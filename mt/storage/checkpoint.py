@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from mt.errors import CheckpointError
+from mt.errors import CheckpointError, DiskError
 from mt.storage import migrations
 from mt.storage.atomic import atomic_directory, atomic_file, remove, sha256
 
@@ -138,8 +138,8 @@ class CheckpointStore:
     def _prune(self) -> None:
         """Delete all checkpoints but the newest `keep` and those that are pointed to.
 
-        Of those that are kept, a run resumes only from the newest, so the others lose their
-        optimizer.
+        Of those that are kept, a run resumes only from the newest NUM_RESUMABLE, so the others lose
+        their optimizer. A damaged one is left as it is.
         """
         pointed_to = {_read_pointer(self.path / pointer) for pointer in (BEST, LAST)}
         newest_first = newest_checkpoints(self.path)
@@ -148,7 +148,8 @@ class CheckpointStore:
                 remove(directory)
         for directory in newest_first[NUM_RESUMABLE:]:
             if (directory / OPTIMIZER).exists():
-                _remove_optimizer(directory)
+                with suppress(CheckpointError, DiskError):
+                    _remove_optimizer(directory)
 
 
 def step_name(step: int) -> str:

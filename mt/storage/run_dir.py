@@ -14,8 +14,9 @@ from mt.storage.atomic import os_errors_as_disk_error, remove
 
 # What training writes, as a pattern of names in each folder of a run directory.
 WRITTEN_NAMES = {
-    ".": r"config\.yaml|metrics\.jsonl|tokenizer(\.src|\.tgt)?\.model",
+    ".": r"config\.yaml|metrics\.jsonl|source_stats\.json|tokenizer(\.src|\.tgt)?\.model",
     "checkpoints": r"step_[0-9]{8,}|last|best",
+    "checkpoints/step_*": r"SHA256SUMS",
     "cache": r"[0-9a-f]{32}",
 }
 
@@ -85,7 +86,7 @@ class RunDir:
         """Yield what a killed training left half-written. Files of other programs are not ours."""
         for folder, names in WRITTEN_NAMES.items():
             pattern = re.compile(rf"\.({names})(\.[0-9a-f]{{8}})?\.partial")
-            for path in (self.path / folder).glob(".*.partial"):
+            for path in self.path.glob(f"{folder}/.*.partial"):
                 if pattern.fullmatch(path.name):
                     yield path
 

@@ -31,13 +31,19 @@ def average_checkpoints(experiment: Experiment, *, count: int, by_score: bool) -
     return [directory.name for directory in chosen]
 
 
-def _validation_scores(experiment: Experiment) -> dict[str, float]:
-    """Return the score that selects the best checkpoint, by the name of the checkpoint."""
+def _validation_scores(experiment: Experiment) -> dict[str, tuple[float, float]]:
+    """Return what selects the best checkpoint, by the name of the checkpoint; higher is better.
+
+    This is the value of `train.metric`, and the loss for equal values.
+    """
     metric = experiment.config.train.metric
     scores = {}
     for line in read_metrics_log(experiment.run_dir.metrics_path).valid:
         values = {key.lower(): value for key, value in line.items()}
-        if values.get(metric) is not None:  # it is null where it was not finite
-            sign = -1 if metric == "loss" else 1
-            scores[step_name(line["step"])] = sign * values[metric]
+        loss = values.get("loss")
+        score = values.get(metric)
+        if loss is None or score is None:  # it was not finite
+            continue
+        sign = -1 if metric == "loss" else 1
+        scores[step_name(line["step"])] = (sign * score, -loss)
     return scores

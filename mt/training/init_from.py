@@ -17,10 +17,6 @@ FREE_KEYS = {
     "model.activation_dropout",
     "model.embedding_dropout",
     "tokenizer.bpe_dropout",
-    # The tokenizer is copied from the other run.
-    "tokenizer.model",
-    "tokenizer.src_model",
-    "tokenizer.tgt_model",
 }
 
 
@@ -44,12 +40,15 @@ def inherit_from_other_run(config: Config) -> Config:
     forbidden = [line for line in differences if line.partition(":")[0] not in FREE_KEYS]
     if forbidden:
         listed = "\n  ".join(forbidden)
-        raise ConfigError(f"train.init_from: {init_from} has another model; undo:\n  {listed}")
+        raise ConfigError(
+            f"train.init_from: {init_from} has another model, tokenizer or normalization; "
+            f"undo:\n  {listed}"
+        )
     return child
 
 
 def load_initial_weights(model: Transformer, config: TrainConfig) -> None:
-    """Load the weights of `train.init_from`, if there is one; averages, if that run has them.
+    """Load the weights of the run `train.init_from`, or their averages if it has any.
 
     CheckpointError when there is no such checkpoint, or when it holds another model.
     """
@@ -64,7 +63,7 @@ def load_initial_weights(model: Transformer, config: TrainConfig) -> None:
 def freeze_weights(model: Transformer, prefixes: Sequence[str]) -> None:
     """Exclude the weights with names that begin with one of the prefixes from training.
 
-    A prefix is a whole part of a dotted name: `encoder_layers.1` is not `encoder_layers.10`.
+    A prefix must end at a dot of the name: `encoder_layers.1` is not `encoder_layers.10`.
     ConfigError for a prefix without weights, and when no weight is left to train.
     """
     parameters = dict(model.named_parameters())

@@ -33,7 +33,7 @@ PATH_KEYS = re.compile(
     r"data\.train\.\d+\.(prefix|src|tgt)"
     r"|data\.valid\.(prefix|src|refs\.\d+)"
     r"|tokenizer\.(model|src_model|tgt_model)"
-    r"|train\.init_from"  # read only when the run begins
+    r"|train\.(init_from|init_checkpoint)"  # read only when the run begins
 )
 
 
@@ -51,10 +51,10 @@ def forbidden_changes(run_config: Config, config: Config) -> list[str]:
     return forbidden
 
 
-def refuse_other_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
-    """Compare the text of a run with what the meta.json of its checkpoint says of it.
+def check_same_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise CheckpointError when the training or validation text has changed.
 
-    Raises CheckpointError when they differ.
+    `meta` is the meta.json of a checkpoint of the run.
     """
     path = experiment.run_dir.checkpoints_dir
     if meta.get("data_digest") != experiment.training_data.digest:
@@ -70,11 +70,10 @@ def refuse_other_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
         )
 
 
-def refuse_other_tokenizers(experiment: Experiment) -> None:
-    """Compare the tokenizers that the config names with the copies in the run directory.
+def check_same_tokenizers(experiment: Experiment) -> None:
+    """Raise RunDirError when the config names other tokenizers than those of the run.
 
-    A file that is not there any more is no error: the run uses its copy. Raises RunDirError when
-    they differ.
+    A file that is not there any more is no error: the run uses its copy.
     """
     section = experiment.config.tokenizer
     src_path, tgt_path = experiment.run_dir.tokenizer_paths(section.joint)

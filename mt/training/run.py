@@ -18,7 +18,14 @@ from mt.config.load import (
 from mt.config.schema import Config, FilePath
 from mt.data.eval_set import EvalSet, warn_of_other_form
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
-from mt.errors import ConfigError, DeviceError, MtError, RunDirError
+from mt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    RunDirError,
+    TokenizerError,
+)
 from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
 from mt.evaluation.languages import bleu_tokenizer
 from mt.evaluation.metrics import Scoring
@@ -28,9 +35,9 @@ from mt.storage.checkpoint import CheckpointStore, has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_other_run
 from mt.training.resume_rules import (
+    check_same_text,
+    check_same_tokenizers,
     forbidden_changes,
-    refuse_other_text,
-    refuse_other_tokenizers,
 )
 from mt.training.trainer import Trainer
 
@@ -64,7 +71,7 @@ def read_config(
 
 
 class TrainingEnd(NamedTuple):
-    """What `run_training` returns."""
+    """How a training ended."""
 
     run_dir: Path
     stop_signal: str | None  # the name of the signal that stopped training early
@@ -89,11 +96,11 @@ def run_training(config: Config) -> TrainingEnd:
     with lost_rank_as_error(runtime.rank), lock:
         try:
             experiment, runtime = prepare_run(config, run_dir, runtime)
-        except MtError:
+            trainer = Trainer.from_experiment(experiment, runtime)
+        except (ConfigError, DataError, CheckpointError, TokenizerError):
             if is_new:
-                remove(run_dir.path)  # a mistake in the config or the text: nothing has begun
+                remove(run_dir.path)  # a mistake of the user: nothing has begun
             raise
-        trainer = Trainer.from_experiment(experiment, runtime)
         trainer.fit()
         runtime.close()
     return TrainingEnd(run_dir.path, trainer.signals.name)
@@ -114,20 +121,20 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         config = inherit_from_other_run(config)
     precision = None
     if runtime.is_main:
-        precision = settled_precision(run_dir, runtime)
+        precision = recorded_precision(run_dir, runtime)
     precision = runtime.broadcast(precision)
     config, runtime = resolve_auto(config, runtime, run_config=run_config, run_precision=precision)
     experiment = Experiment(config, run_dir)
-    if runtime.is_main and run_config is None:
+    if runtime.is_main and run_config is not None:
+        refuse_changes(run_config, experiment)
+        write_config(config, run_dir)
+    elif runtime.is_main:
         write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
         _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
         warn_of_other_form(experiment.validation_set, config.data.normalization)
         experiment.train_tokenizers()
         experiment.measure_sources()
-    elif runtime.is_main and run_config is not None:
-        refuse_changes(run_config, experiment)
-        write_config(config, run_dir)
     if runtime.is_main:
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
@@ -140,10 +147,10 @@ def _warn_of_missing_spaces(valid: EvalSet, scoring: Scoring) -> None:
         logger.warning(problem)
 
 
-def settled_precision(run_dir: RunDir, runtime: Runtime) -> str | None:
+def recorded_precision(run_dir: RunDir, runtime: Runtime) -> str | None:
     """Return the precision in the run's config, which `auto` stands for when the run continues.
 
-    A run that was killed before its first checkpoint has settled it too, on this kind of device.
+    This also holds for a run without a checkpoint, if it was on the same kind of device.
     None if there is no config that can be read.
     """
     if not run_dir.config_path.is_file():
@@ -197,8 +204,8 @@ def refuse_changes(run_config: Config, experiment: Experiment) -> None:
             f"{run_dir.path}: the run began with another config; "
             f"choose another --run-dir, or undo:\n  {listed}"
         )
-    refuse_other_tokenizers(experiment)
-    refuse_other_text(CheckpointStore(run_dir.checkpoints_dir, keep=1).newest_meta(), experiment)
+    check_same_tokenizers(experiment)
+    check_same_text(CheckpointStore(run_dir.checkpoints_dir, keep=1).newest_meta(), experiment)
 
 
 def write_config(config: Config, run_dir: RunDir) -> None:

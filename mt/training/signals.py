@@ -50,11 +50,14 @@ class StopSignals:
         """Let a signal that asks to stop raise InterruptedBySignal inside the `with` block."""
         self._may_interrupt = True
         try:
+            if self.name is not None:  # it arrived just before
+                raise InterruptedBySignal
             yield
         finally:
             self._may_interrupt = False
 
     def _remember(self, number: int, frame: object) -> None:
+        """Handle a signal that asks to stop."""
         if self.name is not None:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name

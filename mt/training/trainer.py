@@ -27,7 +27,13 @@ from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, TrainingError
 from mt.experiment import Experiment
-from mt.storage.checkpoint import Checkpoint, CheckpointStore, has_checkpoint, step_name
+from mt.storage.checkpoint import (
+    BEST,
+    Checkpoint,
+    CheckpointStore,
+    has_checkpoint,
+    step_name,
+)
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
 from mt.training.average import WeightAverage
@@ -55,7 +61,7 @@ from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
 
-# How the batches of an epoch come from the seed where there is BPE-dropout, as checkpoints say it.
+# Name of the BPE-dropout method, stored in checkpoints.
 SUBWORD_SAMPLING = "groups of batches"
 
 
@@ -154,7 +160,7 @@ class Trainer:
             while reason is None:
                 self._train_epoch()
                 reason = self.stop_reason()
-            self._validate_and_save_last_update()
+            self._finish()
         self._log_summary(reason)
         return reason
 
@@ -275,8 +281,13 @@ class Trainer:
         return is_due and state.step != state.last_validated_step
 
     def _save_if_requested(self) -> None:
-        """Save a checkpoint if rank 0 has received SIGUSR1 since the last call of `stop_reason`."""
-        if self.save_requested and self.state.step != self.last_saved_step:
+        """Save a checkpoint if `stop_reason` has seen a SIGUSR1 of rank 0.
+
+        Before the first update there is nothing to save, and the request waits.
+        """
+        if not self.save_requested or self.state.step == 0:
+            return
+        if self.state.step != self.last_saved_step:
             self._save(is_best=False)
         self.save_requested = False
 
@@ -284,9 +295,10 @@ class Trainer:
         save_every = self.config.save_every
         return save_every is not None and self.state.step % save_every == 0
 
-    def _validate_and_save_last_update(self) -> None:
-        """Validate if no signal ended the run and the last update is not validated; save it if
-        needed.
+    def _finish(self) -> None:
+        """Validate and save the last update, where this is not done yet.
+
+        After a signal, validation is left to the resumed run.
         """
         state = self.state
         # A signal may have reached some ranks only, so all take the value of rank 0.
@@ -294,10 +306,10 @@ class Trainer:
         if self.signals.name is None and state.step != state.last_validated_step:
             self._validate_and_save()
         if state.step != self.last_saved_step:
-            self._save_again()
+            self._save_last_update()
 
-    def _save_again(self) -> None:
-        """Save the last update after an earlier try may have failed. Raises DiskError."""
+    def _save_last_update(self) -> None:
+        """Save the last update, which an earlier try may have failed to save. Raises DiskError."""
         unsaved_best = self.unsaved_best
         is_best = False
         if unsaved_best is not None and unsaved_best.step == self.state.step:
@@ -477,7 +489,7 @@ class Trainer:
         )
         if self.signals.name is not None:
             self.console.info("run the same command again to resume")
-        elif (run_dir.checkpoints_dir / "best").is_file():
+        elif (run_dir.checkpoints_dir / BEST).is_file():
             path = shlex.quote(run_dir.display_path)
             self.console.info(
                 f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}'
@@ -600,7 +612,7 @@ class Trainer:
             self._skip_rest_of_old_epoch()
 
     def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
-        """Restore what each rank had for itself.
+        """Restore the random state and the log window of this rank.
 
         On another number of ranks, a rank that is new keeps its initial random state.
         """

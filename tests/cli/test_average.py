@@ -60,6 +60,21 @@ def test_average_is_the_mean_and_every_command_takes_it(
     assert len(ended.out.splitlines()) == 1
 
 
+def test_lower_loss_is_better_where_the_scores_are_equal(run_dir: Path) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["kind"] == "valid":
+            line["BLEU"] = 0.0
+            line["loss"] = 1.0 if line["step"] == 6 else 2.0
+    metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    config = run_dir / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("metric: loss", "metric: bleu"), encoding="utf-8")
+    ended = mt("average", run_dir, "--best", "1")
+    assert ended.out == "average of step_00000006\n", ended.err
+
+
 def test_too_few_checkpoints_are_counted(run_dir: Path) -> None:
     ended = mt("average", run_dir, "--last", "5")
     assert ended.code == 1

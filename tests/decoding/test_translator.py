@@ -140,7 +140,7 @@ def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list
     prefix = translator.src_tokenizer.tag_ids[2:4]
     num_segments = []
     for text in texts:
-        segments = translator.split(text, prefix=prefix)
+        segments = translator.encode_parts(text, prefix=prefix)
         num_segments.append(len(segments))
         assert all(tuple(segment[:2]) == prefix for segment in segments)
         assert all(len(segment) <= MAX_LENGTH for segment in segments)
@@ -225,7 +225,7 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
     """Where greedy search differs between a batch and a single text, both tokens are near-ties."""
     translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
     model = translator.model
-    segments = [ids for text in texts for ids in translator.split(text)]
+    segments = [ids for text in texts for ids in translator.encode_parts(text)]
     results = translator._search_batch(segments, beam_size=1)
     for segment, (in_a_batch,) in zip(segments, results, strict=True):
         ((alone,),) = translator._search_batch([segment], beam_size=1)
@@ -316,6 +316,23 @@ def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.Monk
     assert [len(translations) for translations in n_best_lists].count(3) > 4
 
 
+def test_parts_are_joined_by_what_stood_in_the_normalized_text(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = SourceStats(usual_length=10, rare_length=90, several_sentences_share=0.0)
+    normalizing = replace(translator, source_stats=stats, normalization="nfc", max_length=99)
+
+    def translate_parts(
+        self: Translator, segments: Sequence[Sequence[int]], num_translations: int
+    ) -> list[list[Translation]]:
+        return [[Translation("word", -1.0, -1.0)] for _ in segments]
+
+    monkeypatch.setattr(Translator, "_translate_segments", translate_parts)
+    spaces = " " * 9
+    # Chinese has no space between two sentences, and the translation needs one.
+    assert normalizing.translate(f"x{spaces}\u4f60\u597d\u3002\u518d\u89c1\u3002") == "word word"
+
+
 def test_sampled_translations_repeat_for_a_seed(tokenizer: Tokenizer) -> None:
     texts = make_texts(8, max_words=3)
 
@@ -389,7 +406,7 @@ def test_out_of_memory_in_load_is_a_device_error(
 
 def test_text_is_split_only_if_it_is_too_long(translator: Translator) -> None:
     for text in make_texts(60, max_words=40):
-        segments = translator.split(text)
+        segments = translator.encode_parts(text)
         assert all(len(ids) <= MAX_LENGTH for ids in segments)
         assert " ".join(translator.src_tokenizer.decode(segments)) == text
         (ids,) = translator.src_tokenizer.encode([text])
@@ -414,16 +431,16 @@ def test_long_text_is_cut_at_the_space_nearest_to_the_middle(
 ) -> None:
     """Where there is no punctuation: see `test_sentences.py`."""
     assert len(translator.src_tokenizer.encode([text])[0]) > MAX_LENGTH
-    assert translator.split(text) == translator.src_tokenizer.encode(halves)
+    assert translator.encode_parts(text) == translator.src_tokenizer.encode(halves)
 
 
 def test_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
     translator = make_translator(tokenizer, max_length=2)
-    assert translator.split("😀😀") == tokenizer.encode(["😀", "😀"])
+    assert translator.encode_parts("😀😀") == tokenizer.encode(["😀", "😀"])
 
 
 def test_large_gap_between_words_makes_no_blank_segment(translator: Translator) -> None:
-    segments = translator.split("balo" + " " * 60 + "deru")
+    segments = translator.encode_parts("balo" + " " * 60 + "deru")
     segment_texts = translator.src_tokenizer.decode(segments)
     assert segment_texts == ["balo", "deru"]
 
@@ -447,7 +464,7 @@ PIECES = st.sampled_from(["balo", "xx", "😀", " ", " " * 40, "deru" * 30, "a "
 def test_split_takes_nearly_linear_time(translator: Translator, text: str) -> None:
     """The time is n log n wherever the spaces are. Else a line of a megabyte would take days."""
     counting = CountingTokenizer(translator.src_tokenizer)
-    replace(translator, src_tokenizer=cast(Tokenizer, counting)).split(text)
+    replace(translator, src_tokenizer=cast(Tokenizer, counting)).encode_parts(text)
     assert counting.num_chars <= len(text) * (2 * math.log2(max(len(text), 2)) + 1)
 
 
@@ -456,8 +473,8 @@ def test_long_text_joins_the_translations_of_its_segments(translator: Translator
     words = [word for word in INVENTED_WORDS[:8] for _ in range(3)]
     text = " ".join(words)
     halves = [" ".join(words[:12]), " ".join(words[12:])]
-    num_segments = len(translator.split(text))
-    assert num_segments == sum(len(translator.split(half)) for half in halves)
+    num_segments = len(translator.encode_parts(text))
+    assert num_segments == sum(len(translator.encode_parts(half)) for half in halves)
     assert num_segments > 2
 
     first_half, second_half = translator.n_best(halves)
@@ -483,8 +500,8 @@ def with_stats(translator: Translator, *, share: float, usual: int, rare: int) -
 
 
 def piece_texts(translator: Translator, text: str) -> list[str]:
-    pieces = translator.pieces(text)
-    assert [piece.src_ids for piece in pieces] == translator.split(text)
+    pieces = translator.split_text(text)
+    assert [piece.src_ids for piece in pieces] == translator.encode_parts(text)
     assert all(text[piece.start :].startswith(piece.text) for piece in pieces)
     return [piece.text for piece in pieces]
 
@@ -581,7 +598,7 @@ def test_split_lines_are_counted_in_one_message(
     list(translator.translate_chunks(["balo", long_text, "deru", long_text], chunk_size=2))
     (message,) = messages
     assert "2 of 4 lines" in message
-    assert f"{2 * len(translator.split(long_text))} parts" in message
+    assert f"{2 * len(translator.encode_parts(long_text))} parts" in message
 
 
 # The form of the source

@@ -331,6 +331,16 @@ def test_checkpoints_of_different_models_have_no_mean(tmp_path: Path) -> None:
 # Damage
 
 
+def test_damaged_old_checkpoint_does_not_stop_a_save(tmp_path: Path) -> None:
+    store = make_store(tmp_path, keep=4)
+    first = save(store, 1)
+    (first / CHECKSUMS).unlink()
+    for step in (2, 3, 4):
+        save(store, step)
+    assert loaded_step(store.load_newest()[0]) == 4
+    assert not (store.path / "step_00000002" / OPTIMIZER).exists()
+
+
 def flip_bit(content: bytes, position: float) -> bytes:
     """Flip a bit of the byte at a position from 0.0, the first, to 1.0, the last."""
     index = min(int(position * len(content)), len(content) - 1)

@@ -81,14 +81,17 @@ def test_lock_removes_partial_files_of_a_killed_process(tmp_path: Path) -> None:
         ".config.yaml.1a2b3c4d.partial",
         ".tokenizer.model.1a2b3c4d.partial",
         ".tokenizer.src.model.1a2b3c4d.partial",
+        ".source_stats.json.1a2b3c4d.partial",
         "checkpoints/.last.1a2b3c4d.partial",
         "checkpoints/.best.1a2b3c4d.partial",
+        "checkpoints/step_00000006/.SHA256SUMS.1a2b3c4d.partial",
     ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "config.yaml").write_bytes(b"whole")
     with run.lock():
         names = {path.name for path in tmp_path.rglob("*")}
-    assert names - {".lock"} == {"config.yaml", "checkpoints", "cache"}
+    assert names - {".lock"} == {"config.yaml", "checkpoints", "cache", "step_00000006"}
 
 
 def test_lock_leaves_the_partial_files_of_others(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mt.config.load import load_run_config
 from mt.distributed import open_runtime
 from mt.errors import ConfigError, RunDirError
+from mt.preflight.run_checks import check_training
 from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run, train
 from mt.training.trainer import Trainer
@@ -147,3 +148,19 @@ def test_impossible_freeze_is_refused(
 def test_freezing_random_weights_is_refused(config_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wanted init_from"):
         configure(config_path, tmp_path, FREEZE)
+
+
+def test_check_of_a_resumable_run_does_not_need_the_other_run(
+    config_path: Path, parent: Path, tmp_path: Path
+) -> None:
+    """Neither does its training, as the test above of frozen weights shows."""
+    path = child_config_path(config_path)
+    moved = tmp_path / "moved"
+    shutil.copytree(parent, moved)
+    overrides = (f"train.init_from={moved}", FREEZE)
+    config = configure(path, tmp_path / "child", *overrides)
+    train(configure(path, tmp_path / "child", *overrides, "train.max_steps=6"))
+    shutil.rmtree(moved)
+    findings = list(check_training(config, open_runtime("cpu"), resume=False))
+    assert [finding.text for finding in findings if finding.level == "error"] == []
+    assert "memory" in {finding.topic for finding in findings}

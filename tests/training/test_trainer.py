@@ -398,6 +398,18 @@ def test_skipped_update_does_not_count_in_the_averages(tmp_path: Path) -> None:
     assert int(trainer.average.num_updates) == 1
 
 
+def test_save_that_is_requested_before_the_first_update_waits(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.save_requested = True
+    trainer._save_if_requested()
+    assert trainer.save_requested
+    assert not (tmp_path / "checkpoints").exists()
+    trainer.update(trainer.dataset.epoch(0, batch_tokens=64), range(1))
+    trainer._save_if_requested()
+    assert not trainer.save_requested
+    assert find_checkpoint(tmp_path / "checkpoints", "last").name == "step_00000001"
+
+
 def test_max_minutes_ends_training_after_the_update(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_minutes=1e-6, max_steps=50)
     assert trainer.fit() == "max_minutes 1e-06 reached"
