@@ -45,12 +45,12 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """True in the one process that writes files and messages."""
+        """Return whether this is the one process that writes files and messages."""
         return self.rank == 0
 
     @property
     def precision(self) -> str:
-        """The name of `dtype` in a config."""
+        """Return the name of `dtype` in a config."""
         names = {dtype: name for name, dtype in DTYPES.items()}
         return names[self.dtype]
 

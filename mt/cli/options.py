@@ -37,7 +37,11 @@ ConfigDeviceOption = Annotated[
     Device | None, typer.Option(help="where to compute  [default: the config's]")
 ]
 CheckpointOption = Annotated[
-    str, typer.Option(metavar="best|last|PATH", help="which checkpoint to use")
+    str,
+    typer.Option(
+        metavar="best|last|NAME|PATH",
+        help="which checkpoint to use; a name is step_00012000 or average, for example",
+    ),
 ]
 BeamOption = Annotated[
     int | None,

@@ -139,7 +139,7 @@ class DataConfig(Section):
     test: tuple[EvalSetConfig, ...] = setting((), "test sets, which `mt evaluate` scores")
     normalization: Normalization = setting(
         "nfc",
-        "form of all text in front of the tokenizer; nfc: Unicode NFC, single spaces, no invisible "
+        "form of all text before tokenization; nfc: Unicode NFC, single spaces, no invisible "
         "characters without a meaning; nfkc: also without compatibility characters such as "
         "full-width letters",
     )
@@ -305,7 +305,7 @@ class TrainConfig(Section):
     )
     freeze: tuple[Name, ...] = setting(
         (),
-        "weights that are not trained, by the beginnings of their names, such as encoder_layers or "
+        "weights that are not trained, given as name prefixes, such as encoder_layers or "
         "decoder_layers.0; only with init_from",
     )
     seed: Seed = setting(1, "seed of all random numbers")
@@ -340,8 +340,9 @@ class TrainConfig(Section):
     epsilon: Rate = setting(1e-9, "Adam's epsilon, which avoids division by zero")
     ema_decay: Probability = setting(
         0.0,
-        "decay of the exponential moving average of the weights, which is validated, translated "
-        "and exported with; it grows to this value over the first updates; 0: no average",
+        "decay of the exponential moving average of the weights, which is used for "
+        "validation, translation and export; the decay grows to this value over the first updates; "
+        "0: no average",
     )
     weight_decay: Factor = setting(0.0, "weight decay; biases and norms have none")
     clip_norm: Norm = setting(1.0, "maximum gradient norm; 0: no clipping")

@@ -4,10 +4,10 @@ A batch holds as many pairs as fit into a budget of padded positions. Pairs of s
 into one batch, so that little of the budget is padding.
 
 There are two plans. `pools` is for new runs: the pairs are shuffled and cut into pools of about
-POOL_SIZE batches, and each pool is sorted by length and cut into batches of similar size. So a pair
-meets other pairs in every epoch. `sorted` is the plan of older runs: all pairs are sorted by the
-lengths of both sides, which gives less padding, but many pairs meet again in every epoch
-(docs/log.md has the measurements).
+POOL_SIZE batches, and each pool is sorted by length and cut into batches of similar size. So the
+batches combine other pairs in every epoch. `sorted` is the plan of older runs: all pairs are sorted
+by the lengths of both sides. This gives less padding, but many pairs are in one batch again in
+every epoch (docs/log.md has the measurements).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +79,8 @@ def plan_batches(
 
     A batch has at most `batch_tokens` positions on its longer side, padding included. Only a pair
     that is longer by itself makes a larger batch, of one pair. The lengths are those of the plain
-    encodings: where BPE-dropout makes them longer, a batch can have more positions.
+    encodings: where BPE-dropout or unseen characters make them longer, a batch can have more
+    positions.
     """
     assert len(src_lengths) == len(tgt_lengths) > 0, (len(src_lengths), len(tgt_lengths))
     generator = np.random.default_rng([seed, epoch])
@@ -87,12 +88,14 @@ def plan_batches(
     if weights is not None:
         order = _take_by_weight(order, weights[order], generator)
         order = generator.permutation(order)
-    longer_sides = np.maximum(src_lengths, tgt_lengths)
     if batching == "pools":
-        batches, group_starts = _plan_pools(order, longer_sides, batch_tokens, generator)
+        batches, group_starts = _plan_pools(
+            order, src_lengths, tgt_lengths, batch_tokens=batch_tokens, generator=generator
+        )
     else:
         order = order[_sort_by_both_sides(src_lengths[order], tgt_lengths[order])]
-        slices = list(_cut_by_budget(longer_sides[order], batch_tokens))
+        longer_sides = np.maximum(src_lengths, tgt_lengths)[order]
+        slices = list(_cut_by_budget(longer_sides, batch_tokens))
         batches = _shuffled_parts(order, slices, generator)
         group_starts = _starts_of_growing_groups(len(batches))
 
@@ -151,13 +154,19 @@ def split_evenly(
 
 
 def _plan_pools(
-    order: Indices, longer_sides: Lengths, batch_tokens: int, generator: np.random.Generator
+    order: Indices,
+    src_lengths: Lengths,
+    tgt_lengths: Lengths,
+    *,
+    batch_tokens: int,
+    generator: np.random.Generator,
 ) -> tuple[list[Indices], list[int]]:
     """Return the batches of all pools, and the first batch of each pool and the end.
 
     `order` is random. The pools have similar numbers of tokens, and so have the batches of a pool:
     no pairs are left over for a small last batch.
     """
+    longer_sides = np.maximum(src_lengths, tgt_lengths)
     cumulative = np.cumsum(longer_sides[order])
     num_pools = max(1, round(int(cumulative[-1]) / (POOL_SIZE * batch_tokens)))
     ends = cumulative[-1] * np.arange(1, num_pools) / num_pools
@@ -167,7 +176,7 @@ def _plan_pools(
         if len(pool) == 0:  # one pair is longer than a whole pool
             continue
         # The sort is stable and the pool is shuffled, so pairs of one length are in random order.
-        pool = pool[np.argsort(longer_sides[pool], kind="stable")]
+        pool = pool[_sort_by_longer_side(src_lengths[pool], tgt_lengths[pool])]
         lengths = longer_sides[pool]
         num_batches = len(list(_cut_by_budget(lengths, batch_tokens)))
         mean = int(lengths.sum()) // num_batches

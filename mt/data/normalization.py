@@ -1,4 +1,4 @@
-"""Normalization: the form of a text in front of the tokenizer, in training and translation alike.
+"""Normalization: the form of a text before tokenization, in training and translation alike.
 
 Texts that look the same can differ in their characters: an accented letter is one character or two,
 a space may be a no-break space, and a character of width zero may stand anywhere. A model knows
@@ -51,7 +51,7 @@ _ACCENT = re.compile(f"[{_ACCENTS}]")
 
 
 def normalize(text: str, form: Normalization) -> str:
-    """Return the text in a form of Unicode, with single spaces between words and none at its ends.
+    """Return the text in a Unicode normalization form, with single spaces and none at its ends.
 
     Characters of width zero that have no meaning are removed. The form "none" changes nothing.
     """
@@ -93,7 +93,7 @@ class Normalizer:
         if self.form == "none":
             return text
         text = normalize(text, self.form)
-        unknown = self.unknown_characters(text)
+        unknown = self._without_piece(text)
         if not unknown:
             return text
         for character in unknown:
@@ -107,8 +107,11 @@ class Normalizer:
 
     def unknown_characters(self, text: str) -> set[str]:
         """Return the characters without a piece that the text has once it is normalized."""
-        characters = set(normalize(text, self.form))
-        return {character for character in characters if not self._is_known(character)}
+        return self._without_piece(normalize(text, self.form))
+
+    def _without_piece(self, text: str) -> set[str]:
+        """Return the characters of a normalized text that have no piece."""
+        return {character for character in set(text) if not self._is_known(character)}
 
     def _replace(self, character: str) -> str:
         """Return what a character without a piece becomes; itself if nothing fits."""
@@ -147,5 +150,6 @@ def describe_characters(counts: Counter[str]) -> str:
 
 
 def _is_invisible(character: str) -> bool:
+    """Return whether a character is drawn as nothing."""
     is_format = unicodedata.category(character) in _INVISIBLE_CATEGORIES
     return is_format or _INVISIBLE.match(character) is not None

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import regex
 
-# Marks at the end of a sentence. The first ones are followed by a space.
-SPACED_MARKS = ".?!…‼⁇⁈⁉։"
-UNSPACED_MARKS = "。！？｡؟۔।॥።፧។៕။"
+# Marks at the end of a sentence: those that a space follows, and those that need none.
+SENTENCE_MARKS_WITH_SPACE = ".?!…‼⁇⁈⁉։"
+SENTENCE_MARKS_WITHOUT_SPACE = "。！？｡؟۔।॥።፧។៕။"
 
 # Abbreviations that stand before a capital letter or a number, without their dot and in small
 # letters. Those that often end a sentence ("etc.", "Inc.", "Jr.") are left out, and so are those
@@ -37,7 +37,7 @@ MAX_GRAPHEME_LENGTH = 256  # code points; a letter can have any number of accent
 
 _ABBREVIATIONS = frozenset(ABBREVIATIONS.split())
 _NUMBER_ABBREVIATIONS = frozenset(NUMBER_ABBREVIATIONS.split())
-_MARKS = SPACED_MARKS + UNSPACED_MARKS
+_MARKS = SENTENCE_MARKS_WITH_SPACE + SENTENCE_MARKS_WITHOUT_SPACE
 _CLOSING = r"""(?:["'\p{Pe}\p{Pf}] | \p{Pi}(?=\s))*+"""  # German closes a quote with one of Pi: „a“
 _OPENING = r"""(?:["'\p{Ps}\p{Pi}\p{Pd}¿¡\s] | \p{Pf}(?=\w))*+"""  # and opens one with Pf: »a«
 _GRAPHEME_START = r"(?=[^\s\p{M}\u200d])"  # a mark, or U+200D, belongs to the character before it
@@ -66,13 +66,13 @@ _LAST_WORD = regex.compile(r"[\p{L}\p{M}\p{N}.]*\Z")
 _LETTER_OR_NUMBER = regex.compile(r"[\p{L}\p{N}]")
 _HIRAGANA = regex.compile(r"\p{Hiragana}")
 
-# A single letter is an initial ("J. Smith") in scripts where it is no word.
+# A single letter is an initial ("J. Smith") in scripts where a single letter is not a word.
 _INITIAL = regex.compile(r"[\p{Lu}\p{Ll}\p{Lt}\p{Arabic}\p{Hebrew}]\p{M}*")
 _DOTTED_ABBREVIATION = regex.compile(r"(?:\p{L}{1,2}\.)+\p{L}{1,2}")  # "z.B.", "U.S.", "Ph.D."
 _TIME_OF_DAY = regex.compile(r"[ap]\.m")  # often ends a sentence
 _ORDINAL = regex.compile(r"\p{Nd}{1,2}")  # "am 3. Oktober"
 
-# With their punctuation, which has the width of a character.
+# The punctuation of these scripts is included: full-width forms and U+3000 to U+303F.
 _SCRIPTS_WITHOUT_SPACES = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\u3000-\u303f\uff01-\uff65]"
 )
@@ -120,7 +120,7 @@ def _ends_sentence(match: regex.Match[str], *, has_case: bool) -> bool:
         return True
     # Japanese quotes a whole sentence inside another: 「行きます。」と言った。
     is_quoted = bool(match["closing"]) and _HIRAGANA.match(text, match.end())
-    return not is_quoted and not set(marks).isdisjoint(UNSPACED_MARKS)
+    return not is_quoted and not set(marks).isdisjoint(SENTENCE_MARKS_WITHOUT_SPACE)
 
 
 def _is_abbreviation(before: str, next_char: str) -> bool:
@@ -205,6 +205,6 @@ def separator(text: str, cut: Cut, left: str, right: str) -> str:
     source_needs_no_space = (
         _SCRIPTS_WITHOUT_SPACES.search(source_seam)
         or _SCRIPTS_WITH_SPACES_BETWEEN_PHRASES.search(source_seam)
-        or not set(source_seam).isdisjoint(UNSPACED_MARKS)
+        or not set(source_seam).isdisjoint(SENTENCE_MARKS_WITHOUT_SPACE)
     )
     return " " if source_needs_no_space else ""

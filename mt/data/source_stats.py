@@ -1,7 +1,7 @@
 """What the training sources of a run look like: their lengths, and how many sentences a line has.
 
 They are measured when a run begins, and kept in its directory. The translator reads them: a model
-loses most of a line that is unlike all that it was trained on.
+omits most of a line that is much longer, or has more sentences, than its training lines.
 """
 
 import json
@@ -23,14 +23,14 @@ RARE_PERCENTAGE = 99.99
 
 @dataclass(frozen=True)
 class SourceStats:
-    """Lengths in tokens of the training sources, and how many of them have several sentences.
+    """Lengths of the training sources, and the share of them with several sentences.
 
-    The lengths include eos and the prefix.
+    The lengths are in tokens, with eos and the prefix.
     """
 
-    usual_length: int
-    rare_length: int
-    several_sentences_share: float  # of the sources have a sentence end inside, from 0 to 1
+    usual_length: int  # USUAL_PERCENTAGE of the sources are not longer than this
+    rare_length: int  # RARE_PERCENTAGE of the sources are not longer than this
+    several_sentences_share: float  # share of the sources with more than one sentence, 0 to 1
 
     @classmethod
     def measure(cls, corpus: EncodedCorpus) -> Self | None:
@@ -63,8 +63,8 @@ class SourceStats:
             raise RunDirError(f"{path}: cannot read: {error.strerror}") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise RunDirError(
-                f"{path}: this file is damaged ({error}); without it, only lines of more than "
-                "data.max_length tokens are split"
+                f"{path}: this file is damaged ({error}); delete it; then only lines of more "
+                "than data.max_length tokens are split"
             ) from error
         return stats
 

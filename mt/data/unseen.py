@@ -1,4 +1,4 @@
-"""Unseen characters: sources with random characters that have no piece, as a noise in training.
+"""Training noise: insert random characters without a piece into some sources.
 
 A character without a piece is encoded as its UTF-8 bytes. A usual training text has no such
 character, so the embeddings of the byte pieces would keep their random initial values, and one

@@ -31,11 +31,12 @@ _RANGES = (
 
 
 def _is_combining(character: str) -> bool:
+    """Return whether a character is a combining mark, such as an accent or a vowel sign."""
     return unicodedata.category(character).startswith("M")
 
 
 def _combining_marks() -> str:
-    """Return the combining marks of all ranges."""
+    """Return the combining marks of all ranges but the last, which is large and has none."""
     characters = (chr(c) for first, last in _RANGES[:-1] for c in range(ord(first), ord(last) + 1))
     return "".join(character for character in characters if _is_combining(character))
 
@@ -51,10 +52,11 @@ _WORD = re.compile(
 )
 _UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 
-# A side is taken for one without spaces if it has fewer words a line than this,
+# A text with fewer words a line than this seems to have no spaces between words.
 MIN_WORDS_PER_LINE = 1.5
-# or more characters of scripts without spaces a word than this. The words of Chinese, Japanese and
-# Thai have 2 to 5 characters, where somebody has put spaces between them.
+# A text with more characters of scripts without spaces a word than this seems to have none, either.
+# Where somebody has put spaces between words of Chinese, Japanese or Thai, the words have 2 to 5
+# characters.
 MAX_UNSPACED_CHARACTERS_PER_WORD = 8.0
 
 
@@ -72,9 +74,10 @@ def split_words(text: str) -> list[str]:
 
 
 def lacks_spaces(lines: Sequence[str]) -> bool:
-    """Return whether the lines seem to have no spaces between words: about one word a line.
+    """Return whether the lines seem to have no spaces between words.
 
-    Blank lines do not count.
+    They have about one word a line, or words with many characters of scripts without spaces. Blank
+    lines do not count.
     """
     lines = [line for line in lines if line.strip()]
     num_words = sum(len(line.split()) for line in lines)

@@ -141,7 +141,7 @@ class Strategy(Protocol):
 
     @property
     def num_hypotheses(self) -> int:
-        """A sentence is done when it has this many finished hypotheses."""
+        """Return the number of finished hypotheses with which a sentence is done."""
         ...
 
     def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:
@@ -229,6 +229,7 @@ class BeamSearch:
         return self.beam_size
 
     def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:
+        """Select the best candidates: see `Strategy.select`."""
         _, num_beams, vocab_size = totals.shape
         flat = totals.flatten(1)  # (active, beam * vocab)
         index = _best_indices(flat, min(2 * self.beam_size, num_beams * vocab_size))

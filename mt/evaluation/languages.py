@@ -4,8 +4,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 # The scripts (ISO 15924) of languages that are written without spaces, or that have a tokenizer of
-# their own, by language code: ISO 639-1, ISO 639-2 and ISO 639-3. `cn` and `jp` are codes of no
-# language, but many data sets are called so.
+# their own, by language code: ISO 639-1, ISO 639-2 and ISO 639-3. `cn` and `jp` are not language
+# codes, but many data sets use them.
 SCRIPT_BY_LANGUAGE = {
     # Chinese: the macrolanguage, Mandarin, Cantonese, Classical Chinese, and others
     **dict.fromkeys(("zh", "zho", "chi", "cn", "cmn", "yue", "lzh", "wuu", "gan", "hsn"), "hani"),

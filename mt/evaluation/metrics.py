@@ -114,7 +114,7 @@ def score_corpus(
     """Score translations; `references` holds one list of lines for each reference set.
 
     The scores are those of `sacrebleu REF... -i HYP`, with the options that `scoring` stands for.
-    There is no TER where TER knows no words. With more than one resample, the scores have
+    TER is left out if `scoring.ter_words` is None. With more than one resample, the scores have
     confidence intervals; a large set gets fewer resamples than `num_resamples`, to bound the
     memory.
     """

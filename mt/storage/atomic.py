@@ -41,18 +41,17 @@ class OutputFile:
 def atomic_file(path: Path) -> Iterator[OutputFile]:
     """Open a file for writing that replaces `path` once all is written and on the disk.
 
-    Until then its name is `.NAME.<8 digits>.partial`, and a killed process leaves it under that
-    name. The digits keep apart two processes that write the same file. A file that is replaced
-    passes its permissions on. DiskError when the file cannot be written; an OSError of the caller's
-    own work is not changed.
+    Until then its name is `.NAME.<8 hexadecimal digits>.partial`, and a killed process leaves it
+    under that name. The digits keep apart two processes that write the same file. The new file
+    keeps the permissions of the old one. DiskError when the file cannot be written; an OSError of
+    the caller's own work is not changed.
     """
     if path.exists() and not path.is_file():  # a device or a pipe, which must not be replaced
         with _open_output(path, "wb", output=path) as file:
             yield OutputFile(file, path)
         return
     path = path.resolve()  # so that the target of a link is replaced, not the link
-    partial = _partial_path(path)
-    with _removed_at_end(partial, path):
+    with _partial_output(path) as partial:
         with _open_output(partial, "xb", output=path) as file:
             if path.exists():
                 os.fchmod(file.fileno(), _permissions(path))
@@ -66,12 +65,11 @@ def atomic_file(path: Path) -> Iterator[OutputFile]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a directory that replaces `path` once all files in it are written and on the disk.
 
-    Until then its name is `.NAME.<8 digits>.partial`, as for a file. A directory that is replaced
-    passes its permissions on. DiskError when it cannot be written; an OSError that names a file
-    elsewhere is not changed.
+    Until then its name is `.NAME.<8 hexadecimal digits>.partial`, as for a file. The new directory
+    keeps the permissions of the old one. DiskError when it cannot be written; an OSError that names
+    a file elsewhere is not changed.
     """
-    partial = _partial_path(path)
-    with _removed_at_end(partial, path):
+    with _partial_output(path) as partial:
         with os_errors_as_disk_error(path):
             partial.mkdir()
             if path.exists():
@@ -105,19 +103,24 @@ def _open_output(path: Path, mode: Literal["wb", "xb"], *, output: Path) -> Iter
 
 
 def _partial_path(path: Path) -> Path:
-    """Return `.NAME.<8 digits>.partial` beside `path`, with as much of its name as fits."""
+    """Return `.NAME.<8 hexadecimal digits>.partial` beside `path`; a long name is cut."""
     ending = f".{secrets.token_hex(4)}.partial"
     name = os.fsencode(path.name)[: MAX_NAME_SIZE - 1 - len(ending)]
     return path.with_name(f".{os.fsdecode(name)}{ending}")
 
 
 @contextmanager
-def _removed_at_end(partial: Path, path: Path) -> Iterator[None]:
-    """Make the directory of `path`, and remove what is called `partial` after the block."""
+def _partial_output(path: Path) -> Iterator[Path]:
+    """Yield the name under which the block writes the output `path`, before it renames it.
+
+    The directory of `path` is made first. After the block, its list of names is on the disk, and
+    what still has the partial name is removed.
+    """
+    partial = _partial_path(path)
     try:
         with os_errors_as_disk_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        yield partial
         with os_errors_as_disk_error(path):
             fsync_path(path.parent)  # so that the new name is on the disk
     finally:

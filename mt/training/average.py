@@ -27,7 +27,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, is_done: Tensor) -> None:
-        """Take in the weights after an update.
+        """Update the averages after an optimizer step.
 
         `is_done` is a bool scalar. It is False for an update that was skipped because its gradients
         were not finite, which does not count.
@@ -40,7 +40,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model have the averages as its weights inside the `with` block."""
+        """Use the averages as the model's weights inside the `with` block."""
         self._swap()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Tests of the form of text in front of the tokenizer."""
+"""Tests of the form of text before tokenization."""
 
 from __future__ import annotations
 
