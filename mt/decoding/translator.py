@@ -38,7 +38,10 @@ logger = logging.getLogger(__name__)
 CHUNK_SIZE = 512  # lines that are sorted by length and translated together
 CHUNK_CHARS = 2**18  # a chunk ends early when its lines have this many characters
 CPU_ENCODER_BATCH_SIZE = 32  # sentences
-MAX_WIDER_SEARCHES = 2  # each with twice the beam, for n-best lists that lack translations
+# A search for an n-best list that lacks translations is repeated with twice the beam, up to these
+# limits. The second one bounds time and memory.
+MAX_WIDER_SEARCHES = 2
+MAX_WIDER_BEAM_SIZE = 100
 
 # If fewer of the training sources had several sentences, the model never learned to translate
 # more than one, and every line is split.
@@ -371,9 +374,9 @@ class Translator:
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
-            if not short:
-                break
             beam_size *= 2
+            if not short or beam_size > MAX_WIDER_BEAM_SIZE:
+                break
             wider = self._search([segments[i] for i in short], beam_size)
             for i, more in zip(short, wider, strict=True):
                 best = found[i][0]

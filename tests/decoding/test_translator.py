@@ -315,6 +315,10 @@ def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.Monk
         assert scores == sorted(scores, reverse=True)
     assert [len(translations) for translations in n_best_lists].count(3) > 4
 
+    beam_sizes.clear()
+    make_translator(tokenizer, beam_size=60).n_best(texts)
+    assert set(beam_sizes) == {60}, "a wider search would take much memory"
+
 
 def test_parts_are_joined_by_what_stood_in_the_normalized_text(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
