@@ -23,12 +23,12 @@ def change_weights(model: nn.Module) -> None:
 
 def test_average_follows_its_formula() -> None:
     model = make_model()
-    average = WeightAverage(model, 0.6)
+    average = WeightAverage(model, 0.2)
     expected = model.weight.detach().clone()
     for n in range(1, 12):
         change_weights(model)
         average.update(DONE)
-        decay = min(0.6, (1 + n) / (10 + n))
+        decay = min(0.2, (1 + n) / (40 + n))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     assert torch.allclose(average.averages["weight"], expected, atol=1e-6)
 
