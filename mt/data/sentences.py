@@ -187,10 +187,11 @@ def _grapheme_ends(text: str) -> Iterator[int]:
 
 
 def separator(text: str, cut: Cut, left: str, right: str) -> str:
-    """Return what stands between two translations, of what is left and right of a cut in `text`.
+    """Return the separator to join two translations with: a space or nothing.
 
-    This is what stood at the cut, a space or nothing, with two exceptions: a language with spaces
-    needs one where the source has none because of its script, and Chinese and Japanese have none.
+    `left` and `right` are the translations of the two parts at a cut in `text`. The separator is
+    what stood at the cut, with two exceptions: a language with spaces gets a space where the source
+    has none because of its script, and Chinese and Japanese get none.
     """
     if not left or not right:
         return ""

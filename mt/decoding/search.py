@@ -332,7 +332,7 @@ def _collect_hypotheses(
 ) -> list[list[Hypothesis]]:
     """Return the hypotheses of each sentence, best first.
 
-    They are read from what was selected at each position for the sentences that were not done.
+    `history` holds, for each position, the active sentences and the selection for them.
     """
     hypotheses: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
     prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch_size)]  # of each beam

@@ -138,8 +138,8 @@ class CheckpointStore:
     def _prune(self) -> None:
         """Delete all checkpoints but the newest `keep` and those that are pointed to.
 
-        Of those that are kept, a run resumes only from the newest NUM_RESUMABLE, so the others lose
-        their optimizer. A damaged one is left as it is.
+        A run resumes only from the newest NUM_RESUMABLE checkpoints. The optimizer of older ones is
+        deleted. A damaged checkpoint is left as it is.
         """
         pointed_to = {_read_pointer(self.path / pointer) for pointer in (BEST, LAST)}
         newest_first = newest_checkpoints(self.path)
