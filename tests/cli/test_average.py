@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG
+from runs import CONFIG, configure
 from safetensors.torch import load_file
 from shell import mt
+
+from mt.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +20,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with four checkpoints; the loss of each is lower than that of the one before."""
     top = tmp_path_factory.mktemp("task")
     config = write_copy_task(top, CONFIG)
-    ended = mt("train", "-c", config, "--run-dir", top / "run", "--set", "train.keep_checkpoints=4")
-    assert ended.code == 0, ended.err
-    return top / "run"
+    return train(configure(config, top / "run", "train.keep_checkpoints=4"))
 
 
 def load_model(run_dir: Path, name: str) -> dict[str, torch.Tensor]:

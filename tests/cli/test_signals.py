@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG
+from runs import CONFIG, configure
 from shell import mt
 
 from mt.storage import atomic
+from mt.training.run import train
 
 # RUN stands for the run directory, TEXT for a text file, OUT for what is written.
 COMMANDS = {
@@ -29,10 +30,7 @@ COMMANDS = {
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one update."""
     top = tmp_path_factory.mktemp("task")
-    config = write_copy_task(top, CONFIG)
-    ended = mt("train", "-c", config, "--run-dir", top / "run", "--set", "train.max_steps=1")
-    assert ended.code == 0, ended.err
-    return top / "run"
+    return train(configure(write_copy_task(top, CONFIG), top / "run", "train.max_steps=1"))
 
 
 @pytest.fixture

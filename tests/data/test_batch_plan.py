@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lengths import random_lengths
 
 from mt.config.schema import Batching
 from mt.data.batch_plan import (
@@ -31,13 +32,6 @@ both_kinds = pytest.mark.parametrize("batching", BOTH_KINDS)
 lists_of_length_pairs = st.lists(
     st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=200
 )
-
-
-def random_lengths(num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(1)
-    src = generator.integers(1, 40, num_pairs)
-    tgt = np.maximum(1, src + generator.integers(-3, 4, num_pairs))
-    return src, tgt
 
 
 def batches_of(plan: BatchPlan) -> list[list[int]]:

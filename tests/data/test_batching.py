@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from lengths import random_lengths
 from torch.nn.utils.rnn import pad_sequence
 
 from mt.data.batching import make_batch
@@ -22,13 +23,6 @@ EOS_ID = 3
 lists_of_length_pairs = st.lists(
     st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=200
 )
-
-
-def random_lengths(num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(1)
-    src = generator.integers(1, 40, num_pairs)
-    tgt = np.maximum(1, src + generator.integers(-3, 4, num_pairs))
-    return src, tgt
 
 
 def random_token_array(lengths: np.ndarray) -> TokenArray:

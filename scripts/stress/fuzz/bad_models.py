@@ -350,7 +350,22 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "meta.json")  
 def checkpoint_case(rng: Random, good: GoodInput) -> Case:
     """Make a run directory with something damaged in it, to translate, evaluate or resume with."""
     files = good.files
-    step = good.run["run/checkpoints/last"].decode().strip()
+    description = damage_run(rng, files)
+    checkpoint_option = rng.choice(([], ["--checkpoint", "last"]))
+    max_steps = f"train.max_steps={MAX_STEPS + 1}"
+    commands = {
+        "translate": ["translate", "run", *checkpoint_option],
+        "evaluate": ["evaluate", "run", "--src", "valid.a", "--ref", "valid.b"],
+        "train": ["train", "--config", "good.yaml", "--set", max_steps],
+    }
+    command = rng.choice(("translate", "translate", "evaluate", "train", "train"))
+    stdin = b"The old dog sees it.\n\nA child.\n"
+    return Case(f"{command}: {description}", files, commands[command], stdin)
+
+
+def damage_run(rng: Random, files: dict[str, bytes]) -> str:
+    """Damage one file of the run, with right checksums for most; return a description."""
+    step = files["run/checkpoints/last"].decode().strip()
     step_dir = f"run/checkpoints/{step}"
     damages: tuple[Callable[[Random, dict[str, bytes], str], str], ...] = (
         damage_file,
@@ -366,16 +381,7 @@ def checkpoint_case(rng: Random, good: GoodInput) -> Case:
     if rng.random() < 0.8 and f"{step_dir}/SHA256SUMS" in files:
         write_checksums(files, step_dir)
         description += ", checksums updated"
-    checkpoint_option = rng.choice(([], ["--checkpoint", "last"]))
-    max_steps = f"train.max_steps={MAX_STEPS + 1}"
-    commands = {
-        "translate": ["translate", "run", *checkpoint_option],
-        "evaluate": ["evaluate", "run", "--src", "valid.a", "--ref", "valid.b"],
-        "train": ["train", "--config", "good.yaml", "--set", max_steps],
-    }
-    command = rng.choice(("translate", "translate", "evaluate", "train", "train"))
-    stdin = b"The old dog sees it.\n\nA child.\n"
-    return Case(f"{command}: {description}", files, commands[command], stdin)
+    return description
 
 
 def write_checksums(files: dict[str, bytes], step_dir: str) -> None:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from scripts.stress.fuzz.bad_input import ABSURD_VALUES, SENTENCES, Case, GoodInput, damage_bytes
-from scripts.stress.fuzz.bad_models import (
-    NUMBERS,
-    WHOLE_JSON,
-    choose_value,
-    damage_file,
-    damage_json,
-    damage_names,
-    damage_run_config,
-    damage_tensors,
-    write_checksums,
-)
+from scripts.stress.fuzz.bad_models import NUMBERS, WHOLE_JSON, choose_value, damage_run
 from scripts.stress.fuzz.bad_text import (
     CHECKPOINTS,
     NOT_UTF8,
@@ -90,24 +79,6 @@ def checkpoint_option(rng: Random) -> list[str]:
     if rng.random() < 0.95:
         return []
     return ["--checkpoint", rng.choice([name for name in CHECKPOINTS if "\0" not in name])]
-
-
-def damage_run(rng: Random, files: dict[str, bytes]) -> str:
-    """Damage one file of the run, with right checksums for most; return a description."""
-    step = files["run/checkpoints/last"].decode().strip()
-    step_dir = f"run/checkpoints/{step}"
-    damages: tuple[Callable[[Random, dict[str, bytes], str], str], ...] = (
-        damage_file,
-        damage_json,
-        damage_tensors,
-        damage_tensors,
-        damage_names,
-        damage_run_config,
-    )
-    description = rng.choice(damages)(rng, files, step_dir)
-    if rng.random() < 0.8 and f"{step_dir}/SHA256SUMS" in files:
-        write_checksums(files, step_dir)
-    return description
 
 
 def damage_metrics(rng: Random, files: dict[str, bytes]) -> str:
