@@ -31,5 +31,6 @@ def train(
 
     end = run_training(read_config(config, overrides or [], run_dir=run_dir, device=device))
     if end.stop_signal is not None:
-        # The exit code that a shell reports for the signal, so that `mt train && mt evaluate` ends.
+        # The exit code that a shell reports for the signal: in `mt train && mt evaluate`, the
+        # second command then does not run.
         raise typer.Exit(128 + signal.Signals[end.stop_signal])

@@ -359,8 +359,8 @@ def _filter_pair(
 def _is_blank(text: str, normalization: Normalization) -> bool:
     """Return whether a text has no visible character.
 
-    Runs of the time before normalization left out only lines of white space. A run resumes with the
-    same data, so this stays so for "none".
+    Before normalization existed, mt left out only lines of white space. An old run must resume with
+    the same data, so the form "none" keeps that rule.
     """
     if normalization == "none":
         return not text.strip()

@@ -33,7 +33,7 @@ class Dataset:
     def digest(self) -> str:
         """Return a hash of the text, the tokenizers and the limits.
 
-        A run resumes only if it is the same.
+        A run can resume only if this hash has not changed.
         """
         return self.corpus.digest
 
@@ -94,7 +94,7 @@ class Epoch:
         return batches[index - start]
 
     def cancel(self) -> None:
-        """Let the sampling in another thread end at the next sentence, with CancelledError."""
+        """Stop sampling in another thread: it raises CancelledError at the next sentence."""
         self._cancelled.set()
 
     def widest_batch(self, index: int) -> Batch:

@@ -89,9 +89,10 @@ def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
 
 
 def warn_of_other_form(eval_set: EvalSet, normalization: Normalization) -> None:
-    """Warn of references in another form than translations, which have that of the training text.
+    """Warn of references that are not normalized. Translations are, because the training text is.
 
-    References are scored as they are. Spaces do not count: no score depends on their kind.
+    References are scored as they are. Differences in spaces are ignored, because no score depends
+    on them.
     """
     if normalization == "none":
         return

@@ -26,16 +26,17 @@ _ACCENTS = "\u0300-\u036f\u0483-\u0489\u20d0-\u20ff"
 _JOINABLE = "\u0590-\u167f\u1681-\u1dff\u2190-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
 _NOT_JOINED = re.compile(f"(?:^|[^{_JOINABLE}{_ACCENTS}{_JOINERS}])[{_ACCENTS}{_JOINERS}]+")
 
-# Characters that are drawn as nothing: those of these categories (control and format characters,
-# and spaces), fillers, the empty Braille cell, and marks that only select a form.
+# Invisible characters: those of these categories (control and format characters,
+# and spaces), fillers, the empty Braille cell, and variation selectors.
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef]"
 )
 
-# Characters that can stand for each other. One without a piece is replaced by the first of its
-# group that has a piece. If none has one, a quotation mark vanishes and a dash becomes a space.
+# Characters that can stand for each other. A character without a piece is replaced by the
+# first one of its group that has a piece. If none of the group has a piece, a quotation mark is
+# deleted and a dash becomes a space.
 _DOUBLE_QUOTES = '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033'
 _SINGLE_QUOTES = "'\u2019\u2018\u201a\u201b\u2039\u203a`\u00b4\u02bc\u2032"
 _DASHES = "-\u2010\u2011\u2013\u2014\u2012\u2015\u2212"

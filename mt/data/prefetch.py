@@ -25,15 +25,15 @@ class CancellableSource(BatchSource, Protocol):
     """A source of batches that another thread can stop."""
 
     def cancel(self) -> None:
-        """Let a call of `batch` in another thread end soon, with an error."""
+        """Stop a call of `batch` in another thread: it raises an error soon."""
 
 
 class Prefetcher:
     """Makes the batches `indices` of a source in a thread, in this order and ahead of their use.
 
     The timing does not change the batches. Inside the `with` block nothing else may use the
-    source. The thread lives inside the `with` block, which ends soon: the source is cancelled, and
-    cannot be used again.
+    source. The thread runs only inside the `with` block. The end of the block
+    cancels the source, so that it does not wait long. The source cannot be used again.
     """
 
     def __init__(

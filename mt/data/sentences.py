@@ -82,7 +82,7 @@ _SCRIPTS_WITH_SPACES_BETWEEN_PHRASES = regex.compile(
 
 
 class Cut(NamedTuple):
-    """A place between two pieces of a text: `text[: start]` and `text[stop :]`.
+    """A place between two parts of a text: `text[: start]` and `text[stop :]`.
 
     The text between them is white space, or nothing.
     """

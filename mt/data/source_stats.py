@@ -16,7 +16,7 @@ from mt.errors import RunDirError
 from mt.storage.atomic import atomic_file
 
 # Percentages of the sources that are no longer than `usual_length` and `rare_length`. The maximum
-# is no measure: it can be the length of the one line of a corpus that is not a sentence.
+# is not used, because a single wrong line of the corpus would determine it.
 USUAL_PERCENTAGE = 99.9
 RARE_PERCENTAGE = 99.99
 

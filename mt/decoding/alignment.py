@@ -230,7 +230,7 @@ def words_of_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[range]:
     word_ends = [place.end() for place in places]
     tag_ids = set(tokenizer.tag_ids)
     words = []
-    position = 0  # the text before it is that of the tokens so far
+    position = 0  # the end in `text` of the tokens so far
     for (token_id, next_id), prefix in zip(pairwise(ids), prefixes, strict=True):
         start = position
         # The text of an incomplete character is not known yet.
@@ -251,7 +251,7 @@ def original_words(normalizer: Normalizer, text: str) -> list[int]:
     A word of the text can become several words, for example at a no-break space, or none. A word of
     the normalized text comes from the word that its first character comes from.
     """
-    # Of each character of the normalized text without spaces.
+    # The word of each character of the normalized text, spaces left out.
     word_indices: list[int] = []
     for index, word in enumerate(find_words(text)):
         characters = normalizer(word[0]).replace(" ", "")
@@ -266,7 +266,7 @@ def original_words(normalizer: Normalizer, text: str) -> list[int]:
 
 
 def _common_length(left: str, right: str, *, start: int) -> int:
-    """Return how many characters at the start of two texts are equal; `start` are known to be."""
+    """Return the length of the common start of two texts, which is at least `start`."""
     length = start
     while length < min(len(left), len(right)) and left[length] == right[length]:
         length += 1

@@ -52,8 +52,8 @@ class Sampling:
     def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:
         """Draw one token for each beam; at the first position, all samples start from one beam.
 
-        The sample that ends in eos is finished. It keeps its place among the beams as an impossible
-        one.
+        A sample that ends in eos is finished. Its row stays in the beams, with a log-probability of
+        -inf.
         """
         num_active, num_beams, _ = totals.shape
         parents = torch.arange(self.num_hypotheses, device=totals.device)
@@ -71,7 +71,7 @@ class Sampling:
         )
 
     def _probabilities(self, totals: Tensor) -> Tensor:
-        """Return the probability to draw each token, float64 like `totals` in shape.
+        """Return the probability of each token: float64, with the shape of `totals`.
 
         The tokens of an impossible beam get equal probabilities. Whichever is drawn, the beam stays
         impossible.

@@ -148,8 +148,9 @@ class Strategy(Protocol):
         """Choose among the candidates that extend each beam by each token.
 
         `totals` is (active, beam, vocab): the log-probabilities of all tokens of each candidate.
-        Row i belongs to sentence `sentences[i]` of the batch. A candidate of -inf is impossible; in
-        the selection, it stands for none.
+        Row i belongs to sentence `sentences[i]` of the batch. A log-probability of -inf marks an
+        impossible candidate. In the returned Selection it means that there is no candidate in this
+        place.
         """
         ...
 

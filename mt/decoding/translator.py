@@ -199,7 +199,7 @@ class Translator:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. `prefix` holds ids of tags, such as a target
-        language, as the model was trained with them: see `split_text`.
+        language. Use the same tags as in training (see `split_text`).
         """
         if isinstance(texts, str):
             return self.translate([texts], prefix=prefix)[0]
@@ -215,9 +215,9 @@ class Translator:
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each text, best first.
 
-        The default is `beam_size`. The translations of a text have different texts, except for
-        samples: of these, as many are drawn as are wanted, and equal texts get equal samples. A
-        text of several parts is translated part by part (see `split_text`). Its k-th translation
+        The default is `beam_size`. All translations of a text are different. With sampling,
+        exactly `num_translations` are drawn, and some can be equal; equal texts get equal samples.
+        A text of several parts is translated part by part (see `split_text`). Its k-th translation
         joins the k-th translations of all parts.
         """
         if isinstance(texts, str):
@@ -291,9 +291,9 @@ class Translator:
         The text is encoded as it is: `src_normalizer` prepares a text for this.
 
         A text is split where its sentences end if it is longer than usual training sources, or if
-        these had hardly ever several sentences. A sentence that is very long is split near its
-        middle, and its halves in the same way. A blank text has no parts. The prefix is in front
-        of every part. Raises ValueError if it has other ids than tags.
+        few of these had several sentences. A sentence that is very long is split near its middle,
+        and its halves in the same way. A blank text has no parts. The prefix is in front of every
+        part. Raises ValueError if it has other ids than tags.
         """
         if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
@@ -332,21 +332,21 @@ class Translator:
 
     @property
     def _splits_every_text(self) -> bool:
-        """Whether a text is split where its sentences end, whatever its length."""
+        """Return whether a text is split where its sentences end, whatever its length."""
         if self.source_stats is None or not self.split_lines:
             return False
         return self.source_stats.several_sentences_share < MIN_SEVERAL_SENTENCES_SHARE
 
     @property
     def _usual_length(self) -> int:
-        """The number of tokens above which a text is split where its sentences end."""
+        """Return the number of tokens above which a text is split where its sentences end."""
         if self.source_stats is None or not self.split_lines:
             return self.max_length
         return min(self.source_stats.usual_length, self.max_length)
 
     @property
     def _rare_length(self) -> int:
-        """The number of tokens above which a sentence is split."""
+        """Return the number of tokens above which a sentence is split."""
         if self.source_stats is None or not self.split_lines:
             return self.max_length
         return min(self.source_stats.rare_length, self.max_length)
@@ -363,9 +363,9 @@ class Translator:
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each segment of ids, best first.
 
-        Where the best hypotheses have equal texts, because the model knows several ways to divide a
-        text into subwords, a search with a larger beam looks for others. It does not change the
-        best translation.
+        Several hypotheses can be encodings of one text. If fewer than `num_translations` different
+        texts are found, the search is repeated with a larger beam. The best translation stays the
+        same.
         """
         beam_size = self.search.beam_size
         if self.sampling is not None:

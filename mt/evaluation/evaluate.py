@@ -106,9 +106,9 @@ def score_set(
 def find_missing_spaces(
     name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring
 ) -> str | None:
-    """Return a sentence about the first side without spaces, if BLEU counts words between spaces.
+    """Return a warning about the first side without spaces, if BLEU counts words between spaces.
 
-    `sides` holds the lines of a set by what they are called.
+    `sides` maps a name, such as "references", to the lines of a set.
     """
     if scoring.tokenize not in WORD_TOKENIZERS:
         return None

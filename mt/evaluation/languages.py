@@ -28,8 +28,8 @@ TOKENIZER_BY_SCRIPT = {
     **dict.fromkeys(("lana", "tale", "talu", "tavt"), "char"),  # scripts of Tai languages
 }
 
-# The words of TER: those between spaces, or those of sacreBLEU's support of Chinese and Japanese;
-# None where it knows no words.
+# The words of TER: those between spaces, or those of sacreBLEU's option `asian_support`; None:
+# TER is not computed.
 TerWords = Literal["spaces", "asian"] | None
 TER_WORDS_BY_TOKENIZER: dict[str, TerWords] = {"zh": "asian", "ja-mecab": "asian", "char": None}
 

@@ -222,7 +222,7 @@ def _locate(source_digest: np.uint64, train: Sequence[ParallelSurvey]) -> str:
 def check_forms(
     pair: ParallelSurvey, train: Sequence[ParallelSurvey], *, normalization: Normalization
 ) -> list[Finding]:
-    """Report forms of text that a reader does not see, where lines or sets differ in them.
+    """Report invisible differences between lines or between sets.
 
     That is a file with composed and with decomposed letters, and an evaluation set with unusual
     spaces or characters of width zero that no training corpus has. `train` is empty if `pair` is a

@@ -46,7 +46,7 @@ class RunDigests(NamedTuple):
     """SHA-256 of the results of a run."""
 
     weights: str
-    averages: str  # of the weights; of nothing if the run has none
+    averages: str  # of ema.safetensors; of no bytes if the run has no such file
     optimizer: str
     metrics: str  # without what depends on a clock
 

@@ -111,10 +111,10 @@ def _partial_path(path: Path) -> Path:
 
 @contextmanager
 def _partial_output(path: Path) -> Iterator[Path]:
-    """Yield the name under which the block writes the output `path`, before it renames it.
+    """Yield the temporary path. The block writes the output there and renames it to `path`.
 
-    The directory of `path` is made first. After the block, its list of names is on the disk, and
-    what still has the partial name is removed.
+    The directory of `path` is made first. After the block, the directory is flushed to the disk,
+    and what still has the temporary path is removed.
     """
     partial = _partial_path(path)
     try:
@@ -138,13 +138,16 @@ def _names_file_outside(directory: Path, error: OSError) -> bool:
 
 
 def _replace_directory(partial: Path, path: Path) -> None:
-    """Give `partial` the name of `path`. If that exists, `partial` is to be removed afterwards."""
+    """Rename `partial` to `path`, or exchange the two if `path` exists.
+
+    After an exchange, the caller removes `partial`, which is the old directory.
+    """
     try:
         partial.replace(path)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        _exchange(partial, path)  # afterwards, `partial` is what `path` was
+        _exchange(partial, path)
 
 
 def _exchange(first: Path, second: Path) -> None:

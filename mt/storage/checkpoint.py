@@ -85,7 +85,7 @@ class CheckpointStore:
         return self._load_newest(load_checkpoint)
 
     def newest_meta(self) -> dict[str, Any]:
-        """Return the newest meta.json that is intact, as `load_newest` does the checkpoint."""
+        """Return the content of the newest intact meta.json, chosen as in `load_newest`."""
         meta, _ = self._load_newest(load_meta)
         return meta
 
@@ -209,7 +209,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 def load_weights(model: nn.Module, directory: Path) -> None:
     """Load a checkpoint's weights into `model`, which may be on the meta device.
 
-    They are the averages of the weights, if the checkpoint has them.
+    If the checkpoint has moving averages of the weights, it loads these.
 
     CheckpointError when they are the weights of another model, or are not finite.
     """
@@ -310,7 +310,7 @@ def _read_pointer(path: Path) -> str | None:
 def newest_checkpoints(checkpoints: Path) -> list[Path]:
     """Return the directories of the checkpoints that training made, newest first.
 
-    One that a user copied has another name.
+    A copy made by a user has another name and is not included.
     """
     directories = [path for path in checkpoints.glob("step_*") if path.is_dir()]
     own = [path for path in directories if STEP_NAME.fullmatch(path.name)]

@@ -19,7 +19,7 @@ class WeightAverage:
     over about a fortieth of the updates so far, and the initial weights are soon forgotten. The
     rule is that of TensorFlow's ExponentialMovingAverage, which has 10 in the place of WARMUP.
 
-    All values stay on the device of the model: an update never waits for it.
+    All values stay on the device of the model, so an update never waits for the device.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -33,8 +33,8 @@ class WeightAverage:
     def update(self, is_done: Tensor) -> None:
         """Update the averages after an optimizer step.
 
-        `is_done` is a bool scalar. It is False for an update that was skipped because its gradients
-        were not finite, which does not count.
+        `is_done` is a bool scalar: False if the update was skipped because its gradients were not
+        finite. A skipped update does not count.
         """
         self.num_updates += is_done
         decay = ((1 + self.num_updates) / (WARMUP + self.num_updates)).clamp(max=self.decay)

@@ -42,13 +42,13 @@ def inherit_from_other_run(config: Config) -> Config:
         listed = "\n  ".join(forbidden)
         raise ConfigError(
             f"train.init_from: {init_from} has another model, tokenizer or normalization; "
-            f"undo:\n  {listed}"
+            f"remove or correct:\n  {listed}"
         )
     return child
 
 
 def load_initial_weights(model: Transformer, config: TrainConfig) -> None:
-    """Load the weights of the run `train.init_from`, or their averages if it has any.
+    """Load the weights of the run `train.init_from`, or their moving averages if it has any.
 
     CheckpointError when there is no such checkpoint, or when it holds another model.
     """

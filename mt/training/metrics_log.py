@@ -184,10 +184,10 @@ class MetricsLog:
             os.truncate(self.path, 0)
 
     def cut_back(self, size: int, *, step: int) -> bool:
-        """Drop everything after the first `size` bytes: updates that a resumed run repeats.
+        """Cut the file to its first `size` bytes; a resumed run writes the later lines again.
 
-        Returns False if the file was cut or changed since it had `size` bytes at update `step`. Its
-        complete lines up to that update are kept then.
+        If the file is shorter or was changed since update `step`, its complete lines up to that
+        update are kept, and False is returned.
         """
         content = self.path.read_bytes() if self.path.exists() else b""
         kept = content[:size]

@@ -27,8 +27,8 @@ CHANGEABLE_KEYS = (
     "train.max_skipped",
 )
 
-# Keys with paths of files. They may change, because the content of the files is compared, or no
-# longer needed.
+# Keys with paths of files. They may change: mt
+# compares the content of the files, or does not need them any more.
 PATH_KEYS = re.compile(
     r"data\.train\.\d+\.(prefix|src|tgt)"
     r"|data\.valid\.(prefix|src|refs\.\d+)"

@@ -148,7 +148,7 @@ def _warn_of_missing_spaces(valid: EvalSet, scoring: Scoring) -> None:
 
 
 def recorded_precision(run_dir: RunDir, runtime: Runtime) -> str | None:
-    """Return the precision in the run's config, which `auto` stands for when the run continues.
+    """Return the precision in the run's config, which a resumed run uses for `auto`.
 
     This also holds for a run without a checkpoint, if it was on the same kind of device.
     None if there is no config that can be read.
@@ -183,7 +183,7 @@ def resolve_auto(
     runtime = runtime.with_precision(precision)
     tokenize: str = config.evaluation.tokenize
     if tokenize == "auto" and run_config is not None:
-        tokenize = run_config.evaluation.tokenize  # of an old run it is still auto
+        tokenize = run_config.evaluation.tokenize  # in the config of an old run, this is auto
     elif tokenize == "auto":
         tokenize = bleu_tokenizer(config.data.tgt_lang)
     resolved = {"precision": runtime.precision, "device": runtime.device.type}

@@ -114,7 +114,7 @@ class LogWindow:
         self._sums.copy_(torch.tensor([saved[name] for name in names]))
 
     def load_from_other_ranks(self, saved: Sequence[Mapping[str, float]], *, rank: int) -> None:
-        """Continue the windows of another number of ranks: rank 0 takes over all their losses."""
+        """Restore windows that another number of ranks saved: rank 0 gets the sums of all."""
         own = torch.zeros_like(self._sums)
         for window in saved:
             self.load(window)

@@ -237,8 +237,8 @@ class Trainer:
     def _count_tokens(self, own_batches: Sequence[Batch]) -> int:
         """Return the number of target tokens of an update, over all ranks.
 
-        With BPE-dropout it is known from the batches, not from the plan. The ranks exchange it on
-        the CPU, so that no rank waits for its GPU.
+        With BPE-dropout it depends on the sampled batches, not on the plan alone. The ranks
+        exchange it on the CPU, so that no rank waits for its GPU.
         """
         num_tokens = torch.tensor(sum(batch.num_tokens for batch in own_batches))
         return int(self.runtime.all_reduce_sum(num_tokens))
@@ -272,7 +272,7 @@ class Trainer:
             self._log_window()
         if self._validation_is_due():
             self._validate_and_save()
-        elif self._save_is_due() and self.stop_reason() is None:  # if it stops, `fit` saves
+        elif self._save_is_due() and self.stop_reason() is None:  # `fit` saves at a stop
             self._save(is_best=False)
 
     def _validation_is_due(self) -> bool:

@@ -88,7 +88,7 @@ def test_another_model_is_refused_by_key(
 ) -> None:
     path = child_config_path(config_path)
     config = configure(path, tmp_path / "run", f"train.init_from={parent}", override)
-    with pytest.raises(ConfigError, match=f"undo:\n  {key}: "):
+    with pytest.raises(ConfigError, match=f"remove or correct:\n  {key}: "):
         train(config)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
