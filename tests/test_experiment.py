@@ -10,7 +10,7 @@ from copy_task import write_copy_task
 from runs import CONFIG, configure
 
 import mt.data.eval_set as eval_set_module
-from mt.data.eval_set import warn_of_other_form
+from mt.data.eval_set import warn_of_unnormalized_references
 from mt.errors import DataError, RunDirError, TokenizerError
 from mt.experiment import Experiment
 from mt.storage.run_dir import RunDir
@@ -138,10 +138,10 @@ def test_training_text_and_validation_set_are_normalized(
 
     # References are kept as they are, with one warning.
     assert plain_run.validation_set.refs != changed_run.validation_set.refs
-    warn_of_other_form(plain_run.validation_set, "nfc")
-    warn_of_other_form(changed_run.validation_set, "none")
+    warn_of_unnormalized_references(plain_run.validation_set, "nfc")
+    warn_of_unnormalized_references(changed_run.validation_set, "none")
     assert warnings == []
-    warn_of_other_form(changed_run.validation_set, "nfc")
+    warn_of_unnormalized_references(changed_run.validation_set, "nfc")
     (warning,) = warnings
     assert warning.startswith("valid: ")
     pairs = [

@@ -143,7 +143,7 @@ def split_evenly(
     order = SORT_ORDERS[batching](src_lengths, tgt_lengths)
     longer_sides = np.maximum(src_lengths, tgt_lengths)[order]
     enough = int(longer_sides[-1]) * len(longer_sides)
-    slices = _cut_evenly(longer_sides, num_batches, too_small=0, large_enough=enough)
+    slices = _cut_evenly(longer_sides, num_batches, low_budget=0, high_budget=enough)
     while len(slices) < num_batches:
         # Halve the batch with most pairs.
         sizes = [end - start for start, end in slices]
@@ -180,7 +180,7 @@ def _plan_pools(
         lengths = longer_sides[pool]
         num_batches = len(list(_cut_by_budget(lengths, batch_tokens)))
         mean = int(lengths.sum()) // num_batches
-        slices = _cut_evenly(lengths, num_batches, too_small=mean - 1, large_enough=batch_tokens)
+        slices = _cut_evenly(lengths, num_batches, low_budget=mean - 1, high_budget=batch_tokens)
         batches += _shuffled_parts(pool, slices, generator)
         pool_starts.append(len(batches))
     return batches, pool_starts
@@ -266,17 +266,16 @@ def _cut_by_budget(lengths: Lengths, batch_tokens: int) -> Iterator[Slice]:
 
 
 def _cut_evenly(
-    lengths: Lengths, num_batches: int, *, too_small: int, large_enough: int
+    lengths: Lengths, num_batches: int, *, low_budget: int, high_budget: int
 ) -> list[Slice]:
-    """Cut ascending lengths into at most `num_batches` slices, with the smallest budget
-    that allows this.
+    """Cut ascending lengths into at most `num_batches` slices, by the smallest possible budget.
 
-    This budget is above `too_small` and at most `large_enough`.
+    This budget is above `low_budget` and at most `high_budget`.
     """
-    while large_enough - too_small > 1:
-        budget = (too_small + large_enough) // 2
+    while high_budget - low_budget > 1:
+        budget = (low_budget + high_budget) // 2
         if len(list(_cut_by_budget(lengths, budget))) <= num_batches:
-            large_enough = budget
+            high_budget = budget
         else:
-            too_small = budget
-    return list(_cut_by_budget(lengths, large_enough))
+            low_budget = budget
+    return list(_cut_by_budget(lengths, high_budget))

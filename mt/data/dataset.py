@@ -14,7 +14,7 @@ from mt.data.batching import Batch, make_batch
 from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, EncodedPairs, TokenArray
 from mt.data.tokenizer import Tokenizer
-from mt.data.unseen import NOISY_BATCHES, insert_unseen_characters
+from mt.data.unseen import NOISY_BATCH_SHARE, insert_unseen_characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +155,14 @@ class Epoch:
         if tokenizer.bpe_dropout == 0.0:
             return rows
         plain_rows = rows.rows()
-        texts = self._until_cancelled(tokenizer.decode(plain_rows))
+        texts = self._check_cancelled(tokenizer.decode(plain_rows))
         sampled_rows = tokenizer.sample(texts, draw)
         chosen = []
         for plain, sampled, limit in zip(plain_rows, sampled_rows, limits, strict=True):
             chosen.append(sampled if len(sampled) <= limit else plain)
         return TokenArray.from_rows(chosen)
 
-    def _until_cancelled(self, texts: Iterable[str]) -> Iterator[str]:
+    def _check_cancelled(self, texts: Iterable[str]) -> Iterator[str]:
         """Yield the texts. Raises CancelledError when `cancel` was called."""
         for text in texts:
             if self._cancelled.is_set():
@@ -179,14 +179,14 @@ class Epoch:
         """
         dataset = self.dataset
         share = dataset.unseen_characters
-        noisy_batches = max(NOISY_BATCHES, share)
+        noisy_batch_share = max(NOISY_BATCH_SHARE, share)
         draw = Random(f"{dataset.seed} {self.number} {seed}").random
-        if share == 0.0 or (draw() >= noisy_batches and not always):
+        if share == 0.0 or (draw() >= noisy_batch_share and not always):
             return pairs
         return insert_unseen_characters(
             pairs,
             dataset.src_tokenizer,
-            share=share / noisy_batches,
+            share=share / noisy_batch_share,
             draw=draw,
             max_length=dataset.max_length,
         )

@@ -88,7 +88,7 @@ def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
     return eval_set
 
 
-def warn_of_other_form(eval_set: EvalSet, normalization: Normalization) -> None:
+def warn_of_unnormalized_references(eval_set: EvalSet, normalization: Normalization) -> None:
     """Warn of references that are not normalized. Translations are, because the training text is.
 
     References are scored as they are. Differences in spaces are ignored, because no score depends

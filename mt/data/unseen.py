@@ -12,7 +12,7 @@ from mt.data.tokenizer import Tokenizer
 
 # The noise makes a source longer by a few tokens, and with it the whole batch. So only this share
 # of the batches has noise, in more of their pairs.
-NOISY_BATCHES = 1 / 16
+NOISY_BATCH_SHARE = 1 / 16
 
 # Characters of 1, 2, 3 and 4 bytes in UTF-8 are drawn equally often. The last range ends after the
 # emoji.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.schema import Config
-from mt.data.eval_set import EvalSet, read_eval_set, warn_of_other_form
+from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
 from mt.data.words import lacks_spaces
 from mt.evaluation.metrics import WORD_TOKENIZERS, Score, Scoring, score_corpus
 from mt.experiment import Experiment
@@ -49,7 +49,7 @@ def evaluate(
     else:
         eval_sets = experiment.evaluation_sets
     for eval_set in eval_sets:
-        warn_of_other_form(eval_set, experiment.config.data.normalization)
+        warn_of_unnormalized_references(eval_set, experiment.config.data.normalization)
     translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
     results = []
     for eval_set in eval_sets:

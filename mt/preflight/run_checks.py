@@ -21,7 +21,7 @@ from mt.preflight.languages import TrigramLogOdds, learn_log_odds
 from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
 from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
-from mt.training.init_from import inherit_from_other_run
+from mt.training.init_from import inherit_from_parent
 from mt.training.resume_rules import forbidden_changes
 from mt.training.run import read_config, recorded_precision, resolve_auto
 
@@ -275,7 +275,7 @@ def check_scoring(config: Config) -> Finding:
 # Training
 
 
-def _without_other_run(config: Config) -> Config:
+def _without_init_from(config: Config) -> Config:
     """Return the config of a run that has begun, and does not need `train.init_from` any more."""
     changes = {"init_from": None, "freeze": ()}
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
@@ -298,13 +298,13 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
         has_usable_run = not changes
         yield _report_existing_run(run_dir, changes)
         if has_usable_run:
-            trial_config = _without_other_run(resumed_config)
+            trial_config = _without_init_from(resumed_config)
             trial_runtime = resumed_runtime
     if not has_usable_run:
         # A run that cannot continue with this config says nothing about a new one.
         trial_precision = None if can_resume else precision
         trial_config, trial_runtime = resolve_auto(
-            inherit_from_other_run(config),
+            inherit_from_parent(config),
             runtime,
             run_config=None,
             run_precision=trial_precision,

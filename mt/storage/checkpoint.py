@@ -91,7 +91,7 @@ class CheckpointStore:
 
     def _load_newest(self, load: Callable[[Path], T]) -> tuple[T, list[CheckpointError]]:
         errors: list[CheckpointError] = []
-        for directory in self._up_to_last():
+        for directory in self._resume_candidates():
             try:
                 return load(directory), errors
             except CheckpointError as error:
@@ -112,19 +112,19 @@ class CheckpointStore:
             self._point(LAST, self.path / step_name(step))
         if has_last and has_best:
             return
-        for directory in self._up_to_last():
+        for directory in self._resume_candidates():
             with suppress(CheckpointError):
                 if load_meta(directory).get("is_best"):
                     self._point(BEST, directory)
                     return
 
-    def _up_to_last(self) -> list[Path]:
+    def _resume_candidates(self) -> list[Path]:
         """Return the checkpoints, newest first.
 
         `last` is set after a checkpoint is complete, so one that is newer than `last` is from a
         killed save, and is left out. Without a readable `last`, all are returned.
         """
-        directories = newest_checkpoints(self.path)
+        directories = checkpoints_newest_first(self.path)
         last = _read_pointer(self.path / LAST)
         if last is None:
             return directories
@@ -142,7 +142,7 @@ class CheckpointStore:
         deleted. A damaged checkpoint is left as it is.
         """
         pointed_to = {_read_pointer(self.path / pointer) for pointer in (BEST, LAST)}
-        newest_first = newest_checkpoints(self.path)
+        newest_first = checkpoints_newest_first(self.path)
         for directory in newest_first[self.keep :]:
             if directory.name not in pointed_to:
                 remove(directory)
@@ -159,7 +159,7 @@ def step_name(step: int) -> str:
 
 def has_checkpoint(checkpoints: Path) -> bool:
     """Return whether a run has a checkpoint to resume from, or had one that is damaged now."""
-    return (checkpoints / LAST).is_file() or bool(newest_checkpoints(checkpoints))
+    return (checkpoints / LAST).is_file() or bool(checkpoints_newest_first(checkpoints))
 
 
 def find_checkpoint(checkpoints: Path, which: str) -> Path:
@@ -307,7 +307,7 @@ def _read_pointer(path: Path) -> str | None:
     return name if STEP_NAME.fullmatch(name) else None
 
 
-def newest_checkpoints(checkpoints: Path) -> list[Path]:
+def checkpoints_newest_first(checkpoints: Path) -> list[Path]:
     """Return the directories of the checkpoints that training made, newest first.
 
     A copy made by a user has another name and is not included.

@@ -2,7 +2,7 @@
 
 from mt.errors import CheckpointError
 from mt.experiment import Experiment
-from mt.storage.checkpoint import average_weights, newest_checkpoints, step_name
+from mt.storage.checkpoint import average_weights, checkpoints_newest_first, step_name
 from mt.training.metrics_log import read_metrics_log
 
 OUTPUT_NAME = "average"  # beside the checkpoints that training makes
@@ -15,7 +15,7 @@ def average_checkpoints(experiment: Experiment, *, count: int, by_score: bool) -
     when there are fewer, DiskError when the average cannot be written.
     """
     checkpoints_dir = experiment.run_dir.checkpoints_dir
-    directories = newest_checkpoints(checkpoints_dir)
+    directories = checkpoints_newest_first(checkpoints_dir)
     if by_score:
         scores = _validation_scores(experiment)
         directories = [directory for directory in directories if directory.name in scores]

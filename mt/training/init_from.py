@@ -11,7 +11,7 @@ from mt.storage.checkpoint import find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
 
 # Keys that may differ from the other run: they change neither shape nor meaning of the weights.
-FREE_KEYS = {
+KEYS_THAT_MAY_DIFFER = {
     "model.dropout",
     "model.attention_dropout",
     "model.activation_dropout",
@@ -20,7 +20,7 @@ FREE_KEYS = {
 }
 
 
-def inherit_from_other_run(config: Config) -> Config:
+def inherit_from_parent(config: Config) -> Config:
     """Return the config with the model, tokenizer and normalization of `train.init_from`.
 
     Without `train.init_from`, the config is returned as it is. ConfigError when the user set one of
@@ -37,7 +37,7 @@ def inherit_from_other_run(config: Config) -> Config:
         "data": child.data.model_copy(update={"normalization": parent.data.normalization}),
     }
     differences = diff_configs(child.model_copy(update=parent_parts), child)
-    forbidden = [line for line in differences if line.partition(":")[0] not in FREE_KEYS]
+    forbidden = [line for line in differences if line.partition(":")[0] not in KEYS_THAT_MAY_DIFFER]
     if forbidden:
         listed = "\n  ".join(forbidden)
         raise ConfigError(

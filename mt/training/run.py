@@ -16,7 +16,7 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
-from mt.data.eval_set import EvalSet, warn_of_other_form
+from mt.data.eval_set import EvalSet, warn_of_unnormalized_references
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import (
     CheckpointError,
@@ -33,7 +33,7 @@ from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import CheckpointStore, has_checkpoint
 from mt.storage.run_dir import RunDir
-from mt.training.init_from import inherit_from_other_run
+from mt.training.init_from import inherit_from_parent
 from mt.training.resume_rules import (
     check_same_text,
     check_same_tokenizers,
@@ -118,7 +118,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     if run_config is not None:
         config = fill_unset_keys(config, run_config)
     else:
-        config = inherit_from_other_run(config)
+        config = inherit_from_parent(config)
     precision = None
     if runtime.is_main:
         precision = recorded_precision(run_dir, runtime)
@@ -132,7 +132,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
         _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
-        warn_of_other_form(experiment.validation_set, config.data.normalization)
+        warn_of_unnormalized_references(experiment.validation_set, config.data.normalization)
         experiment.train_tokenizers()
         experiment.measure_sources()
     if runtime.is_main:

@@ -36,8 +36,8 @@ from mt.storage.checkpoint import (
 )
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.average import WeightAverage
 from mt.training.console import Console, format_duration
+from mt.training.ema import MovingAverage
 from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
@@ -97,9 +97,9 @@ class Trainer:
         self.wrapped_objective = runtime.wrap_in_ddp(objective)
         self.optimizer = build_optimizer(objective, config)
         self.scaler = runtime.scaler()
-        self.average: WeightAverage | None = None
+        self.ema: MovingAverage | None = None
         if config.ema_decay > 0.0:
-            self.average = WeightAverage(objective.transformer, config.ema_decay)
+            self.ema = MovingAverage(objective.transformer, config.ema_decay)
         self.state = TrainState()
         self.window = LogWindow(runtime.device, objective.sum_names)
 
@@ -257,8 +257,8 @@ class Trainer:
         self.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
-            self.average.update(grad_norm.isfinite())
+        if self.ema is not None:
+            self.ema.update(grad_norm.isfinite())
         self.optimizer.zero_grad()
         return grad_norm
 
@@ -397,10 +397,10 @@ class Trainer:
         if self.signals.name is not None:
             return None
         self.objective.eval()
-        average = nullcontext() if self.average is None else self.average.applied()
+        averages = nullcontext() if self.ema is None else self.ema.applied()
         try:
             # In this order, so that a signal does not interrupt the exchange of the weights.
-            with average, self.signals.interrupting():
+            with averages, self.signals.interrupting():
                 return self.validate(self.objective)
         except InterruptedBySignal:
             return None
@@ -563,9 +563,9 @@ class Trainer:
                 }
                 optimizer = pack_optimizer(self.optimizer, self.objective.transformer)
                 ema: dict[str, Tensor] = {}
-                if self.average is not None:
-                    ema = self.average.averages
-                    meta["ema_updates"] = int(self.average.num_updates)
+                if self.ema is not None:
+                    ema = self.ema.averages
+                    meta["ema_updates"] = int(self.ema.num_updates)
                 checkpoint = Checkpoint(weights, optimizer, meta, ema)
                 self.checkpoints.save(checkpoint, step=self.state.step, is_best=is_best)
             except DiskError as disk_error:
@@ -590,8 +590,8 @@ class Trainer:
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
-            if self.average is not None:
-                self.average.load(checkpoint.ema, meta["ema_updates"])
+            if self.ema is not None:
+                self.ema.load(checkpoint.ema, meta["ema_updates"])
             self._restore_rank(ranks)
             has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
             metrics_size = int(meta["metrics_size"])

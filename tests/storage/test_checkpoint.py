@@ -28,11 +28,11 @@ from mt.storage.checkpoint import (
     Checkpoint,
     CheckpointStore,
     average_weights,
+    checkpoints_newest_first,
     find_checkpoint,
     load_checkpoint,
     load_meta,
     load_weights,
-    newest_checkpoints,
 )
 
 FILES = (MODEL, OPTIMIZER, META, CHECKSUMS)
@@ -316,7 +316,7 @@ def test_mean_of_checkpoints_is_a_checkpoint(tmp_path: Path) -> None:
     biases = torch.stack([make_linear(step).bias for step in (1, 2, 3)])
     assert torch.allclose(model.bias, biases.mean(0))
     assert load_meta(output)["average_of"] == [directory.name for directory in directories]
-    assert newest_checkpoints(store.path) == directories[::-1], "training ignores the average"
+    assert checkpoints_newest_first(store.path) == directories[::-1], "training ignores the average"
 
 
 def test_checkpoints_of_different_models_have_no_mean(tmp_path: Path) -> None:

@@ -373,8 +373,8 @@ def test_validation_and_translation_use_the_averages(tmp_path: Path) -> None:
 
     trainer.validate = validate
     trainer.fit()
-    assert trainer.average is not None
-    averages = trainer.average.averages
+    assert trainer.ema is not None
+    averages = trainer.ema.averages
     assert largest_change(trainer.objective.transformer.state_dict(), averages) > 1e-5
     model = make_trainer(tmp_path / "other", max_steps=1).objective.transformer
     load_weights(model, find_checkpoint(tmp_path / "checkpoints", "last"))
@@ -385,17 +385,17 @@ def test_validation_and_translation_use_the_averages(tmp_path: Path) -> None:
 
 def test_skipped_update_does_not_count_in_the_averages(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, ema_decay=0.9, max_steps=1)
-    assert trainer.average is not None
+    assert trainer.ema is not None
     epoch = trainer.dataset.epoch(0, batch_tokens=64)
     trainer.update(epoch, range(1))
-    before = {name: value.clone() for name, value in trainer.average.averages.items()}
+    before = {name: value.clone() for name, value in trainer.ema.averages.items()}
     weight = next(trainer.objective.parameters())
     handle = weight.register_hook(lambda gradient: gradient * math.nan)
     trainer.update(epoch, range(1))
     handle.remove()
     for name, value in before.items():
-        assert torch.equal(trainer.average.averages[name], value)
-    assert int(trainer.average.num_updates) == 1
+        assert torch.equal(trainer.ema.averages[name], value)
+    assert int(trainer.ema.num_updates) == 1
 
 
 def test_save_that_is_requested_before_the_first_update_waits(tmp_path: Path) -> None:

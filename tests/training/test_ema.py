@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mt.training.average import WeightAverage
+from mt.training.ema import MovingAverage
 
 DONE = torch.tensor(True)
 SKIPPED = torch.tensor(False)
@@ -23,7 +23,7 @@ def change_weights(model: nn.Module) -> None:
 
 def test_average_follows_its_formula() -> None:
     model = make_model()
-    average = WeightAverage(model, 0.2)
+    average = MovingAverage(model, 0.2)
     expected = model.weight.detach().clone()
     for n in range(1, 12):
         change_weights(model)
@@ -35,7 +35,7 @@ def test_average_follows_its_formula() -> None:
 
 def test_average_of_a_short_run_forgets_the_initial_weights() -> None:
     model = make_model()
-    average = WeightAverage(model, 0.9999)
+    average = MovingAverage(model, 0.9999)
     for parameter in model.parameters():
         nn.init.constant_(parameter, 7.0)
     for _ in range(20):
@@ -45,7 +45,7 @@ def test_average_of_a_short_run_forgets_the_initial_weights() -> None:
 
 def test_skipped_update_does_not_count() -> None:
     model = make_model()
-    average = WeightAverage(model, 0.9)
+    average = MovingAverage(model, 0.9)
     change_weights(model)
     average.update(DONE)
     before = average.averages["weight"].clone()
@@ -56,7 +56,7 @@ def test_skipped_update_does_not_count() -> None:
 
 def test_applied_exchanges_the_weights_and_puts_them_back() -> None:
     model = make_model()
-    average = WeightAverage(model, 0.9)
+    average = MovingAverage(model, 0.9)
     change_weights(model)
     average.update(DONE)
     change_weights(model)
@@ -74,14 +74,14 @@ def test_applied_exchanges_the_weights_and_puts_them_back() -> None:
 def test_loaded_average_continues_exactly() -> None:
     def run(reload_after: int | None) -> dict[str, Tensor]:
         model = make_model()
-        average = WeightAverage(model, 0.8)
+        average = MovingAverage(model, 0.8)
         for step in range(6):
             change_weights(model)
             average.update(DONE)
             if step == reload_after:
                 saved = {name: value.clone() for name, value in average.averages.items()}
                 num_updates = int(average.num_updates)
-                average = WeightAverage(model, 0.8)
+                average = MovingAverage(model, 0.8)
                 average.load(saved, num_updates)
         return average.averages
 
@@ -91,7 +91,7 @@ def test_loaded_average_continues_exactly() -> None:
 
 
 def test_average_of_another_model_is_refused() -> None:
-    average = WeightAverage(make_model(), 0.9)
+    average = MovingAverage(make_model(), 0.9)
     with pytest.raises(ValueError, match="averages of the model's weights"):
         average.load({}, 3)
     with pytest.raises(ValueError, match="weight has the shape"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 WARMUP = 40
 
 
-class WeightAverage:
+class MovingAverage:
     """Average of a model's weights over its updates, in which recent updates count most.
 
     After each update, average = decay * average + (1 - decay) * weights. The decay begins low and
@@ -30,15 +30,15 @@ class WeightAverage:
         self.num_updates = torch.zeros((), dtype=torch.float32, device=device)
 
     @torch.no_grad()
-    def update(self, is_done: Tensor) -> None:
+    def update(self, was_applied: Tensor) -> None:
         """Update the averages after an optimizer step.
 
-        `is_done` is a bool scalar: False if the update was skipped because its gradients were not
-        finite. A skipped update does not count.
+        `was_applied` is a bool scalar: False if the update was skipped because its gradients were
+        not finite. A skipped update does not count.
         """
-        self.num_updates += is_done
+        self.num_updates += was_applied
         decay = ((1 + self.num_updates) / (WARMUP + self.num_updates)).clamp(max=self.decay)
-        new_share = (1 - decay) * is_done
+        new_share = (1 - decay) * was_applied
         for name, weight in self._weights.items():
             self.averages[name].lerp_(weight, new_share)
 
