@@ -25,7 +25,7 @@ from mt.cli.signals import exit_on_sigterm
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
 from mt.cli.translate import translate
-from mt.errors import MtError
+from mt.errors import DiskError, MtError
 
 app = typer.Typer(
     help="Train and use machine translation models.",
@@ -47,11 +47,20 @@ def main() -> None:
     _replace_closed_streams()
     configure_logging()
     try:
+        _refuse_deleted_directory()
         app()
     except (MtError, OSError) as error:
         with suppress(OSError):
             print(f"mt: {_printable(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _refuse_deleted_directory() -> None:
+    """Raise DiskError if the current directory was deleted: PyTorch's libraries end without it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise DiskError("the current directory was deleted; change to another one") from None
 
 
 def _show_version(value: bool) -> None:

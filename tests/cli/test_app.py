@@ -817,3 +817,14 @@ def test_same_command_trains_after_mistakes_are_corrected(small_task: Path) -> N
     tokenizer = small_task / "runs/copy/tokenizer.model"
     clean_tokenizer = small_task / "clean/tokenizer.model"
     assert tokenizer.read_bytes() == clean_tokenizer.read_bytes()
+
+
+def test_deleted_current_directory_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os; os.rmdir({str(gone)!r}); from mt.cli.app import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--version"], cwd=gone, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "mt: the current directory was deleted; change to another one\n"
