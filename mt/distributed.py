@@ -185,14 +185,14 @@ def open_runtime(device: str, precision: str = "fp32") -> Runtime:
             torch_device = _claim_gpu(int(os.environ.get("LOCAL_RANK", "0")))
         # Python objects are exchanged on the CPU, by gloo, so that no rank waits for its GPU.
         backend = "cpu:gloo,cuda:nccl" if torch_device.type == "cuda" else "gloo"
-        with lost_rank_as_error(rank), _ending_with_launcher():
+        with lost_rank_as_error(rank, world_size), _ending_with_launcher():
             _join_ranks(backend)
     runtime = Runtime(torch_device, rank=rank, world_size=world_size)
     return runtime.with_precision(precision)
 
 
 @contextmanager
-def lost_rank_as_error(rank: int) -> Iterator[None]:
+def lost_rank_as_error(rank: int, world_size: int) -> Iterator[None]:
     """Raise RankError when this rank finds that another one has ended.
 
     The other one has reported its error. Ours would hide it, and say nothing of the cause.
@@ -200,7 +200,8 @@ def lost_rank_as_error(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        is_lost = isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+        if world_size == 1 or not is_lost:
             raise
         raise RankError(
             f"rank {rank}: another rank has ended or cannot be reached (see its own message)"

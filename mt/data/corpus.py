@@ -203,9 +203,6 @@ def encode_corpus(
     # A run resumes only with data of the digest that it was started with. So the same data must
     # have the same digest in all versions of mt: what is hashed here must not change.
     file_digests = [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora]
-    for files, (src_digest, tgt_digest) in zip(corpora, file_digests, strict=True):
-        if src_digest == tgt_digest:
-            logger.info(f"train: {files.src} and {files.tgt} have the same content")
     identity: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "files": file_digests,
@@ -292,6 +289,13 @@ class _Chunk(NamedTuple):
     tgt_rows: list[list[int]]
     counts: FilterCounts
     num_several_sentences: int  # sources
+
+
+def warn_of_equal_sides(corpora: Sequence[ParallelFiles]) -> None:
+    """Say which corpora have the same text on both sides. Raises DataError."""
+    for files in corpora:
+        if _file_digest(files.src) == _file_digest(files.tgt):
+            logger.info(f"train: {files.src} and {files.tgt} have the same content")
 
 
 def _encode_chunks(

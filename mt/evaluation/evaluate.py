@@ -54,7 +54,7 @@ def evaluate(
     results = []
     for eval_set in eval_sets:
         hypotheses = translator.translate(eval_set.src)
-        _warn_of_missing_spaces(eval_set, hypotheses, scoring)
+        _warn_of_set(eval_set, hypotheses, scoring)
         results.append(score_set(eval_set, hypotheses, scoring=scoring))
     return results
 
@@ -72,7 +72,7 @@ def evaluate_file(
     # Scoring needs no source. The hypotheses take its place, so that line counts are checked.
     eval_set = read_eval_set(hyp.name, hyp, refs)
     hypotheses = eval_set.src
-    _warn_of_missing_spaces(eval_set, hypotheses, scoring)
+    _warn_of_set(eval_set, hypotheses, scoring)
     return [score_set(eval_set, hypotheses, scoring=scoring)]
 
 
@@ -122,8 +122,13 @@ def find_missing_spaces(
     return None
 
 
-def _warn_of_missing_spaces(eval_set: EvalSet, hypotheses: Sequence[str], scoring: Scoring) -> None:
-    sides = {"translations": hypotheses, "references": eval_set.refs[0]}
-    problem = find_missing_spaces(eval_set.name, sides, scoring)
+def warn_of_missing_spaces(name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring) -> None:
+    """Log what `find_missing_spaces` finds."""
+    problem = find_missing_spaces(name, sides, scoring)
     if problem is not None:
         logger.warning(problem)
+
+
+def _warn_of_set(eval_set: EvalSet, hypotheses: Sequence[str], scoring: Scoring) -> None:
+    sides = {"translations": hypotheses, "references": eval_set.refs[0]}
+    warn_of_missing_spaces(eval_set.name, sides, scoring)

@@ -16,7 +16,8 @@ from mt.config.load import (
     load_run_config,
 )
 from mt.config.schema import Config, FilePath
-from mt.data.eval_set import EvalSet, warn_of_unnormalized_references
+from mt.data.corpus import warn_of_equal_sides
+from mt.data.eval_set import training_files, warn_of_unnormalized_references
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import (
     CheckpointError,
@@ -26,9 +27,8 @@ from mt.errors import (
     RunDirError,
     TokenizerError,
 )
-from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
+from mt.evaluation.evaluate import scoring_of_run, warn_of_missing_spaces
 from mt.evaluation.languages import bleu_tokenizer
-from mt.evaluation.metrics import Scoring
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import CheckpointStore, has_checkpoint
@@ -70,6 +70,10 @@ def read_config(
     return config.model_copy(update={"train": train_config})
 
 
+# Errors that the user can correct, after which the same command starts from the beginning.
+MISTAKES = (ConfigError, DataError, CheckpointError, TokenizerError, RunDirError, DeviceError)
+
+
 class TrainingEnd(NamedTuple):
     """How a training ended."""
 
@@ -93,13 +97,13 @@ def run_training(config: Config) -> TrainingEnd:
     runtime = open_runtime(config.train.device)
     is_new = runtime.is_main and not run_dir.path.exists()
     lock = run_dir.lock() if runtime.is_main else nullcontext()
-    with lost_rank_as_error(runtime.rank), lock:
+    with lost_rank_as_error(runtime.rank, runtime.world_size), lock:
         try:
             experiment, runtime = prepare_run(config, run_dir, runtime)
             trainer = Trainer.from_experiment(experiment, runtime)
-        except (ConfigError, DataError, CheckpointError, TokenizerError):
+        except MISTAKES:
             if is_new:
-                remove(run_dir.path)  # a mistake of the user: nothing has begun
+                remove(run_dir.path)  # nothing has begun
             raise
         trainer.fit()
         runtime.close()
@@ -131,20 +135,16 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     elif runtime.is_main:
         write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
-        _warn_of_missing_spaces(experiment.validation_set, scoring_of_run(config))
-        warn_of_unnormalized_references(experiment.validation_set, config.data.normalization)
+        valid = experiment.validation_set
+        warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
+        warn_of_unnormalized_references(valid, config.data.normalization)
+        warn_of_equal_sides(training_files(config.data))
         experiment.train_tokenizers()
         experiment.measure_sources()
     if runtime.is_main:
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime
-
-
-def _warn_of_missing_spaces(valid: EvalSet, scoring: Scoring) -> None:
-    problem = find_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
-    if problem is not None:
-        logger.warning(problem)
 
 
 def recorded_precision(run_dir: RunDir, runtime: Runtime) -> str | None:

@@ -59,7 +59,10 @@ class StopSignals:
     def _remember(self, number: int, frame: object) -> None:
         """Handle a signal that asks to stop."""
         if self.name is not None:
-            raise KeyboardInterrupt
+            # A terminal that is closed sends SIGHUP twice: from the shell, and from the system.
+            if number != signal.SIGHUP:
+                raise KeyboardInterrupt
+            return
         self.name = signal.Signals(number).name
         self._announce(f"{self.name}: saving after this update (again: stop at once)")
         if self._may_interrupt:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
 from lengths import random_lengths
 from torch.nn.utils.rnn import pad_sequence
 
 from mt.data.batching import make_batch
 from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
 
-MULTI30K = Path(__file__).parents[3] / "shared/data/multi30k/raw"
 PAD_ID = 0
 BOS_ID = 2
 EOS_ID = 3
-
-lists_of_length_pairs = st.lists(
-    st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=200
-)
 
 
 def random_token_array(lengths: np.ndarray) -> TokenArray:

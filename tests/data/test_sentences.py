@@ -135,10 +135,10 @@ def test_cuts_are_in_order_and_every_sentence_has_a_letter_or_number(text: str) 
 def test_time_is_linear(part: str) -> None:
     """Where the time grows with the square of the length, a line of a megabyte would take hours."""
     text = "Hello" + part * (100_000 // len(part)) + "x"
-    start_time = time.monotonic()
+    start_time = time.process_time()
     sentence_cuts(text)
     middle_cut(text)
-    assert time.monotonic() - start_time < 10
+    assert time.process_time() - start_time < 10
 
 
 # Cuts inside a sentence

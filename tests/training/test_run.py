@@ -239,6 +239,22 @@ def test_sigusr1_saves_and_training_continues(
     assert_same_run(tmp_path, uninterrupted)
 
 
+def test_second_sighup_of_a_closed_terminal_does_not_stop_the_save(
+    config_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    default_signal_handlers: None,
+) -> None:
+    def close_terminal() -> None:
+        signal.raise_signal(signal.SIGHUP)  # from the shell
+        signal.raise_signal(signal.SIGHUP)  # from the system
+
+    call_at_update(monkeypatch, 4, close_terminal)
+    end = run_training(configure(config_path, tmp_path, *RANDOM))
+    assert end.stop_signal == "SIGHUP"
+    assert checkpoint_path(tmp_path).name == "step_00000005"
+
+
 def test_resume_in_mid_epoch_completes_max_epochs(
     config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,11 +524,24 @@ def test_resume_refuses_changed_text(config_path: Path, tmp_path: Path, name: st
         path.write_text(text, encoding="utf-8")
 
 
-def test_failed_start_leaves_no_run_directory(config_path: Path, tmp_path: Path) -> None:
-    missing = f"data.train.0.prefix={tmp_path}/nowhere"
-    with pytest.raises(DataError, match="nowhere"):
-        train(configure(config_path, tmp_path / "runs" / "new", missing))
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("data.train.0.prefix=/nowhere", DataError),
+        ("train.init_from=/nowhere", RunDirError),
+        ("train.compile=true", DeviceError),
+    ],
+)
+def test_failed_start_leaves_no_run_directory(
+    config_path: Path, tmp_path: Path, override: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        train(configure(config_path, tmp_path / "runs" / "new", override, "train.device=auto"))
     assert not (tmp_path / "runs" / "new").exists()
+
+
+def test_failed_start_leaves_an_existing_directory(config_path: Path, tmp_path: Path) -> None:
+    missing = f"data.train.0.prefix={tmp_path}/nowhere"
 
     existing = tmp_path / "existing"
     existing.mkdir()
