@@ -384,6 +384,8 @@ class TrainConfig(Section):
                 )
         if self.freeze and self.init_from is None:
             yield "freeze", "keeps the weights of another run: wanted init_from"
+        if self.init_checkpoint != "best" and self.init_from is None:
+            yield "init_checkpoint", "names a checkpoint of another run: wanted init_from"
         if self.device == "cpu" and self.compile:
             yield "compile", "is slower on a cpu: wanted false, or device: cuda"
         if self.device == "cpu" and self.precision == "fp16":

@@ -105,13 +105,13 @@ def make_short_config(
     Writes the validation lines to files in `directory`.
     """
     config, _ = shorten_validation_set(config, directory, num_lines=NUM_VALIDATION_LINES)
-    joint = config.tokenizer.joint
-    src_model, tgt_model = trial_dir.tokenizer_paths(joint)
-    models = {"src_model": str(src_model), "tgt_model": str(tgt_model)}
-    if joint:
-        models = {"model": str(src_model)}
-    tokenizer = TokenizerConfig(joint=joint, bpe_dropout=config.tokenizer.bpe_dropout)
+    tokenizer = config.tokenizer
+    freeze = config.train.freeze
+    if config.train.init_from is None:  # else `mt train` copies the tokenizers of that run
+        tokenizer = _existing_tokenizers(config.tokenizer, trial_dir)
+        freeze = ()
     train = {
+        "freeze": freeze,
         "max_steps": NUM_UPDATES,
         "max_epochs": None,
         "max_minutes": None,
@@ -126,10 +126,20 @@ def make_short_config(
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"test": ()}),
-            "tokenizer": tokenizer.model_copy(update=models),
+            "tokenizer": tokenizer,
             "train": config.train.model_copy(update=train),
         }
     )
+
+
+def _existing_tokenizers(section: TokenizerConfig, trial_dir: RunDir) -> TokenizerConfig:
+    """Return a section that names the tokenizers of `trial_dir`."""
+    src_model, tgt_model = trial_dir.tokenizer_paths(section.joint)
+    models = {"src_model": str(src_model), "tgt_model": str(tgt_model)}
+    if section.joint:
+        models = {"model": str(src_model)}
+    plain = TokenizerConfig(joint=section.joint, bpe_dropout=section.bpe_dropout)
+    return plain.model_copy(update=models)
 
 
 def train_to_end(config_path: Path, run_dir: RunDir, trial_dir: RunDir) -> None:

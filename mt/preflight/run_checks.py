@@ -64,13 +64,14 @@ def _check_all(
     except DeviceError as error:
         yield Finding("error", "device", "", str(error))
 
+    complete_config = _complete(config)
     files_are_sound = True
-    for finding in check_files(config.data):
+    for finding in check_files(complete_config.data):
         if finding.level == "error":
             files_are_sound = False
         yield finding
     if files_are_sound:
-        yield check_scoring(config)
+        yield check_scoring(complete_config)
 
     if runtime is not None and files_are_sound:
         yield from check_training(config, runtime, resume=resume)
@@ -79,6 +80,15 @@ def _check_all(
 
 
 # Text files
+
+
+def _complete(config: Config) -> Config:
+    """Return the config with the values of the run that it would resume or start from."""
+    assert config.train.run_dir is not None, "read_config gives every run a directory"
+    run_dir = RunDir(Path(config.train.run_dir))
+    if has_checkpoint(run_dir.checkpoints_dir):
+        return fill_unset_keys(config, load_run_config(run_dir.config_path))
+    return inherit_from_parent(config)
 
 
 def check_files(data: DataConfig) -> Iterator[Finding]:
@@ -277,8 +287,8 @@ def check_scoring(config: Config) -> Finding:
 
 def _without_init_from(config: Config) -> Config:
     """Return the config of a run that has begun, and does not need `train.init_from` any more."""
-    changes = {"init_from": None, "freeze": ()}
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+    train = config.train.model_copy(update={"init_from": None})
+    return config.model_copy(update={"train": train})
 
 
 def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[Finding]:

@@ -16,6 +16,11 @@ def average_checkpoints(experiment: Experiment, *, count: int, by_score: bool) -
     """
     checkpoints_dir = experiment.run_dir.checkpoints_dir
     directories = checkpoints_newest_first(checkpoints_dir)
+    if by_score and experiment.config.train.ema_decay > 0.0:
+        raise CheckpointError(
+            "--best compares scores of moving averages (train.ema_decay), but the weights "
+            "themselves are averaged: wanted --last"
+        )
     if by_score:
         scores = _validation_scores(experiment)
         directories = [directory for directory in directories if directory.name in scores]

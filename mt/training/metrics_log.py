@@ -164,7 +164,7 @@ class MetricsLog:
         line["timing"] = dict(timing)
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
         # The text of an incident may name a file with bytes that are not UTF-8.
-        self._pending += text.encode(errors="replace") + b"\n"
+        self._pending += text.encode(errors="backslashreplace") + b"\n"
         with suppress(DiskError):
             self._write_pending()
 

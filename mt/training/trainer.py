@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any, NoReturn, Protocol, Self
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from mt.config.schema import TrainConfig
@@ -404,6 +404,8 @@ class Trainer:
                 return self.validate(self.objective)
         except InterruptedBySignal:
             return None
+        except TrainingError:
+            self._raise_diverged("the model computes numbers that are not finite")
         finally:
             self.objective.train()
 
@@ -585,13 +587,18 @@ class Trainer:
             ranks = meta["ranks"]
             # Earlier versions of mt did not save it.
             batches_per_update = self.config.gradient_accumulation * len(ranks)
-            self.batches_per_update = int(meta.get("batches_per_update", batches_per_update))
+            self.batches_per_update = TypeAdapter(PositiveInt).validate_python(
+                meta.get("batches_per_update", batches_per_update), strict=True
+            )
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
             if self.ema is not None:
-                self.ema.load(checkpoint.ema, meta["ema_updates"])
+                num_updates = TypeAdapter(NonNegativeInt).validate_python(
+                    meta["ema_updates"], strict=True
+                )
+                self.ema.load(checkpoint.ema, num_updates)
             self._restore_rank(ranks)
             has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
             metrics_size = int(meta["metrics_size"])

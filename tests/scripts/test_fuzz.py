@@ -117,6 +117,15 @@ def test_resume_refuses_a_state_of_wrong_types(good: GoodInput, key: str, value:
     assert "run/checkpoints: the checkpoint does not fit this run (" in error
 
 
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", None, []])
+def test_resume_refuses_an_impossible_size_of_updates(good: GoodInput, value: object) -> None:
+    file = checkpoint_file(good, "meta.json")
+    meta = json.loads(good.run[file])
+    meta["batches_per_update"] = value
+    error = resume_error(good, file, json.dumps(meta).encode())
+    assert "run/checkpoints: the checkpoint does not fit this run (" in error
+
+
 def test_resume_refuses_an_optimizer_without_a_tensor(good: GoodInput) -> None:
     file = checkpoint_file(good, "optimizer.safetensors")
     header, numbers = bad_models.read_tensors(good.run[file])

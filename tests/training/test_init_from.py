@@ -161,6 +161,19 @@ def test_check_of_a_resumable_run_does_not_need_the_other_run(
     config = configure(path, tmp_path / "child", *overrides)
     train(configure(path, tmp_path / "child", *overrides, "train.max_steps=6"))
     shutil.rmtree(moved)
-    findings = list(check_training(config, open_runtime("cpu"), resume=False))
+    findings = list(check_training(config, open_runtime("cpu"), resume=True))
     assert [finding.text for finding in findings if finding.level == "error"] == []
-    assert "memory" in {finding.topic for finding in findings}
+    assert {"memory", "resume"} <= {finding.topic for finding in findings}
+
+
+def test_check_of_a_new_child_resumes_it(config_path: Path, parent: Path, tmp_path: Path) -> None:
+    path = child_config_path(config_path)
+    config = configure(path, tmp_path / "child", f"train.init_from={parent}", FREEZE)
+    findings = list(check_training(config, open_runtime("cpu"), resume=True))
+    assert [finding.text for finding in findings if finding.level == "error"] == []
+    assert "resume" in {finding.topic for finding in findings}
+
+
+def test_checkpoint_of_no_run_is_refused(config_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="init_checkpoint"):
+        configure(config_path, tmp_path, "train.init_checkpoint=last")
