@@ -30,9 +30,7 @@ def average(
     from mt.training.checkpoint_average import average_checkpoints
 
     experiment = Experiment.open(run_dir)
-    if best is not None:
-        names = average_checkpoints(experiment, count=best, by_score=True)
-    else:
-        assert last is not None, "checked above"
-        names = average_checkpoints(experiment, count=last, by_score=False)
+    count = last if best is None else best
+    assert count is not None, "checked above"
+    names = average_checkpoints(experiment, count=count, by_score=best is not None)
     write_lines([f"average of {', '.join(names)}"])

@@ -140,38 +140,36 @@ def align_translations(
     alignments = iter(align(translator, segments))
     aligned_lists = []
     for text, translations in zip(texts, n_best_lists, strict=True):
+        normalized = translator.src_normalizer(text)
+        src_words = original_words(translator.src_normalizer, text)
         aligned = []
         for translation in translations:
             own_alignments = list(islice(alignments, len(translation.segments)))
-            alignment = _join_alignments(
-                translator.src_normalizer, text, translation, own_alignments
-            )
+            links = _join_alignments(normalized, translation, own_alignments)
+            alignment = sorted({(src_words[i], j) for i, j in links})
             aligned.append(translation._replace(alignment=alignment))
         aligned_lists.append(aligned)
     return aligned_lists
 
 
 def _join_alignments(
-    normalizer: Normalizer, text: str, translation: Translation, alignments: Sequence[Alignment]
+    text: str, translation: Translation, alignments: Sequence[Alignment]
 ) -> Alignment:
-    """Return the links of a whole text from the links of its segments.
+    """Return the links of a whole, normalized text from the links of its segments.
 
     Words are counted from the start of each segment, so the words before it have to be added. A
     long word may have been cut in two. Its segments share the word.
     """
     starts = translation.segment_starts
-    normalized = normalizer(text)
-    first_src_words = word_indices_at(normalized, [start.src for start in starts])
+    first_src_words = word_indices_at(text, [start.src for start in starts])
     first_tgt_words = word_indices_at(translation.text, [start.tgt for start in starts])
-    links = {
+    return [
         (first_src_word + i, first_tgt_word + j)
         for alignment, first_src_word, first_tgt_word in zip(
             alignments, first_src_words, first_tgt_words, strict=True
         )
         for i, j in alignment
-    }
-    src_words = original_words(normalizer, text)
-    return sorted({(src_words[i], j) for i, j in links})
+    ]
 
 
 def word_indices_at(text: str, positions: Sequence[int]) -> list[int]:
@@ -204,9 +202,8 @@ def link_words(
     for position, words in enumerate(tgt_words):
         for word in words:
             if step == "input":
-                rows[word] = (
-                    position + 1
-                )  # the last subword of the word overwrites the earlier ones
+                # The last subword of the word overwrites the earlier ones.
+                rows[word] = position + 1
             else:
                 rows.setdefault(word, position)  # the first subword stays
 

@@ -26,6 +26,8 @@ class SamplingOptions:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"wanted a seed of at least 0, found {self.seed}")
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"wanted a temperature above 0, found {self.temperature}")
         if self.top_k is not None and self.top_k < 1:

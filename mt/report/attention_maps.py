@@ -151,9 +151,10 @@ def _encode_sentence(
         raise DataError(f"{what} is not valid UTF-8 at character {error.start + 1}") from error
     if "\n" in text:
         raise DataError(f"{what} has a line break; give one sentence on one line")
+    text = normalizer(text)
     if is_blank(text):
         raise DataError(f"{what} is blank; give a sentence with at least one word")
-    (text_ids,) = tokenizer.encode([normalizer(text)])
+    (text_ids,) = tokenizer.encode([text])
     ids = [*prefix, *text_ids]
     if len(ids) > max_length:
         raise DataError(

@@ -43,9 +43,10 @@ def compute_heat_maps(sources: Sequence[str], translator: Translator) -> list[He
 
 
 def _is_suitable(source: str, translator: Translator) -> bool:
-    """Return whether a sentence is short enough for a map, and translated in one piece."""
+    """Return whether a sentence is short enough for a map, and translated as a whole."""
     num_words = len(words_and_punctuation(source))
-    return MIN_WORDS <= num_words <= MAX_WORDS and len(translator.encode_parts(source)) == 1
+    num_parts = len(translator.split_text(translator.src_normalizer(source)))
+    return MIN_WORDS <= num_words <= MAX_WORDS and num_parts == 1
 
 
 def _cross_attention_map(maps: AttentionMaps) -> HeatMap:

@@ -72,7 +72,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     with _partial_output(path) as partial:
         with os_errors_as_disk_error(path):
             partial.mkdir()
-            if path.exists():
+            if path.is_dir():
                 partial.chmod(_permissions(path))
         try:
             yield partial

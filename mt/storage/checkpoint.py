@@ -213,11 +213,13 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 
     CheckpointError when they are the weights of another model, or are not finite.
     """
-    tensors = _load_model(directory)
-    name = MODEL
     if _has_file(directory, EMA):
         name = EMA
+        _read_meta(directory)  # checks the format
         tensors = _load_tensors(directory / EMA)
+    else:
+        name = MODEL
+        tensors = _load_model(directory)
     if _shapes(tensors) != _shapes(model.state_dict()):
         raise CheckpointError(f"{directory}: holds another model than the run's config describes")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,18 @@ from mt.training.run import train
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with four checkpoints; the loss of each is lower than that of the one before."""
     top = tmp_path_factory.mktemp("task")
     config = write_copy_task(top, CONFIG)
-    return train(configure(config, top / "run", "train.keep_checkpoints=4"))
+    overrides = ("train.keep_checkpoints=4", "train.ema_decay=0")
+    return train(configure(config, top / "run", *overrides))
+
+
+@pytest.fixture
+def run_dir(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, which a test may change."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
 def load_model(run_dir: Path, name: str) -> dict[str, torch.Tensor]:
@@ -81,8 +89,17 @@ def test_too_few_checkpoints_are_counted(run_dir: Path) -> None:
     assert "wanted 5 checkpoints, found 4" in ended.err
 
 
+def test_best_is_refused_where_moving_averages_were_validated(run_dir: Path) -> None:
+    config = run_dir / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("ema_decay: 0.0", "ema_decay: 0.9"), encoding="utf-8")
+    ended = mt("average", run_dir, "--best", "2")
+    assert ended.code == 1
+    assert "wanted --last" in ended.err
+
+
 @pytest.mark.parametrize("options", [(), ("--last", "2", "--best", "2")])
-def test_one_choice_is_needed(run_dir: Path, options: tuple[str, ...]) -> None:
-    ended = mt("average", run_dir, *options)
+def test_one_choice_is_needed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    ended = mt("average", tmp_path, *options)
     assert ended.code == 2
     assert "--last or --best" in ended.err

@@ -18,6 +18,7 @@ from mt.training.run import train
 # RUN stands for the run directory, TEXT for a text file, OUT for what is written.
 COMMANDS = {
     "align": "align RUN --src TEXT --tgt TEXT -o OUT/links",
+    "average": "average RUN --last 1",
     "attention": "attention RUN balo -o OUT/page.html",
     "export": "export RUN --to ctranslate2 OUT/model",
     "report": "report RUN -o OUT/page.html",
@@ -52,11 +53,13 @@ def test_sigterm_leaves_no_partial_file(
     if command == "export":
         pytest.importorskip("ctranslate2")
     fsync_path = atomic.fsync_path
-    files_at_signal: list[str] = []
+    output_dir = run_dir / "checkpoints" if command == "average" else tmp_path
+    files_before = set(os.listdir(output_dir))
+    files_at_signal: set[str] = set()
 
     def terminate_before_fsync(path: Path) -> None:
         if not files_at_signal:
-            files_at_signal.extend(os.listdir(tmp_path))
+            files_at_signal.update(os.listdir(output_dir))
             signal.raise_signal(signal.SIGTERM)
         fsync_path(path)
 
@@ -64,6 +67,6 @@ def test_sigterm_leaves_no_partial_file(
     text = COMMANDS[command].replace("RUN", str(run_dir)).replace("OUT", str(tmp_path))
     ended = mt(*text.replace("TEXT", str(run_dir.parent / "train.aa")).split())
     assert ended.code == 128 + signal.SIGTERM, ended.err
-    (partial,) = files_at_signal
+    (partial,) = files_at_signal - files_before
     assert partial.endswith(".partial")
-    assert os.listdir(tmp_path) == []
+    assert set(os.listdir(output_dir)) == files_before

@@ -99,8 +99,15 @@ def test_samples_depend_on_the_seed_and_the_source_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"temperature": 0.0}, {"temperature": float("inf")}, {"top_k": 0}, {"top_p": 0.0}]
+    "values",
+    [
+        {"seed": -1},
+        {"temperature": 0.0},
+        {"temperature": float("inf")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+    ],
 )
 def test_impossible_options_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
-        SamplingOptions(seed=1, **values)  # type: ignore[arg-type]
+        SamplingOptions(**{"seed": 1, **values})  # type: ignore[arg-type]

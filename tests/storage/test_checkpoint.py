@@ -145,8 +145,10 @@ def test_loaded_weights_do_not_change_with_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_files_have_the_permissions_that_the_umask_allows(tmp_path: Path, umask: int) -> None:
     old_umask = os.umask(umask)
-    directory = save(make_store(tmp_path), 1)
-    os.umask(old_umask)
+    try:
+        directory = save(make_store(tmp_path), 1)
+    finally:
+        os.umask(old_umask)
     for path in directory.iterdir():
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path.name
 
@@ -451,6 +453,15 @@ def test_load_newest_passes_over_a_damaged_checkpoint(
     else:
         assert loaded_step(loaded) == 3
         assert errors == []
+
+
+def test_older_checkpoint_without_optimizer_does_not_replace_damaged_ones(tmp_path: Path) -> None:
+    store = make_store(tmp_path, keep=3)
+    directories = [save(store, step) for step in (1, 2, 3)]
+    for directory in directories[1:]:
+        (directory / MODEL).write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="step_00000003"):
+        store.load_newest()
 
 
 def test_load_newest_reports_the_newest_when_none_is_intact(tmp_path: Path) -> None:
