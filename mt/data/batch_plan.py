@@ -231,9 +231,9 @@ def _sort_by_both_sides(src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
     """Return the indices sorted by the longer side, then by source length minus target length.
 
     The sort is stable. The difference ascends for odd lengths and descends for even ones. Where a
-    batch has pairs of two lengths, their shorter sides are then similar too. On Multi30k, 3.2 % of
-    the positions are padding; with a difference that always ascends it is 4.2 %, and 7.0 % without
-    the difference.
+    batch has pairs of two lengths, their shorter sides are then similar too. On Multi30k with 8,000
+    subwords, 3.2 % of the positions are padding; with a difference that always ascends it is 4.2 %,
+    and 7.0 % without the difference.
     """
     longer_sides = np.maximum(src_lengths, tgt_lengths)
     difference = src_lengths - tgt_lengths
