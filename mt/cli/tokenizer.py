@@ -8,6 +8,7 @@ import typer
 
 from mt.cli.options import InputOption
 from mt.cli.streams import read_input, write_lines
+from mt.config.choices import Normalization
 from mt.data.text import chunked
 from mt.errors import TokenizerError
 
@@ -31,7 +32,7 @@ def train(
         float, typer.Option(min=0.98, max=1.0, help="share of characters with a token")
     ] = 1.0,
     normalization: Annotated[
-        Literal["nfc", "nfkc", "none"],
+        Normalization,
         typer.Option(help="form of the text, as data.normalization in a config"),
     ] = "nfc",
 ) -> None:

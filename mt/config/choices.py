@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+Normalization = Literal["nfc", "nfkc", "none"]
+
 # The tokenizers of sacreBLEU's BLEU, and "auto"; spm is an older name of flores101.
 BleuTokenizer = Literal[
     "auto",

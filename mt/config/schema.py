@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mt.config.choices import BleuTokenizer
+from mt.config.choices import BleuTokenizer, Normalization
 
 
 def _absolute(path: str) -> str:
@@ -55,7 +55,6 @@ SCHEDULES_WITH_AN_END = ("cosine",)
 
 Batching = Literal["pools", "sorted"]
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
-Normalization = Literal["nfc", "nfkc", "none"]
 
 PREFIX_DESCRIPTION = (
     "the files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.normalization import Normalizer, is_blank, normalize
 from mt.data.sentences import sentence_cuts
 from mt.data.text import chunked, read_parallel

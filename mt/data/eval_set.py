@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig, Normalization
+from mt.config.choices import Normalization
+from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.corpus import ParallelFiles
 from mt.data.normalization import normalize
 from mt.data.text import find_pair, read_lines

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from typing import Literal
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.tokenizer import Tokenizer
 
 # Characters of width zero that have no meaning: soft hyphen, word joiner and byte order mark

@@ -9,7 +9,7 @@ from typing import Literal
 
 import sentencepiece
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.normalization import normalize
 from mt.data.text import read_lines
 from mt.data.tokenizer import (

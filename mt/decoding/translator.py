@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mt.config.choices import Normalization
 from mt.config.load import load_run_config
-from mt.config.schema import Normalization, SearchConfig
+from mt.config.schema import SearchConfig
 from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, describe_characters, is_blank

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.normalization import describe_characters
 from mt.preflight.drift import Drift, find_drifts
 from mt.preflight.languages import MIN_LOG_ODDS

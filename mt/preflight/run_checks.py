@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from mt.config.choices import Normalization
 from mt.config.load import fill_unset_keys, load_run_config
-from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig, Normalization
+from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.eval_set import find_files, load_eval_set
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError

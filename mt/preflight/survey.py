@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.normalization import is_blank, normalize, remove_zero_width
 from mt.data.text import read_lines
 from mt.preflight.languages import (

@@ -82,23 +82,7 @@ class CheckpointStore:
         Also returns the errors of the damaged ones that were passed over. Raises the error of the
         newest checkpoint when none is intact.
         """
-        return self._load_newest(load_checkpoint)
-
-    def newest_meta(self) -> dict[str, Any]:
-        """Return the content of the newest intact meta.json, chosen as in `load_newest`."""
-        meta, _ = self._load_newest(load_meta)
-        return meta
-
-    def _load_newest(self, load: Callable[[Path], T]) -> tuple[T, list[CheckpointError]]:
-        errors: list[CheckpointError] = []
-        for directory in self._resume_candidates():
-            try:
-                return load(directory), errors
-            except CheckpointError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        raise CheckpointError(f"{self.path}: no checkpoint is left (mt train makes one)")
+        return _load_newest(self.path, load_checkpoint)
 
     def repair_pointers(self, step: int) -> None:
         """Write `last` and `best` again where they are missing, when a run resumes from `step`.
@@ -112,24 +96,11 @@ class CheckpointStore:
             self._point(LAST, self.path / step_name(step))
         if has_last and has_best:
             return
-        for directory in self._resume_candidates():
+        for directory in _resume_candidates(self.path):
             with suppress(CheckpointError):
                 if load_meta(directory).get("is_best"):
                     self._point(BEST, directory)
                     return
-
-    def _resume_candidates(self) -> list[Path]:
-        """Return the checkpoints, newest first.
-
-        `last` is set after a checkpoint is complete, so one that is newer than `last` is from a
-        killed save, and is left out. Without a readable `last`, all are returned.
-        """
-        directories = checkpoints_newest_first(self.path)
-        last = _read_pointer(self.path / LAST)
-        if last is None:
-            return directories
-        last_step = _step_in(Path(last))
-        return [directory for directory in directories if _step_in(directory) <= last_step]
 
     def _point(self, pointer: str, directory: Path) -> None:
         with atomic_file(self.path / pointer) as file:
@@ -160,6 +131,15 @@ def step_name(step: int) -> str:
 def has_checkpoint(checkpoints: Path) -> bool:
     """Return whether a run has a checkpoint to resume from, or had one that is damaged now."""
     return (checkpoints / LAST).is_file() or bool(checkpoints_newest_first(checkpoints))
+
+
+def newest_meta(checkpoints: Path) -> dict[str, Any]:
+    """Return the content of the newest intact meta.json that is not newer than `last`.
+
+    Raises the error of the newest one when none is intact.
+    """
+    meta, _ = _load_newest(checkpoints, load_meta)
+    return meta
 
 
 def find_checkpoint(checkpoints: Path, which: str) -> Path:
@@ -299,6 +279,33 @@ def _read_meta(directory: Path) -> dict[str, Any]:
         )
     _verify(path, content)
     return meta
+
+
+def _load_newest(checkpoints: Path, load: Callable[[Path], T]) -> tuple[T, list[CheckpointError]]:
+    """Return what `load` returns for the newest intact checkpoint, and the errors of newer ones."""
+    errors: list[CheckpointError] = []
+    for directory in _resume_candidates(checkpoints):
+        try:
+            return load(directory), errors
+        except CheckpointError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    raise CheckpointError(f"{checkpoints}: no checkpoint is left (mt train makes one)")
+
+
+def _resume_candidates(checkpoints: Path) -> list[Path]:
+    """Return the checkpoints that a run may resume from, newest first.
+
+    `last` is set after a checkpoint is complete, so one that is newer than `last` is from a killed
+    save, and is left out. Without a readable `last`, all are returned.
+    """
+    directories = checkpoints_newest_first(checkpoints)
+    last = _read_pointer(checkpoints / LAST)
+    if last is None:
+        return directories
+    last_step = _step_in(Path(last))
+    return [directory for directory in directories if _step_in(directory) <= last_step]
 
 
 def _read_pointer(path: Path) -> str | None:

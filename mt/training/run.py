@@ -31,7 +31,7 @@ from mt.evaluation.evaluate import scoring_of_run, warn_of_missing_spaces
 from mt.evaluation.languages import bleu_tokenizer
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
-from mt.storage.checkpoint import CheckpointStore, has_checkpoint
+from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_parent
 from mt.training.resume_rules import (
@@ -205,7 +205,7 @@ def refuse_changes(run_config: Config, experiment: Experiment) -> None:
             f"choose another --run-dir, or undo:\n  {listed}"
         )
     check_same_tokenizers(experiment)
-    check_same_text(CheckpointStore(run_dir.checkpoints_dir, keep=1).newest_meta(), experiment)
+    check_same_text(newest_meta(run_dir.checkpoints_dir), experiment)
 
 
 def write_config(config: Config, run_dir: RunDir) -> None:

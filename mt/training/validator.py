@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet

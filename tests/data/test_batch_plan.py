@@ -24,6 +24,7 @@ from mt.data.corpus import encode_pairs
 from mt.data.text import read_lines
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
+from scripts.benchmarks.gradient_variance import share_of_mates
 
 MULTI30K = Path(__file__).parents[3] / "shared/data/multi30k/raw"
 BOTH_KINDS: list[Batching] = ["pools", "sorted"]
@@ -218,27 +219,26 @@ def test_batches_of_real_text_have_little_padding(
     assert 1 - num_tokens / num_positions < most_padding
 
 
-def share_of_mates_that_meet_again(batching: Batching, num_pairs: int) -> float:
-    """Return how many of the pairs in a batch of one epoch are together in the next epoch too."""
-    src, tgt = random_lengths(num_pairs)
-    plans = [
+@pytest.mark.parametrize(("batching", "low", "high"), [("pools", 0.0, 0.1), ("sorted", 0.3, 1.0)])
+def test_few_pairs_of_a_pool_are_together_again(
+    batching: Batching, low: float, high: float
+) -> None:
+    src, tgt = random_lengths(20_000)
+    first, second = (
         plan_batches(src, tgt, batch_tokens=1000, seed=1, epoch=epoch, batching=batching)
         for epoch in (1, 2)
-    ]
-    first, second = (batches_of(plan) for plan in plans)
-    batch_of_pair = {pair: index for index, batch in enumerate(second) for pair in batch}
-    num_together = 0
-    num_mates = 0
-    for batch in first:
-        counts = np.bincount([batch_of_pair[pair] for pair in batch])
-        num_together += int((counts * (counts - 1)).sum())
-        num_mates += len(batch) * (len(batch) - 1)
-    return num_together / num_mates
+    )
+    assert low < share_of_mates(first, second, 20_000) < high
 
 
-def test_few_pairs_of_a_pool_meet_again() -> None:
-    assert share_of_mates_that_meet_again("pools", 20_000) < 0.1
-    assert share_of_mates_that_meet_again("sorted", 20_000) > 0.3
+def test_share_of_mates_of_plans_made_by_hand() -> None:
+    """Of the four pairs that share a batch in the first plan, one does so in the second."""
+    lengths = np.ones(2, np.int64)
+    groups = np.array([0, 2])
+    starts = np.array([0, 3, 5])
+    first = BatchPlan(np.array([0, 1, 2, 3, 4]), starts, lengths, lengths, groups)
+    second = BatchPlan(np.array([0, 1, 3, 2, 4]), starts, lengths, lengths, groups)
+    assert share_of_mates(first, second, 5) == 1 / 4
 
 
 def test_batches_of_pools_have_similar_sizes() -> None:

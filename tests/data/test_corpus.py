@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mt.data.corpus
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.corpus import (
     SHORT_LENGTH,
     EncodedCorpus,

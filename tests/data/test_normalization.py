@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mt.config.schema import Normalization
+from mt.config.choices import Normalization
 from mt.data.normalization import Normalizer, describe_characters, is_blank, normalize
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer

@@ -257,6 +257,23 @@ def test_each_change_changes_a_line_and_keeps_its_words() -> None:
         assert len(changed) >= len(line)
 
 
+# gradient_variance.py
+
+
+def test_gradient_variance_prints_a_row_for_each_plan(tmp_path: Path) -> None:
+    config = write_copy_task(tmp_path, CONFIG)
+    run_dir = tmp_path / "run"
+    train = ("train", "--config", config, "--run-dir", run_dir, "--set", "train.max_steps=1")
+    assert mt(*train).code == 0
+    options = ("--batch-tokens", "128", "--batches", "4")
+    header, pools, in_order = run_module("gradient_variance", run_dir, *options)
+    assert header.split()[-2:] == ["variance", "cost"]
+    assert pools.split()[:2] == ["128", "pools"]
+    assert pools.split()[-2:] == ["1.000", "1.000"]
+    assert in_order.split()[:2] == ["128", "sorted"]
+    assert float(in_order.split()[-2]) > 0
+
+
 # plot_speed.py
 
 
