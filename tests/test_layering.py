@@ -26,6 +26,7 @@ LAYERS = [
     "experiment",
     "evaluation",
     "training",
+    "planning",
     "preflight",
     "report",
     "export",

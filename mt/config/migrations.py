@@ -6,6 +6,7 @@ config of each run. A run's config without it has format 2. A user's file may le
 - Format 2: no `format_version`.
 - Format 3: the keys in `RENAMED_KEYS` have their present names.
 - Format 4: text is normalized, and `train.batching` is new.
+- Format 5: how long a training may take decides its schedule and its validation.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from mt.config.yaml_file import ConfigFile, KeyPath, Override, show
 from mt.errors import ConfigError
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 FIRST_FORMAT_VERSION = 2  # the oldest that is read, and that of a run's config without a version
 
 # The dotted old name and new name of each renamed key. Both are in the same section.
@@ -33,6 +34,7 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
         "data.unseen_characters": 0.0,
         "train.batching": "sorted",
     },
+    4: {},
 }
 
 

@@ -196,7 +196,7 @@ def test_text_of_old_runs_is_not_normalized(tmp_path: Path) -> None:
         data = load_run_config(write(tmp_path, version + DATA + TRAIN)).data
         assert data.normalization == "none"
         assert data.unseen_characters == 0.0
-    data = load_run_config(write(tmp_path, f"format_version: 4\n{DATA}{TRAIN}")).data
+    data = load_run_config(write(tmp_path, f"format_version: {FORMAT_VERSION}\n{DATA}{TRAIN}")).data
     assert data.normalization == "nfc"
     assert data.unseen_characters > 0.0
     # A user's file without a version has the present defaults.
@@ -219,7 +219,7 @@ def test_newer_version_is_refused_with_both_versions(tmp_path: Path, load: Any) 
 @pytest.mark.parametrize("version", ["1", "0", "-3", "3.0", "true", "null", "'3'", "[3]", "{}"])
 def test_wrong_version_is_refused(tmp_path: Path, version: str) -> None:
     message = error_of(write(tmp_path, f"{DATA}{TRAIN}format_version: {version}\n"))
-    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 4, found ")
+    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 5, found ")
 
 
 def test_version_cannot_be_overridden(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_key_that_a_run_lacks_has_the_value_of_its_format(
 def test_old_default_applies_to_its_format_and_earlier_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "FORMAT_VERSION", 5)
+    monkeypatch.setattr(migrations, "FORMAT_VERSION", 6)
     set_old_defaults(
         monkeypatch,
         {4: {"model.dropout": 0.4, "model.d_ff": 40}, 2: {"model.dropout": 0.2}},
