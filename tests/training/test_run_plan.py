@@ -238,6 +238,22 @@ def test_run_that_is_extended_lands_again(
     assert len(plan_lines(tmp_path)) > num_lines
 
 
+# Several ranks
+
+
+def test_other_ranks_take_the_plan_of_rank_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their clocks differ: by this one the time would be over."""
+    trainer = TimedTrainer(tmp_path, max_minutes=1.0)
+    trainer.state.step = 10
+    trainer.state.elapsed_seconds = 70.0
+    from_rank_0 = (None, False, 90)
+    monkeypatch.setattr(Runtime, "broadcast", lambda self, value: from_rank_0)
+    assert trainer.stop_reason() is None
+    assert trainer.plan.total_steps == 90
+
+
 # What the console shows
 
 
