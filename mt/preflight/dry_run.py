@@ -26,6 +26,7 @@ from mt.storage.run_dir import RunDir
 from mt.training.console import format_duration
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
+from mt.training.stopping import count_validations, updates_within
 from mt.training.trainer import Trainer
 
 # The first updates are slower than the others: memory is allocated, and kernels are chosen.
@@ -346,11 +347,17 @@ def estimate_time(
     if train.max_epochs is not None:
         limits.append(train.max_epochs * updates_per_epoch)
     if train.max_minutes is not None:
-        seconds_per_update = update_seconds + validation_seconds / train.validate_every
-        limits.append(max(1, int(train.max_minutes * 60 / seconds_per_update)))
+        num_updates = updates_within(
+            train.max_minutes * 60,
+            step=0,
+            update_seconds=update_seconds,
+            validation_seconds=validation_seconds,
+            validate_every=train.validate_every,
+        )
+        limits.append(max(1, num_updates))
     num_updates = min(limits)
 
-    num_validations = math.ceil(num_updates / train.validate_every)
+    num_validations = count_validations(0, num_updates, train.validate_every)
     all_validations_seconds = num_validations * validation_seconds
     total_seconds = num_updates * update_seconds + all_validations_seconds
     num_epochs = num_updates / updates_per_epoch
