@@ -34,7 +34,11 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
         "data.unseen_characters": 0.0,
         "train.batching": "sorted",
     },
-    4: {},
+    4: {
+        "train.validation_lines": None,
+        "train.validation_beam_size": None,
+        "train.validation_length_limit": "search",
+    },
 }
 
 

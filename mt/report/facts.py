@@ -8,7 +8,7 @@ from mt.config.schema import Config, CorpusConfig, EvalSetConfig, Section
 from mt.config.yaml_file import show
 from mt.report.pair_counts import PairCounts
 from mt.training.console import format_duration
-from mt.training.metrics_log import MetricsHistory, MetricsLine
+from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope
 
 
 class Fact(NamedTuple):
@@ -130,6 +130,9 @@ def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) ->
     if best_steps:
         validations += f", best at update {best_steps[-1]:,}"
     facts.append(Fact("validations", validations))
+    scope = read_scope(valid[-1]) if valid else None
+    if scope is not None:
+        facts.append(Fact("validation scores of", str(scope)))
 
     facts.append(Fact("scored checkpoint", checkpoint or "none"))
     search = config.search

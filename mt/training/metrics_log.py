@@ -7,7 +7,8 @@ depend on the kind:
     start      num_parameters, environment
     train      epoch, loss, nll, other sums of the objective, lr, grad_norm, tokens_seen,
                num_skipped
-    valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best
+    valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best,
+               num_lines, num_lines_in_set, beam_size
     incident   text
 
 The keys under `timing` are elapsed_seconds (of training, over all resumes), tokens_per_second and
@@ -42,6 +43,20 @@ class Sample(NamedTuple):
     hyp: str
 
 
+class ScoreScope(NamedTuple):
+    """Which lines of a set were scored, and which search translated them."""
+
+    num_lines: int
+    num_lines_in_set: int
+    beam_size: int
+
+    def __str__(self) -> str:
+        lines = f"{self.num_lines:,} lines"
+        if self.num_lines < self.num_lines_in_set:
+            lines = f"{self.num_lines:,} of {self.num_lines_in_set:,} lines"
+        return f"{lines}, beam {self.beam_size}"
+
+
 @dataclass(frozen=True)
 class Validation:
     """Loss, scores and sample translations of the validation set at one time."""
@@ -50,6 +65,8 @@ class Validation:
     scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
     signatures: Mapping[str, str]  # sacreBLEU's signature of each score
     samples: Sequence[Sample]
+    scope: ScoreScope | None = None  # None: there are no scores
+    translation_seconds: float = 0.0  # how long the search took
 
     @property
     def perplexity(self) -> float:
@@ -118,6 +135,7 @@ class ValidationRecord:
     def values(self) -> dict[str, Any]:
         """Return the keys that only this kind has."""
         validation = self.validation
+        scope = {} if validation.scope is None else validation.scope._asdict()
         return {
             "epoch": self.epoch,
             "loss": validation.loss,
@@ -126,6 +144,7 @@ class ValidationRecord:
             "signatures": dict(validation.signatures),
             "samples": [sample._asdict() for sample in validation.samples],
             "is_best": self.is_best,
+            **scope,
         }
 
 
@@ -262,7 +281,13 @@ class _SampleTypes(_Types):
     hyp: str
 
 
-class _ValidationTypes(_LineTypes):
+class _ScoreTypes(_LineTypes):
+    num_lines: NonNegativeInt = 0
+    num_lines_in_set: NonNegativeInt = 0
+    beam_size: NonNegativeInt = 0
+
+
+class _ValidationTypes(_ScoreTypes):
     __pydantic_extra__: dict[str, Number]
     epoch: NonNegativeInt = 0
     signatures: dict[str, str] = {}
@@ -337,6 +362,13 @@ def parse_metrics(content: bytes) -> MetricsHistory:
         else:
             lines.append(line)
     return MetricsHistory(lines, num_unreadable)
+
+
+def read_scope(line: MetricsLine) -> ScoreScope | None:
+    """Return what the scores of a line are of; None in the lines of older versions."""
+    if any(key not in line for key in ScoreScope._fields):
+        return None
+    return ScoreScope(*(line[key] for key in ScoreScope._fields))
 
 
 def _complete_lines(content: bytes, *, step: int) -> Iterator[bytes]:

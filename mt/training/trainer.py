@@ -36,7 +36,7 @@ from mt.storage.checkpoint import (
 )
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.console import Console, format_duration
+from mt.training.console import Console, format_duration, translation_bar
 from mt.training.ema import MovingAverage
 from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
@@ -131,7 +131,7 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
-        validator = Validator(experiment, runtime)
+        validator = Validator(experiment, runtime, progress_bar=translation_bar)
         return cls(
             objective,
             dataset,

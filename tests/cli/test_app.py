@@ -51,6 +51,9 @@ train:
   warmup_steps: 40
   max_steps: 240
   validate_every: 80
+  validation_lines: null
+  validation_beam_size: null
+  validation_length_limit: search
   keep_checkpoints: 9
 search:
   max_length_offset: 5

@@ -18,6 +18,7 @@ from mt.training.metrics_log import (
     MetricsLog,
     Record,
     Sample,
+    ScoreScope,
     StartRecord,
     TrainRecord,
     Validation,
@@ -32,7 +33,8 @@ SAMPLES = (Sample("A dog.", "Ein Hund.", "Eine Hund."), Sample("Two.", "Zwei.", 
 
 
 def make_validation(loss: float = 1.25) -> Validation:
-    return Validation(loss=loss, scores=SCORES, signatures=SIGNATURES, samples=SAMPLES)
+    scope = ScoreScope(500, 1791, beam_size=1)
+    return Validation(loss=loss, scores=SCORES, signatures=SIGNATURES, samples=SAMPLES, scope=scope)
 
 
 def write_incident(metrics: MetricsLog, step: int, text: str = "") -> None:
@@ -101,6 +103,9 @@ def test_selection_score_is_higher_for_better_models(metric: str, score: float) 
                     {"src": "Two.", "ref": "Zwei.", "hyp": ""},
                 ],
                 "is_best": True,
+                "num_lines": 500,
+                "num_lines_in_set": 1791,
+                "beam_size": 1,
             },
         ),
         (
