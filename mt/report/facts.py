@@ -134,12 +134,21 @@ def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) ->
     if scope is not None:
         facts.append(Fact("validation scores of", str(scope)))
 
+    facts += [_final_score_fact(line) for line in history.final[-1:]]
+
     facts.append(Fact("scored checkpoint", checkpoint or "none"))
     search = config.search
     search_settings = f"beam {search.beam_size}, length penalty {search.length_penalty:g}"
     facts.append(Fact("search", search_settings))
     facts.append(Fact("environment at the start", _environment(history.start)))
     return facts
+
+
+def _final_score_fact(line: MetricsLine) -> Fact:
+    """Return what the run's last line about its best checkpoint says."""
+    names = line.get("signatures", {})
+    scores = ", ".join(f"{name} {line[name]:.2f}" for name in names if line.get(name) is not None)
+    return Fact(f"final score of {line.get('checkpoint')}", f"{scores} ({read_scope(line)})")
 
 
 def _environment(start: MetricsLine) -> str:

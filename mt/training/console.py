@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from tqdm import tqdm
 
 from mt.decoding.translator import Progress
-from mt.training.metrics_log import Validation
+from mt.training.metrics_log import FinalRecord, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ class Console:
     def show_validation(self, step: int, validation: Validation, *, is_best: bool) -> None:
         """Show the scores of a validation, and its sample translations."""
         self.info(format_validation(step, validation, is_best=is_best))
+
+    def show_final_score(self, final: FinalRecord) -> None:
+        """Show the score of the best checkpoint at the end of the run."""
+        self.info(format_final_score(final))
 
     @contextmanager
     def _switching_off(self) -> Iterator[None]:
@@ -132,6 +136,18 @@ def format_validation(step: int, validation: Validation, *, is_best: bool) -> st
     for sample in validation.samples:
         lines += [f"    src {sample.src}", f"    ref {sample.ref}", f"    hyp {sample.hyp}", ""]
     return "\n".join(lines).rstrip()
+
+
+def format_final_score(final: FinalRecord) -> str:
+    """Return a line with the score of the best checkpoint at the end of the run."""
+    fields = [
+        f"final score of {final.checkpoint}",
+        *(f"{name} {value:.2f}" for name, value in final.scores.items()),
+        str(final.scope),
+    ]
+    if final.scope.num_lines < final.scope.num_lines_in_set:
+        fields.append("all lines would take more than 10 % of max_minutes")
+    return " | ".join(fields)
 
 
 def format_duration(seconds: float) -> str:

@@ -10,10 +10,12 @@ depend on the kind:
                num_skipped
     valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best,
                num_lines, num_lines_in_set, beam_size
+    final      checkpoint, scores, signatures, num_lines, num_lines_in_set, beam_size
     incident   text
 
 The keys under `timing` are elapsed_seconds (of training, over all resumes), tokens_per_second and
-peak_memory (in bytes) of a train line, and unix_time of a start line.
+peak_memory (in bytes) of a train line, translation_seconds of a valid line, and unix_time of a
+start line.
 
 A number that is not finite is written as null.
 """
@@ -68,6 +70,11 @@ class Validation:
     samples: Sequence[Sample]
     scope: ScoreScope | None = None  # None: there are no scores
     translation_seconds: float = 0.0  # how long the search took
+
+    @property
+    def seconds_per_line(self) -> float | None:
+        """How long the search took for a line; None if nothing was translated."""
+        return None if self.scope is None else self.translation_seconds / self.scope.num_lines
 
     @property
     def perplexity(self) -> float:
@@ -163,6 +170,26 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True)
+class FinalRecord:
+    """The score of the best checkpoint at the end of a run."""
+
+    kind: ClassVar[str] = "final"
+    checkpoint: str  # its name
+    scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
+    signatures: Mapping[str, str]  # sacreBLEU's signature of each score
+    scope: ScoreScope
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return {
+            "checkpoint": self.checkpoint,
+            **self.scores,
+            "signatures": dict(self.signatures),
+            **self.scope._asdict(),
+        }
+
+
+@dataclass(frozen=True)
 class IncidentRecord:
     """Something that went wrong without ending the run."""
 
@@ -174,7 +201,7 @@ class IncidentRecord:
         return asdict(self)
 
 
-Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | IncidentRecord
+Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | FinalRecord | IncidentRecord
 
 
 class MetricsLog:
@@ -234,9 +261,12 @@ class MetricsLog:
 
     def incidents(self) -> list[str]:
         """Return what went wrong since the run began, a text for each incident."""
+        return [f"update {line['step']:,}: {line['text']}" for line in self.history().incidents]
+
+    def history(self) -> "MetricsHistory":
+        """Return all lines, with those that could not be written yet."""
         written = self.path.read_bytes() if self.path.exists() else b""
-        history = parse_metrics(written + self._pending)
-        return [f"update {line['step']:,}: {line['text']}" for line in history.incidents]
+        return parse_metrics(written + self._pending)
 
     def _write_pending(self) -> None:
         """Write the pending lines, all of them or nothing."""
@@ -314,6 +344,12 @@ class _ValidationTypes(_ScoreTypes):
     is_best: bool = False
 
 
+class _FinalTypes(_ScoreTypes):
+    __pydantic_extra__: dict[str, Number]
+    checkpoint: str = ""
+    signatures: dict[str, str] = {}
+
+
 class _IncidentTypes(_LineTypes):
     text: str
 
@@ -323,6 +359,7 @@ TYPES_BY_KIND: dict[str, type[_LineTypes]] = {
     PlanRecord.kind: _PlanTypes,
     TrainRecord.kind: _TrainTypes,
     ValidationRecord.kind: _ValidationTypes,
+    FinalRecord.kind: _FinalTypes,
     IncidentRecord.kind: _IncidentTypes,
 }
 
@@ -350,6 +387,11 @@ class MetricsHistory:
     def valid(self) -> list[MetricsLine]:
         """The lines with the results of a validation."""
         return self.of_kind("valid")
+
+    @property
+    def final(self) -> list[MetricsLine]:
+        """The lines with the score of the best checkpoint at the end of the run."""
+        return self.of_kind("final")
 
     @property
     def incidents(self) -> list[MetricsLine]:

@@ -72,6 +72,12 @@ class Validator:
         self.pairs = self._encode(self.eval_set)
         self.scoring = scoring_of_run(self.config)
 
+    @property
+    def is_like_evaluate(self) -> bool:
+        """True if the scores are those of `mt evaluate`: of the whole set, by the same search."""
+        is_whole_set = self.scope.num_lines == self.scope.num_lines_in_set
+        return is_whole_set and self.search == self.config.search
+
     def __call__(self, objective: Objective) -> Validation:
         """Validate `objective`, which must be in evaluation mode."""
         start_time = time.monotonic()

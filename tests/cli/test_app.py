@@ -160,6 +160,11 @@ def test_evaluate_without_test_sets_scores_the_validation_set(
     assert list(scores) == ["valid"]
     best_bleu = max(validation["BLEU"] for validation in validations)
     assert scores["valid"]["BLEU"]["score"] == best_bleu
+    final = json.loads(read_lines(run_dir / "metrics.jsonl")[-1])
+    assert final["kind"] == "final"
+    for name in ("BLEU", "chrF"):
+        assert final[name] == scores["valid"][name]["score"]
+        assert final["signatures"][name] == scores["valid"][name]["signature"]
 
 
 def test_validation_evaluate_and_sacrebleu_agree_to_the_last_digit(

@@ -27,3 +27,11 @@ def test_facts_say_which_lines_and_which_search_a_validation_scored(tmp_path: Pa
     facts = progress_facts(tmp_path, [line | SCOPE])
     assert facts["validation scores of"] == "500 of 1,791 lines, beam 1"
     assert "validation scores of" not in progress_facts(tmp_path, [line])  # of an older version
+
+
+def test_facts_have_the_final_score(tmp_path: Path) -> None:
+    final = {"kind": "final", "step": 9, "BLEU": 12.346, "chrF": 40.0, "signatures": {"BLEU": "a"}}
+    final |= {"num_lines": 1791, "num_lines_in_set": 1791, "beam_size": 5}
+    final |= {"checkpoint": "step_00000006"}
+    facts = progress_facts(tmp_path, [final])
+    assert facts["final score of step_00000006"] == "BLEU 12.35 (1,791 lines, beam 5)"

@@ -9,13 +9,20 @@ import pty
 import sys
 import termios
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tqdm import tqdm
 
 from mt.cli.logs import configure_logging
-from mt.training.console import Console, format_duration, format_validation, translation_bar
-from mt.training.metrics_log import Sample, ScoreScope, Validation
+from mt.training.console import (
+    Console,
+    format_duration,
+    format_final_score,
+    format_validation,
+    translation_bar,
+)
+from mt.training.metrics_log import FinalRecord, Sample, ScoreScope, Validation
 
 SAMPLES = (Sample("A dog.", "Ein Hund.", "Eine Hund."), Sample("Two.", "Zwei.", ""))
 STATUS = "loss 2.346 | 12,346 tok/s | lr 7.00e-04 | 1:15 left"
@@ -76,6 +83,17 @@ def test_format_validation_says_which_lines_and_which_search(scope: ScoreScope, 
     validation = Validation(loss=1.25, scores={"BLEU": 9}, signatures={}, samples=(), scope=scope)
     line = format_validation(7, validation, is_best=True)
     assert line == f"valid 7 | loss 1.250 | ppl 3.49 | BLEU 9.00 | {text} | best"
+
+
+def test_final_score_says_which_lines_and_which_search() -> None:
+    scope = ScoreScope(1791, 1791, beam_size=5)
+    final = FinalRecord("step_00002300", {"BLEU": 33.125, "chrF": 55.0}, {}, scope)
+    assert format_final_score(final) == (
+        "final score of step_00002300 | BLEU 33.12 | chrF 55.00 | 1,791 lines, beam 5"
+    )
+    sampled = replace(final, scope=scope._replace(num_lines=600))
+    assert "600 of 1,791 lines, beam 5" in format_final_score(sampled)
+    assert "max_minutes" in format_final_score(sampled)
 
 
 def test_samples_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mt.errors import DiskError
 from mt.training.metrics_log import (
+    FinalRecord,
     IncidentRecord,
     MetricsLog,
     Record,
@@ -109,11 +110,23 @@ def test_selection_score_is_higher_for_better_models(metric: str, score: float) 
             },
         ),
         (
+            FinalRecord("step_00000006", SCORES, SIGNATURES, ScoreScope(1791, 1791, beam_size=5)),
+            {
+                "kind": "final",
+                "checkpoint": "step_00000006",
+                **SCORES,
+                "signatures": SIGNATURES,
+                "num_lines": 1791,
+                "num_lines_in_set": 1791,
+                "beam_size": 5,
+            },
+        ),
+        (
             IncidentRecord("grün\u2028 \n"),
             {"kind": "incident", "text": "grün\u2028 \n"},
         ),
     ],
-    ids=["start", "train", "valid", "incident"],
+    ids=["start", "train", "valid", "final", "incident"],
 )
 def test_line_of_each_kind(record: Any, expected: dict[str, Any], tmp_path: Path) -> None:
     metrics = MetricsLog(tmp_path / "metrics.jsonl")
