@@ -95,6 +95,22 @@ def test_validation_tells_its_progress(tmp_path: Path) -> None:
     assert num_done == total >= 6
 
 
+def test_run_of_an_older_version_validates_as_it_did(tmp_path: Path) -> None:
+    """Its best score can be compared with those after it resumes."""
+    config_path = write_copy_task(tmp_path, CONFIG)
+    run_dir = train(configure(config_path, tmp_path / "run", "train.max_steps=3"))
+    path = run_dir / "config.yaml"
+    lines = path.read_text(encoding="utf-8").replace("format_version: 5", "format_version: 4")
+    old_lines = [line for line in lines.splitlines() if "  validation_" not in line]
+    assert len(old_lines) == len(lines.splitlines()) - 3
+    path.write_text("\n".join(old_lines) + "\n", encoding="utf-8")
+    train(configure(config_path, run_dir, "train.max_steps=6"))
+    new, old = read_validations(run_dir)
+    assert (new["num_lines"], new["beam_size"]) == (6, 1)
+    assert (old["num_lines"], old["beam_size"]) == (6, 2)
+    assert load_run_config(path).train.validation_length_limit == "search"
+
+
 # The limit on the length of a translation
 
 
@@ -134,13 +150,17 @@ def test_length_limit_of_the_config_is_kept_where_it_is_lower(limits: dict[str, 
 def test_translations_of_a_validation_have_the_length_limit(
     limit: str, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that never ends a sentence writes to its limit."""
-    max_lengths: list[Tensor] = []
+    """A model that never ends a sentence writes to its limit.
+
+    The final scoring has that of the config, as `mt evaluate` has.
+    """
+    factors: list[float] = []
     original = Translator._max_lengths
 
     def record(translator: Translator, segments: list[list[int]]) -> Tensor:
         limits = original(translator, segments)
-        max_lengths.extend((limits - 10) / torch.tensor([len(ids) for ids in segments]))
+        src_lengths = torch.tensor([len(ids) for ids in segments])
+        factors.extend(((limits - 10) / src_lengths).tolist())
         return limits
 
     monkeypatch.setattr(Translator, "_max_lengths", record)
@@ -152,9 +172,11 @@ def test_translations_of_a_validation_have_the_length_limit(
         "train.max_steps=3",
     )
     train(configure(config_path, tmp_path / "run", *options))
+    num_segments = len(factors) // 2  # first those of the only validation
+    assert num_segments >= 6
     # Rounding up adds less than one token.
-    assert all(longest <= ratio < longest + 1 for ratio in max_lengths)
-    assert len(max_lengths) >= 6
+    assert all(longest <= factor < longest + 0.5 for factor in factors[:num_segments])
+    assert all(2.5 <= factor < 3.0 for factor in factors[num_segments:])
 
 
 def test_bf16_run_translates_in_float32_and_computes_its_loss_in_bf16(
