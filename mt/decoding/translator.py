@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,9 @@ MAX_WIDER_BEAM_SIZE = 100
 # If fewer of the training sources had several sentences, the model never learned to translate
 # more than one, and every line is split.
 MIN_SEVERAL_SENTENCES_SHARE = 0.05
+
+# Is told how many of all segments of a call are translated: progress(num_done, num_segments).
+Progress = Callable[[int, int], object]
 
 Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
 
@@ -191,20 +194,31 @@ class Translator:
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
     @overload
-    def translate(self, texts: str, *, prefix: Prefix = ()) -> str: ...  # type: ignore[overload-overlap]
+    def translate(  # type: ignore[overload-overlap]
+        self, texts: str, *, prefix: Prefix = (), progress: Progress | None = None
+    ) -> str: ...
 
     @overload
-    def translate(self, texts: Sequence[str], *, prefix: Prefix = ()) -> list[str]: ...
+    def translate(
+        self, texts: Sequence[str], *, prefix: Prefix = (), progress: Progress | None = None
+    ) -> list[str]: ...
 
-    def translate(self, texts: str | Sequence[str], *, prefix: Prefix = ()) -> str | list[str]:
+    def translate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prefix: Prefix = (),
+        progress: Progress | None = None,
+    ) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. `prefix` holds ids of tags, such as a target
-        language. Use the same tags as in training (see `split_text`).
+        language. Use the same tags as in training (see `split_text`). `progress` is called after
+        each batch.
         """
         if isinstance(texts, str):
-            return self.translate([texts], prefix=prefix)[0]
-        n_best_lists = self.n_best(texts, num_translations=1, prefix=prefix)
+            return self.translate([texts], prefix=prefix, progress=progress)[0]
+        n_best_lists = self.n_best(texts, num_translations=1, prefix=prefix, progress=progress)
         return [translations[0].text for translations in n_best_lists]
 
     def n_best(
@@ -213,6 +227,7 @@ class Translator:
         *,
         num_translations: int | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each text, best first.
 
@@ -228,7 +243,7 @@ class Translator:
         all_segments = [part.src_ids for parts in parts_of_texts for part in parts]
         if num_translations is None:
             num_translations = self.search.beam_size
-        translations = iter(self._translate_segments(all_segments, num_translations))
+        translations = iter(self._translate_segments(all_segments, num_translations, progress))
         return [
             _join_translations(text, parts, [next(translations) for _ in parts])
             for text, parts in zip(texts, parts_of_texts, strict=True)
@@ -360,7 +375,10 @@ class Translator:
 
     @torch.inference_mode()
     def _translate_segments(
-        self, segments: Sequence[Sequence[int]], num_translations: int
+        self,
+        segments: Sequence[Sequence[int]],
+        num_translations: int,
+        progress: Progress | None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each segment of ids, best first.
 
@@ -370,8 +388,8 @@ class Translator:
         """
         beam_size = self.search.beam_size
         if self.sampling is not None:
-            return self._search(segments, num_translations)
-        found = self._search(segments, beam_size)
+            return self._search(segments, num_translations, progress=progress)
+        found = self._search(segments, beam_size, progress=progress)
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
@@ -385,7 +403,13 @@ class Translator:
                 found[i] = _merge_equal_texts([*found[i], *others])
         return [translations[:num_translations] for translations in found]
 
-    def _search(self, segments: Sequence[Sequence[int]], beam_size: int) -> list[list[Translation]]:
+    def _search(
+        self,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        progress: Progress | None = None,
+    ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
 
         Segments of similar length are searched together. The order of the results is that of
@@ -393,10 +417,14 @@ class Translator:
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment) for segment in segments])
+        num_done = 0
         for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
             results = self._search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
+            num_done += len(batch)
+            if progress is not None:
+                progress(num_done, len(segments))
         return translations
 
     def _read_hypotheses(

@@ -25,7 +25,7 @@ from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
 from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
-from mt.errors import CheckpointError, DiskError, TrainingError
+from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
 from mt.storage.checkpoint import (
     BEST,
@@ -36,12 +36,15 @@ from mt.storage.checkpoint import (
 )
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.console import Console, format_duration
+from mt.training.console import Console, format_duration, translation_bar
 from mt.training.ema import MovingAverage
+from mt.training.final_scoring import FinalScoring
 from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
+    FinalRecord,
     IncidentRecord,
+    MetricsLine,
     MetricsLog,
     PlanRecord,
     Record,
@@ -86,6 +89,7 @@ class Trainer:
         config: TrainConfig,
         run_dir: RunDir,
         runtime: Runtime,
+        final_scoring: FinalScoring | None = None,
         start_time: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,6 +97,7 @@ class Trainer:
         self.objective = objective
         self.dataset = dataset
         self.validate = validate
+        self.final_scoring = final_scoring
         self.valid_digest = valid_digest
         self.config = config
         self.run_dir = run_dir
@@ -126,8 +131,9 @@ class Trainer:
         self.start_time = clock() if start_time is None else start_time
         self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
         self.pace = Pace()
-        # Of `max_minutes`, for the scoring after the last update.
-        self.reserved_seconds = 0.0
+        self.seconds_per_line: float | None = None  # of the latest validation, to translate
+        # What metrics.jsonl had after the checkpoint from which this process resumed.
+        self.earlier_final_scores: Sequence[MetricsLine] = ()
         self.speed_start_seconds = 0.0
         self.speed_start_tokens = 0
 
@@ -147,7 +153,7 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
-        validator = Validator(experiment, runtime)
+        validator = Validator(experiment, runtime, progress_bar=translation_bar)
         return cls(
             objective,
             dataset,
@@ -156,6 +162,7 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
+            final_scoring=FinalScoring(experiment, validator, progress_bar=translation_bar),
             start_time=start_time,
         )
 
@@ -180,7 +187,7 @@ class Trainer:
                 self._train_epoch()
                 reason = self.stop_reason()
             self._finish()
-            # The place for the final scoring: `reserved_seconds` are left for it.
+            self._score_best()
         self._log_summary(reason)
         return reason
 
@@ -394,8 +401,21 @@ class Trainer:
             reserved_seconds=self.reserved_seconds,
         )
 
+    @property
+    def reserved_seconds(self) -> float:
+        """The part of `max_minutes` that the scoring after the last update needs."""
+        if self.final_scoring is None:
+            return 0.0
+        return self.final_scoring.reserved_seconds(self.seconds_per_line)
+
     def _examine_plan(self) -> None:
-        """Plan the number of updates, or revise it, on all ranks."""
+        """Plan the number of updates, or revise it, on all ranks.
+
+        A run with `max_minutes` that has done its updates is complete, whatever time is left.
+        """
+        is_done = self.plan.is_measured and self.state.step >= self.plan.total_steps
+        if is_done and self.config.max_minutes is not None:
+            return
         self._update_elapsed_time()
         self._revise_plan(self.runtime.broadcast(self._planned_steps()))
 
@@ -456,7 +476,9 @@ class Trainer:
         self._restart_speed_measurement()
         self.pace.validation_seconds = self.clock() - start_time
         self.pace.skip_to(state.elapsed_seconds)
-        self._write(ValidationRecord(state.epoch, validation, is_best))
+        self.seconds_per_line = validation.seconds_per_line
+        record = ValidationRecord(state.epoch, validation, is_best)
+        self._write(record, translation_seconds=validation.translation_seconds)
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
         if error is not None and is_best:
@@ -486,6 +508,33 @@ class Trainer:
             self._raise_diverged("the model computes numbers that are not finite")
         finally:
             self.objective.train()
+
+    def _score_best(self) -> None:
+        """Score the best checkpoint as `mt evaluate` does, on rank 0.
+
+        When a signal asks to stop, this is left to the resumed run.
+        """
+        if self.final_scoring is None or self.signals.name is not None:
+            return
+        if self.runtime.is_main:
+            final = self._final_score_until_signal(self.final_scoring)
+            self._update_elapsed_time()
+            if final is not None:
+                self._write(final)
+                self.console.show_final_score(final)
+        self.signals.name = self.runtime.broadcast(self.signals.name)
+
+    def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
+        """Return the final score, or None if a signal asks to stop or there is none."""
+        lines = [*self.earlier_final_scores, *self.metrics.history().valid]
+        try:
+            with self.signals.interrupting():
+                return final_scoring.score(lines, seconds_per_line=self.seconds_per_line)
+        except InterruptedBySignal:
+            return None
+        except MtError as error:  # the training itself is done
+            self.record_incident(f"no final score: {error}")
+            return None
 
     # Logging
 
@@ -599,6 +648,7 @@ class Trainer:
             where += f", {runtime.world_size} ranks"
         if has_checkpoint(self.run_dir.checkpoints_dir):
             checkpoint, load_errors = self.checkpoints.load_newest()
+            self._read_earlier_scores()  # `restore` cuts metrics.jsonl back
             self.restore(checkpoint)
             if runtime.is_main:
                 self.checkpoints.repair_pointers(self.state.step)
@@ -723,6 +773,18 @@ class Trainer:
         self.plan = TypeAdapter(RunPlan).validate_python(meta["plan"])
         if meta["limits"] != self._limits():
             self.plan = replace(self.plan, total_steps=NOT_MEASURED)
+
+    def _read_earlier_scores(self) -> None:
+        """Read from metrics.jsonl what the final scoring needs, on rank 0."""
+        if not self.runtime.is_main:
+            return
+        history = self.metrics.history()
+        self.earlier_final_scores = history.final
+        if history.valid:
+            line = history.valid[-1]
+            seconds = line.get("timing", {}).get("translation_seconds")
+            if seconds is not None and line.get("num_lines"):
+                self.seconds_per_line = seconds / line["num_lines"]
 
     def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Restore the random state and the log window of this rank.
