@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,25 @@ class TranslatedChunk(NamedTuple):
     translations: list[list[Translation]]  # of each line, best first
 
 
+class TranslationProgress(NamedTuple):
+    """How far the translation of several texts has come.
+
+    Segments of similar length are translated together, the longest ones first, so their number says
+    little about the time that is left; the number of tokens says more.
+    """
+
+    num_segments: int  # translated so far
+    total_segments: int
+    fraction: float  # of the source tokens
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_segments == self.total_segments
+
+
+OnProgress = Callable[[TranslationProgress], None]
+
+
 @dataclass(frozen=True, eq=False)
 class Translator:
     """Translates texts with a trained model.
@@ -118,6 +137,8 @@ class Translator:
     sampling: SamplingOptions | None = None  # None: beam search
     source_stats: SourceStats | None = None  # of the training text; None: unknown
     split_lines: bool = True  # False: split only texts of more than max_length tokens
+    # Called after each batch of segments.
+    on_progress: OnProgress | None = None
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -241,14 +262,16 @@ class Translator:
         n_best: int = 1,
         chunk_size: int = CHUNK_SIZE,
         prefix: Prefix = (),
+        is_line_waiting: Callable[[], bool] | None = None,
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
         A chunk has at most `chunk_size` lines, and ends early when they have CHUNK_CHARS
-        characters. Memory holds the model, one chunk and one batch of its search. A line takes
-        about 70 times its size in bytes while it is translated, or 350 times if its sentences have
-        a few letters each, and `read_lines` bounds that size. So memory is bounded whatever the
-        text is. The number of lines that were split is logged at the end.
+        characters, or when `is_line_waiting` says that the next line is not there yet. Memory holds
+        the model, one chunk and one batch of its search. A line takes about 70 times its size in
+        bytes while it is translated, or 350 times if its sentences have a few letters each, and
+        `read_lines` bounds that size. So memory is bounded whatever the text is. The number of
+        lines that were split is logged at the end.
         """
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
@@ -257,7 +280,10 @@ class Translator:
         unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
         num_split_lines = 0
         num_parts = 0
-        for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
+        chunks = chunked(
+            lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
+        )
+        for chunk in chunks:
             translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
             for line_translations in translations:
                 num_lines += 1
@@ -370,8 +396,8 @@ class Translator:
         """
         beam_size = self.search.beam_size
         if self.sampling is not None:
-            return self._search(segments, num_translations)
-        found = self._search(segments, beam_size)
+            return self._search(segments, num_translations, on_progress=self.on_progress)
+        found = self._search(segments, beam_size, on_progress=self.on_progress)
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
@@ -385,7 +411,13 @@ class Translator:
                 found[i] = _merge_equal_texts([*found[i], *others])
         return [translations[:num_translations] for translations in found]
 
-    def _search(self, segments: Sequence[Sequence[int]], beam_size: int) -> list[list[Translation]]:
+    def _search(
+        self,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
 
         Segments of similar length are searched together. The order of the results is that of
@@ -393,10 +425,17 @@ class Translator:
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment) for segment in segments])
+        num_segments = 0
+        num_tokens = 0
         for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
             results = self._search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
+            num_segments += len(batch)
+            num_tokens += int(lengths[batch].sum())
+            if on_progress is not None:
+                fraction = num_tokens / int(lengths.sum())
+                on_progress(TranslationProgress(num_segments, len(segments), fraction))
         return translations
 
     def _read_hypotheses(
