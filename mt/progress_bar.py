@@ -17,6 +17,8 @@ MIN_METER_CELLS = 10
 MAX_METER_CELLS = 30
 BLOCKS = " ▏▎▍▌▋▊▉█"  # a cell of the meter, from empty to full
 ASCII_BLOCKS = " #"
+# For the terminal. Spaces instead would be wrapped when the terminal becomes narrower.
+ERASE_REST_OF_LINE = "\x1b[K"
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,7 @@ class _Line(tqdm):  # type: ignore[type-arg]
         """Return a function that replaces the whole line of a terminal."""
 
         def print_line(text: str) -> None:
-            num_spaces = max(terminal_width(file) - 1 - disp_len(text), 0)
-            file.write(f"\r{text}{' ' * num_spaces}")
+            file.write(f"\r{text}{ERASE_REST_OF_LINE}")
             file.flush()
 
         return print_line

@@ -17,7 +17,7 @@ import pytest
 import torch
 from invented_words import INVENTED_WORDS
 from shell import Ended, mt
-from terminal import mt_process, screen_lines, terminal
+from terminal import longest_line, mt_process, read_line, screen_lines, terminal
 
 from mt.cli.translate_progress import TranslateProgress, format_translate_progress
 from mt.config.load import load_run_config
@@ -510,9 +510,9 @@ def test_terminal_is_greeted_and_each_line_is_answered_at_once(run_dir: Path) ->
         assert process.stdout is not None
         screen.wait_for("aa -> bb, type a sentence, Ctrl-D ends\r\n")
         screen.type("balo deru\n")
-        assert process.stdout.readline().decode() == f"{answers[0]}\n"
+        assert read_line(process) == f"{answers[0]}\n"
         screen.type("fimi\n")
-        assert process.stdout.readline().decode() == f"{answers[1]}\n"
+        assert read_line(process) == f"{answers[1]}\n"
         screen.type("\x04")  # Ctrl-D
         assert process.stdout.read() == b""
         assert process.wait() == 0
@@ -530,13 +530,12 @@ def test_slow_writer_of_a_pipe_gets_each_answer_at_once(run_dir: Path, command: 
         *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(lines[0].encode())
         for answer, next_line in zip(answers, [*lines[1:], ""], strict=True):
             # The beginning of the next line must not delay the answer.
             process.stdin.write(f"\n{next_line[:2]}".encode())
             process.stdin.flush()
-            assert process.stdout.readline().decode() == f"{answer}\n"
+            assert read_line(process) == f"{answer}\n"
             process.stdin.write(next_line[2:].encode())
 
 
@@ -562,8 +561,7 @@ def test_file_has_a_bar_with_its_total_and_the_time_left(run_dir: Path, tmp_path
         assert process.wait() == 0
         screen.type("end\n")
         screen.wait_for("end\r\n")
-    for shown in screen.received.split("\r"):
-        assert len(shown) < 60
+    assert longest_line(screen.received) < 60
     assert screen_lines(screen.received)[0] == "end", "the bar is removed"
     assert (tmp_path / "out").read_bytes().count(b"\n") == 1200
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runs import one_thread
+
+from mt.progress_bar import ERASE_REST_OF_LINE
 
 TIMEOUT = 120.0  # seconds; only a program that waits for ever reaches it
 
@@ -61,13 +64,23 @@ def mt_process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command in a process of its own; end it at the end of the block."""
     command = [sys.executable, "-m", "mt", *map(str, arguments)]
+    environment = one_thread()
+    environment.pop("PYTHONUNBUFFERED", None)  # it would flush all output at once
     with subprocess.Popen(
-        command, stdin=stdin, stdout=stdout, stderr=stderr, env=one_thread()
+        command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
     ) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def read_line(process: subprocess.Popen[bytes]) -> str:
+    """Return the next line of a process's stdout, which must come."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], TIMEOUT)
+    assert readable, "the process waits"
+    return process.stdout.readline().decode()
 
 
 def screen_lines(sent: str) -> list[str]:
@@ -76,6 +89,12 @@ def screen_lines(sent: str) -> list[str]:
     for line in sent.split("\n"):
         shown = ""
         for text in line.split("\r"):
-            shown = text + shown[len(text) :]
+            written, *erased = text.split(ERASE_REST_OF_LINE)
+            shown = written if erased else written + shown[len(written) :]
         lines.append(shown.rstrip())
     return lines
+
+
+def longest_line(sent: str) -> int:
+    """Return the number of characters of the longest line, or state of a progress bar."""
+    return max(len(line) for line in re.split(r"[\r\n]", sent.replace(ERASE_REST_OF_LINE, "")))
