@@ -48,9 +48,6 @@ MAX_WIDER_BEAM_SIZE = 100
 # more than one, and every line is split.
 MIN_SEVERAL_SENTENCES_SHARE = 0.05
 
-# Is told how many of all segments of a call are translated: progress(num_done, num_segments).
-Progress = Callable[[int, int], object]
-
 Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
 
 
@@ -101,6 +98,25 @@ class TranslatedChunk(NamedTuple):
     translations: list[list[Translation]]  # of each line, best first
 
 
+class TranslationProgress(NamedTuple):
+    """How far the translation of several texts has come.
+
+    Segments of similar length are translated together, the longest ones first, so their number says
+    little about the time that is left; the number of tokens says more.
+    """
+
+    num_segments: int  # translated so far
+    total_segments: int
+    fraction: float  # of the source tokens
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_segments == self.total_segments
+
+
+OnProgress = Callable[[TranslationProgress], None]
+
+
 @dataclass(frozen=True, eq=False)
 class Translator:
     """Translates texts with a trained model.
@@ -121,6 +137,8 @@ class Translator:
     sampling: SamplingOptions | None = None  # None: beam search
     source_stats: SourceStats | None = None  # of the training text; None: unknown
     split_lines: bool = True  # False: split only texts of more than max_length tokens
+    # Called after each batch of segments.
+    on_progress: OnProgress | None = None
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -194,31 +212,20 @@ class Translator:
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
     @overload
-    def translate(  # type: ignore[overload-overlap]
-        self, texts: str, *, prefix: Prefix = (), progress: Progress | None = None
-    ) -> str: ...
+    def translate(self, texts: str, *, prefix: Prefix = ()) -> str: ...  # type: ignore[overload-overlap]
 
     @overload
-    def translate(
-        self, texts: Sequence[str], *, prefix: Prefix = (), progress: Progress | None = None
-    ) -> list[str]: ...
+    def translate(self, texts: Sequence[str], *, prefix: Prefix = ()) -> list[str]: ...
 
-    def translate(
-        self,
-        texts: str | Sequence[str],
-        *,
-        prefix: Prefix = (),
-        progress: Progress | None = None,
-    ) -> str | list[str]:
+    def translate(self, texts: str | Sequence[str], *, prefix: Prefix = ()) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. `prefix` holds ids of tags, such as a target
-        language. Use the same tags as in training (see `split_text`). `progress` is called after
-        each batch.
+        language. Use the same tags as in training (see `split_text`).
         """
         if isinstance(texts, str):
-            return self.translate([texts], prefix=prefix, progress=progress)[0]
-        n_best_lists = self.n_best(texts, num_translations=1, prefix=prefix, progress=progress)
+            return self.translate([texts], prefix=prefix)[0]
+        n_best_lists = self.n_best(texts, num_translations=1, prefix=prefix)
         return [translations[0].text for translations in n_best_lists]
 
     def n_best(
@@ -227,7 +234,6 @@ class Translator:
         *,
         num_translations: int | None = None,
         prefix: Prefix = (),
-        progress: Progress | None = None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each text, best first.
 
@@ -243,7 +249,7 @@ class Translator:
         all_segments = [part.src_ids for parts in parts_of_texts for part in parts]
         if num_translations is None:
             num_translations = self.search.beam_size
-        translations = iter(self._translate_segments(all_segments, num_translations, progress))
+        translations = iter(self._translate_segments(all_segments, num_translations))
         return [
             _join_translations(text, parts, [next(translations) for _ in parts])
             for text, parts in zip(texts, parts_of_texts, strict=True)
@@ -256,14 +262,16 @@ class Translator:
         n_best: int = 1,
         chunk_size: int = CHUNK_SIZE,
         prefix: Prefix = (),
+        is_line_waiting: Callable[[], bool] | None = None,
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
         A chunk has at most `chunk_size` lines, and ends early when they have CHUNK_CHARS
-        characters. Memory holds the model, one chunk and one batch of its search. A line takes
-        about 70 times its size in bytes while it is translated, or 350 times if its sentences have
-        a few letters each, and `read_lines` bounds that size. So memory is bounded whatever the
-        text is. The number of lines that were split is logged at the end.
+        characters, or when `is_line_waiting` says that the next line is not there yet. Memory holds
+        the model, one chunk and one batch of its search. A line takes about 70 times its size in
+        bytes while it is translated, or 350 times if its sentences have a few letters each, and
+        `read_lines` bounds that size. So memory is bounded whatever the text is. The number of
+        lines that were split is logged at the end.
         """
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
@@ -272,7 +280,10 @@ class Translator:
         unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
         num_split_lines = 0
         num_parts = 0
-        for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
+        chunks = chunked(
+            lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
+        )
+        for chunk in chunks:
             translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
             for line_translations in translations:
                 num_lines += 1
@@ -375,10 +386,7 @@ class Translator:
 
     @torch.inference_mode()
     def _translate_segments(
-        self,
-        segments: Sequence[Sequence[int]],
-        num_translations: int,
-        progress: Progress | None,
+        self, segments: Sequence[Sequence[int]], num_translations: int
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each segment of ids, best first.
 
@@ -388,8 +396,8 @@ class Translator:
         """
         beam_size = self.search.beam_size
         if self.sampling is not None:
-            return self._search(segments, num_translations, progress=progress)
-        found = self._search(segments, beam_size, progress=progress)
+            return self._search(segments, num_translations, on_progress=self.on_progress)
+        found = self._search(segments, beam_size, on_progress=self.on_progress)
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
@@ -408,7 +416,7 @@ class Translator:
         segments: Sequence[Sequence[int]],
         beam_size: int,
         *,
-        progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
 
@@ -417,14 +425,17 @@ class Translator:
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment) for segment in segments])
-        num_done = 0
+        num_segments = 0
+        num_tokens = 0
         for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
             results = self._search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
-            num_done += len(batch)
-            if progress is not None:
-                progress(num_done, len(segments))
+            num_segments += len(batch)
+            num_tokens += int(lengths[batch].sum())
+            if on_progress is not None:
+                fraction = num_tokens / int(lengths.sum())
+                on_progress(TranslationProgress(num_segments, len(segments), fraction))
         return translations
 
     def _read_hypotheses(

@@ -23,8 +23,8 @@ from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.planning.validation_time import advise_on_validation
 from mt.preflight.file_checks import Finding, Level
+from mt.progress_bar import format_duration
 from mt.storage.run_dir import RunDir
-from mt.training.console import format_duration
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
 from mt.training.stopping import count_validations, updates_within

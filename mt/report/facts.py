@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from mt.config.schema import Config, CorpusConfig, EvalSetConfig, Section
 from mt.config.yaml_file import show
+from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
-from mt.training.console import format_duration
 from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope
 
 

@@ -5,12 +5,13 @@ checkpoints of a run. The final score is the one to report.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from mt.evaluation.evaluate import score_set
 from mt.experiment import Experiment
 from mt.storage.checkpoint import BEST, find_checkpoint, step_name
 from mt.training.metrics_log import FinalRecord, MetricsLine, ScoreScope, ValidationRecord
-from mt.training.validator import METRICS, ProgressBar, Validator, no_progress_bar
+from mt.training.validator import METRICS, TranslationBar, Validator, no_translation_bar
 
 # The final scoring takes at most this share of `train.max_minutes`. If the whole set needs more, a
 # sample of it is scored.
@@ -33,11 +34,11 @@ class FinalScoring:
         experiment: Experiment,
         validator: Validator,
         *,
-        progress_bar: ProgressBar = no_progress_bar,
+        translation_bar: TranslationBar = no_translation_bar,
     ) -> None:
         self.experiment = experiment
         self.validator = validator
-        self.progress_bar = progress_bar
+        self.translation_bar = translation_bar
         self.beam_size = experiment.config.search.beam_size
         self.budget_seconds = scoring_budget(experiment.config.train.max_minutes)
 
@@ -79,8 +80,8 @@ class FinalScoring:
         config = self.experiment.config
         translator = self.experiment.translator(checkpoint, device=config.train.device)
         eval_set = self.experiment.validation_set.sample(num_lines)
-        with self.progress_bar(f"scoring {checkpoint} on {num_lines:,} lines") as progress:
-            hypotheses = translator.translate(eval_set.src, progress=progress)
+        with self.translation_bar(f"scoring {checkpoint} on {num_lines:,} lines") as on_progress:
+            hypotheses = replace(translator, on_progress=on_progress).translate(eval_set.src)
         scoring = self.validator.scoring
         scores = score_set(eval_set, hypotheses, scoring=scoring, metrics=METRICS).scores
         return FinalRecord(

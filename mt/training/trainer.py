@@ -27,6 +27,7 @@ from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
+from mt.progress_bar import format_duration
 from mt.storage.checkpoint import (
     BEST,
     Checkpoint,
@@ -36,7 +37,7 @@ from mt.storage.checkpoint import (
 )
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.console import Console, format_duration, translation_bar
+from mt.training.console import Console, Numbers, Position, translation_bar
 from mt.training.ema import MovingAverage
 from mt.training.final_scoring import FinalScoring
 from mt.training.init_from import freeze_weights, load_initial_weights
@@ -153,7 +154,7 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
-        validator = Validator(experiment, runtime, progress_bar=translation_bar)
+        validator = Validator(experiment, runtime, translation_bar=translation_bar)
         return cls(
             objective,
             dataset,
@@ -162,7 +163,7 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
-            final_scoring=FinalScoring(experiment, validator, progress_bar=translation_bar),
+            final_scoring=FinalScoring(experiment, validator, translation_bar=translation_bar),
             start_time=start_time,
         )
 
@@ -177,8 +178,7 @@ class Trainer:
         self.start_time -= self.state.elapsed_seconds  # of earlier processes
         self._update_elapsed_time()
         self._restart_speed_measurement()
-        progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
-        with self.signals.caught(), progress_bar:
+        with self.signals.caught(), self.console.progress_bar():
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
             self._examine_plan()
@@ -196,6 +196,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Train on the rest of the current epoch, or until there is a reason to stop."""
         state = self.state
+        self.console.show_activity("planning an epoch")
         epoch = self.dataset.epoch(state.epoch, batch_tokens=self.config.batch_tokens)
         num_batches = epoch.plan.num_batches
         self.epoch_length = num_batches
@@ -297,9 +298,11 @@ class Trainer:
         self._update_elapsed_time()
         memory_seconds = stopping.pace_memory_seconds(config)
         self.pace.count_update(state.elapsed_seconds, memory_seconds=memory_seconds)
-        self.console.advance(state.step)
+        self.console.advance(self._position())
         if state.step % config.log_every == 0:
             self._log_window()
+        else:
+            self._show_numbers_if_due()
         if self._validation_is_due():
             self._validate_and_save()
         elif self._save_is_due() and self.stop_reason() is None:  # `fit` saves at a stop
@@ -353,6 +356,7 @@ class Trainer:
         """Try the largest batches before the first update of this process. Raises DeviceError."""
         if self.memory_checked:
             return
+        self.console.show_activity("trying the largest batches")
         check_memory(
             self.objective,
             self.dataset,
@@ -453,6 +457,7 @@ class Trainer:
         When a signal asks to stop, the validation is left to the resumed run.
         """
         state = self.state
+        self.console.show_activity("validating")
         self._check_weights()
         start_time = self.clock()
         result = self._validate_until_signal() if self.runtime.is_main else None
@@ -554,19 +559,49 @@ class Trainer:
             tokens_seen=state.tokens_seen,
             num_skipped=state.num_skipped,
         )
-        seconds = max(state.elapsed_seconds - self.speed_start_seconds, 1e-9)
-        tokens_per_second = (state.tokens_seen - self.speed_start_tokens) / seconds
-        self._restart_speed_measurement()
+        tokens_per_second = self._tokens_per_second()
         peak_memory = self.runtime.peak_memory()
         self._write(record, tokens_per_second=tokens_per_second, peak_memory=peak_memory)
-        self.console.show_progress(
-            state.step,
-            loss=record.losses["loss"],
-            lr=record.lr,
-            tokens_per_second=tokens_per_second,
-            seconds_left=self.progress.seconds_left or 0.0,
-        )
+        self._show_numbers(sums)
+        self._restart_speed_measurement()
         self._report_skipped_updates(sums)
+
+    def _show_numbers_if_due(self) -> None:
+        """Show numbers between two logged lines. This waits for the device, so it is done rarely.
+
+        With several ranks, only the logged lines have the losses of all of them.
+        """
+        if self.runtime.world_size > 1 or not self.console.numbers_are_due():
+            return
+        sums = self.window.sums()
+        if sums.num_updates > 0:
+            self._show_numbers(sums)
+
+    def _show_numbers(self, sums: WindowSums) -> None:
+        """Show the means over the updates since the last logged line."""
+        numbers = Numbers(
+            loss=_mean(sums.losses["loss"], sums.num_tokens),
+            lr=self.learning_rate,
+            tokens_per_second=self._tokens_per_second(),
+        )
+        self.console.show_numbers(self._position(), numbers)
+
+    def _position(self) -> Position:
+        """Return how far the run is, for a person who watches it."""
+        state = self.state
+        progress = self.progress
+        return Position(
+            step=state.step,
+            total_steps=self.plan.total_steps if self.plan.is_measured else self.config.max_steps,
+            epoch=state.epoch + state.batch_index / self.epoch_length,
+            fraction=progress.fraction,
+            seconds_left=progress.seconds_left,
+        )
+
+    def _tokens_per_second(self) -> float:
+        """Return the target tokens per second since the last logged line or validation."""
+        seconds = max(self.state.elapsed_seconds - self.speed_start_seconds, 1e-9)
+        return (self.state.tokens_seen - self.speed_start_tokens) / seconds
 
     def _report_skipped_updates(self, sums: WindowSums) -> None:
         """Record skipped updates as an incident. Raises TrainingError when they are too many."""

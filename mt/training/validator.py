@@ -8,6 +8,7 @@ the training text. The scores of two validations of a run can be compared with e
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from mt.config.schema import Config, SearchConfig
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet
-from mt.decoding.translator import Progress, Translator
+from mt.decoding.translator import OnProgress, Translator
 from mt.distributed import Runtime
 from mt.errors import DataError
 from mt.evaluation.evaluate import score_set, scoring_of_run
@@ -36,10 +37,10 @@ LENGTH_OFFSET = 10
 
 # Shows a progress bar with this text inside its `with` block; the progress is told to what it
 # yields.
-ProgressBar = Callable[[str], AbstractContextManager[Progress | None]]
+TranslationBar = Callable[[str], AbstractContextManager[OnProgress | None]]
 
 
-def no_progress_bar(text: str) -> AbstractContextManager[None]:
+def no_translation_bar(text: str) -> AbstractContextManager[None]:
     """Return a context manager that shows nothing."""
     return nullcontext()
 
@@ -55,13 +56,13 @@ class Validator:
         experiment: Experiment,
         runtime: Runtime,
         *,
-        progress_bar: ProgressBar = no_progress_bar,
+        translation_bar: TranslationBar = no_translation_bar,
     ) -> None:
         self.config = experiment.config
         self.runtime = runtime
         self.tokenizers = experiment.tokenizers
         self.source_stats = experiment.source_stats
-        self.progress_bar = progress_bar
+        self.translation_bar = translation_bar
         self.search = validation_search(self.config, experiment.training_data.corpus)
         full_set = experiment.validation_set
         self.eval_set = full_set.sample(self.config.train.validation_lines)
@@ -100,9 +101,9 @@ class Validator:
         # In float32, as `mt translate` does, so that both give the same translations.
         with (
             objective.transformer.computing_in(torch.float32),
-            self.progress_bar(text) as progress,
+            self.translation_bar(text) as on_progress,
         ):
-            return translator.translate(self.eval_set.src, progress=progress)
+            return replace(translator, on_progress=on_progress).translate(self.eval_set.src)
 
     def _translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers

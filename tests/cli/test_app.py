@@ -16,6 +16,7 @@ import pytest
 import torch
 from invented_words import INVENTED_WORDS
 from shell import Ended, in_process, mt
+from terminal import mt_process, screen_lines, terminal
 
 from mt.cli.process import SETTINGS
 from mt.config.load import dump_config, load_config
@@ -146,6 +147,26 @@ def test_evaluate_scores_the_test_sets_of_the_config(run_dir: Path) -> None:
     for _, metric, value, signature in rows:
         assert "version:" in signature
         assert f"{test_scores[metric]['score']:.2f}" == value
+
+
+def test_evaluate_shows_its_set_on_a_terminal(run_dir: Path) -> None:
+    with (
+        terminal(columns=60) as screen,
+        mt_process(
+            "evaluate",
+            run_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=screen.descriptor,
+        ) as process,
+    ):
+        screen.wait_for("60 lines | test |")
+        screen.wait_for("scoring | test |")
+        assert process.stdout is not None
+        assert process.stdout.read().decode() == mt("evaluate", run_dir).out
+        screen.type("end\n")
+        screen.wait_for("end\r\n")
+    assert screen_lines(screen.received)[0] == "end", "the bar is removed"
 
 
 def test_evaluate_without_test_sets_scores_the_validation_set(

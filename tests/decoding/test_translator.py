@@ -29,7 +29,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
-from mt.decoding.translator import Translation, Translator
+from mt.decoding.translator import Translation, TranslationProgress, Translator
 from mt.errors import CheckpointError, DeviceError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
@@ -98,18 +98,34 @@ def texts() -> list[str]:
     return [*short_texts, *BLANKS, *long_texts, "xyz 123 Ü", "balo" * 12]
 
 
-def test_progress_is_told_after_each_batch(translator: Translator, texts: list[str]) -> None:
-    calls: list[tuple[int, int]] = []
-    small_batches = replace(
-        translator, search=translator.search.model_copy(update={"batch_tokens": 60})
-    )
-    small_batches.translate(texts, progress=lambda *numbers: calls.append(numbers))
-    num_segments = sum(len(translator.encode_parts(text)) for text in texts)
-    done = [num_done for num_done, _ in calls]
-    assert len(calls) > 3
-    assert done == sorted(set(done))
-    assert calls[-1] == (num_segments, num_segments)
-    assert {total for _, total in calls} == {num_segments}
+@pytest.mark.parametrize("num_translations", [1, 5])
+def test_progress_is_told_after_each_batch(
+    tokenizer: Tokenizer, texts: list[str], num_translations: int
+) -> None:
+    """With five translations and a beam of three, some texts are searched again."""
+    quiet = make_translator(tokenizer, batch_tokens=60)
+    events: list[TranslationProgress] = []
+    told = replace(quiet, on_progress=events.append)
+    expected = quiet.n_best(texts, num_translations=num_translations)
+    assert told.n_best(texts, num_translations=num_translations) == expected
+    num_segments = sum(len(quiet.encode_parts(text)) for text in texts)
+    assert len(events) > 5
+    assert [event.total_segments for event in events] == [num_segments] * len(events)
+    numbers = [event.num_segments for event in events]
+    fractions = [event.fraction for event in events]
+    assert numbers == sorted(set(numbers))
+    assert fractions == sorted(set(fractions))
+    assert numbers[-1] == num_segments
+    assert fractions[-1] == 1.0
+    assert [event.is_complete for event in events] == [False] * (len(events) - 1) + [True]
+    # The first batch has the longest segments.
+    assert fractions[0] > numbers[0] / num_segments
+
+
+def test_no_progress_of_blank_texts(translator: Translator) -> None:
+    events: list[TranslationProgress] = []
+    replace(translator, on_progress=events.append).translate(BLANKS)
+    assert events == []
 
 
 @pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])

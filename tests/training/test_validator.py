@@ -17,7 +17,7 @@ from torch import Tensor
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
-from mt.decoding.translator import Progress, Translator
+from mt.decoding.translator import OnProgress, TranslationProgress, Translator
 from mt.distributed import open_runtime
 from mt.errors import RunDirError, TokenizerError
 from mt.evaluation.evaluate import evaluate
@@ -79,20 +79,20 @@ def test_validation_tells_its_progress(tmp_path: Path) -> None:
     experiment = Experiment(configure(config_path, tmp_path / "run"), RunDir(tmp_path / "run"))
     experiment.train_tokenizers()
     bars: list[str] = []
-    calls: list[tuple[int, int]] = []
+    events: list[TranslationProgress] = []
 
     @contextmanager
-    def record_bar(text: str) -> Iterator[Progress]:
+    def record_bar(text: str) -> Iterator[OnProgress]:
         bars.append(text)
-        yield lambda *numbers: calls.append(numbers)
+        yield events.append
         bars.append("end")
 
-    validator = Validator(experiment, open_runtime("cpu"), progress_bar=record_bar)
+    validator = Validator(experiment, open_runtime("cpu"), translation_bar=record_bar)
     objective = Objective(experiment.model(torch.device("cpu")), label_smoothing=0.1)
     validator(objective.eval())
     assert bars == ["validating 6 lines", "end"]
-    num_done, total = calls[-1]
-    assert num_done == total >= 6
+    assert events[-1].is_complete
+    assert events[-1].total_segments >= 6
 
 
 def test_run_of_an_older_version_validates_as_it_did(tmp_path: Path) -> None:
