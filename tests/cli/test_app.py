@@ -288,12 +288,18 @@ def test_n_best_lists_have_the_format_of_moses(run_dir: Path) -> None:
         assert scores == sorted(scores, reverse=True)
 
 
+def test_jsonl_counts_lines_as_n_best_lists_do(run_dir: Path) -> None:
+    text = "balo deru\n\nfimi gona hupe\n"
+    objects = split_lines(mt("translate", run_dir, "--jsonl", stdin=text).out)
+    moses = split_lines(mt("translate", run_dir, "--n-best", "1", stdin=text).out)
+    assert [json.loads(line)["index"] for line in objects] == [0, 1, 2]
+    assert [int(line.split(" ||| ")[0]) for line in moses] == [0, 1, 2]
+
+
 def test_jsonl_has_sources_and_scores(run_dir: Path) -> None:
     ended = mt("translate", run_dir, "--jsonl", "--n-best", "2", stdin='balo "deru"\nÜ\u2028\n')
     first, second = [json.loads(line) for line in split_lines(ended.out)]
-    assert first["line"] == 1
     assert first["src"] == 'balo "deru"'
-    assert second["line"] == 2
     assert second["src"] == "Ü\u2028"
     best, other = first["translations"]
     assert best["score"] >= other["score"]
