@@ -84,7 +84,7 @@ INSTALL_CPU_TORCH = (
 )
 CHECKS = ["python -m ruff format --check .", "python -m ruff check .", "python -m mypy"]
 QUICKSTART = [
-    "mt train --config configs/toy.yaml",
+    "mt train configs/toy.yaml",
     "mt translate runs/toy",
     "mt translate runs/toy",
     "mt translate runs/toy",
