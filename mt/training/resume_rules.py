@@ -12,7 +12,7 @@ from mt.experiment import Experiment
 from mt.storage.atomic import sha256
 
 # What a user can do when a run cannot be resumed as asked.
-OTHER_RUN_HINT = "choose another --run-dir, or begin again with --fresh, which moves this run aside"
+OTHER_RUN_HINT = "choose another --run-dir, or give --fresh, which moves this run aside"
 
 # Keys, or whole sections, that may change when a run is resumed: they do not change what an update
 # computes, except for rounding.

@@ -245,8 +245,8 @@ def refuse_changes(run_config: Config, experiment: Experiment) -> None:
     if changes:
         listed = "\n  ".join(changes)
         raise RunDirError(
-            f"{run_dir.path}: the run began with another config; "
-            f"{OTHER_RUN_HINT}, or undo:\n  {listed}"
+            f"{run_dir.path}: the run began with another config; undo these changes, or "
+            f"{OTHER_RUN_HINT}:\n  {listed}"
         )
     check_same_tokenizers(experiment)
     check_same_text(newest_meta(run_dir.checkpoints_dir), experiment)
