@@ -215,8 +215,8 @@ class DataConfig(Section):
     )
     unseen_characters: Probability = setting(
         0.02,
-        "share of the training sources that get random characters without a token, so that a "
-        "character that the model has never seen does little harm",
+        "share of the training sources that get random unseen characters, which have no token, so "
+        "that such a character does little harm in a translation",
     )
     max_length: Length = setting(
         256,

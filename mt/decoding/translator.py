@@ -276,8 +276,8 @@ class Translator:
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
         num_lines = 0
-        num_unknown_lines = 0
-        unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
+        num_unseen_lines = 0
+        unseen_characters: Counter[str] = Counter()  # the number of lines that have each of them
         num_split_lines = 0
         num_parts = 0
         chunks = chunked(
@@ -292,25 +292,21 @@ class Translator:
                     num_split_lines += 1
                     num_parts += num_segments
             for line in chunk:
-                unknown = self.src_normalizer.unknown_characters(line)
-                unknown_characters.update(unknown)
-                if unknown:
-                    num_unknown_lines += 1
+                unseen = self.src_normalizer.unseen_characters(line)
+                unseen_characters.update(unseen)
+                if unseen:
+                    num_unseen_lines += 1
             yield TranslatedChunk(chunk, translations)
-        if num_unknown_lines > 0:
+        if num_unseen_lines > 0:
             logger.warning(
-                f"{num_unknown_lines:,} of {num_lines:,} lines hold characters that the model "
-                f"never saw: {describe_characters(unknown_characters)}"
+                f"{num_unseen_lines:,} of {num_lines:,} lines hold unseen characters, "
+                f"which have no token: {describe_characters(unseen_characters)}"
             )
         if num_split_lines > 0:
             logger.info(
                 f"translate: {num_split_lines:,} of {num_lines:,} lines were split "
                 f"into {num_parts:,} parts"
             )
-
-    def encode_parts(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
-        """Return the source ids of the parts of a text, in order."""
-        return [part.src_ids for part in self.split_text(text, prefix=prefix)]
 
     def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
         """Return the parts of a text that are translated one by one, in order.

@@ -351,8 +351,9 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
 
 def _report_existing_run(run_dir: RunDir, changes: Sequence[str]) -> Finding:
     """Report that the run directory is in use; an error if the config has changed since then."""
+    hint = "in mt train, --run-dir chooses another directory, and --fresh moves this run aside"
     if changes:
         text = f"{run_dir.path} holds a run with another config: {'; '.join(changes)}"
-        return Finding("error", "config", "", f"{text} (--run-dir chooses another directory)")
+        return Finding("error", "config", "", f"{text} ({hint})")
     text = f"{run_dir.path} holds a run already: mt train would resume it"
-    return Finding("note", "config", "", f"{text} (--run-dir chooses another directory)")
+    return Finding("note", "config", "", f"{text} ({hint})")

@@ -108,7 +108,7 @@ def test_progress_is_told_after_each_batch(
     told = replace(quiet, on_progress=events.append)
     expected = quiet.n_best(texts, num_translations=num_translations)
     assert told.n_best(texts, num_translations=num_translations) == expected
-    num_segments = sum(len(quiet.encode_parts(text)) for text in texts)
+    num_segments = sum(len(quiet.split_text(text)) for text in texts)
     assert len(events) > 5
     assert [event.total_segments for event in events] == [num_segments] * len(events)
     numbers = [event.num_segments for event in events]
@@ -126,6 +126,12 @@ def test_no_progress_of_blank_texts(translator: Translator) -> None:
     events: list[TranslationProgress] = []
     replace(translator, on_progress=events.append).translate(BLANKS)
     assert events == []
+
+
+def ids_of_parts(
+    translator: Translator, text: str, *, prefix: Sequence[int] = ()
+) -> list[list[int]]:
+    return [part.src_ids for part in translator.split_text(text, prefix=tuple(prefix))]
 
 
 @pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])
@@ -170,7 +176,7 @@ def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list
     prefix = translator.src_tokenizer.tag_ids[2:4]
     num_segments = []
     for text in texts:
-        segments = translator.encode_parts(text, prefix=prefix)
+        segments = ids_of_parts(translator, text, prefix=prefix)
         num_segments.append(len(segments))
         assert all(tuple(segment[:2]) == prefix for segment in segments)
         assert all(len(segment) <= MAX_LENGTH for segment in segments)
@@ -255,7 +261,7 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
     """Where greedy search differs between a batch and a single text, both tokens are near-ties."""
     translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
     model = translator.model
-    segments = [ids for text in texts for ids in translator.encode_parts(text)]
+    segments = [ids for text in texts for ids in ids_of_parts(translator, text)]
     results = translator._search_batch(segments, beam_size=1)
     for segment, (in_a_batch,) in zip(segments, results, strict=True):
         ((alone,),) = translator._search_batch([segment], beam_size=1)
@@ -443,7 +449,7 @@ def test_out_of_memory_in_load_is_a_device_error(
 
 def test_text_is_split_only_if_it_is_too_long(translator: Translator) -> None:
     for text in make_texts(60, max_words=40):
-        segments = translator.encode_parts(text)
+        segments = ids_of_parts(translator, text)
         assert all(len(ids) <= MAX_LENGTH for ids in segments)
         assert " ".join(translator.src_tokenizer.decode(segments)) == text
         (ids,) = translator.src_tokenizer.encode([text])
@@ -468,16 +474,16 @@ def test_long_text_is_cut_at_the_space_nearest_to_the_middle(
 ) -> None:
     """Where there is no punctuation: see `test_sentences.py`."""
     assert len(translator.src_tokenizer.encode([text])[0]) > MAX_LENGTH
-    assert translator.encode_parts(text) == translator.src_tokenizer.encode(halves)
+    assert ids_of_parts(translator, text) == translator.src_tokenizer.encode(halves)
 
 
 def test_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
     translator = make_translator(tokenizer, max_length=2)
-    assert translator.encode_parts("😀😀") == tokenizer.encode(["😀", "😀"])
+    assert ids_of_parts(translator, "😀😀") == tokenizer.encode(["😀", "😀"])
 
 
 def test_large_gap_between_words_makes_no_blank_segment(translator: Translator) -> None:
-    segments = translator.encode_parts("balo" + " " * 60 + "deru")
+    segments = ids_of_parts(translator, "balo" + " " * 60 + "deru")
     segment_texts = translator.src_tokenizer.decode(segments)
     assert segment_texts == ["balo", "deru"]
 
@@ -501,7 +507,7 @@ PIECES = st.sampled_from(["balo", "xx", "😀", " ", " " * 40, "deru" * 30, "a "
 def test_split_takes_nearly_linear_time(translator: Translator, text: str) -> None:
     """The time is n log n wherever the spaces are. Else a line of a megabyte would take days."""
     counting = CountingTokenizer(translator.src_tokenizer)
-    replace(translator, src_tokenizer=cast(Tokenizer, counting)).encode_parts(text)
+    replace(translator, src_tokenizer=cast(Tokenizer, counting)).split_text(text)
     assert counting.num_chars <= len(text) * (2 * math.log2(max(len(text), 2)) + 1)
 
 
@@ -510,8 +516,8 @@ def test_long_text_joins_the_translations_of_its_segments(translator: Translator
     words = [word for word in INVENTED_WORDS[:8] for _ in range(3)]
     text = " ".join(words)
     halves = [" ".join(words[:12]), " ".join(words[12:])]
-    num_segments = len(translator.encode_parts(text))
-    assert num_segments == sum(len(translator.encode_parts(half)) for half in halves)
+    num_segments = len(translator.split_text(text))
+    assert num_segments == sum(len(translator.split_text(half)) for half in halves)
     assert num_segments > 2
 
     first_half, second_half = translator.n_best(halves)
@@ -538,7 +544,8 @@ def with_stats(translator: Translator, *, share: float, usual: int, rare: int) -
 
 def piece_texts(translator: Translator, text: str) -> list[str]:
     pieces = translator.split_text(text)
-    assert [piece.src_ids for piece in pieces] == translator.encode_parts(text)
+    ids = translator.src_tokenizer.encode([piece.text for piece in pieces])
+    assert [piece.src_ids for piece in pieces] == ids
     assert all(text[piece.start :].startswith(piece.text) for piece in pieces)
     return [piece.text for piece in pieces]
 
@@ -635,7 +642,7 @@ def test_split_lines_are_counted_in_one_message(
     list(translator.translate_chunks(["balo", long_text, "deru", long_text], chunk_size=2))
     (message,) = messages
     assert "2 of 4 lines" in message
-    assert f"{2 * len(translator.encode_parts(long_text))} parts" in message
+    assert f"{2 * len(translator.split_text(long_text))} parts" in message
 
 
 # The form of the source
