@@ -1,4 +1,4 @@
-"""Start or resume a run: `mt.train`."""
+"""Start or resume a run: what `mt train` does."""
 
 import json
 import logging
@@ -34,6 +34,7 @@ from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_parent
+from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
     check_same_text,
     check_same_tokenizers,
@@ -78,6 +79,7 @@ class TrainingEnd(NamedTuple):
     """How a training ended."""
 
     run_dir: Path
+    stop_reason: str  # such as "max_steps 2300 reached"
     stop_signal: str | None  # the name of the signal that stopped training early
 
 
@@ -89,8 +91,11 @@ def train(config: Config) -> Path:
     return run_training(config).run_dir
 
 
-def run_training(config: Config) -> TrainingEnd:
-    """Train as `train` does, and also return whether a signal stopped training early."""
+def run_training(config: Config, *, on_event: OnEvent | None = None) -> TrainingEnd:
+    """Train as `train` does, and also return why training stopped.
+
+    `on_event` gets each line of metrics.jsonl when it is written, on rank 0.
+    """
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
@@ -105,9 +110,10 @@ def run_training(config: Config) -> TrainingEnd:
             if is_new:
                 remove(run_dir.path)  # nothing has begun
             raise
-        trainer.fit()
+        trainer.metrics.on_event = on_event
+        stop_reason = trainer.fit()
         runtime.close()
-    return TrainingEnd(run_dir.path, trainer.signals.name)
+    return TrainingEnd(run_dir.path, stop_reason, trainer.signals.name)
 
 
 def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Experiment, Runtime]:

@@ -725,7 +725,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config_path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     trained = mt.train(mt.load_config(config_path))
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
-    shutil.copytree(trained, copy)
+    shutil.copytree(trained.run_dir, copy)
     shutil.rmtree(original)
     return copy
 
