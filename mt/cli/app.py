@@ -21,6 +21,7 @@ from mt.cli.evaluate import evaluate
 from mt.cli.export import export
 from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
+from mt.cli.score import score
 from mt.cli.signals import exit_on_sigterm
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
@@ -34,7 +35,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, check, translate, evaluate, average, align, report, attention, export):
+for command in (
+    train,
+    check,
+    translate,
+    evaluate,
+    average,
+    align,
+    score,
+    report,
+    attention,
+    export,
+):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 
