@@ -16,6 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+import mt
 from mt.cli.app import app
 from mt.config.json_schema import config_json_schema
 from mt.config.keys import walk_keys
@@ -266,6 +267,13 @@ def test_every_command_is_in_readme_and_on_the_commands_page() -> None:
 def test_commands_run(workspace: Path) -> None:
     for command in all_commands():
         run(command, workspace)
+
+
+def test_python_page_names_what_is_public() -> None:
+    page = read("docs/python.md")
+    assert [name for name in mt.__all__ if name != "__version__" and f"mt.{name}" not in page] == []
+    named = set(re.findall(r"\bmt\.(\w+)", page))
+    assert named <= set(mt.__all__)
 
 
 def test_python_programs_run(workspace: Path) -> None:

@@ -22,6 +22,7 @@ from mt.cli.export import export
 from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
 from mt.cli.schema import schema
+from mt.cli.score import score
 from mt.cli.signals import exit_on_sigterm
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
@@ -42,6 +43,7 @@ for command in (
     evaluate,
     average,
     align,
+    score,
     report,
     attention,
     export,

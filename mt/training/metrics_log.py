@@ -24,7 +24,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -204,15 +204,29 @@ class IncidentRecord:
 Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | FinalRecord | IncidentRecord
 
 
+@dataclass(frozen=True)
+class TrainingEvent:
+    """A line of metrics.jsonl, for a program that watches its own training."""
+
+    step: int  # updates since the run began
+    record: Record
+    timing: Mapping[str, float]
+
+
+OnEvent = Callable[[TrainingEvent], None]
+
+
 class MetricsLog:
     """The file metrics.jsonl of a run that is training.
 
     A line that a full disk refuses is kept in memory until the next write, so that the file never
-    has half a line or a gap.
+    has half a line or a gap. `on_event`, if it is set, is called after each line. What it raises is
+    not caught.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.on_event: OnEvent | None = None
         self._pending = b""
 
     def write(self, record: Record, *, step: int, timing: Mapping[str, float]) -> None:
@@ -227,6 +241,8 @@ class MetricsLog:
         self._pending += text.encode(errors="backslashreplace") + b"\n"
         with suppress(DiskError):
             self._write_pending()
+        if self.on_event is not None:
+            self.on_event(TrainingEvent(step, record, timing))
 
     def sync(self) -> int:
         """Wait until all lines are on the disk, and return the file's size in bytes.

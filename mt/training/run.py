@@ -1,4 +1,4 @@
-"""Start or resume a run: `mt.train`."""
+"""Start or resume a run: what `mt train` does."""
 
 import json
 import logging
@@ -35,6 +35,7 @@ from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_parent
+from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
     OTHER_RUN_HINT,
     check_same_text,
@@ -99,6 +100,7 @@ class TrainingEnd(NamedTuple):
     """How a training ended."""
 
     run_dir: Path
+    stop_reason: str  # such as "max_steps 2300 reached"
     stop_signal: str | None  # the name of the signal that stopped training early
 
 
@@ -111,13 +113,18 @@ def train(config: Config) -> Path:
 
 
 def run_training(
-    config: Config, *, fresh: bool = False, start_time: float | None = None
+    config: Config,
+    *,
+    fresh: bool = False,
+    start_time: float | None = None,
+    on_event: OnEvent | None = None,
 ) -> TrainingEnd:
-    """Train as `train` does, and also return whether a signal stopped training early.
+    """Train as `train` does, and also return why training stopped.
 
     With `fresh`, a run that the directory holds is moved aside first, and moved back when a mistake
     keeps the new one from beginning. `train.max_minutes` counts from `start_time` of
-    `time.monotonic`; by default, from now.
+    `time.monotonic`; by default, from now. `on_event` gets each line of metrics.jsonl when it is
+    written, on rank 0.
     """
     if start_time is None:
         start_time = time.monotonic()
@@ -142,9 +149,10 @@ def run_training(
                 old_run.rename(run_dir.path)
                 logger.info(f"{run_dir.display_path}: the earlier run is here again")
             raise
-        trainer.fit()
+        trainer.metrics.on_event = on_event
+        stop_reason = trainer.fit()
         runtime.close()
-    return TrainingEnd(run_dir.path, trainer.signals.name)
+    return TrainingEnd(run_dir.path, stop_reason, trainer.signals.name)
 
 
 def _move_aside(run_dir: RunDir, runtime: Runtime) -> Path | None:

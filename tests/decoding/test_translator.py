@@ -158,11 +158,51 @@ def test_translate_takes_one_text_or_a_list(translator: Translator) -> None:
     assert translator.translate("") == ""
 
 
-def test_n_best_refuses_a_single_str(translator: Translator) -> None:
+def test_n_best_of_one_text_is_one_list(translator: Translator) -> None:
+    texts = ["balo deru fimi", "gona"]
+    n_best_lists = translator.n_best(texts)
+    assert translator.n_best(texts[0]) == n_best_lists[0]
+    assert translator.n_best("") == [Translation("", 0.0, 0.0)]
+
+
+def test_translate_chunks_refuses_a_single_str(translator: Translator) -> None:
     with pytest.raises(TypeError, match="takes lines"):
         next(translator.translate_chunks("balo"))
-    with pytest.raises(TypeError, match="list of texts"):
-        translator.n_best("balo")
+
+
+def test_options_of_a_call_are_those_of_another_translator(
+    translator: Translator, tokenizer: Tokenizer, texts: list[str]
+) -> None:
+    sampling = SamplingOptions(seed=3)
+    sampler = replace(translator, sampling=sampling)
+    wide = make_translator(tokenizer, beam_size=5, length_penalty=0.2)
+    assert translator.translate(texts, beam_size=5, length_penalty=0.2) == wide.translate(texts)
+    assert translator.n_best(texts, beam_size=5, length_penalty=0.2) == wide.n_best(texts)
+    assert wide.n_best(texts) != translator.n_best(texts, num_translations=5)
+    assert (
+        translator.translate(texts[0], beam_size=1)
+        == translator.translate([texts[0]], beam_size=1)[0]
+    )
+    drawn = translator.n_best(texts, num_translations=4, sampling=sampling)
+    assert drawn == sampler.n_best(texts, num_translations=4)
+    assert translator.translate(texts, sampling=sampling) == sampler.translate(texts)
+    assert translator.search.beam_size == 3, "the translator itself must not change"
+
+
+def test_impossible_options_are_refused(translator: Translator) -> None:
+    with pytest.raises(ValueError, match=r"beam_size .*0"):
+        translator.translate("balo", beam_size=0)
+    with pytest.raises(ValueError, match=r"num_translations .*0"):
+        translator.n_best("balo", num_translations=0)
+
+
+def test_repr_says_what_the_translator_is(tokenizer: Tokenizer) -> None:
+    translator = replace(
+        make_translator(tokenizer, dtype=torch.float32), src_lang="en", tgt_lang="de"
+    )
+    num_parameters = sum(parameter.numel() for parameter in translator.model.parameters())
+    millions = f"{num_parameters / 1e6:.2f}M"
+    assert repr(translator) == f"Translator(en -> de, {millions} parameters, cpu, fp32)"
 
 
 def test_translate_of_nothing_is_empty(translator: Translator) -> None:
@@ -725,7 +765,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config_path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     trained = mt.train(mt.load_config(config_path))
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
-    shutil.copytree(trained, copy)
+    shutil.copytree(trained.run_dir, copy)
     shutil.rmtree(original)
     return copy
 
@@ -735,6 +775,10 @@ def test_copied_run_translates_without_the_original(run_dir: Path) -> None:
     translations = Translator.load(run_dir, device="cpu").translate(texts)
     assert translations == mt.Translator.load(str(run_dir), device="cpu").translate(texts)
     assert translations[1] == ""
+
+
+def test_loaded_translator_knows_its_languages(run_dir: Path) -> None:
+    assert repr(Translator.load(run_dir, device="cpu")).startswith("Translator(aa -> bb, ")
 
 
 def test_checkpoint_is_chosen_by_name_or_path(run_dir: Path) -> None:
