@@ -30,8 +30,8 @@ CHANGEABLE_KEYS = (
 # Keys with paths of files. They may change: mt
 # compares the content of the files, or does not need them any more.
 PATH_KEYS = re.compile(
-    r"data\.train\.\d+\.(prefix|src|tgt)"
-    r"|data\.valid\.(prefix|src|refs\.\d+)"
+    r"data\.train\.\d+\.(prefix|src|tgt|tsv|columns(\.\d+)?|tmx)"
+    r"|data\.valid\.(prefix|src|refs\.\d+|tsv|columns(\.\d+)?|tmx)"
     r"|tokenizer\.(model|src_model|tgt_model)"
     r"|train\.(init_from|init_checkpoint)"  # read only when the run begins
 )

@@ -17,7 +17,7 @@ from mt.config.load import (
 )
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
-from mt.data.eval_set import training_files, warn_of_unnormalized_references
+from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import (
     CheckpointError,
@@ -138,7 +138,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         valid = experiment.validation_set
         warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
         warn_of_unnormalized_references(valid, config.data.normalization)
-        warn_of_equal_sides(training_files(config.data))
+        warn_of_equal_sides(training_corpora(config.data))
         experiment.train_tokenizers()
         experiment.measure_sources()
     if runtime.is_main:

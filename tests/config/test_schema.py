@@ -174,14 +174,14 @@ def test_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> No
         ("src_lang: en", "source: en", "x.yaml:2: data.source: unknown key "
          "(known here: src_lang, tgt_lang, train, valid, test, normalization, "
          "unseen_characters, max_length, max_length_ratio)"),
-        ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted a value, found nothing"),
+        ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted the source language, such as en, found nothing"),
         ("train:\n  max", "search:\n  max", "x.yaml:10: search.max_steps: unknown key (did you mean train.max_steps?)"),
-        ("train:\n  max_steps: 100\n", "", "x.yaml: train: wanted a value, found nothing"),
+        ("train:\n  max_steps: 100\n", "", "x.yaml: train: wanted a section with an end to training: max_steps, max_epochs or max_minutes, found nothing"),
         ("src_lang: en", "src_lang: e/n", "x.yaml:2: data.src_lang: "
          "wanted a name of letters, digits, '_', '.' and '-', found \"e/n\""),
-        ("- prefix: train", "prefix: train", 'x.yaml:4: data.train: wanted a list, found {"prefix": "train"}'),
+        ("\n    - prefix: train", " 5", "x.yaml:4: data.train: wanted a list, found 5"),
         ("\n    - prefix: train", " []", "x.yaml:4: data.train: wanted 1 or more items, found []"),
-        ("- prefix: train", "- train", 'x.yaml:5: data.train.0: wanted a section of keys, found "train"'),
+        ("- prefix: train", "- 5", "x.yaml:5: data.train.0: wanted a section of keys, found 5"),
         ("- prefix: train", "- prefix: train\n    - {prefix: b, weight: 0}",
          "x.yaml:6: data.train.1.weight: wanted greater than 0, found 0"),
     ],
@@ -225,7 +225,7 @@ def test_error_in_data_section_names_line_and_key(
         ),
         (
             "data.valid.0=1",
-            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs)",
+            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs, tsv, columns, tmx)",
         ),
         ("train.seed=-1", "--set train.seed=-1: wanted greater than or equal to 0, found -1"),
         (
@@ -255,16 +255,18 @@ def test_overrides_change_sections_and_lists_and_last_one_wins(tmp_path: Path) -
 EXISTING_TOKENIZERS = (
     "tokenizer.joint=false; tokenizer.src_model=a; tokenizer.tgt_model=b; model.tie_embeddings=none"
 )
-NO_EVAL_FILES = "wanted a prefix, or both src and refs"
+NO_TEXT = "wanted a prefix, or tsv, or tmx, or both src and tgt"
+TWO_TEXTS = "wanted one of prefix, tsv, tmx, or src and tgt; found prefix and src"
+TWO_EVAL_TEXTS = "wanted one of prefix, tsv, tmx, or src and refs; found prefix and refs"
 
 
 @pytest.mark.parametrize(
     ("overrides", "key", "problem"),
     [
-        ("data.train.0.prefix=null", "data.train.0.prefix", "wanted a prefix, or both src and tgt"),
-        ("data.train.0.src=a", "data.train.0.prefix", "wanted either a prefix or src and tgt, found both"),
-        ("data.valid.prefix=null; data.valid.src=a", "data.valid.prefix", NO_EVAL_FILES),
-        ("data.valid.refs=[a]", "data.valid.prefix", "wanted either a prefix or src and refs, found both"),
+        ("data.train.0.prefix=null", "data.train.0.prefix", NO_TEXT),
+        ("data.train.0.src=a", "data.train.0.prefix", TWO_TEXTS),
+        ("data.valid.prefix=null; data.valid.src=a", "data.valid.src", "wanted both src and refs, found only src"),
+        ("data.valid.refs=[a]", "data.valid.prefix", TWO_EVAL_TEXTS),
         ("data.train.0.tgt_lang=de", "data.train.0.tgt_lang", "wanted data.tgt_lang (no), found de"),
         ("data.test=[{name: valid, prefix: x}]", "data.test.0.name",
          "wanted a name of its own, found valid a second time"),
@@ -350,6 +352,9 @@ def test_diff_lists_key_old_and_new_value(tmp_path: Path) -> None:
         'data.test.0.name: absent -> "t"',
         'data.test.0.prefix: absent -> "/t"',
         "data.test.0.src: absent -> null",
+        "data.test.0.tsv: absent -> null",
+        "data.test.0.columns: absent -> null",
+        "data.test.0.tmx: absent -> null",
     ]
 
 
