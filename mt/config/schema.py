@@ -38,6 +38,7 @@ VocabSize = Annotated[int, Field(gt=0, le=500_000)]
 BeamSize = Annotated[int, Field(gt=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(ge=0, le=1)]
 Coverage = Annotated[float, Field(ge=0.98, le=1)]  # the range that SentencePiece accepts
 Ratio = Annotated[float, Field(ge=1, le=10**6)]
 Weight = Annotated[float, Field(gt=0, le=1000)]
@@ -50,8 +51,6 @@ Minutes = Annotated[float, Field(gt=0, le=10**7)]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
 # A path is stored as absolute, because a run may resume in another working directory.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
-# Learning rate schedules that depend on `train.max_steps`.
-SCHEDULES_WITH_AN_END = ("cosine",)
 
 
 def _check_column(column: Any) -> Any:
@@ -410,10 +409,20 @@ class TrainConfig(Section):
         "adamw", "optimizer; weight decay is decoupled (adamw) or part of the gradient (adam)"
     )
     learning_rate: Rate = setting(7e-4, "peak learning rate, reached after the warm-up")
-    schedule: Literal["inverse_sqrt", "cosine", "constant"] = setting(
-        "inverse_sqrt", "learning rate schedule after the warm-up"
+    schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = setting(
+        "inverse_sqrt",
+        "learning rate schedule after the warm-up; cosine and linear fall to zero over the whole "
+        "run, the others over its last part (cooldown)",
     )
     warmup_steps: CountOrZero = setting(1000, "updates of linear warm-up")
+    max_warmup: Part | None = setting(
+        0.1, "longest warm-up, as a part of the run's updates; null: no limit"
+    )
+    cooldown: Part = setting(
+        0.2,
+        "part of the updates after the warm-up, at the end of the run, over which the learning "
+        "rate of inverse_sqrt and constant falls linearly to zero; 0: it does not",
+    )
     betas: tuple[Probability, Probability] = setting(
         (0.9, 0.98), "Adam's decay rates of the two moments"
     )
@@ -431,7 +440,11 @@ class TrainConfig(Section):
     )
     max_steps: Count | None = setting(None, "stop after this many updates")
     max_epochs: Count | None = setting(None, "stop after this many epochs")
-    max_minutes: Minutes | None = setting(None, "stop after this many minutes, validation included")
+    max_minutes: Minutes | None = setting(
+        None,
+        "end after this many minutes, counted from the start of the command; tokenizers and "
+        "validation are included",
+    )
     validate_every: Count = setting(500, "updates between validations")
     log_every: Count = setting(50, "updates between lines in metrics.jsonl")
     save_every: Count | None = setting(
@@ -454,14 +467,6 @@ class TrainConfig(Section):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             yield "max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"
-        if self.schedule in SCHEDULES_WITH_AN_END:
-            if self.max_steps is None:
-                yield "schedule", f"{self.schedule} ends at max_steps: wanted max_steps"
-            elif self.warmup_steps >= self.max_steps:
-                yield (
-                    "warmup_steps",
-                    f"wanted less than max_steps ({self.max_steps}), found {self.warmup_steps}",
-                )
         if self.freeze and self.init_from is None:
             yield "freeze", "keeps the weights of another run: wanted init_from"
         if self.init_checkpoint != "best" and self.init_from is None:

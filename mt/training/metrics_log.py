@@ -5,6 +5,7 @@ depends on a clock stands under `timing`, so that two equal runs differ nowhere 
 depend on the kind:
 
     start      num_parameters, environment
+    plan       total_steps, warmup_steps
     train      epoch, loss, nll, other sums of the objective, lr, grad_norm, tokens_seen,
                num_skipped
     valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best
@@ -81,6 +82,19 @@ class StartRecord:
 
 
 @dataclass(frozen=True)
+class PlanRecord:
+    """Written when the planned number of updates is set or revised."""
+
+    kind: ClassVar[str] = "plan"
+    total_steps: int
+    warmup_steps: int
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class TrainRecord:
     """Means over the updates since the last line of this kind."""
 
@@ -141,7 +155,7 @@ class IncidentRecord:
         return asdict(self)
 
 
-Record = StartRecord | TrainRecord | ValidationRecord | IncidentRecord
+Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | IncidentRecord
 
 
 class MetricsLog:
@@ -249,6 +263,11 @@ class _StartTypes(_LineTypes):
     environment: dict[str, Any] | None = None
 
 
+class _PlanTypes(_LineTypes):
+    total_steps: NonNegativeInt = 0
+    warmup_steps: NonNegativeInt = 0
+
+
 class _TrainTypes(_LineTypes):
     __pydantic_extra__: dict[str, Number]
     epoch: NonNegativeInt = 0
@@ -276,6 +295,7 @@ class _IncidentTypes(_LineTypes):
 
 TYPES_BY_KIND: dict[str, type[_LineTypes]] = {
     StartRecord.kind: _StartTypes,
+    PlanRecord.kind: _PlanTypes,
     TrainRecord.kind: _TrainTypes,
     ValidationRecord.kind: _ValidationTypes,
     IncidentRecord.kind: _IncidentTypes,

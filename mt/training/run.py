@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -89,8 +90,13 @@ def train(config: Config) -> Path:
     return run_training(config).run_dir
 
 
-def run_training(config: Config) -> TrainingEnd:
-    """Train as `train` does, and also return whether a signal stopped training early."""
+def run_training(config: Config, *, start_time: float | None = None) -> TrainingEnd:
+    """Train as `train` does, and also return whether a signal stopped training early.
+
+    `train.max_minutes` counts from `start_time` of `time.monotonic`; by default, from now.
+    """
+    if start_time is None:
+        start_time = time.monotonic()
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
@@ -100,7 +106,7 @@ def run_training(config: Config) -> TrainingEnd:
     with lost_rank_as_error(runtime.rank, runtime.world_size), lock:
         try:
             experiment, runtime = prepare_run(config, run_dir, runtime)
-            trainer = Trainer.from_experiment(experiment, runtime)
+            trainer = Trainer.from_experiment(experiment, runtime, start_time=start_time)
         except MISTAKES:
             if is_new:
                 remove(run_dir.path)  # nothing has begun

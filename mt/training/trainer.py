@@ -10,7 +10,7 @@ import hashlib
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import chain
@@ -43,6 +43,7 @@ from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
     IncidentRecord,
     MetricsLog,
+    PlanRecord,
     Record,
     StartRecord,
     TrainRecord,
@@ -53,10 +54,11 @@ from mt.training.objective import LossSums, Objective
 from mt.training.optimizer import (
     build_optimizer,
     clip_gradients,
-    learning_rate,
     pack_optimizer,
     unpack_optimizer,
 )
+from mt.training.pace import Pace
+from mt.training.schedule import NOT_MEASURED, RunPlan, learning_rate
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
@@ -84,7 +86,10 @@ class Trainer:
         config: TrainConfig,
         run_dir: RunDir,
         runtime: Runtime,
+        start_time: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`start_time` is when the command started, by `clock`; by default, now."""
         self.objective = objective
         self.dataset = dataset
         self.validate = validate
@@ -116,13 +121,24 @@ class Trainer:
         self.unsaved_best: TrainState | None = None
         self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.memory_checked = False
-        self.start_time = time.monotonic()
+        self.clock = clock
+        # When the run would have started if it had trained without an interruption until now.
+        self.start_time = clock() if start_time is None else start_time
+        self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
+        self.pace = Pace()
+        # Of `max_minutes`, for the scoring after the last update.
+        self.reserved_seconds = 0.0
         self.speed_start_seconds = 0.0
         self.speed_start_tokens = 0
 
     @classmethod
-    def from_experiment(cls, experiment: Experiment, runtime: Runtime) -> Self:
-        """Return the trainer of an experiment with trained tokenizers. Raises MtError."""
+    def from_experiment(
+        cls, experiment: Experiment, runtime: Runtime, *, start_time: float | None = None
+    ) -> Self:
+        """Return the trainer of an experiment with trained tokenizers. Raises MtError.
+
+        `max_minutes` counts from `start_time` of `time.monotonic`; by default, from now.
+        """
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
@@ -140,6 +156,7 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
+            start_time=start_time,
         )
 
     def fit(self) -> str:
@@ -150,17 +167,20 @@ class Trainer:
         run, and DiskError when the end of the run cannot be saved.
         """
         self._resume_or_start()
-        self.start_time = time.monotonic() - self.state.elapsed_seconds
+        self.start_time -= self.state.elapsed_seconds  # of earlier processes
+        self._update_elapsed_time()
         self._restart_speed_measurement()
         progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
         with self.signals.caught(), progress_bar:
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
+            self._examine_plan()
             reason = self.stop_reason()
             while reason is None:
                 self._train_epoch()
                 reason = self.stop_reason()
             self._finish()
+            # The place for the final scoring: `reserved_seconds` are left for it.
         self._log_summary(reason)
         return reason
 
@@ -178,6 +198,7 @@ class Trainer:
                 f"epoch {state.epoch}, which has {num_batches}: the batches have changed"
             )
         self._check_memory_once(epoch)
+        self._examine_plan()  # the number of batches of an epoch varies a little
         batches_per_update = self.batches_per_update
         updates = [
             range(start, min(start + batches_per_update, num_batches))
@@ -267,6 +288,8 @@ class Trainer:
         state = self.state
         config = self.config
         self._update_elapsed_time()
+        memory_seconds = stopping.pace_memory_seconds(config)
+        self.pace.count_update(state.elapsed_seconds, memory_seconds=memory_seconds)
         self.console.advance(state.step)
         if state.step % config.log_every == 0:
             self._log_window()
@@ -334,21 +357,73 @@ class Trainer:
         self.memory_checked = True
 
     def stop_reason(self) -> str | None:
-        """Return why to stop now, or None; the same on every rank."""
-        reason = stopping.stop_reason(self.state, self.config, epoch_length=self.epoch_length)
-        if reason is None and self.signals.name is not None:
-            reason = f"stopped by {self.signals.name}"
-        # Signals may reach some ranks only, so all ranks take the values of rank 0.
-        save_requested = self.signals.save_requested
+        """Return why to stop now, or None; the same on every rank.
+
+        With `max_minutes`, this also revises the plan by the clock.
+        """
+        total_steps = None
+        if stopping.plan_is_due(self.state, self.plan, self.config, self.pace):
+            total_steps = self._planned_steps()
+        # Clocks differ, and signals may reach some ranks only: all take the values of rank 0.
+        signal, save_requested, total_steps = self.runtime.broadcast(
+            (self.signals.name, self.signals.save_requested, total_steps)
+        )
         self.signals.save_requested = False
-        reason, save_requested = self.runtime.broadcast((reason, save_requested))
         self.save_requested = self.save_requested or save_requested
+        self._revise_plan(total_steps)
+        reason = stopping.stop_reason(self.state, self.plan, self.config)
+        if reason is None and signal is not None:
+            reason = f"stopped by {signal}"
         return reason
+
+    # The plan
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of update `state.step`."""
-        return learning_rate(self.state.step, self.config)
+        return learning_rate(self.state.step, self.plan, self.config)
+
+    @property
+    def progress(self) -> stopping.Progress:
+        """How far the run is, and the time until it ends."""
+        return stopping.progress(
+            self.state,
+            self.plan,
+            self.config,
+            pace=self.pace,
+            reserved_seconds=self.reserved_seconds,
+        )
+
+    def _examine_plan(self) -> None:
+        """Plan the number of updates, or revise it, on all ranks."""
+        self._update_elapsed_time()
+        self._revise_plan(self.runtime.broadcast(self._planned_steps()))
+
+    def _planned_steps(self) -> int | None:
+        """Return how many updates the limits allow now; None when this is not known yet."""
+        self.pace.planned_at = self.state.elapsed_seconds
+        return stopping.planned_steps(
+            self.state,
+            self.config,
+            pace=self.pace,
+            epoch_length=self.epoch_length,
+            batches_per_update=self.batches_per_update,
+            reserved_seconds=self.reserved_seconds,
+        )
+
+    def _revise_plan(self, total_steps: int | None) -> None:
+        """Give the plan another number of updates, if it is known and differs enough."""
+        step = self.state.step
+        plan = self.plan
+        if total_steps is None:
+            return
+        if not stopping.is_worth_revising(plan, total_steps, self.config, step=step):
+            return
+        if plan.is_measured:
+            self.plan = plan.revised(total_steps, self.config, step=step)
+        else:
+            self.plan = plan.extended(total_steps, self.config, step=step)
+        self._write(PlanRecord(total_steps, self.plan.warmup.to_step))
 
     # Validation
 
@@ -359,6 +434,7 @@ class Trainer:
         """
         state = self.state
         self._check_weights()
+        start_time = self.clock()
         result = self._validate_until_signal() if self.runtime.is_main else None
         validation = self.runtime.broadcast(result)
         if validation is None:
@@ -378,6 +454,8 @@ class Trainer:
 
         # So that validation time does not lower the logged tokens per second.
         self._restart_speed_measurement()
+        self.pace.validation_seconds = self.clock() - start_time
+        self.pace.skip_to(state.elapsed_seconds)
         self._write(ValidationRecord(state.epoch, validation, is_best))
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
@@ -437,7 +515,7 @@ class Trainer:
             loss=record.losses["loss"],
             lr=record.lr,
             tokens_per_second=tokens_per_second,
-            seconds_left=stopping.seconds_left(state, self.config, epoch_length=self.epoch_length),
+            seconds_left=self.progress.seconds_left or 0.0,
         )
         self._report_skipped_updates(sums)
 
@@ -467,7 +545,7 @@ class Trainer:
             self.metrics.write(record, step=self.state.step, timing=timing)
 
     def _update_elapsed_time(self) -> None:
-        self.state.elapsed_seconds = time.monotonic() - self.start_time
+        self.state.elapsed_seconds = self.clock() - self.start_time
 
     def _restart_speed_measurement(self) -> None:
         """Start measuring tokens per second from here."""
@@ -554,6 +632,9 @@ class Trainer:
             try:
                 meta = {
                     "state": asdict(self.state),
+                    "plan": asdict(self.plan),
+                    "limits": self._limits(),
+                    "pace": asdict(self.pace),
                     "scaler": self.scaler.state_dict(),
                     "batches_per_update": self.batches_per_update,
                     "ranks": rank_states,
@@ -591,6 +672,7 @@ class Trainer:
                 meta.get("batches_per_update", batches_per_update), strict=True
             )
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
+            self._restore_plan(meta)
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
@@ -617,6 +699,30 @@ class Trainer:
         self._warn_if_environment_changed(meta.get("environment"))
         if not has_same_batches:
             self._skip_rest_of_old_epoch()
+
+    def _limits(self) -> dict[str, float | None]:
+        """Return the limits of the run: a run that resumes with others gets another plan."""
+        config = self.config
+        return {
+            "max_steps": config.max_steps,
+            "max_epochs": config.max_epochs,
+            "max_minutes": config.max_minutes,
+        }
+
+    def _restore_plan(self, meta: Mapping[str, Any]) -> None:
+        """Restore the plan and the measured speed.
+
+        Earlier versions of mt did not save them: their learning rate depended on max_steps alone.
+        """
+        self.pace = TypeAdapter(Pace).validate_python(meta.get("pace", {}))
+        self.pace.restart()
+        if "plan" not in meta:
+            total_steps = self.config.max_steps or NOT_MEASURED
+            self.plan = RunPlan.of_new_run(total_steps, self.config)
+            return
+        self.plan = TypeAdapter(RunPlan).validate_python(meta["plan"])
+        if meta["limits"] != self._limits():
+            self.plan = replace(self.plan, total_steps=NOT_MEASURED)
 
     def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Restore the random state and the log window of this rank.
