@@ -95,8 +95,12 @@ def digest_pairs(pairs: Iterable[tuple[str, str]]) -> PairDigests:
     )
 
 
-def split_pairs(digests: PairDigests, *, num_valid: int, num_test: int, seed: int) -> Split:
+def split_pairs(
+    digests: PairDigests, *, num_valid: int | None, num_test: int | None, seed: int
+) -> Split:
     """Return which pairs are held out for validation and for testing.
+
+    For a size that is None, `held_out_size` decides.
 
     Components are drawn at random, so each pair has the same chance to be held out, apart from
     those of components that are too large. A set is smaller than wanted if the text has too few
@@ -108,6 +112,9 @@ def split_pairs(digests: PairDigests, *, num_valid: int, num_test: int, seed: in
     parts[~is_blank_pair & ~_is_first(digests.pair)] = Part.DUPLICATE
 
     kept = np.flatnonzero(parts == Part.TRAIN)
+    default_size = held_out_size(len(kept))
+    num_valid = default_size if num_valid is None else num_valid
+    num_test = default_size if num_test is None else num_test
     src = digests.src[kept]
     tgt = digests.tgt[kept]
     components = find_components(src, tgt)

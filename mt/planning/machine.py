@@ -1,5 +1,6 @@
 """Measures how fast this machine trains, with real updates on made-up sentences."""
 
+import statistics
 import time
 
 import torch
@@ -18,7 +19,7 @@ from mt.training.optimizer import build_optimizer, clip_gradients
 # The first updates are slower than the others: memory is allocated, and kernels are chosen.
 NUM_WARM_UP_UPDATES = 2
 MIN_SECONDS = 2.0
-MIN_UPDATES = 2
+MIN_UPDATES = 3
 
 
 @oom_as_device_error("for this model: choose a smaller one")
@@ -30,7 +31,7 @@ def measure_update(
     batch_tokens: int,
     tokens_per_pair: float,
 ) -> float:
-    """Return the seconds that an update takes. The measurement takes some seconds.
+    """Return the seconds that an update takes: the median over some seconds of updates.
 
     Sentences of one length and without padding stand for the text. Raises DeviceError when memory
     is too small.
@@ -62,14 +63,12 @@ def measure_update(
 
     for _ in range(NUM_WARM_UP_UPDATES):
         update()
-    start_time = _synchronized_time(runtime)
-    num_updates = 0
-    seconds = 0.0
-    while seconds < MIN_SECONDS or num_updates < MIN_UPDATES:
+    update_seconds: list[float] = []
+    while sum(update_seconds) < MIN_SECONDS or len(update_seconds) < MIN_UPDATES:
+        start_time = _synchronized_time(runtime)
         update()
-        num_updates += 1
-        seconds = _synchronized_time(runtime) - start_time
-    return seconds / num_updates
+        update_seconds.append(_synchronized_time(runtime) - start_time)
+    return statistics.median(update_seconds)
 
 
 def random_batch(*, vocab_size: int, batch_tokens: int, tokens_per_pair: float) -> Batch:

@@ -24,6 +24,17 @@ class ModelSize:
     learning_rate: float
     warmup_steps: int  # at most; see `plan_length`
 
+    @property
+    def num_layer_parameters(self) -> int:
+        """Return about how many weights the layers have, without biases and norms."""
+        attention = 4 * self.d_model**2
+        feed_forward = 2 * self.d_model * self.d_ff
+        return self.num_layers * (3 * attention + 2 * feed_forward)
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Return about how many weights a model has, embeddings included."""
+        return vocab_size * self.d_model + self.num_layer_parameters
+
 
 # The settings of TINY and SMALL come from the runs in docs/recipes.md. BASE and BIG are those of
 # Vaswani et al. 2017, with the pre-norm layers of mt, which bear a shorter warm-up.
@@ -95,9 +106,11 @@ UPDATE_SHARE = 0.85
 # A GPU works on many tokens as fast as on few.
 GPU_BATCH_FACTOR = 4
 
-# An epoch has at least this many updates, so that a small text is not seen in one piece. A batch
-# has MIN_BATCH_TOKENS at least; a config refuses one that is smaller than data.max_length.
+# An epoch has at least this many updates, so that a small text is not seen in one piece; and a run
+# has MIN_UPDATES, because a model cannot learn in fewer. A batch has MIN_BATCH_TOKENS at least; a
+# config refuses one that is smaller than data.max_length.
 MIN_UPDATES_PER_EPOCH = 10
+MIN_UPDATES = 1000
 MIN_BATCH_TOKENS = 512
 
 NUM_VALIDATIONS = 8
@@ -144,8 +157,8 @@ class RunLength:
 
 def choose_settings(text: TextFacts, machine: MachineFacts, minutes: float) -> Settings:
     """Return the settings for a text, a machine and a time."""
-    num_tokens = machine.tokens_per_second * 60 * minutes * UPDATE_SHARE
-    epochs = num_tokens / text.tokens_per_epoch
+    reference_tokens = machine.tokens_per_second * 60 * minutes * UPDATE_SHARE
+    epochs = reference_tokens / text.tokens_per_epoch
     row = find_row(text.num_pairs, epochs)
     vocab_size, character_coverage = choose_vocabulary(row, text)
     return Settings(
@@ -153,7 +166,9 @@ def choose_settings(text: TextFacts, machine: MachineFacts, minutes: float) -> S
         epochs,
         vocab_size=vocab_size,
         character_coverage=character_coverage,
-        batch_tokens=choose_batch_tokens(row.size, text, device=machine.device),
+        batch_tokens=choose_batch_tokens(
+            row.size, text, device=machine.device, reference_tokens=reference_tokens
+        ),
     )
 
 
@@ -181,13 +196,20 @@ def largest_vocab_size(text: TextFacts) -> int:
     return NUM_FIXED_PIECES + text.num_frequent_characters + text.num_word_types
 
 
-def choose_batch_tokens(size: ModelSize, text: TextFacts, *, device: str) -> int:
-    """Return the size of a batch: that of the model size, or less for little text."""
+def choose_batch_tokens(
+    size: ModelSize, text: TextFacts, *, device: str, reference_tokens: float
+) -> int:
+    """Return the size of a batch: that of the model size, or less for little text or time.
+
+    `reference_tokens` is how many tokens the reference model would train on in the time.
+    """
     batch_tokens = size.batch_tokens
     if device == "cuda":
         batch_tokens *= GPU_BATCH_FACTOR
-    largest = text.tokens_per_epoch // MIN_UPDATES_PER_EPOCH
-    return max(MIN_BATCH_TOKENS, min(batch_tokens, largest))
+    largest_for_text = text.tokens_per_epoch // MIN_UPDATES_PER_EPOCH
+    relative_cost = size.num_layer_parameters / REFERENCE_SIZE.num_layer_parameters
+    largest_for_time = int(reference_tokens / relative_cost / MIN_UPDATES)
+    return max(MIN_BATCH_TOKENS, min(batch_tokens, largest_for_text, largest_for_time))
 
 
 def plan_length(settings: Settings, *, update_seconds: float, minutes: float) -> RunLength:
@@ -199,6 +221,17 @@ def plan_length(settings: Settings, *, update_seconds: float, minutes: float) ->
         validate_every=max(1, _round_down(num_updates // NUM_VALIDATIONS)),
         log_every=max(1, min(50, num_updates // NUM_LOG_LINES)),
     )
+
+
+def count_epochs(settings: Settings, length: RunLength, text: TextFacts) -> float:
+    """Return about how often a run reads its text."""
+    return length.num_updates * settings.batch_tokens / text.tokens_per_epoch
+
+
+def describe_epochs(num_epochs: float) -> str:
+    """Return a number of epochs in words: "3.2 passes over the text"."""
+    digits = 1 if num_epochs < 10 else 0
+    return f"{num_epochs:,.{digits}f} passes over the text"
 
 
 def _round_down(number: int) -> int:

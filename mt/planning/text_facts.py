@@ -4,8 +4,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 from mt.data.normalization import normalize
 from mt.data.words import split_words
@@ -43,6 +43,14 @@ class SideFacts:
     num_characters: int
     scripts: tuple[ScriptShare, ...]  # the most frequent ones, in this order
 
+    def scaled(self, factor: float) -> Self:
+        """Return the facts of a text that is `factor` times as long."""
+        return replace(
+            self,
+            num_words=round(factor * self.num_words),
+            num_characters=round(factor * self.num_characters),
+        )
+
 
 @dataclass(frozen=True)
 class TextFacts:
@@ -69,6 +77,13 @@ class TextFacts:
     def tokens_per_pair(self) -> float:
         """Return about how many tokens the longer side of a pair has."""
         return self.tokens_per_epoch / max(1, self.num_pairs)
+
+    def scaled(self, *, num_pairs: int) -> Self:
+        """Return the facts of a text of `num_pairs`, of which this one is a sample."""
+        factor = num_pairs / max(1, self.num_pairs)
+        return replace(
+            self, num_pairs=num_pairs, src=self.src.scaled(factor), tgt=self.tgt.scaled(factor)
+        )
 
 
 def measure_text(pairs: Iterable[tuple[str, str]]) -> TextFacts:

@@ -184,6 +184,9 @@ def test_default_sizes(num_pairs: int, size: int) -> None:
 
 
 def test_default_size_is_bounded() -> None:
+    pairs = [(f"s{number}", f"t{number}") for number in range(100)]
+    result = split_pairs(digest_pairs([*pairs, *pairs]), num_valid=None, num_test=0, seed=1)
+    assert (result.count(Part.VALID), result.count(Part.TEST)) == (10, 0)
     assert held_out_size(10**8) == MAX_HELD_OUT
 
 

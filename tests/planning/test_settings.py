@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt.config.schema import Config
+from mt.config.schema import Config, ModelConfig
 from mt.data.tokenizer_training import NUM_FIXED_PIECES, train_tokenizer
+from mt.model.transformer import Transformer
 from mt.planning.settings import (
     MAX_WARMUP_SHARE,
     MIN_BATCH_TOKENS,
     TABLE,
+    TINY,
     UPDATE_SHARE,
     MachineFacts,
     RunLength,
@@ -191,8 +193,28 @@ def test_small_text_is_not_seen_in_one_piece() -> None:
     assert settings.batch_tokens == 900
 
 
+def test_short_run_has_small_batches_and_many_updates() -> None:
+    slow = choose(18_000, 10, speed=2000)  # a million tokens
+    assert slow.batch_tokens == 1020
+    slowest = choose(18_000, 2, speed=1000)
+    assert slowest.batch_tokens == MIN_BATCH_TOKENS
+    assert choose(18_000, 10, speed=20_000).batch_tokens == slow.size.batch_tokens
+
+
+def test_number_of_parameters() -> None:
+    model = Transformer(
+        ModelConfig(d_model=128, d_ff=512, num_encoder_layers=2, num_decoder_layers=2),
+        src_vocab_size=4000,
+        tgt_vocab_size=4000,
+        pad_id=0,
+    )
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert TINY.num_parameters(4000) == pytest.approx(num_parameters, rel=0.02)
+
+
 def test_gpu_gets_larger_batches() -> None:
-    assert choose(10**6, 10, device="cuda").batch_tokens > choose(10**6, 10).batch_tokens
+    gpu = choose(10**6, 10, speed=10**6, device="cuda")
+    assert gpu.batch_tokens == 4 * gpu.size.batch_tokens
 
 
 def test_length_of_a_run() -> None:

@@ -1,0 +1,86 @@
+"""Writes a split text to files: train, valid and test, each in two languages."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mt.data.parallel_text import ParallelText, read_pairs
+from mt.data.split import Part, Split, digest_pairs, split_pairs
+from mt.errors import DataError, DiskError
+from mt.storage.atomic import atomic_directory
+
+FILE_NAMES = {Part.TRAIN: "train", Part.VALID: "valid", Part.TEST: "test"}
+
+
+def split_text(
+    text: ParallelText, *, num_valid: int | None, num_test: int | None, seed: int
+) -> Split:
+    """Read a text and split its pairs (see `split_pairs`).
+
+    Raises DataError for a text that cannot be read, and if a part that should have pairs has none.
+    """
+    split = split_pairs(
+        digest_pairs(read_pairs(text)), num_valid=num_valid, num_test=num_test, seed=seed
+    )
+    num_wanted = {Part.TRAIN: None, Part.VALID: num_valid, Part.TEST: num_test}
+    for part, number in num_wanted.items():
+        if number != 0 and split.count(part) == 0:
+            raise DataError(
+                f"{text.name}: no pair is left for {FILE_NAMES[part]}: found "
+                f"{len(split.parts):,} pairs, of which {split.count(Part.BLANK):,} are blank and "
+                f"{split.count(Part.DUPLICATE):,} duplicates, in {split.num_components:,} groups "
+                "with a common source or target"
+            )
+    return split
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise DiskError if a file or directory exists that would be replaced."""
+    if path.exists():
+        raise DiskError(f"{path}: exists, and is not replaced; choose another name or remove it")
+
+
+@contextmanager
+def split_directory(
+    path: Path, split: Split, pairs: Iterable[tuple[str, str]], *, src_lang: str, tgt_lang: str
+) -> Iterator[None]:
+    """Write the pairs to PATH/train.<src_lang> and so on, and make `path` appear after the block.
+
+    So what the block writes elsewhere and the directory appear together, or neither if it raises
+    an error. A set without pairs has no files. `pairs` are those that `split` was made from, in the
+    same order. Raises DataError when they are not, and DiskError.
+    """
+    refuse_existing(path)
+    with atomic_directory(path) as partial:
+        _write_pairs(partial, split, pairs, languages=(src_lang, tgt_lang))
+        yield
+
+
+def _write_pairs(
+    directory: Path,
+    split: Split,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    languages: tuple[str, str],
+) -> None:
+    with ExitStack() as stack:
+        files = {
+            part: [
+                stack.enter_context((directory / f"{name}.{language}").open("wb"))
+                for language in languages
+            ]
+            for part, name in FILE_NAMES.items()
+            if split.count(part) > 0
+        }
+        num_pairs = 0
+        pairs = iter(pairs)
+        for value, pair in zip(split.parts.tolist(), pairs, strict=False):
+            num_pairs += 1
+            part = Part(value)
+            if part not in files:
+                continue
+            for file, text in zip(files[part], pair, strict=True):
+                # A table or a translation memory can hold a line end inside a sentence.
+                file.write(text.replace("\n", " ").encode("utf-8") + b"\n")
+        if num_pairs != len(split.parts) or next(pairs, None) is not None:
+            raise DataError("the text changed while it was read; start again")
