@@ -83,6 +83,7 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     yield ""
     yield describe_side(request.src_lang, project.text.src)
     yield describe_side(request.tgt_lang, project.text.tgt)
+    yield f"text      {project.text.num_different_characters:,} different characters"
     size = project.settings.size
     num_parameters = size.num_parameters(project.settings.vocab_size)
     yield (

@@ -53,7 +53,7 @@ def config_text(
     num_epochs = count_epochs(settings, length, text)
     origin = "a measured row" if settings.row.measured else "a row that is not measured"
     lines = [
-        f"# Made by: {command}",
+        f"# Made by: {' '.join(command.split())}",  # a name of a file can have a line end
         "#",
         f"# {text.num_pairs:,} pairs for training, about {text.tokens_per_epoch:,} tokens a side.",
         f"# In {minutes:g} minutes, this machine ({machine.device}) can do about "

@@ -142,6 +142,7 @@ class Settings:
 
     @property
     def size(self) -> ModelSize:
+        """Return the size of the model."""
         return self.row.size
 
 

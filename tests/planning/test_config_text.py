@@ -32,10 +32,11 @@ def test_config_has_the_chosen_values(minutes: float, tmp_path: Path) -> None:
     files = DataFiles("en", "de", train="a/train", valid="a/valid", test=None)
     path = tmp_path / "x.yaml"
     content = config_text(
-        files, text, machine, settings, length, minutes=minutes, command="mt init x"
+        files, text, machine, settings, length, minutes=minutes, command="mt init 'x\ny: z'"
     )
     path.write_text(content, encoding="utf-8")
     values = read_config_file(path).values
+    assert list(values) == ["data", "tokenizer", "model", "train"]
     assert values["data"] == {
         "src_lang": "en",
         "tgt_lang": "de",
