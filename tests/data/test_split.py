@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parallel_text import REAL
 
 from mt.data.normalization import normalize
+from mt.data.parallel_text import TsvFile, read_pairs
 from mt.data.split import (
     MAX_COMPONENT_SIZE,
     MAX_HELD_OUT,
@@ -20,6 +22,8 @@ from mt.data.split import (
     held_out_size,
     split_pairs,
 )
+
+TATOEBA = REAL / "tatoeba-swe-eng/swe.txt"
 
 Pairs = list[tuple[str, str]]
 
@@ -153,6 +157,23 @@ def test_lengths_of_held_out_sentences_have_little_bias() -> None:
         means.append(lengths[result.parts == Part.VALID].mean())
     # Short sentences have more variants here. With single pairs only, the mean would be 20 % off.
     assert np.mean(means) == pytest.approx(lengths.mean(), rel=0.02)
+
+
+@pytest.mark.skipif(not TATOEBA.exists(), reason="needs the corpus")
+def test_real_text_with_many_paraphrases() -> None:
+    pairs = list(read_pairs(TsvFile(TATOEBA)))
+    digests = digest_pairs(pairs)
+    lengths = np.array([len(src.split()) for src, _ in pairs])
+    means = []
+    for seed in range(5):
+        result = split_pairs(digests, num_valid=None, num_test=None, seed=seed)
+        held_out = (result.parts == Part.VALID) | (result.parts == Part.TEST)
+        means.append(lengths[held_out].mean())
+        assert np.count_nonzero(held_out) == 2 * held_out_size(len(pairs))
+        assert 0.25 < result.random_src_leak < 0.35
+        sources = np.array([compared_form(src) for src, _ in pairs])
+        assert not set(sources[held_out]) & set(sources[~held_out])
+    assert np.mean(means) == pytest.approx(lengths.mean(), rel=0.03)
 
 
 def test_leaks_of_a_random_split() -> None:
