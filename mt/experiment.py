@@ -18,8 +18,10 @@ import torch
 from mt.config.load import load_run_config
 from mt.config.schema import Config
 from mt.data.corpus import encode_corpus
+from mt.data.counting import TextCounts, count_training_text
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet, load_eval_set, training_corpora
+from mt.data.progress import elapsed_time
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -112,6 +114,11 @@ class Experiment:
         sections = self.config.data.test or (self.config.data.valid,)
         return [load_eval_set(section, self.config.data) for section in sections]
 
+    def count_training_text(self) -> list[TextCounts]:
+        """Read all training text once, so that a broken file shows early. Raises DataError."""
+        data = self.config.data
+        return count_training_text(training_corpora(data), normalization=data.normalization)
+
     def train_tokenizers(self) -> None:
         """Train the tokenizers, or copy those that the config names, into the run directory."""
         section = self.config.tokenizer
@@ -176,15 +183,13 @@ class Experiment:
             with atomic_file(path) as file:
                 file.write(Path(existing).read_bytes())
             return
-        logger.info(
-            f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens "
-            f"on {len(texts)} files"
-        )
-        train_tokenizer(
-            chain.from_iterable(texts),
-            path,
-            kind=section.kind,
-            vocab_size=section.vocab_size,
-            character_coverage=section.character_coverage,
-            normalization=self.config.data.normalization,
-        )
+        logger.info(f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens")
+        with elapsed_time("tokenizer"):
+            train_tokenizer(
+                chain.from_iterable(texts),
+                path,
+                kind=section.kind,
+                vocab_size=section.vocab_size,
+                character_coverage=section.character_coverage,
+                normalization=self.config.data.normalization,
+            )

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
-from mt.data.normalization import Normalizer, is_blank, normalize
+from mt.data.normalization import Normalizer, is_blank_line, normalize
 from mt.data.parallel_text import ParallelText, TwoFiles, file_digest, read_pairs
+from mt.data.progress import bytes_bar
 from mt.data.sentences import sentence_cuts
-from mt.data.text import chunked
+from mt.data.text import OnBytes, chunked
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
 from mt.storage.atomic import atomic_directory
@@ -217,15 +218,17 @@ def encode_corpus(
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     directory = cache_dir / digest
     if not directory.exists():
-        chunks = _encode_chunks(
-            corpora,
-            src_tokenizer,
-            tgt_tokenizer,
-            max_length=max_length,
-            max_length_ratio=max_length_ratio,
-            normalization=normalization,
-        )
-        with atomic_directory(directory) as partial:
+        paths = [path for corpus in corpora for path in corpus.text.paths]
+        with bytes_bar("encoding", paths) as on_bytes, atomic_directory(directory) as partial:
+            chunks = _encode_chunks(
+                corpora,
+                src_tokenizer,
+                tgt_tokenizer,
+                max_length=max_length,
+                max_length_ratio=max_length_ratio,
+                normalization=normalization,
+                on_bytes=on_bytes,
+            )
             counts = _write_cache(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
                 names = ", ".join(str(corpus.text.paths[0]) for corpus in corpora)
@@ -305,9 +308,10 @@ def _encode_chunks(
     max_length: int,
     max_length_ratio: float,
     normalization: Normalization,
+    on_bytes: OnBytes,
 ) -> Iterator[_Chunk]:
     for corpus_index, corpus in enumerate(corpora):
-        text_pairs = read_pairs(corpus.text)
+        text_pairs = read_pairs(corpus.text, on_bytes=on_bytes)
         for text_chunk in chunked(text_pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
             src_texts = [normalize(src, normalization) for src, _ in text_chunk]
             tgt_texts = [normalize(tgt, normalization) for _, tgt in text_chunk]
@@ -350,24 +354,13 @@ def _filter_pair(
     """
     longer = max(lengths)
     shorter = min(lengths)
-    if any(_is_blank(text, normalization) for text in texts):
+    if any(is_blank_line(text, normalization) for text in texts):
         return "blank"
     if longer > max_length:
         return "too_long"
     if longer > SHORT_LENGTH and longer > max_length_ratio * shorter:
         return "bad_ratio"
     return "kept"
-
-
-def _is_blank(text: str, normalization: Normalization) -> bool:
-    """Return whether a text has no visible character.
-
-    Before normalization existed, mt left out only lines of white space. An old run must resume with
-    the same data, so the form "none" keeps that rule.
-    """
-    if normalization == "none":
-        return not text.strip()
-    return is_blank(text)
 
 
 # The cache: a directory with src.ids, src.offsets, tgt.ids, tgt.offsets and meta.json

@@ -50,9 +50,12 @@ class TwoFiles:
         """Yield the pair of each line. Raises DataError."""
         return read_parallel(self.src, self.tgt, on_bytes=on_bytes)
 
-    def read_side(self, side: Side, *, errors: Errors = "strict") -> Iterator[str]:
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
         """Yield the lines of one of the files. Raises DataError."""
-        return read_lines(self.src if side == "src" else self.tgt, errors=errors)
+        path = self.src if side == "src" else self.tgt
+        return read_lines(path, errors=errors, on_bytes=on_bytes)
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,12 @@ class TsvFile:
         """Yield the pair of each row. Raises DataError."""
         return read_tsv(self.path, self.columns, errors=errors, on_bytes=on_bytes)
 
-    def read_side(self, side: Side, *, errors: Errors = "strict") -> Iterator[str]:
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
         """Yield one column, and a blank line for a row that lacks a column. Raises DataError."""
-        for src, tgt in (unit or ("", "") for unit in self.read_units(errors=errors)):
+        for unit in self.read_units(errors=errors, on_bytes=on_bytes):
+            src, tgt = unit or ("", "")
             yield src if side == "src" else tgt
 
 
@@ -124,12 +130,14 @@ class TmxFile:
             self.path, src_lang=self.src_lang, tgt_lang=self.tgt_lang, on_bytes=on_bytes
         )
 
-    def read_side(self, side: Side, *, errors: Errors = "strict") -> Iterator[str]:
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
         """Yield the segments of one language, of the units that have both. Raises DataError.
 
         The encoding is that of the XML file, so `errors` has no meaning.
         """
-        for src, tgt in read_pairs(self):
+        for src, tgt in read_pairs(self, on_bytes=on_bytes):
             yield src if side == "src" else tgt
 
 

@@ -12,6 +12,7 @@ from mt.config.load import fill_unset_keys, load_run_config
 from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.eval_set import load_eval_set
 from mt.data.parallel_text import Side, parallel_texts
+from mt.data.progress import bytes_bar
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
 from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
@@ -152,11 +153,22 @@ def survey_set(
     try:
         texts = parallel_texts(section, data)
         logger.info(f"reading {name}")
-        src = survey_side(texts[0], "src", src_log_odds, normalization=data.normalization)
-        for number, text in enumerate(texts, start=1):
-            pair_name = f"{name} ref {number}" if len(texts) > 1 else name
-            tgt = survey_side(text, "tgt", log_odds, normalization=data.normalization)
-            pairs.append(ParallelSurvey(pair_name, src, tgt))
+        # A single file is read twice, once for each side.
+        paths = [texts[0].paths[0], *(text.paths[-1] for text in texts)]
+        with bytes_bar(f"reading {name}", paths) as on_bytes:
+            src = survey_side(
+                texts[0],
+                "src",
+                src_log_odds,
+                normalization=data.normalization,
+                on_bytes=on_bytes,
+            )
+            for number, text in enumerate(texts, start=1):
+                pair_name = f"{name} ref {number}" if len(texts) > 1 else name
+                tgt = survey_side(
+                    text, "tgt", log_odds, normalization=data.normalization, on_bytes=on_bytes
+                )
+                pairs.append(ParallelSurvey(pair_name, src, tgt))
     except DataError as error:
         return pairs, [Finding("error", "files", "", str(error))]
     return pairs, []

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mt.config.choices import Normalization
 from mt.data.normalization import is_blank, normalize, remove_zero_width
 from mt.data.parallel_text import ParallelText, Side
+from mt.data.text import OnBytes
 from mt.preflight.languages import (
     NUM_TRIGRAM_HASHES,
     TrigramCounts,
@@ -161,6 +162,7 @@ def survey_side(
     language_log_odds: TrigramLogOdds | None = None,
     *,
     normalization: Normalization = "none",
+    on_bytes: OnBytes | None = None,
 ) -> FileSurvey:
     """Read one side of a text to its end and return its survey.
 
@@ -179,7 +181,7 @@ def survey_side(
     num_composed = 0
     characters: Counter[str] = Counter()
 
-    lines = text.read_side(side, errors="surrogateescape")
+    lines = text.read_side(side, errors="surrogateescape", on_bytes=on_bytes)
     while chunk := list(islice(lines, CHUNK_SIZE)):
         raw_lines = [line.encode("utf-8", "surrogateescape") for line in chunk]
         trigram_counts += np.bincount(hash_trigrams(raw_lines), minlength=NUM_TRIGRAM_HASHES)

@@ -145,6 +145,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
         warn_of_unnormalized_references(valid, config.data.normalization)
         warn_of_equal_sides(training_corpora(config.data))
+        experiment.count_training_text()
         experiment.train_tokenizers()
         experiment.measure_sources()
     if runtime.is_main:
