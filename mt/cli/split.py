@@ -35,12 +35,11 @@ def split(
     """Set aside validation and test text that has no sentence in common with the training text."""
     from mt.cli.split_output import describe_split
     from mt.cli.streams import write_lines
-    from mt.data.parallel_text import read_pairs
     from mt.data.split_files import refuse_existing, split_directory, split_text
 
     refuse_existing(output)
     text = open_text(files, src_lang=src_lang, tgt_lang=tgt_lang, columns=columns)
     result = split_text(text, num_valid=num_valid, num_test=num_test, seed=seed)
-    with split_directory(output, result, read_pairs(text), src_lang=src_lang, tgt_lang=tgt_lang):
+    with split_directory(output, result, text, src_lang=src_lang, tgt_lang=tgt_lang):
         pass
     write_lines(describe_split(result, name=text.name, directory=output))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mt.data.parallel_text import ParallelText, read_pairs
+from mt.data.progress import bytes_bar
 from mt.data.split import Part, Split
 from mt.data.split_files import FILE_NAMES, refuse_existing, split_directory, split_text
 from mt.distributed import Runtime, open_runtime
@@ -96,17 +97,18 @@ def create_project(request: Request) -> Project:
 def measure_training_text(text: ParallelText, split: Split) -> TextFacts:
     """Return the facts of the pairs that are left for training, from a sample of a large text."""
     stride = math.ceil(split.count(Part.TRAIN) / NUM_SAMPLED_PAIRS)
-    return measure_text(_every_training_pair(text, split, stride)).scaled(
-        num_pairs=split.count(Part.TRAIN)
-    )
+    with bytes_bar("looking at the text", text.paths) as on_bytes:
+        pairs = read_pairs(text, on_bytes=on_bytes)
+        sample = measure_text(_every_training_pair(pairs, split, stride))
+    return sample.scaled(num_pairs=split.count(Part.TRAIN))
 
 
 def _every_training_pair(
-    text: ParallelText, split: Split, stride: int
+    pairs: Iterator[tuple[str, str]], split: Split, stride: int
 ) -> Iterator[tuple[str, str]]:
     """Yield every `stride`-th training pair."""
     num_seen = 0
-    for value, pair in zip(split.parts.tolist(), read_pairs(text), strict=False):
+    for value, pair in zip(split.parts.tolist(), pairs, strict=False):
         if value == Part.TRAIN:
             if num_seen % stride == 0:
                 yield pair
@@ -146,11 +148,10 @@ def write_project(request: Request, project: Project) -> None:
         minutes=request.minutes,
         command=request.command,
     )
-    pairs = read_pairs(request.text)
     directory = split_directory(
         request.data_dir,
         project.split,
-        pairs,
+        request.text,
         src_lang=request.src_lang,
         tgt_lang=request.tgt_lang,
     )

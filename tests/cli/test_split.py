@@ -69,6 +69,23 @@ def test_columns_are_chosen(tsv: Path, tmp_path: Path) -> None:
     assert "das Haus 3" in "".join(read(tmp_path / "out/train.en"))
 
 
+def test_units_without_one_of_the_languages_are_counted(tmp_path: Path) -> None:
+    units = [f"<tu>{variant('en', f'a {n}')}{variant('de', f'b {n}')}</tu>" for n in range(30)]
+    units += [f"<tu>{variant('en', 'alone')}</tu>"] * 3
+    path = tmp_path / "memory.tmx"
+    body = f"<body>{''.join(units)}</body>"
+    path.write_text(f'<tmx version="1.4"><header/>{body}</tmx>', encoding="utf-8")
+    ended = split(path, "-o", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "3 entries" in ended.err
+    assert ended.out.split()[0] == "30"
+
+
+def variant(language: str, text: str) -> str:
+    """Return a variant of a translation unit, in XML."""
+    return f'<tuv xml:lang="{language}"><seg>{text}</seg></tuv>'
+
+
 def test_existing_directory_is_not_replaced(tsv: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/train.en").write_text("mine\n", encoding="utf-8")
