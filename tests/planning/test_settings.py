@@ -189,8 +189,8 @@ def test_vocabulary_can_be_trained_on_the_text(
 
 
 def test_small_text_is_not_seen_in_one_piece() -> None:
-    settings = choose(600, 10)  # 9,000 tokens
-    assert settings.batch_tokens == 900
+    settings = choose(600, 10)  # 9,600 tokens
+    assert settings.batch_tokens == 960
 
 
 def test_short_run_has_small_batches_and_many_updates() -> None:
