@@ -19,11 +19,13 @@ from mt.cli.average import average
 from mt.cli.check import check
 from mt.cli.evaluate import evaluate
 from mt.cli.export import export
+from mt.cli.init import init
 from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
 from mt.cli.schema import schema
 from mt.cli.score import score
 from mt.cli.signals import exit_on_sigterm
+from mt.cli.split import split
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
 from mt.cli.translate import translate
@@ -37,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    init,
     train,
     check,
     translate,
@@ -47,6 +50,7 @@ for command in (
     report,
     attention,
     export,
+    split,
     schema,
 ):
     app.command()(command)

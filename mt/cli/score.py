@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from tqdm import tqdm
 
 from mt.cli.options import (
     CheckpointOption,
@@ -16,7 +17,8 @@ from mt.cli.options import (
     RunDirArgument,
     VerboseOption,
 )
-from mt.cli.streams import refuse_overwriting_input, write_lines
+from mt.cli.streams import write_lines
+from mt.cli.text_input import refuse_overwriting_input
 
 if TYPE_CHECKING:
     from mt.decoding.scoring import PairScore
@@ -50,18 +52,19 @@ def score(
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
     scores = score_pairs(translator, read_parallel(src, tgt))
     format_score = json_line if jsonl else plain_line
-    lines = (format_score(number, score) for number, score in enumerate(scores, start=1))
-    write_lines(lines, output, with_bar=output is not None and sys.stderr.isatty())
+    with_bar = output is not None and sys.stderr.isatty()
+    shown_scores = tqdm(scores, unit="line", dynamic_ncols=True, disable=not with_bar)
+    write_lines((format_score(index, score) for index, score in enumerate(shown_scores)), output)
 
 
-def plain_line(number: int, score: "PairScore") -> str:
+def plain_line(index: int, score: "PairScore") -> str:
     """Return the log-probability alone."""
     return f"{score.log_prob:.6f}"
 
 
-def json_line(number: int, score: "PairScore") -> str:
-    """Return a JSON object with the line number from 1, the log-probability, and the tokens."""
+def json_line(index: int, score: "PairScore") -> str:
+    """Return a JSON object with the index of the pair, the log-probability, and the tokens."""
     log_prob = score.log_prob if math.isfinite(score.log_prob) else None
     tokens = [token._asdict() for token in score.tokens]
-    values = {"line": number, "log_prob": log_prob, "tokens": tokens}
+    values = {"index": index, "log_prob": log_prob, "tokens": tokens}
     return json.dumps(values, ensure_ascii=False)

@@ -53,8 +53,8 @@ def test_json_lines_have_the_tokens(
     ended = mt("score", run_dir, "--src", src, "--tgt", tgt, "--jsonl", "-o", output)
     assert ended.code == 0, ended.err
     objects = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
-    assert [values["line"] for values in objects] == [1, 2, 3, 4, 5]
-    assert objects[2] == {"line": 3, "log_prob": None, "tokens": []}
+    assert [values["index"] for values in objects] == [0, 1, 2, 3, 4]
+    assert objects[2] == {"index": 2, "log_prob": None, "tokens": []}
     tokens = objects[0]["tokens"]
     assert "".join(token["piece"] for token in tokens) == "▁balo▁deru<eos>"
     assert objects[0]["log_prob"] == pytest.approx(sum(token["log_prob"] for token in tokens))
