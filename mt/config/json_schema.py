@@ -34,4 +34,24 @@ def config_json_schema() -> dict[str, Any]:
         "type": "integer",
     }
     schema["properties"] = {"format_version": format_version, **schema["properties"]}
+    _add_short_forms(schema["$defs"]["DataConfig"]["properties"])
     return {"$schema": DIALECT, **schema}
+
+
+def _add_short_forms(data: dict[str, Any]) -> None:
+    """Allow a path for a text, as in `train: corpus`, and one text for a list of one."""
+    path = {
+        "type": "string",
+        "description": "a prefix, or a TSV or TMX file; its ending decides",
+        "minLength": 1,
+    }
+    texts = {"train": "CorpusConfig", "valid": "EvalSetConfig", "test": "EvalSetConfig"}
+    for key, section in texts.items():
+        one_text = [path, {"$ref": f"#/$defs/{section}"}]
+        description = {"description": data[key]["description"]}
+        if key == "valid":
+            data[key] = {"anyOf": one_text, **description}
+            continue
+        many_texts = {**data[key], "items": {"anyOf": one_text}}
+        default = {"default": many_texts.pop("default")} if "default" in many_texts else {}
+        data[key] = {"anyOf": [many_texts, *one_text], **default, **description}

@@ -53,6 +53,23 @@ def test_shipped_config_names_the_schema_and_is_valid(
     validator.validate(read_as_json(path))
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.train=corpus",
+        "data.train=[a.tsv, {prefix: b}]",
+        "data.train={tsv: a.tsv, columns: [en, de]}",
+        "data.valid=valid",
+        "data.test=news.tmx",
+        "data.test=[news, {name: talks, src: a, refs: [b, c]}]",
+    ],
+)
+def test_short_forms_of_a_text_are_valid(override: str, validator: Draft202012Validator) -> None:
+    path = CONFIGS_DIR / "toy.yaml"
+    load_config(path, [override])
+    validator.validate(read_as_json(path, override))
+
+
 def test_complete_config_of_a_run_is_valid(tmp_path: Path, validator: Draft202012Validator) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(load_config(CONFIGS_DIR / "toy.yaml")), encoding="utf-8")
@@ -69,6 +86,9 @@ def test_complete_config_of_a_run_is_valid(tmp_path: Path, validator: Draft20201
         "train.max_steps=-1",
         "train.seed=null",
         "data.train=[]",
+        "data.train=7",
+        "data.train=[7]",
+        "data.valid=[valid]",
         "data=null",
         "format_version=1",
     ],
@@ -100,7 +120,8 @@ def test_every_key_has_its_description_and_default() -> None:
         *parents, name = [part for part in key.split(".") if part != "N"]
         for parent in parents:
             inner = section["properties"][parent]
-            reference = inner.get("$ref") or inner["items"]["$ref"]
+            forms = inner.get("anyOf", [inner])  # a text can also be given by its path
+            (reference,) = [form["$ref"] for form in forms if "$ref" in form]
             section = schema["$defs"][reference.removeprefix("#/$defs/")]
         described = section["properties"][name]
         assert described["description"] == field.description, key
