@@ -96,10 +96,9 @@ def _file_names(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: 
     """Return the names of the files of a corpus or evaluation set, without their directories."""
     if section.prefix is not None:
         return f"{Path(section.prefix).name}.{{{src_lang},{tgt_lang}}}"
-    if section.tsv is not None:
-        return Path(section.tsv).name
-    if section.tmx is not None:
-        return Path(section.tmx).name
+    single_file = section.tsv or section.tmx
+    if single_file is not None:
+        return Path(single_file).name
     targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
     return ", ".join(Path(path or "").name for path in (section.src, *targets))
 
