@@ -1,6 +1,7 @@
 """The commands `mt tokenizer train`, `encode` and `decode`."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 from mt.cli.options import InputOption
 from mt.cli.streams import read_input, write_lines
 from mt.config.choices import Normalization
-from mt.data.text import chunked
+from mt.data.text import chunked, read_lines
 from mt.errors import TokenizerError
 
 CHUNK_SIZE = 4096  # lines that are encoded together
@@ -24,7 +25,7 @@ tokenizer_app = typer.Typer(
 
 @tokenizer_app.command()
 def train(
-    texts: Annotated[list[Path], typer.Argument(help="files of text, plain or .gz")],
+    texts: Annotated[list[Path], typer.Argument(help="files of text, plain, .gz or .zst")],
     model: ModelOption,
     vocab_size: Annotated[int, typer.Option(min=1, help="number of tokens")] = 8000,
     kind: Annotated[Literal["bpe", "unigram"], typer.Option(help="algorithm")] = "bpe",
@@ -37,10 +38,10 @@ def train(
     ] = "nfc",
 ) -> None:
     """Train a tokenizer on text."""
-    from mt.data.tokenizer_training import train_tokenizer_from_files
+    from mt.data.tokenizer_training import train_tokenizer
 
-    train_tokenizer_from_files(
-        texts,
+    train_tokenizer(
+        chain.from_iterable(read_lines(path) for path in texts),
         model,
         kind=kind,
         vocab_size=vocab_size,

@@ -1,6 +1,7 @@
 """The command `mt train`."""
 
 import signal
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +28,11 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Train a translator. The same command again resumes from the last checkpoint."""
+    start_time = time.monotonic()  # imports take seconds, which train.max_minutes includes
     from mt.training.run import read_config, run_training
 
-    end = run_training(read_config(config, overrides or [], run_dir=run_dir, device=device))
+    checked = read_config(config, overrides or [], run_dir=run_dir, device=device)
+    end = run_training(checked, start_time=start_time)
     if end.stop_signal is not None:
         # The exit code that a shell reports for the signal: in `mt train && mt evaluate`, the
         # second command then does not run.

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # The keys that name the files of a corpus or an evaluation set. Two of them exclude each other, so
 # they are never mixed with those of another config.
-FILE_KEYS = {"prefix", "src", "tgt", "refs"}
+FILE_KEYS = {"prefix", "src", "tgt", "refs", "tsv", "columns", "tmx"}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

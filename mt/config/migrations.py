@@ -34,7 +34,13 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
         "data.unseen_characters": 0.0,
         "train.batching": "sorted",
     },
-    4: {},
+    4: {
+        "train.max_warmup": None,
+        "train.cooldown": 0.0,
+        "train.validation_lines": None,
+        "train.validation_beam_size": None,
+        "train.validation_length_limit": "search",
+    },
 }
 
 

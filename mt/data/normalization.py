@@ -77,6 +77,17 @@ def is_blank(text: str) -> bool:
     return all(_is_invisible(character) for character in text)
 
 
+def is_blank_line(text: str, form: Normalization) -> bool:
+    """Return whether a line of training text is left out because it has no visible character.
+
+    Before normalization existed, mt left out only lines of white space. An old run must resume with
+    the same data, so the form "none" keeps that rule.
+    """
+    if form == "none":
+        return not text.strip()
+    return is_blank(text)
+
+
 class Normalizer:
     """Prepares texts for a model: normalizes them, and replaces characters without a piece.
 

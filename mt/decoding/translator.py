@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,9 @@ MAX_WIDER_BEAM_SIZE = 100
 # If fewer of the training sources had several sentences, the model never learned to translate
 # more than one, and every line is split.
 MIN_SEVERAL_SENTENCES_SHARE = 0.05
+
+# Is told how many of all segments of a call are translated: progress(num_done, num_segments).
+Progress = Callable[[int, int], object]
 
 Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
 
@@ -217,6 +220,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> str: ...
 
     @overload
@@ -228,6 +232,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> list[str]: ...
 
     def translate(
@@ -238,12 +243,14 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. An option that is None has the translator's own
         value. With `sampling`, the translation is drawn instead of searched. `prefix` holds ids of
         tags, such as a target language. Use the same tags as in training (see `split_text`).
+        `progress` is called after each batch.
         """
         if isinstance(texts, str):
             return self.translate(
@@ -252,6 +259,7 @@ class Translator:
                 length_penalty=length_penalty,
                 sampling=sampling,
                 prefix=prefix,
+                progress=progress,
             )[0]
         n_best_lists = self.n_best(
             texts,
@@ -260,6 +268,7 @@ class Translator:
             length_penalty=length_penalty,
             sampling=sampling,
             prefix=prefix,
+            progress=progress,
         )
         return [translations[0].text for translations in n_best_lists]
 
@@ -273,6 +282,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> list[Translation]: ...
 
     @overload
@@ -285,6 +295,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> list[list[Translation]]: ...
 
     def n_best(
@@ -296,6 +307,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        progress: Progress | None = None,
     ) -> list[Translation] | list[list[Translation]]:
         """Return up to `num_translations` translations of one text, or of each text, best first.
 
@@ -312,8 +324,8 @@ class Translator:
         if num_translations < 1:
             raise ValueError(f"wanted num_translations of at least 1, found {num_translations}")
         if isinstance(texts, str):
-            return translator._n_best_lists([texts], num_translations, prefix)[0]
-        return translator._n_best_lists(texts, num_translations, prefix)
+            return translator._n_best_lists([texts], num_translations, prefix, progress)[0]
+        return translator._n_best_lists(texts, num_translations, prefix, progress)
 
     @overload
     def score(  # type: ignore[overload-overlap]
@@ -397,13 +409,17 @@ class Translator:
         return replace(self, search=search, sampling=sampling or self.sampling)
 
     def _n_best_lists(
-        self, texts: Sequence[str], num_translations: int, prefix: Prefix
+        self,
+        texts: Sequence[str],
+        num_translations: int,
+        prefix: Prefix,
+        progress: Progress | None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each text, best first."""
         texts = [self.src_normalizer(text) for text in texts]
         parts_of_texts = [self.split_text(text, prefix=prefix) for text in texts]
         all_segments = [part.src_ids for parts in parts_of_texts for part in parts]
-        translations = iter(self._translate_segments(all_segments, num_translations))
+        translations = iter(self._translate_segments(all_segments, num_translations, progress))
         return [
             _join_translations(text, parts, [next(translations) for _ in parts])
             for text, parts in zip(texts, parts_of_texts, strict=True)
@@ -535,7 +551,10 @@ class Translator:
 
     @torch.inference_mode()
     def _translate_segments(
-        self, segments: Sequence[Sequence[int]], num_translations: int
+        self,
+        segments: Sequence[Sequence[int]],
+        num_translations: int,
+        progress: Progress | None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each segment of ids, best first.
 
@@ -545,8 +564,8 @@ class Translator:
         """
         beam_size = self.search.beam_size
         if self.sampling is not None:
-            return self._search(segments, num_translations)
-        found = self._search(segments, beam_size)
+            return self._search(segments, num_translations, progress=progress)
+        found = self._search(segments, beam_size, progress=progress)
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
@@ -560,7 +579,13 @@ class Translator:
                 found[i] = _merge_equal_texts([*found[i], *others])
         return [translations[:num_translations] for translations in found]
 
-    def _search(self, segments: Sequence[Sequence[int]], beam_size: int) -> list[list[Translation]]:
+    def _search(
+        self,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        progress: Progress | None = None,
+    ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
 
         Segments of similar length are searched together. The order of the results is that of
@@ -568,10 +593,14 @@ class Translator:
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment) for segment in segments])
+        num_done = 0
         for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
             results = self._search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
+            num_done += len(batch)
+            if progress is not None:
+                progress(num_done, len(segments))
         return translations
 
     def _read_hypotheses(

@@ -3,11 +3,12 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-from mt.training.metrics_log import Validation
+from mt.decoding.translator import Progress
+from mt.training.metrics_log import FinalRecord, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ class Console:
         """Show the scores of a validation, and its sample translations."""
         self.info(format_validation(step, validation, is_best=is_best))
 
+    def show_final_score(self, final: FinalRecord) -> None:
+        """Show the score of the best checkpoint at the end of the run."""
+        self.info(format_final_score(final))
+
     @contextmanager
     def _switching_off(self) -> Iterator[None]:
         """Switch the progress bar off if it cannot be written: training must not end."""
@@ -84,6 +89,37 @@ class Console:
             logger.warning(text)
 
 
+@contextmanager
+def translation_bar(text: str) -> Iterator[Progress]:
+    """Show a progress bar for translations inside the `with` block, on a terminal only.
+
+    It stands below the bar of the training and disappears at the end. A bar that cannot be written
+    does not end the training.
+    """
+    is_shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+    bar = tqdm(disable=True)
+    with suppress(OSError):
+        bar = tqdm(
+            desc=text,
+            total=100,
+            bar_format="{desc}: {percentage:3.0f}% |{bar}| {remaining} left",
+            leave=False,
+            mininterval=0,
+            dynamic_ncols=True,
+            disable=not is_shown,
+        )
+
+    def show(num_done: int, num_segments: int) -> None:
+        with suppress(OSError):
+            bar.update(100 * num_done / num_segments - bar.n)
+
+    try:
+        yield show
+    finally:
+        with suppress(OSError):
+            bar.close()
+
+
 def format_validation(step: int, validation: Validation, *, is_best: bool) -> str:
     """Return a line with the scores of a validation, and lines with its samples below."""
     fields = [
@@ -92,12 +128,26 @@ def format_validation(step: int, validation: Validation, *, is_best: bool) -> st
         f"ppl {validation.perplexity:.2f}",
         *(f"{name} {value:.2f}" for name, value in validation.scores.items()),
     ]
+    if validation.scope is not None:
+        fields.append(str(validation.scope))
     if is_best:
         fields.append("best")
     lines = [" | ".join(fields)]
     for sample in validation.samples:
         lines += [f"    src {sample.src}", f"    ref {sample.ref}", f"    hyp {sample.hyp}", ""]
     return "\n".join(lines).rstrip()
+
+
+def format_final_score(final: FinalRecord) -> str:
+    """Return a line with the score of the best checkpoint at the end of the run."""
+    fields = [
+        f"final score of {final.checkpoint}",
+        *(f"{name} {value:.2f}" for name, value in final.scores.items()),
+        str(final.scope),
+    ]
+    if final.scope.num_lines < final.scope.num_lines_in_set:
+        fields.append("all lines would take more than 10 % of max_minutes")
+    return " | ".join(fields)
 
 
 def format_duration(seconds: float) -> str:

@@ -1,7 +1,6 @@
-"""The optimizer, gradient clipping, and the learning rate schedules."""
+"""The optimizer, and gradient clipping."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,43 +29,6 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return optimizer_class(
         groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
     )
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate of update `step`, counted from 1.
-
-    It rises linearly during the warm-up, and then follows the schedule.
-    """
-    if step <= config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
-    return config.learning_rate * SCHEDULES[config.schedule](step, config)
-
-
-def _inverse_sqrt(step: int, config: TrainConfig) -> float:
-    """Return the factor of Vaswani et al. 2017, section 5.3, scaled to 1 after the warm-up."""
-    return math.sqrt(max(config.warmup_steps, 1) / step)
-
-
-def _cosine(step: int, config: TrainConfig) -> float:
-    """Return a factor that falls from 1 after the warm-up to 0 at max_steps.
-
-    Loshchilov and Hutter 2017, without restarts.
-    """
-    assert config.max_steps is not None, "the schema refuses a cosine schedule without max_steps"
-    decay_steps = max(1, config.max_steps - config.warmup_steps)
-    progress = (step - config.warmup_steps) / decay_steps
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def _constant(step: int, config: TrainConfig) -> float:
-    return 1.0
-
-
-SCHEDULES: dict[str, Callable[[int, TrainConfig], float]] = {
-    "inverse_sqrt": _inverse_sqrt,
-    "cosine": _cosine,
-    "constant": _constant,
-}
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from mt.config.load import diff_configs
-from mt.config.schema import SCHEDULES_WITH_AN_END, Config
+from mt.config.schema import Config
 from mt.errors import CheckpointError, RunDirError
 from mt.experiment import Experiment
 from mt.storage.atomic import sha256
 
 # Keys, or whole sections, that may change when a run is resumed: they do not change what an update
-# computes, except for rounding.
+# computes, except for rounding. The limits of a run change its learning rate, and a revision of its
+# plan records that.
 CHANGEABLE_KEYS = (
     "data.test",
     "search.batch_tokens",
     "train.run_dir",
     "train.device",
     "train.compile",
+    "train.max_steps",
     "train.max_epochs",
     "train.max_minutes",
     "train.patience",
@@ -30,8 +32,8 @@ CHANGEABLE_KEYS = (
 # Keys with paths of files. They may change: mt
 # compares the content of the files, or does not need them any more.
 PATH_KEYS = re.compile(
-    r"data\.train\.\d+\.(prefix|src|tgt)"
-    r"|data\.valid\.(prefix|src|refs\.\d+)"
+    r"data\.train\.\d+\.(prefix|src|tgt|tsv|columns(\.\d+)?|tmx)"
+    r"|data\.valid\.(prefix|src|refs\.\d+|tsv|columns(\.\d+)?|tmx)"
     r"|tokenizer\.(model|src_model|tgt_model)"
     r"|train\.(init_from|init_checkpoint)"  # read only when the run begins
 )
@@ -39,13 +41,10 @@ PATH_KEYS = re.compile(
 
 def forbidden_changes(run_config: Config, config: Config) -> list[str]:
     """Return the differences that a resumed run may not have, one line for each key."""
-    changeable: tuple[str, ...] = CHANGEABLE_KEYS
-    if config.train.schedule not in SCHEDULES_WITH_AN_END:
-        changeable = (*changeable, "train.max_steps")
     forbidden = []
     for line in diff_configs(run_config, config):
         key, _, _ = line.partition(":")
-        is_changeable = any(key == name or key.startswith(f"{name}.") for name in changeable)
+        is_changeable = any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE_KEYS)
         if not is_changeable and not PATH_KEYS.fullmatch(key):
             forbidden.append(line)
     return forbidden

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from mt.config.load import (
 )
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
-from mt.data.eval_set import training_files, warn_of_unnormalized_references
+from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import (
     CheckpointError,
@@ -91,11 +92,16 @@ def train(config: Config) -> Path:
     return run_training(config).run_dir
 
 
-def run_training(config: Config, *, on_event: OnEvent | None = None) -> TrainingEnd:
+def run_training(
+    config: Config, *, start_time: float | None = None, on_event: OnEvent | None = None
+) -> TrainingEnd:
     """Train as `train` does, and also return why training stopped.
 
+    `train.max_minutes` counts from `start_time` of `time.monotonic`; by default, from now.
     `on_event` gets each line of metrics.jsonl when it is written, on rank 0.
     """
+    if start_time is None:
+        start_time = time.monotonic()
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
@@ -105,7 +111,7 @@ def run_training(config: Config, *, on_event: OnEvent | None = None) -> Training
     with lost_rank_as_error(runtime.rank, runtime.world_size), lock:
         try:
             experiment, runtime = prepare_run(config, run_dir, runtime)
-            trainer = Trainer.from_experiment(experiment, runtime)
+            trainer = Trainer.from_experiment(experiment, runtime, start_time=start_time)
         except MISTAKES:
             if is_new:
                 remove(run_dir.path)  # nothing has begun
@@ -144,7 +150,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         valid = experiment.validation_set
         warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
         warn_of_unnormalized_references(valid, config.data.normalization)
-        warn_of_equal_sides(training_files(config.data))
+        warn_of_equal_sides(training_corpora(config.data))
+        experiment.count_training_text()
         experiment.train_tokenizers()
         experiment.measure_sources()
     if runtime.is_main:

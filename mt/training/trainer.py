@@ -10,7 +10,7 @@ import hashlib
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import chain
@@ -25,7 +25,7 @@ from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
 from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
-from mt.errors import CheckpointError, DiskError, TrainingError
+from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
 from mt.storage.checkpoint import (
     BEST,
@@ -36,13 +36,17 @@ from mt.storage.checkpoint import (
 )
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.console import Console, format_duration
+from mt.training.console import Console, format_duration, translation_bar
 from mt.training.ema import MovingAverage
+from mt.training.final_scoring import FinalScoring
 from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
+    FinalRecord,
     IncidentRecord,
+    MetricsLine,
     MetricsLog,
+    PlanRecord,
     Record,
     StartRecord,
     TrainRecord,
@@ -53,10 +57,11 @@ from mt.training.objective import LossSums, Objective
 from mt.training.optimizer import (
     build_optimizer,
     clip_gradients,
-    learning_rate,
     pack_optimizer,
     unpack_optimizer,
 )
+from mt.training.pace import Pace
+from mt.training.schedule import NOT_MEASURED, RunPlan, learning_rate
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
@@ -84,10 +89,15 @@ class Trainer:
         config: TrainConfig,
         run_dir: RunDir,
         runtime: Runtime,
+        final_scoring: FinalScoring | None = None,
+        start_time: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`start_time` is when the command started, by `clock`; by default, now."""
         self.objective = objective
         self.dataset = dataset
         self.validate = validate
+        self.final_scoring = final_scoring
         self.valid_digest = valid_digest
         self.config = config
         self.run_dir = run_dir
@@ -116,13 +126,25 @@ class Trainer:
         self.unsaved_best: TrainState | None = None
         self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.memory_checked = False
-        self.start_time = time.monotonic()
+        self.clock = clock
+        # When the run would have started if it had trained without an interruption until now.
+        self.start_time = clock() if start_time is None else start_time
+        self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
+        self.pace = Pace()
+        self.seconds_per_line: float | None = None  # of the latest validation, to translate
+        # What metrics.jsonl had after the checkpoint from which this process resumed.
+        self.earlier_final_scores: Sequence[MetricsLine] = ()
         self.speed_start_seconds = 0.0
         self.speed_start_tokens = 0
 
     @classmethod
-    def from_experiment(cls, experiment: Experiment, runtime: Runtime) -> Self:
-        """Return the trainer of an experiment with trained tokenizers. Raises MtError."""
+    def from_experiment(
+        cls, experiment: Experiment, runtime: Runtime, *, start_time: float | None = None
+    ) -> Self:
+        """Return the trainer of an experiment with trained tokenizers. Raises MtError.
+
+        `max_minutes` counts from `start_time` of `time.monotonic`; by default, from now.
+        """
         config = experiment.config.train
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
@@ -131,7 +153,7 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
-        validator = Validator(experiment, runtime)
+        validator = Validator(experiment, runtime, progress_bar=translation_bar)
         return cls(
             objective,
             dataset,
@@ -140,6 +162,8 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
+            final_scoring=FinalScoring(experiment, validator, progress_bar=translation_bar),
+            start_time=start_time,
         )
 
     def fit(self) -> str:
@@ -150,17 +174,20 @@ class Trainer:
         run, and DiskError when the end of the run cannot be saved.
         """
         self._resume_or_start()
-        self.start_time = time.monotonic() - self.state.elapsed_seconds
+        self.start_time -= self.state.elapsed_seconds  # of earlier processes
+        self._update_elapsed_time()
         self._restart_speed_measurement()
         progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
         with self.signals.caught(), progress_bar:
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
+            self._examine_plan()
             reason = self.stop_reason()
             while reason is None:
                 self._train_epoch()
                 reason = self.stop_reason()
             self._finish()
+            self._score_best()
         self._log_summary(reason)
         return reason
 
@@ -178,6 +205,7 @@ class Trainer:
                 f"epoch {state.epoch}, which has {num_batches}: the batches have changed"
             )
         self._check_memory_once(epoch)
+        self._examine_plan()  # the number of batches of an epoch varies a little
         batches_per_update = self.batches_per_update
         updates = [
             range(start, min(start + batches_per_update, num_batches))
@@ -267,6 +295,8 @@ class Trainer:
         state = self.state
         config = self.config
         self._update_elapsed_time()
+        memory_seconds = stopping.pace_memory_seconds(config)
+        self.pace.count_update(state.elapsed_seconds, memory_seconds=memory_seconds)
         self.console.advance(state.step)
         if state.step % config.log_every == 0:
             self._log_window()
@@ -334,21 +364,86 @@ class Trainer:
         self.memory_checked = True
 
     def stop_reason(self) -> str | None:
-        """Return why to stop now, or None; the same on every rank."""
-        reason = stopping.stop_reason(self.state, self.config, epoch_length=self.epoch_length)
-        if reason is None and self.signals.name is not None:
-            reason = f"stopped by {self.signals.name}"
-        # Signals may reach some ranks only, so all ranks take the values of rank 0.
-        save_requested = self.signals.save_requested
+        """Return why to stop now, or None; the same on every rank.
+
+        With `max_minutes`, this also revises the plan by the clock.
+        """
+        total_steps = None
+        if stopping.plan_is_due(self.state, self.plan, self.config, self.pace):
+            total_steps = self._planned_steps()
+        # Clocks differ, and signals may reach some ranks only: all take the values of rank 0.
+        signal, save_requested, total_steps = self.runtime.broadcast(
+            (self.signals.name, self.signals.save_requested, total_steps)
+        )
         self.signals.save_requested = False
-        reason, save_requested = self.runtime.broadcast((reason, save_requested))
         self.save_requested = self.save_requested or save_requested
+        self._revise_plan(total_steps)
+        reason = stopping.stop_reason(self.state, self.plan, self.config)
+        if reason is None and signal is not None:
+            reason = f"stopped by {signal}"
         return reason
+
+    # The plan
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of update `state.step`."""
-        return learning_rate(self.state.step, self.config)
+        return learning_rate(self.state.step, self.plan, self.config)
+
+    @property
+    def progress(self) -> stopping.Progress:
+        """How far the run is, and the time until it ends."""
+        return stopping.progress(
+            self.state,
+            self.plan,
+            self.config,
+            pace=self.pace,
+            reserved_seconds=self.reserved_seconds,
+        )
+
+    @property
+    def reserved_seconds(self) -> float:
+        """The part of `max_minutes` that the scoring after the last update needs."""
+        if self.final_scoring is None:
+            return 0.0
+        return self.final_scoring.reserved_seconds(self.seconds_per_line)
+
+    def _examine_plan(self) -> None:
+        """Plan the number of updates, or revise it, on all ranks.
+
+        A run with `max_minutes` that has done its updates is complete, whatever time is left.
+        """
+        is_done = self.plan.is_measured and self.state.step >= self.plan.total_steps
+        if is_done and self.config.max_minutes is not None:
+            return
+        self._update_elapsed_time()
+        self._revise_plan(self.runtime.broadcast(self._planned_steps()))
+
+    def _planned_steps(self) -> int | None:
+        """Return how many updates the limits allow now; None when this is not known yet."""
+        self.pace.planned_at = self.state.elapsed_seconds
+        return stopping.planned_steps(
+            self.state,
+            self.config,
+            pace=self.pace,
+            epoch_length=self.epoch_length,
+            batches_per_update=self.batches_per_update,
+            reserved_seconds=self.reserved_seconds,
+        )
+
+    def _revise_plan(self, total_steps: int | None) -> None:
+        """Give the plan another number of updates, if it is known and differs enough."""
+        step = self.state.step
+        plan = self.plan
+        if total_steps is None:
+            return
+        if not stopping.is_worth_revising(plan, total_steps, self.config, step=step):
+            return
+        if plan.is_measured:
+            self.plan = plan.revised(total_steps, self.config, step=step)
+        else:
+            self.plan = plan.extended(total_steps, self.config, step=step)
+        self._write(PlanRecord(total_steps, self.plan.warmup.to_step))
 
     # Validation
 
@@ -359,6 +454,7 @@ class Trainer:
         """
         state = self.state
         self._check_weights()
+        start_time = self.clock()
         result = self._validate_until_signal() if self.runtime.is_main else None
         validation = self.runtime.broadcast(result)
         if validation is None:
@@ -378,7 +474,11 @@ class Trainer:
 
         # So that validation time does not lower the logged tokens per second.
         self._restart_speed_measurement()
-        self._write(ValidationRecord(state.epoch, validation, is_best))
+        self.pace.validation_seconds = self.clock() - start_time
+        self.pace.skip_to(state.elapsed_seconds)
+        self.seconds_per_line = validation.seconds_per_line
+        record = ValidationRecord(state.epoch, validation, is_best)
+        self._write(record, translation_seconds=validation.translation_seconds)
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
         if error is not None and is_best:
@@ -409,6 +509,33 @@ class Trainer:
         finally:
             self.objective.train()
 
+    def _score_best(self) -> None:
+        """Score the best checkpoint as `mt evaluate` does, on rank 0.
+
+        When a signal asks to stop, this is left to the resumed run.
+        """
+        if self.final_scoring is None or self.signals.name is not None:
+            return
+        if self.runtime.is_main:
+            final = self._final_score_until_signal(self.final_scoring)
+            self._update_elapsed_time()
+            if final is not None:
+                self._write(final)
+                self.console.show_final_score(final)
+        self.signals.name = self.runtime.broadcast(self.signals.name)
+
+    def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
+        """Return the final score, or None if a signal asks to stop or there is none."""
+        lines = [*self.earlier_final_scores, *self.metrics.history().valid]
+        try:
+            with self.signals.interrupting():
+                return final_scoring.score(lines, seconds_per_line=self.seconds_per_line)
+        except InterruptedBySignal:
+            return None
+        except MtError as error:  # the training itself is done
+            self.record_incident(f"no final score: {error}")
+            return None
+
     # Logging
 
     def _log_window(self) -> None:
@@ -437,7 +564,7 @@ class Trainer:
             loss=record.losses["loss"],
             lr=record.lr,
             tokens_per_second=tokens_per_second,
-            seconds_left=stopping.seconds_left(state, self.config, epoch_length=self.epoch_length),
+            seconds_left=self.progress.seconds_left or 0.0,
         )
         self._report_skipped_updates(sums)
 
@@ -467,7 +594,7 @@ class Trainer:
             self.metrics.write(record, step=self.state.step, timing=timing)
 
     def _update_elapsed_time(self) -> None:
-        self.state.elapsed_seconds = time.monotonic() - self.start_time
+        self.state.elapsed_seconds = self.clock() - self.start_time
 
     def _restart_speed_measurement(self) -> None:
         """Start measuring tokens per second from here."""
@@ -521,6 +648,7 @@ class Trainer:
             where += f", {runtime.world_size} ranks"
         if has_checkpoint(self.run_dir.checkpoints_dir):
             checkpoint, load_errors = self.checkpoints.load_newest()
+            self._read_earlier_scores()  # `restore` cuts metrics.jsonl back
             self.restore(checkpoint)
             if runtime.is_main:
                 self.checkpoints.repair_pointers(self.state.step)
@@ -554,6 +682,9 @@ class Trainer:
             try:
                 meta = {
                     "state": asdict(self.state),
+                    "plan": asdict(self.plan),
+                    "limits": self._limits(),
+                    "pace": asdict(self.pace),
                     "scaler": self.scaler.state_dict(),
                     "batches_per_update": self.batches_per_update,
                     "ranks": rank_states,
@@ -591,6 +722,7 @@ class Trainer:
                 meta.get("batches_per_update", batches_per_update), strict=True
             )
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
+            self._restore_plan(meta)
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
@@ -617,6 +749,42 @@ class Trainer:
         self._warn_if_environment_changed(meta.get("environment"))
         if not has_same_batches:
             self._skip_rest_of_old_epoch()
+
+    def _limits(self) -> dict[str, float | None]:
+        """Return the limits of the run: a run that resumes with others gets another plan."""
+        config = self.config
+        return {
+            "max_steps": config.max_steps,
+            "max_epochs": config.max_epochs,
+            "max_minutes": config.max_minutes,
+        }
+
+    def _restore_plan(self, meta: Mapping[str, Any]) -> None:
+        """Restore the plan and the measured speed.
+
+        Earlier versions of mt did not save them: their learning rate depended on max_steps alone.
+        """
+        self.pace = TypeAdapter(Pace).validate_python(meta.get("pace", {}))
+        self.pace.restart()
+        if "plan" not in meta:
+            total_steps = self.config.max_steps or NOT_MEASURED
+            self.plan = RunPlan.of_new_run(total_steps, self.config)
+            return
+        self.plan = TypeAdapter(RunPlan).validate_python(meta["plan"])
+        if meta["limits"] != self._limits():
+            self.plan = replace(self.plan, total_steps=NOT_MEASURED)
+
+    def _read_earlier_scores(self) -> None:
+        """Read from metrics.jsonl what the final scoring needs, on rank 0."""
+        if not self.runtime.is_main:
+            return
+        history = self.metrics.history()
+        self.earlier_final_scores = history.final
+        if history.valid:
+            line = history.valid[-1]
+            seconds = line.get("timing", {}).get("translation_seconds")
+            if seconds is not None and line.get("num_lines"):
+                self.seconds_per_line = seconds / line["num_lines"]
 
     def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Restore the random state and the log window of this rank.

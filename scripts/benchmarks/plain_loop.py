@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mt.config.schema import Config
 from mt.data.batching import Batch
 from mt.model.positions import sinusoids
-from mt.training.optimizer import learning_rate
+from mt.training.schedule import NOT_MEASURED, RunPlan, learning_rate
 
 
 class PlainTransformer(nn.Module):
@@ -101,6 +101,7 @@ class PlainTrainer:
         self.config = config
         self.device = device
         self.step = 0
+        self.plan = RunPlan.of_new_run(NOT_MEASURED, train)
         self.model = PlainTransformer(config, vocab_size=vocab_size, pad_id=pad_id).to(device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=train.learning_rate, betas=train.betas, eps=train.epsilon
@@ -119,7 +120,7 @@ class PlainTrainer:
         self.model.train()
         self.step += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config.train)
+            group["lr"] = learning_rate(self.step, self.plan, self.config.train)
         logits, targets = self.logits_and_targets(batch.to(self.device))
         loss = self.criterion(logits, targets)
         self.optimizer.zero_grad()

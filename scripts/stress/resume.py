@@ -172,6 +172,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         directory = checkpoints / name.strip()
         meta = json.loads((directory / "meta.json").read_text())
         del meta["state"]["elapsed_seconds"]
+        del meta["pace"]
         del meta["metrics_size"]
         result[pointer] = name
         result[f"{pointer}/meta.json"] = meta

@@ -51,6 +51,9 @@ train:
   warmup_steps: 40
   max_steps: 240
   validate_every: 80
+  validation_lines: null
+  validation_beam_size: null
+  validation_length_limit: search
   keep_checkpoints: 9
 search:
   max_length_offset: 5
@@ -157,6 +160,11 @@ def test_evaluate_without_test_sets_scores_the_validation_set(
     assert list(scores) == ["valid"]
     best_bleu = max(validation["BLEU"] for validation in validations)
     assert scores["valid"]["BLEU"]["score"] == best_bleu
+    final = json.loads(read_lines(run_dir / "metrics.jsonl")[-1])
+    assert final["kind"] == "final"
+    for name in ("BLEU", "chrF"):
+        assert final[name] == scores["valid"][name]["score"]
+        assert final["signatures"][name] == scores["valid"][name]["signature"]
 
 
 def test_validation_evaluate_and_sacrebleu_agree_to_the_last_digit(

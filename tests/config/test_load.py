@@ -92,9 +92,11 @@ def test_files_of_a_set_are_not_mixed_with_those_of_the_run(tmp_path: Path) -> N
 
 
 def test_values_that_cannot_work_with_those_of_the_run_are_refused(tmp_path: Path) -> None:
-    run_config = load_as_run(tmp_path, "train.schedule=cosine", "train.warmup_steps=50")
-    config = load(tmp_path, "train.max_steps=20")
-    with pytest.raises(ConfigError, match=r"train\.warmup_steps: wanted less than") as caught:
+    run_config = load_as_run(tmp_path, "data.max_length=50", "train.batch_tokens=50")
+    config = load(tmp_path, "data.max_length=80")
+    with pytest.raises(
+        ConfigError, match=r"train\.batch_tokens: wanted data\.max_length"
+    ) as caught:
         fill_unset_keys(config, run_config)
     assert "\n" not in str(caught.value)
 

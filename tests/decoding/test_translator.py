@@ -98,6 +98,20 @@ def texts() -> list[str]:
     return [*short_texts, *BLANKS, *long_texts, "xyz 123 Ü", "balo" * 12]
 
 
+def test_progress_is_told_after_each_batch(translator: Translator, texts: list[str]) -> None:
+    calls: list[tuple[int, int]] = []
+    small_batches = replace(
+        translator, search=translator.search.model_copy(update={"batch_tokens": 60})
+    )
+    small_batches.translate(texts, progress=lambda *numbers: calls.append(numbers))
+    num_segments = sum(len(translator.encode_parts(text)) for text in texts)
+    done = [num_done for num_done, _ in calls]
+    assert len(calls) > 3
+    assert done == sorted(set(done))
+    assert calls[-1] == (num_segments, num_segments)
+    assert {total for _, total in calls} == {num_segments}
+
+
 @pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])
 def test_probabilities_that_are_not_finite_are_an_error(
     tokenizer: Tokenizer, sampling: SamplingOptions | None
@@ -367,7 +381,10 @@ def test_parts_are_joined_by_what_stood_in_the_normalized_text(
     normalizing = replace(translator, source_stats=stats, normalization="nfc", max_length=99)
 
     def translate_parts(
-        self: Translator, segments: Sequence[Sequence[int]], num_translations: int
+        self: Translator,
+        segments: Sequence[Sequence[int]],
+        num_translations: int,
+        progress: object,
     ) -> list[list[Translation]]:
         return [[Translation("word", -1.0, -1.0)] for _ in segments]
 

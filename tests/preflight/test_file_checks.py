@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_text import survey_lines, survey_pair, toy_lines, write_lines
+from parallel_text import survey_file, survey_lines, survey_pair, toy_lines, write_lines
 
 from mt.preflight.file_checks import (
     Finding,
@@ -23,7 +23,7 @@ from mt.preflight.file_checks import (
     format_fraction,
 )
 from mt.preflight.languages import learn_log_odds
-from mt.preflight.survey import SEPARATORS, ParallelSurvey, survey_file
+from mt.preflight.survey import SEPARATORS, ParallelSurvey
 
 
 def merge_numbers(findings: Sequence[Finding]) -> dict[str, float]:

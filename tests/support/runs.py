@@ -8,8 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mt.config.load import load_config
-from mt.config.schema import Config
+from mt.config.schema import Config, TrainConfig
+from mt.training import stopping
+from mt.training.run import train
+from mt.training.schedule import RunPlan
+from mt.training.state import TrainState
 
 CONFIG = """\
 data:
@@ -46,12 +52,30 @@ search:
   max_length_factor: 1.0
   max_length_offset: 2
 """
+# Validations translate the whole set, by the search of `mt translate`.
+FULL_VALIDATION = (
+    "train.validation_lines=null",
+    "train.validation_beam_size=null",
+    "train.validation_length_limit=search",
+)
 RANDOM = ("model.dropout=0.1", "tokenizer.bpe_dropout=0.2")  # everything that draws random numbers
 
 
 def configure(path: Path, run_dir: Path, *overrides: str) -> Config:
     """Return the config at `path` with changes, for a run in `run_dir`."""
     return load_config(path, [*overrides, f"train.run_dir={run_dir}"])
+
+
+def train_until(step: int, config: Config) -> Path:
+    """Train until update `step`, as if a limit ended the run there; the plan of the run is kept."""
+    stop_reason = stopping.stop_reason
+
+    def stop_at_step(state: TrainState, plan: RunPlan, config: TrainConfig) -> str | None:
+        return "paused" if state.step >= step else stop_reason(state, plan, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping, "stop_reason", stop_at_step)
+        return train(config)
 
 
 def train_command(config_path: Path, run_dir: Path, *overrides: str) -> list[str]:
@@ -104,5 +128,6 @@ def _meta_without_times(run_dir: Path) -> dict[str, Any]:
     meta: dict[str, Any]
     meta = json.loads((checkpoint_path(run_dir) / "meta.json").read_text(encoding="utf-8"))
     del meta["state"]["elapsed_seconds"]
+    del meta["pace"]
     del meta["metrics_size"]  # depends on the number of digits of times
     return meta

@@ -8,13 +8,21 @@ import os
 import pty
 import sys
 import termios
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tqdm import tqdm
 
 from mt.cli.logs import configure_logging
-from mt.training.console import Console, format_duration, format_validation
-from mt.training.metrics_log import Sample, Validation
+from mt.training.console import (
+    Console,
+    format_duration,
+    format_final_score,
+    format_validation,
+    translation_bar,
+)
+from mt.training.metrics_log import FinalRecord, Sample, ScoreScope, Validation
 
 SAMPLES = (Sample("A dog.", "Ein Hund.", "Eine Hund."), Sample("Two.", "Zwei.", ""))
 STATUS = "loss 2.346 | 12,346 tok/s | lr 7.00e-04 | 1:15 left"
@@ -62,6 +70,30 @@ def test_format_validation_says_best_only_of_the_best() -> None:
     validation = Validation(loss=1.25, scores={}, signatures={}, samples=())
     line = format_validation(7, validation, is_best=False)
     assert line == "valid 7 | loss 1.250 | ppl 3.49"
+
+
+@pytest.mark.parametrize(
+    ("scope", "text"),
+    [
+        (ScoreScope(500, 1791, beam_size=1), "500 of 1,791 lines, beam 1"),
+        (ScoreScope(1791, 1791, beam_size=5), "1,791 lines, beam 5"),
+    ],
+)
+def test_format_validation_says_which_lines_and_which_search(scope: ScoreScope, text: str) -> None:
+    validation = Validation(loss=1.25, scores={"BLEU": 9}, signatures={}, samples=(), scope=scope)
+    line = format_validation(7, validation, is_best=True)
+    assert line == f"valid 7 | loss 1.250 | ppl 3.49 | BLEU 9.00 | {text} | best"
+
+
+def test_final_score_says_which_lines_and_which_search() -> None:
+    scope = ScoreScope(1791, 1791, beam_size=5)
+    final = FinalRecord("step_00002300", {"BLEU": 33.125, "chrF": 55.0}, {}, scope)
+    assert format_final_score(final) == (
+        "final score of step_00002300 | BLEU 33.12 | chrF 55.00 | 1,791 lines, beam 5"
+    )
+    sampled = replace(final, scope=scope._replace(num_lines=600))
+    assert "600 of 1,791 lines, beam 5" in format_final_score(sampled)
+    assert "max_minutes" in format_final_score(sampled)
 
 
 def test_samples_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +163,11 @@ def run_on_terminal(
     monkeypatch: pytest.MonkeyPatch, *, enabled: bool = True, total: int | None = 2000
 ) -> str:
     """Return what the console sends to a terminal of 100 columns."""
+    return sent_to_terminal(monkeypatch, lambda: show_some_progress(enabled=enabled, total=total))
+
+
+def sent_to_terminal(monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]) -> str:
+    """Return what a function sends to stderr if that is a terminal of 100 columns."""
     controller, terminal_descriptor = pty.openpty()
     termios.tcsetwinsize(terminal_descriptor, (24, 100))
     received = b""
@@ -139,7 +176,7 @@ def run_on_terminal(
         open(terminal_descriptor, "w", encoding="utf-8") as terminal,
     ):
         patch.setattr(sys, "stderr", terminal)
-        show_some_progress(enabled=enabled, total=total)
+        show()
         print("end", file=terminal, flush=True)
         while not received.endswith(b"end\r\n"):
             received += os.read(controller, 4096)
@@ -205,4 +242,38 @@ def test_progress_that_cannot_be_shown_is_switched_off(
             steps.append(step)
     assert steps == list(range(1, 10))
     assert terminal.num_writes_left == 0
+    assert "Traceback" not in terminal.getvalue()
+
+
+def translate_some_lines() -> None:
+    with translation_bar("validating 8 lines") as progress:
+        progress(2, 8)
+        progress(8, 8)
+
+
+def test_validation_is_announced_with_a_bar_that_disappears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+    sent = sent_to_terminal(monkeypatch, translate_some_lines)
+    shown = sent.split("\r")
+    assert any(text.startswith("validating 8 lines:   0%") for text in shown)
+    assert any(text.startswith("validating 8 lines: 100%") for text in shown)
+    assert "".join(screen_lines(sent)).strip() == ""
+
+
+def test_validation_shows_no_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    translate_some_lines()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 3])
+def test_bar_of_a_validation_that_cannot_be_shown_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch, num_writes: int
+) -> None:
+    terminal = FailingTerminal()
+    terminal.num_writes_left = num_writes
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+    translate_some_lines()
     assert "Traceback" not in terminal.getvalue()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG, assert_same_run, checkpoint_path, configure
+from runs import CONFIG, assert_same_run, checkpoint_path, configure, train_until
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -119,7 +119,7 @@ def test_frozen_weights_do_not_change_and_resume_is_exact(
     moved = tmp_path / "moved"
     shutil.copytree(parent, moved)
     overrides = (f"train.init_from={moved}", FREEZE, "model.dropout=0.1")
-    train(configure(path, tmp_path / "half", *overrides, "train.max_steps=6"))
+    train_until(6, configure(path, tmp_path / "half", *overrides))
     shutil.rmtree(moved)
     resumed = train(configure(path, tmp_path / "half", *overrides))
     assert_same_run(whole, resumed)

@@ -25,6 +25,7 @@ from runs import (
     read_all_files,
     read_lines_without_timing,
     train_command,
+    train_until,
 )
 
 import mt.storage.atomic
@@ -140,10 +141,10 @@ def test_same_config_gives_same_run(config_path: Path, uninterrupted: Path, tmp_
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_resume_after_max_steps_equals_uninterrupted(
+def test_resume_after_a_stop_equals_uninterrupted(
     config_path: Path, uninterrupted: Path, tmp_path: Path, step: int
 ) -> None:
-    train(configure(config_path, tmp_path, *RANDOM, f"train.max_steps={step}"))
+    train_until(step, configure(config_path, tmp_path, *RANDOM))
     assert checkpoint_path(tmp_path).name == f"step_{step:08}"
     train(configure(config_path, tmp_path, *RANDOM))
     assert_same_run(tmp_path, uninterrupted)
@@ -291,8 +292,8 @@ def test_run_killed_while_saving_resumes_exactly(
     monkeypatch: pytest.MonkeyPatch,
     num_writes: int,
 ) -> None:
-    train(configure(config_path, tmp_path, "train.max_steps=3"))
     config = configure(config_path, tmp_path, "train.max_steps=6")
+    train_until(3, config)
     with monkeypatch.context() as patch:
         kill_in_save(patch, num_writes=num_writes)
         with pytest.raises(Killed):
@@ -332,7 +333,7 @@ def test_run_without_pointers_resumes_from_the_newest_checkpoint(
 ) -> None:
     """At update 12, all that is left to do is to write the pointers."""
     run_dir = tmp_path / "run"
-    train(configure(config_path, run_dir, *RANDOM, f"train.max_steps={step}"))
+    train_until(step, configure(config_path, run_dir, *RANDOM))
     for name in lost:
         (run_dir / "checkpoints" / name).unlink()
     with caplog.at_level(logging.INFO, "mt"):
@@ -416,9 +417,8 @@ def test_project_that_moved_resumes(config_path: Path, uninterrupted: Path, tmp_
         if project == "second":
             first.rename(moved)
         (moved / "copy.yaml").write_text(text.replace(str(config_path.parent), str(moved)))
-        max_steps = {"first": "6", "second": "12"}[project]
-        overrides = (*RANDOM, f"train.max_steps={max_steps}")
-        run_dir = train(configure(moved / "copy.yaml", moved / "run", *overrides))
+        step = {"first": 6, "second": 12}[project]
+        run_dir = train_until(step, configure(moved / "copy.yaml", moved / "run", *RANDOM))
     assert_same_run(run_dir, uninterrupted)
     assert load_run_config(run_dir / "config.yaml").data.train[0].prefix == str(moved / "train")
 

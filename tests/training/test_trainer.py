@@ -417,10 +417,12 @@ def test_max_minutes_ends_training_after_the_update(tmp_path: Path) -> None:
 
 
 def test_max_minutes_counts_time_before_a_resume(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, max_minutes=1.0)
-    trainer.state.elapsed_seconds = 61.0
-    assert trainer.fit() == "max_minutes 1 reached"
-    assert trainer.state.step == 0
+    first = make_trainer(tmp_path, max_steps=3)
+    first.start_time -= 61.0
+    first.fit()
+    resumed = make_trainer(tmp_path, max_minutes=1.0)
+    assert resumed.fit() == "max_minutes 1 reached"
+    assert resumed.state.step == 3
 
 
 def test_save_every_saves_between_validations(tmp_path: Path) -> None:

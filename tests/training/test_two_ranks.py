@@ -22,6 +22,7 @@ from runs import (
     one_thread,
     read_lines_without_timing,
     train_command,
+    train_until,
 )
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -191,7 +192,7 @@ def test_run_of_two_ranks_resumes_on_one(
 def test_run_of_one_rank_resumes_on_two(config_path: Path, tmp_path: Path) -> None:
     """The two ranks cannot share three batches evenly."""
     three = (*OVERRIDES, "train.gradient_accumulation=3")
-    one_rank = train(configure(config_path, tmp_path / "one", *three, "train.max_steps=5"))
+    one_rank = train_until(5, configure(config_path, tmp_path / "one", *three))
     run_dir = Path(shutil.copytree(one_rank, tmp_path / "run"))
     train(configure(config_path, one_rank, *three))
     train_on_two_ranks(config_path, run_dir, overrides=three)

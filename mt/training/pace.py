@@ -1,0 +1,48 @@
+"""How fast a run is: the measured time of an update and of a validation."""
+
+import math
+from dataclasses import dataclass
+
+from pydantic import FiniteFloat
+
+
+@dataclass
+class Pace:
+    """Measured times of a run; a checkpoint keeps them.
+
+    The time of an update is a mean in which older updates count less. The first update of a process
+    is not measured, because memory is allocated in it.
+    """
+
+    seconds: FiniteFloat = 0.0  # of the measured updates; older ones count less
+    num_updates: FiniteFloat = 0.0  # measured updates; older ones count less
+    validation_seconds: FiniteFloat | None = None  # of the latest validation
+    planned_at: FiniteFloat = 0.0  # elapsed seconds of the run when its plan was last examined
+    # Elapsed seconds of the run at the end of the latest update or pause; None: not yet measuring.
+    measured_until: FiniteFloat | None = None
+
+    @property
+    def update_seconds(self) -> float | None:
+        """Seconds per update; None before the first measurement."""
+        return self.seconds / self.num_updates if self.num_updates > 0.0 else None
+
+    def count_update(self, elapsed_seconds: float, *, memory_seconds: float) -> None:
+        """Count an update that has ended now.
+
+        An update that ended `memory_seconds` ago counts 1/e of one that ended now.
+        """
+        if self.measured_until is not None:
+            seconds = max(0.0, elapsed_seconds - self.measured_until)
+            weight = math.exp(-seconds / memory_seconds)
+            self.seconds = weight * self.seconds + seconds
+            self.num_updates = weight * self.num_updates + 1.0
+        self.measured_until = elapsed_seconds
+
+    def skip_to(self, elapsed_seconds: float) -> None:
+        """Leave out the time since the latest update, which was used for something else."""
+        if self.measured_until is not None:
+            self.measured_until = elapsed_seconds
+
+    def restart(self) -> None:
+        """Leave out the first update of a new process."""
+        self.measured_until = None
