@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from mt.evaluation.evaluate import evaluate
     from mt.training.api import TrainingResult, train
     from mt.training.metrics_log import (
+        FinalRecord,
         IncidentRecord,
+        PlanRecord,
         StartRecord,
         TrainingEvent,
         TrainRecord,
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 __all__ = [
     "Config",
+    "FinalRecord",
     "IncidentRecord",
     "MtError",
     "PairScore",
+    "PlanRecord",
     "SamplingOptions",
     "SentenceAttention",
     "StartRecord",
@@ -51,9 +55,11 @@ __all__ = [
 
 _MODULES = {
     "Config": "mt.config.schema",
+    "FinalRecord": "mt.training.metrics_log",
     "IncidentRecord": "mt.training.metrics_log",
     "MtError": "mt.errors",
     "PairScore": "mt.decoding.scoring",
+    "PlanRecord": "mt.training.metrics_log",
     "SamplingOptions": "mt.decoding.sampling",
     "SentenceAttention": "mt.decoding.attention",
     "StartRecord": "mt.training.metrics_log",

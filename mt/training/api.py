@@ -8,8 +8,16 @@ from typing import Any
 from mt.config.load import config_from_values
 from mt.config.schema import Config
 from mt.decoding.translator import Translator
+from mt.storage.checkpoint import step_name
 from mt.storage.run_dir import RunDir
-from mt.training.metrics_log import MetricsLine, OnEvent, read_metrics_log
+from mt.training.metrics_log import (
+    MetricsHistory,
+    MetricsLine,
+    OnEvent,
+    ScoreScope,
+    read_metrics_log,
+    read_scope,
+)
 from mt.training.run import read_config, run_training
 
 
@@ -22,7 +30,11 @@ class TrainingResult:
     stop_signal: str | None  # the name of the signal that stopped training early
     best_step: int | None  # updates before the best checkpoint
     best_loss: float | None  # of the best checkpoint: nats per target token of the validation set
-    best_scores: Mapping[str, float]  # of the best checkpoint, such as {"BLEU": 31.2, "chrF": 55.5}
+    # Scores of the best checkpoint on the validation set, such as {"BLEU": 31.2, "chrF": 55.5}:
+    # those at the end of the run, or of a validation if a signal stopped the run.
+    best_scores: Mapping[str, float]
+    best_signatures: Mapping[str, str]  # sacreBLEU's signature of each score
+    best_scope: ScoreScope | None  # how many lines were scored, with which beam size
 
     def translator(self, checkpoint: str = "best", *, device: str = "auto") -> Translator:
         """Return the translator of a checkpoint of the run (see `Translator.load`)."""
@@ -51,19 +63,31 @@ def train(
     elif not isinstance(config, Config):
         config = config_from_values(config)
     end = run_training(config, on_event=on_event)
-    best = _best_validation(end.run_dir)
+    history = read_metrics_log(RunDir(end.run_dir).metrics_path)
+    best = _best_validation(history)
+    scored = _final_score(history, best)
+    signatures = scored.get("signatures", {})
     return TrainingResult(
         run_dir=end.run_dir,
         stop_reason=end.stop_reason,
         stop_signal=end.stop_signal,
         best_step=best.get("step"),
         best_loss=best.get("loss"),
-        best_scores={name: best[name] for name in best.get("signatures", {})},
+        best_scores={name: scored[name] for name in signatures},
+        best_signatures=signatures,
+        best_scope=read_scope(scored),
     )
 
 
-def _best_validation(run_dir: Path) -> MetricsLine:
+def _best_validation(history: MetricsHistory) -> MetricsLine:
     """Return the line of the validation with the best checkpoint; empty if there is none."""
-    history = read_metrics_log(RunDir(run_dir).metrics_path)
     best = [line for line in history.valid if line.get("is_best")]
     return best[-1] if best else {}
+
+
+def _final_score(history: MetricsHistory, best: MetricsLine) -> MetricsLine:
+    """Return the line with the final score of the best checkpoint, else that of its validation."""
+    if not best:
+        return best
+    final = [line for line in history.final if line.get("checkpoint") == step_name(best["step"])]
+    return final[-1] if final else best

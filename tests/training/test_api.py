@@ -6,9 +6,10 @@ import copy
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -67,18 +68,35 @@ def test_events_are_the_lines_of_the_metrics_log(
 def test_result_describes_the_best_checkpoint(
     result: mt.TrainingResult, events: list[mt.TrainingEvent]
 ) -> None:
-    best = [
-        event
-        for event in events
-        if isinstance(event.record, mt.ValidationRecord) and event.record.is_best
-    ][-1]
-    assert isinstance(best.record, mt.ValidationRecord)
+    best = best_validation(events)
+    final = events[-1].record
+    assert isinstance(final, mt.FinalRecord)
     assert result.best_step == best.step
     assert result.best_loss == best.record.validation.loss
-    assert result.best_scores == best.record.validation.scores
+    assert final.checkpoint.endswith(f"{best.step:08}")
+    assert result.best_scores == final.scores
     assert set(result.best_scores) == {"BLEU", "chrF"}
+    assert result.best_signatures == final.signatures
+    assert result.best_scope == final.scope
     assert "12" in result.stop_reason
     assert result.stop_signal is None
+
+
+class BestValidation(NamedTuple):
+    """The validation with the best checkpoint."""
+
+    step: int
+    record: mt.ValidationRecord
+
+
+def best_validation(events: Sequence[mt.TrainingEvent]) -> BestValidation:
+    """Return the last validation that was the best so far."""
+    best = [
+        BestValidation(event.step, event.record)
+        for event in events
+        if isinstance(event.record, mt.ValidationRecord) and event.record.is_best
+    ]
+    return best[-1]
 
 
 def test_translator_of_a_result_is_that_of_its_run(result: mt.TrainingResult) -> None:
@@ -184,7 +202,10 @@ def test_training_in_another_thread_is_the_same_and_leaves_signals_alone(
 
 
 def test_an_interrupt_in_the_main_thread_saves_and_returns(
-    result: mt.TrainingResult, config_path: Path, tmp_path: Path
+    result: mt.TrainingResult,
+    events: list[mt.TrainingEvent],
+    config_path: Path,
+    tmp_path: Path,
 ) -> None:
     """A notebook interrupts its kernel with SIGINT."""
     handler = signal.getsignal(signal.SIGINT)
@@ -196,6 +217,11 @@ def test_an_interrupt_in_the_main_thread_saves_and_returns(
 
     stopped = mt.train(config, on_event=interrupt)
     assert stopped.stop_signal == "SIGINT"
+    assert stopped.best_step == 3
+    validation = events[[event.step for event in events].index(3)].record
+    assert isinstance(validation, mt.ValidationRecord)
+    assert stopped.best_scores == validation.validation.scores
+    assert stopped.best_scope == validation.validation.scope
     assert signal.getsignal(signal.SIGINT) is handler
     steps = [line["step"] for line in read_lines_without_timing(stopped.run_dir)]
     assert max(steps) < 12
