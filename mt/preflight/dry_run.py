@@ -22,6 +22,7 @@ from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.preflight.file_checks import Finding, Level
+from mt.preflight.plan_checks import MeasuredPlan, check_plan
 from mt.storage.run_dir import RunDir
 from mt.training.console import format_duration
 from mt.training.memory_check import check_memory, largest_batches
@@ -90,13 +91,22 @@ def try_training(
     validation_seconds = time_validation(trainer) / validation_fraction
     num_batches = epoch.plan.num_batches
     updates_per_epoch = math.ceil(num_batches / config.train.gradient_accumulation)
-    yield estimate_time(
+    duration = estimate_time(
         config.train,
         update_seconds=speed.numbers["update_seconds"] + epoch_start_seconds / updates_per_epoch,
         validation_seconds=validation_seconds,
         updates_per_epoch=updates_per_epoch,
     )
+    yield duration
     yield check_disk_space(trainer, trial_dir, run_dir)
+
+    measured = MeasuredPlan(
+        num_parameters=count_parameters(trainer),
+        num_updates=int(duration.numbers["updates"]),
+        updates_per_epoch=updates_per_epoch,
+        tokens_per_update=corpus.tgt_lengths[epoch.plan.order].sum() / updates_per_epoch,
+    )
+    yield from check_plan(config, corpus, experiment.tokenizers, measured)
 
 
 # Preparation
@@ -271,10 +281,15 @@ def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Find
 # Findings about the training
 
 
+def count_parameters(trainer: Trainer) -> int:
+    """Return the number of weights of the model."""
+    return sum(parameter.numel() for parameter in trainer.objective.parameters())
+
+
 def describe_model(trainer: Trainer) -> Finding:
     """Report the size of the model, and where and how it is computed."""
     runtime = trainer.runtime
-    num_parameters = sum(parameter.numel() for parameter in trainer.objective.parameters())
+    num_parameters = count_parameters(trainer)
     text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
     return Finding("ok", "model", "", text, {"parameters": num_parameters})
 
