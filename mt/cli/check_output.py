@@ -92,11 +92,11 @@ def summary_line(findings: Sequence[Finding]) -> str:
         if len(errors) > 1:
             line += f" (and {len(errors) - 1:,} more)"
         return line
-    if len(warnings) == 1:
-        return "ready with 1 warning"
-    if warnings:
-        return f"ready with {len(warnings):,} warnings"
-    return "ready"
+    if not warnings:
+        return "ready"
+    topics = ", ".join(dict.fromkeys(finding.topic for finding in warnings))
+    number = "1 warning" if len(warnings) == 1 else f"{len(warnings):,} warnings"
+    return f"ready with {number}: {topics}"
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -23,6 +23,7 @@ from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.planning.validation_time import advise_on_validation
 from mt.preflight.file_checks import Finding, Level
+from mt.preflight.plan_checks import MeasuredPlan, check_plan
 from mt.progress_bar import format_duration
 from mt.storage.run_dir import RunDir
 from mt.training.memory_check import check_memory, largest_batches
@@ -93,23 +94,31 @@ def try_training(
     num_batches = epoch.plan.num_batches
     updates_per_epoch = math.ceil(num_batches / config.train.gradient_accumulation)
     update_seconds = speed.numbers["update_seconds"] + epoch_start_seconds / updates_per_epoch
-    estimate = estimate_time(
+    duration = estimate_time(
         config.train,
         update_seconds=update_seconds,
         validation_seconds=validation_seconds,
         updates_per_epoch=updates_per_epoch,
     )
-    yield estimate
+    yield duration
     advice = advise_on_validation(
         config.train,
         num_lines=short.num_lines,
-        num_updates=int(estimate.numbers["updates"]),
+        num_updates=int(duration.numbers["updates"]),
         update_seconds=update_seconds,
         validation_seconds=validation_seconds,
     )
     if advice is not None:
         yield Finding("warning", "validation", "", advice)
     yield check_disk_space(trainer, trial_dir, run_dir)
+
+    measured = MeasuredPlan(
+        num_parameters=count_parameters(trainer),
+        num_updates=int(duration.numbers["updates"]),
+        updates_per_epoch=updates_per_epoch,
+        tokens_per_update=corpus.tgt_lengths[epoch.plan.order].sum() / updates_per_epoch,
+    )
+    yield from check_plan(config, corpus, experiment.tokenizers, measured)
 
 
 # Preparation
@@ -290,10 +299,15 @@ def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Find
 # Findings about the training
 
 
+def count_parameters(trainer: Trainer) -> int:
+    """Return the number of weights of the model."""
+    return sum(parameter.numel() for parameter in trainer.objective.parameters())
+
+
 def describe_model(trainer: Trainer) -> Finding:
     """Report the size of the model, and where and how it is computed."""
     runtime = trainer.runtime
-    num_parameters = sum(parameter.numel() for parameter in trainer.objective.parameters())
+    num_parameters = count_parameters(trainer)
     text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
     return Finding("ok", "model", "", text, {"parameters": num_parameters})
 

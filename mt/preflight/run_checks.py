@@ -222,6 +222,17 @@ def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]
         findings += file_checks.check_forms(pair, [], normalization=normalization)
     for pair in [*surveys.valid, *surveys.test]:
         findings += file_checks.check_forms(pair, surveys.train, normalization=normalization)
+    others = [*surveys.valid, *surveys.test]
+    findings += file_checks.check_mixed_forms(
+        [pair.src for pair in surveys.train],
+        [pair.src for pair in others],
+        normalization=normalization,
+    )
+    findings += file_checks.check_mixed_forms(
+        [pair.tgt for pair in surveys.train],
+        [pair.tgt for pair in others],
+        normalization=normalization,
+    )
     text = "the same spaces and forms of letters in all sets"
     return findings or [Finding("ok", "forms", "", text)]
 
