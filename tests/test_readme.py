@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -12,12 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+import mt
 from mt.cli.app import app
+from mt.config.json_schema import config_json_schema
 from mt.config.keys import walk_keys
 from mt.config.load import dump_config, load_config
 from mt.config.schema import Config
+from mt.config.yaml_file import read_config_file
 from mt.planning import machine
 from mt.training.resume_rules import CHANGEABLE_KEYS
 from scripts.docs import config_table, settings_table
@@ -185,11 +190,12 @@ def test_keys_named_in_documents_exist() -> None:
 
 
 def test_config_examples_are_valid(tmp_path: Path) -> None:
-    """An example that leaves out a required section is completed."""
+    """They load, and an editor accepts them too. One without a required section is completed."""
     required = {
         "data": "{src_lang: en, tgt_lang: de, train: [{prefix: a}], valid: {name: v, prefix: b}}",
         "train": "{max_steps: 10000}",
     }
+    validator = Draft202012Validator(config_json_schema())
     for page in PAGES:
         for example in code_blocks(page, "yaml"):
             for section, values in required.items():
@@ -198,6 +204,7 @@ def test_config_examples_are_valid(tmp_path: Path) -> None:
             path = tmp_path / "example.yaml"
             path.write_text(example, encoding="utf-8")
             load_config(path)
+            validator.validate(json.loads(json.dumps(read_config_file(path).values)))
 
 
 def test_session_shows_the_quickstarts_commands() -> None:
@@ -292,6 +299,13 @@ def test_commands_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             run_init(command, workspace)
         else:
             run(command, workspace)
+
+
+def test_python_page_names_what_is_public() -> None:
+    page = read("docs/python.md")
+    assert [name for name in mt.__all__ if name != "__version__" and f"mt.{name}" not in page] == []
+    named = set(re.findall(r"\bmt\.(\w+)", page))
+    assert named <= set(mt.__all__)
 
 
 def test_python_programs_run(workspace: Path) -> None:

@@ -22,6 +22,8 @@ from mt.cli.export import export
 from mt.cli.init import init
 from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
+from mt.cli.schema import schema
+from mt.cli.score import score
 from mt.cli.signals import exit_on_sigterm
 from mt.cli.split import split
 from mt.cli.tokenizer import tokenizer_app
@@ -44,10 +46,12 @@ for command in (
     evaluate,
     average,
     align,
+    score,
     report,
     attention,
     export,
     split,
+    schema,
 ):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")

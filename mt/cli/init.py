@@ -104,7 +104,7 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     run_dir = shlex.quote(f"runs/{request.config_path.stem}")
     yield f"{request.config_path} is written. Next:"
     yield f"  mt check {config}"
-    yield f"  mt train --config {config}"
+    yield f"  mt train {config}"
     yield f"  mt translate {run_dir}"
 
 

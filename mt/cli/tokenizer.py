@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from mt.cli.options import InputOption
-from mt.cli.streams import read_input, write_lines
+from mt.cli.streams import write_lines
+from mt.cli.text_input import open_input
 from mt.config.choices import Normalization
 from mt.data.text import chunked, read_lines
 from mt.errors import TokenizerError
@@ -59,13 +60,13 @@ def encode(
     ] = False,
 ) -> None:
     """Convert text to token ids, line by line."""
-    write_lines(encode_lines(model, source, as_pieces=pieces))
+    write_lines(encode_lines(model, source, as_pieces=pieces), at_once=source is None)
 
 
 @tokenizer_app.command()
 def decode(model: ModelOption, source: InputOption = None) -> None:
     """Convert token ids to text, line by line."""
-    write_lines(decode_lines(model, source))
+    write_lines(decode_lines(model, source), at_once=source is None)
 
 
 def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -> Iterator[str]:
@@ -76,7 +77,14 @@ def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -
     from mt.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model)
-    for chunk in chunked(read_input(source), size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
+    text = open_input(source)
+    chunks = chunked(
+        text.lines,
+        size=CHUNK_SIZE,
+        num_chars=CHUNK_CHARS,
+        is_item_waiting=text.is_line_waiting,
+    )
+    for chunk in chunks:
         for ids_with_eos in tokenizer.encode(chunk):
             ids = ids_with_eos[:-1]
             if as_pieces:
@@ -95,7 +103,7 @@ def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
     tokenizer = Tokenizer.load(model)
     # Words are compared with this set, because int() also accepts digits of other scripts.
     valid_ids = {str(token_id) for token_id in range(tokenizer.vocab_size)}
-    for number, line in enumerate(read_input(source), start=1):
+    for number, line in enumerate(open_input(source).lines, start=1):
         words = line.split()
         for word in words:
             if word not in valid_ids:

@@ -66,6 +66,7 @@ Columns = tuple[Column, Column]
 
 Batching = Literal["pools", "sorted"]
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
+ValidationLengthLimit = Literal["data", "search"]
 
 PREFIX_DESCRIPTION = (
     "the files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz` or `.zst`"
@@ -214,8 +215,8 @@ class DataConfig(Section):
     )
     unseen_characters: Probability = setting(
         0.02,
-        "share of the training sources that get random characters without a token, so that a "
-        "character that the model has never seen does little harm",
+        "share of the training sources that get random unseen characters, which have no token, so "
+        "that such a character does little harm in a translation",
     )
     max_length: Length = setting(
         256,
@@ -446,6 +447,19 @@ class TrainConfig(Section):
         "validation are included",
     )
     validate_every: Count = setting(500, "updates between validations")
+    validation_lines: Count | None = setting(
+        500,
+        "lines of data.valid that a validation translates, a fixed sample; null: all; at the end "
+        "of a run, all are scored",
+    )
+    validation_beam_size: BeamSize | None = setting(
+        1, "beam size of validations; null: search.beam_size; at the end of a run, that is used"
+    )
+    validation_length_limit: ValidationLengthLimit = setting(
+        "data",
+        "maximum length of a translation in a validation; data: from the lengths of the training "
+        "pairs, where this is shorter; search: as search.max_length_factor says",
+    )
     log_every: Count = setting(50, "updates between lines in metrics.jsonl")
     save_every: Count | None = setting(
         None, "updates between checkpoints, besides those of validations; null: no others"
@@ -478,7 +492,7 @@ class TrainConfig(Section):
 
 
 class SearchConfig(Section):
-    """Beam search, in validation too."""
+    """Beam search. `train.validation_beam_size` is that of validations."""
 
     beam_size: BeamSize = setting(5, "beam size; 1: greedy search")
     length_penalty: Exponent = setting(1.0, "exponent p of score = log_prob / length^p; 0: none")

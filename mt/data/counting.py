@@ -20,7 +20,8 @@ class TextCounts(NamedTuple):
 
     num_pairs: int  # blank ones included
     num_blank: int  # pairs with a blank side
-    num_incomplete: int  # rows or units that lack one of the sides, and are no pairs
+    num_incomplete: int = 0  # rows or units that lack one of the sides, and are no pairs
+    first_incomplete: int | None = None  # its number among all rows or units, from 1
 
 
 def count_training_text(
@@ -57,21 +58,23 @@ def count_pairs(
     num_units = 0
     num_pairs = 0
     num_blank = 0
+    first_incomplete = None
     for unit in text.read_units(on_bytes=on_bytes):
         num_units += 1
         if unit is None:
+            first_incomplete = first_incomplete or num_units
             continue
         num_pairs += 1
         src, tgt = unit
         if is_blank_line(src, normalization) or is_blank_line(tgt, normalization):
             num_blank += 1
-    return TextCounts(num_pairs, num_blank, num_units - num_pairs)
+    return TextCounts(num_pairs, num_blank, num_units - num_pairs, first_incomplete)
 
 
 def _warn_of_incomplete(text: ParallelText, counts: TextCounts) -> None:
     if counts.num_incomplete:
         num_all = counts.num_pairs + counts.num_incomplete
         logger.warning(
-            f"{text.name}: {counts.num_incomplete:,} of {num_all:,} entries lack one of the two "
-            "sides and are left out"
+            f"{text.name}: left out: {counts.num_incomplete:,} of {num_all:,} entries, without "
+            f"one of the two sides (the first: entry {counts.first_incomplete})"
         )

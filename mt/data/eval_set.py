@@ -30,6 +30,27 @@ class EvalSet(NamedTuple):
         """Return a hash of the lines, wherever they were read."""
         return hashlib.sha256(json.dumps([self.src, self.refs]).encode()).hexdigest()[:32]
 
+    def sample(self, num_lines: int | None) -> "EvalSet":
+        """Return a fixed sample of `num_lines` lines, in their order; with None, the whole set.
+
+        The lines with the smallest hashes are taken. So the sample depends on the lines alone, it
+        does not follow a regular order of the set, and a smaller sample is part of a larger one.
+        """
+        if num_lines is None or num_lines >= len(self.src):
+            return self
+        smallest = sorted(range(len(self.src)), key=self._line_hash)[:num_lines]
+        indices = sorted(smallest)
+        return EvalSet(
+            self.name,
+            [self.src[index] for index in indices],
+            [[lines[index] for index in indices] for lines in self.refs],
+        )
+
+    def _line_hash(self, index: int) -> bytes:
+        """Return a hash of a line with its references and its number."""
+        lines = [str(index), self.src[index], *(lines[index] for lines in self.refs)]
+        return hashlib.sha256(json.dumps(lines).encode()).digest()
+
 
 def training_corpora(data: DataConfig) -> list[TrainingCorpus]:
     """Return the training corpora of a config.

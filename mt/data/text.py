@@ -188,12 +188,17 @@ def read_parallel(
 
 
 def chunked(
-    items: Iterable[LineOrPair], *, size: int, num_chars: int
+    items: Iterable[LineOrPair],
+    *,
+    size: int,
+    num_chars: int,
+    is_item_waiting: Callable[[], bool] | None = None,
 ) -> Iterator[list[LineOrPair]]:
     """Yield lines, or pairs of lines, in lists of `size`.
 
     A list ends earlier when it has reached `num_chars` characters, so that the memory for a list is
-    bounded even when the lines are long. When `items` raises a DataError, the lines before it are
+    bounded even when the lines are long; and when `is_item_waiting` says that the next item would
+    have to be waited for. When `items` raises a DataError, the lines before it are
     yielded first.
     """
     chunk: list[LineOrPair] = []
@@ -205,7 +210,8 @@ def chunked(
                 chunk_chars += len(item)
             else:
                 chunk_chars += sum(len(text) for text in item)
-            if len(chunk) == size or chunk_chars >= num_chars:
+            is_full = len(chunk) == size or chunk_chars >= num_chars
+            if is_full or (is_item_waiting is not None and not is_item_waiting()):
                 yield chunk
                 chunk = []
                 chunk_chars = 0

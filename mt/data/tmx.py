@@ -145,6 +145,11 @@ class _TmxParser:
             raise DataError(
                 f"{self._path}:{error.lineno}: not TMX: {problem} (column {error.offset + 1})"
             ) from error
+        except (LookupError, ValueError) as error:  # of an encoding that expat does not know
+            raise DataError(
+                f"{self._path}:1: the encoding cannot be read: {error!s:.100} "
+                "(convert the file to UTF-8)"
+            ) from error
 
     def _fail(self, problem: str) -> None:
         raise DataError(f"{self._path}:{self.line}: {problem}")

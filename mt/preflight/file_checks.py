@@ -196,7 +196,8 @@ def check_overlap(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list
         lines = f"{format_lines(numbers, pair.src.unit)}; the first is {train_line}"
     fraction = format_fraction(len(numbers), len(sources), "source sentences")
     text = (
-        f"{pair.name}: in train too: {fraction}, {num_pairs:,} with the same translation: {lines}"
+        f"{pair.name}: in train too: {fraction}, {num_pairs:,} with the same translation: {lines}; "
+        "take them out of one of the two"
     )
     is_common = len(numbers) > WARN_FRACTION * len(sources)
     level: Level = "warning" if num_pairs or is_common else "note"
@@ -243,16 +244,45 @@ def check_forms(
                 continue
             is_reference = bool(train) and file is pair.tgt
             level: Level = "warning"
-            if normalization == "none":
-                remedy = ""
-            elif is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
-                remedy = "; references are scored as they are"
+            if is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
+                remedy = "; references are scored as they are: convert the file"
+            elif normalization == "none":
+                remedy = "; data.normalization: nfc removes the difference"
             else:
                 level = "note"
                 remedy = f" (data.normalization: {normalization} removes the difference)"
             lines = format_lines(numbers, file.unit)
             text = f"{pair.name}: {kind}: {lines}{difference}{remedy}"
             findings.append(Finding(level, "forms", first_place(file, numbers), text))
+    return findings
+
+
+def check_mixed_forms(
+    files: Sequence[FileSurvey], others: Sequence[FileSurvey], *, normalization: Normalization
+) -> list[Finding]:
+    """Report a training file with decomposed letters only, where another file has composed ones.
+
+    `files` is one side of all training corpora; `others` is the same side of the other sets.
+    """
+    composed = [
+        file
+        for file in (*files, *others)
+        if file.num_composed > 0 and DECOMPOSED not in file.unusual_lines
+    ]
+    if not composed:
+        return []
+    level: Level = "warning" if normalization == "none" else "note"
+    form = "nfc" if normalization == "none" else normalization
+    findings = []
+    for file in files:
+        numbers = file.unusual_lines.get(DECOMPOSED, [])
+        if not numbers or file.num_composed > 0:  # `check_forms` reports a mixture in one file
+            continue
+        text = (
+            f"{file.path.name}: {DECOMPOSED}: {format_lines(numbers)}; {composed[0].path.name} has "
+            f"composed ones; data.normalization: {form} removes the difference"
+        )
+        findings.append(Finding(level, "forms", first_place(file, numbers), text))
     return findings
 
 
@@ -288,7 +318,10 @@ def check_languages(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Fin
     is_copy = has_equal_sides & ~pair.src.is_blank[:num_pairs]
     if is_copy.mean() > ERROR_FRACTION:
         fraction = format_fraction(int(is_copy.sum()), num_pairs, "lines")
-        text = f"{pair.name}: both sides are the same text in {fraction}"
+        text = (
+            f"{pair.name}: both sides are the same text in {fraction}: name the file that has the "
+            "translations"
+        )
         return [Finding("error", "languages", str(pair.tgt.path), text)]
 
     findings = _report_lines(pair, pair.tgt, is_copy, "the target is a copy of the source")

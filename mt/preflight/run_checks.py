@@ -222,6 +222,17 @@ def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]
         findings += file_checks.check_forms(pair, [], normalization=normalization)
     for pair in [*surveys.valid, *surveys.test]:
         findings += file_checks.check_forms(pair, surveys.train, normalization=normalization)
+    others = [*surveys.valid, *surveys.test]
+    findings += file_checks.check_mixed_forms(
+        [pair.src for pair in surveys.train],
+        [pair.src for pair in others],
+        normalization=normalization,
+    )
+    findings += file_checks.check_mixed_forms(
+        [pair.tgt for pair in surveys.train],
+        [pair.tgt for pair in others],
+        normalization=normalization,
+    )
     text = "the same spaces and forms of letters in all sets"
     return findings or [Finding("ok", "forms", "", text)]
 
@@ -351,8 +362,9 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
 
 def _report_existing_run(run_dir: RunDir, changes: Sequence[str]) -> Finding:
     """Report that the run directory is in use; an error if the config has changed since then."""
+    hint = "in mt train, --run-dir chooses another directory, and --fresh moves this run aside"
     if changes:
         text = f"{run_dir.path} holds a run with another config: {'; '.join(changes)}"
-        return Finding("error", "config", "", f"{text} (--run-dir chooses another directory)")
+        return Finding("error", "config", "", f"{text} ({hint})")
     text = f"{run_dir.path} holds a run already: mt train would resume it"
-    return Finding("note", "config", "", f"{text} (--run-dir chooses another directory)")
+    return Finding("note", "config", "", f"{text} ({hint})")

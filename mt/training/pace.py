@@ -16,7 +16,7 @@ class Pace:
 
     seconds: FiniteFloat = 0.0  # of the measured updates; older ones count less
     num_updates: FiniteFloat = 0.0  # measured updates; older ones count less
-    validation_seconds: FiniteFloat = 0.0  # of the latest validation and its checkpoint
+    validation_seconds: FiniteFloat | None = None  # of the latest validation
     planned_at: FiniteFloat = 0.0  # elapsed seconds of the run when its plan was last examined
     # Elapsed seconds of the run at the end of the latest update or pause; None: not yet measuring.
     measured_until: FiniteFloat | None = None

@@ -13,13 +13,17 @@ from mt.training.state import TrainState
 # passed since the last time: of the whole time, or of the time that the remaining updates take.
 EXAMINED_PART = 0.01
 EXAMINED_PART_LEFT = 0.1
+# Until a validation is measured, this part of `train.max_minutes` is kept for validation.
+VALIDATION_PART = 0.15
 # The measured speed is a mean over about this part of `train.max_minutes`, or over so many seconds.
 PACE_MEMORY_PART = 0.1
 PACE_MEMORY_SECONDS = 60.0
 # The first plan needs the time of so many updates.
 NUM_FIRST_UPDATES = 3
-# A plan by the clock is revised when the number of updates that are left differs by this part.
-REVISED_PART = 0.02
+# A plan by the clock is revised when its total changes by more than these parts: of the updates
+# that are left, and of all updates.
+REVISED_PART_LEFT = 0.02
+REVISED_PART = 0.002
 
 
 def stop_reason(state: TrainState, plan: RunPlan, config: TrainConfig) -> str | None:
@@ -62,6 +66,8 @@ def planned_steps(
         totals.append(state.step + num_epochs_left * updates_of_epoch - updates_done)
     if config.max_minutes is not None:
         seconds_left = 60.0 * config.max_minutes - state.elapsed_seconds - reserved_seconds
+        if pace.validation_seconds is None:
+            seconds_left -= VALIDATION_PART * 60.0 * config.max_minutes
         if seconds_left <= 0.0:
             totals.append(max(state.step, 1))  # one update is needed for a model
         elif pace.update_seconds is not None:
@@ -69,7 +75,7 @@ def planned_steps(
                 seconds_left,
                 step=state.step,
                 update_seconds=pace.update_seconds,
-                validation_seconds=pace.validation_seconds,
+                validation_seconds=pace.validation_seconds or 0.0,
                 validate_every=config.validate_every,
             )
             totals.append(max(state.step + num_updates, 1))
@@ -126,7 +132,9 @@ def is_worth_revising(plan: RunPlan, total_steps: int, config: TrainConfig, *, s
     """
     if config.max_minutes is None or not plan.is_measured:
         return total_steps != plan.total_steps
-    return abs(total_steps - plan.total_steps) > REVISED_PART * (plan.total_steps - step)
+    tolerance_left = REVISED_PART_LEFT * (plan.total_steps - step)
+    tolerance = REVISED_PART * plan.total_steps
+    return abs(total_steps - plan.total_steps) > max(tolerance_left, tolerance)
 
 
 class Progress(NamedTuple):
@@ -160,7 +168,7 @@ def progress(
         num_validations = count_validations(state.step, plan.total_steps, config.validate_every)
         estimates.append(
             num_updates * pace.update_seconds
-            + max(0, num_validations) * pace.validation_seconds
+            + max(0, num_validations) * (pace.validation_seconds or 0.0)
             + reserved_seconds
         )
     return Progress(min(1.0, max(fractions)), min(estimates, default=None))

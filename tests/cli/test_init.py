@@ -61,7 +61,7 @@ def test_missing_file_is_one_line(project: Path) -> None:
 
 def test_output_names_the_next_commands(project: Path) -> None:
     ended = init("-o", "my own.yaml")
-    assert "mt train --config 'my own.yaml'" in ended.out
+    assert "mt train 'my own.yaml'" in ended.out
     assert "mt translate 'runs/my own'" in ended.out
     assert (project / "my own-data/train.aa").exists()
     assert load_config("my own.yaml").data.valid.name == "valid"

@@ -22,8 +22,8 @@ def two_files(directory: Path, src: bytes, tgt: bytes) -> TwoFiles:
 
 def test_pairs_and_blank_pairs_are_counted(tmp_path: Path) -> None:
     text = two_files(tmp_path, b"dog\n\ncat\n \n", "Hund\nx\n\u200b\n\n".encode())
-    assert count_pairs(text, normalization="nfc") == TextCounts(4, 3, 0)
-    assert count_pairs(text, normalization="none") == TextCounts(4, 2, 0)
+    assert count_pairs(text, normalization="nfc") == TextCounts(4, 3)
+    assert count_pairs(text, normalization="none") == TextCounts(4, 2)
 
 
 def test_incomplete_rows_and_units_are_counted_and_reported(
@@ -37,10 +37,12 @@ def test_incomplete_rows_and_units_are_counted_and_reported(
     tmx.path.write_text(f"<tmx>{unit.format(german)}{unit.format('') * 2}</tmx>")
     caplog.set_level(logging.INFO, "mt")
     counts = count_training_text([TrainingCorpus(tsv), TrainingCorpus(tmx)], normalization="nfc")
-    assert counts == [TextCounts(100, 0, 1), TextCounts(1, 0, 2)]
+    assert counts == [TextCounts(100, 0, 1, 101), TextCounts(1, 0, 2, 2)]
     tsv_line, tmx_line, summary = caplog.messages
-    assert "a.tsv: 1 of 101" in tsv_line
-    assert "a.tmx: 2 of 3" in tmx_line
+    assert "1 of 101" in tsv_line
+    assert "entry 101" in tsv_line
+    assert "2 of 3" in tmx_line
+    assert "entry 2" in tmx_line
     assert summary == "train: 101 pairs"
 
 

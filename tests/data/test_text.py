@@ -152,3 +152,9 @@ def test_lines_before_an_undecodable_one_are_not_lost() -> None:
     assert next(chunks) == ["c"]
     with pytest.raises(DataError, match="test:4: not UTF-8"):
         next(chunks)
+
+
+def test_chunk_ends_when_the_next_line_is_not_there() -> None:
+    is_waiting = iter([True, False, False, True, False])
+    chunks = chunked("abcde", size=3, num_chars=100, is_item_waiting=lambda: next(is_waiting))
+    assert list(chunks) == [["a", "b"], ["c"], ["d", "e"]]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mt.data.tmx
 from mt.data.tmx import find_language, read_tmx
@@ -128,6 +131,9 @@ BILLION_LAUGHS = (
         (HEAD + "<tu><tuv", ":3: not TMX: the file ends too early"),
         (HEAD + "<tu></seg>" + TAIL, ":3: not TMX: mismatched tag"),
         (HEAD.encode() + b"<tu>\xff</tu>", ":3: not TMX: not well-formed"),
+        (HEAD.replace("UTF-8", "shift_jis"), ":1: the encoding cannot be read: multi-byte"),
+        (HEAD.replace("UTF-8", "x" * 9999), ":1: the encoding cannot be read: unknown encoding"),
+        (HEAD.replace("UTF-8", "idna"), ":1: the encoding cannot be read"),
         ("dog\tHund\n", ":1: not TMX: syntax error"),
         (b"", ":1: not TMX: the file ends too early"),
         ("<html><body/></html>", ":1: wanted a TMX file, found XML with the root element 'html'"),
@@ -168,6 +174,22 @@ def test_memory_is_bounded(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8_000_000
+
+
+@given(st.integers(0, 300), st.integers(0, 20), st.binary(max_size=20))
+def test_changed_bytes_give_pairs_or_one_line(position: int, num_lost: int, added: bytes) -> None:
+    content = (HEAD + unit(en="a &amp; <ph>x</ph>", sv="<![CDATA[b]]>") + TAIL).encode()
+    changed = content[:position] + added + content[position + num_lost :]
+    with TemporaryDirectory() as directory:
+        try:
+            units = read(Path(directory) / "a.tmx", changed)
+        except DataError as error:
+            message = str(error)
+            units = []
+        else:
+            message = ""
+        assert "\n" not in message
+        assert all("\n" not in text for pair in units if pair is not None for text in pair)
 
 
 def test_units_are_yielded_before_the_whole_file_is_read(tmp_path: Path) -> None:

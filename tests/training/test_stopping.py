@@ -21,7 +21,7 @@ from mt.training.stopping import (
     updates_within,
 )
 
-HALF_SECOND = Pace(seconds=50.0, num_updates=100.0, measured_until=0.0)
+HALF_SECOND = Pace(seconds=50.0, num_updates=100.0, validation_seconds=0.0)
 
 
 def make_config(**limits: Any) -> TrainConfig:
@@ -113,6 +113,12 @@ def test_plan_of_minutes_leaves_the_reserved_time() -> None:
     config = make_config(max_minutes=1.0, validate_every=1000)
     assert plan_steps(state, config) == 20 + 100
     assert plan_steps(state, config, reserved=15.0) == 20 + 70
+
+
+def test_time_is_left_for_a_first_validation() -> None:
+    pace = Pace(seconds=50.0, num_updates=100.0)
+    config = make_config(max_minutes=1.0, validate_every=1000)
+    assert plan_steps(TrainState(), config, pace=pace) == 0.85 * 120
 
 
 def test_run_whose_time_is_over_ends_now_but_not_without_an_update() -> None:
