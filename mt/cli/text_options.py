@@ -3,9 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from mt.config.schema import Name
 from mt.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,6 +42,9 @@ def open_text(
     files: list[str], *, src_lang: str, tgt_lang: str, columns: str | None
 ) -> "ParallelText":
     """Return the text that FILES name. Raises DataError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from mt.config.schema import Name
     from mt.data.parallel_text import text_of_names
 
     for option, language in (("--src-lang", src_lang), ("--tgt-lang", tgt_lang)):

@@ -68,7 +68,8 @@ class Row:
 
 # For each amount of text, the rows go from little to much time. With little time, regularization
 # slows a model down, and a large model makes too few passes. With much time, a small model is full,
-# and without regularization a large one repeats its text.
+# and without regularization it repeats its text: with 3,000 pairs of Tatoeba and dropout 0.1, the
+# validation loss of TINY is 3.32 after 29 passes and 3.49 after 58.
 #
 # Rows that are not measured follow published results: on little text, a smaller vocabulary and more
 # dropout (Sennrich and Zhang 2019), fewer or narrower layers (Araabi and Monz 2020), small batches
@@ -76,10 +77,10 @@ class Row:
 TABLE = (
     Row(1_000, 0, TINY, 1000, dropout=0.3, bpe_dropout=0.1),
     Row(5_000, 0, TINY, 2000, dropout=0.1, bpe_dropout=0.0),
-    Row(5_000, 60, TINY, 2000, dropout=0.3, bpe_dropout=0.1),
+    Row(5_000, 20, TINY, 2000, dropout=0.3, bpe_dropout=0.1),
     Row(5_000, 600, SMALL, 2000, dropout=0.3, bpe_dropout=0.1),
     Row(20_000, 0, TINY, 4000, dropout=0.1, bpe_dropout=0.0, measured=True),
-    Row(20_000, 60, TINY, 4000, dropout=0.2, bpe_dropout=0.1),
+    Row(20_000, 40, TINY, 4000, dropout=0.2, bpe_dropout=0.1),
     Row(20_000, 250, SMALL, 4000, dropout=0.3, bpe_dropout=0.1),
     Row(60_000, 0, TINY, 4000, dropout=0.1, bpe_dropout=0.0, measured=True),
     Row(60_000, 60, SMALL, 6000, dropout=0.2, bpe_dropout=0.1, measured=True),

@@ -42,6 +42,23 @@ def test_config_loads_and_names_the_sets(project: Path) -> None:
     assert num_lines["train.aa"] > 200
 
 
+def test_output_describes_text_and_choices(project: Path) -> None:
+    ended = init("--minutes", "10")
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if line.strip()}
+    assert "Latin 100%" in lines["aa"]
+    assert "tiny" in lines["model"]
+    assert "in 10 minutes" in lines["training"]
+    num_pairs = len((project / "pairs.tsv").read_text(encoding="utf-8").splitlines())
+    assert f"{num_pairs} pairs in pairs.tsv" in ended.out
+
+
+def test_missing_file_is_one_line(project: Path) -> None:
+    ended = mt("init", "absent.tsv", "--src-lang", "aa", "--tgt-lang", "bb")
+    assert ended.code == 1
+    assert "absent.tsv" in ended.err.splitlines()[-1]
+    assert {path.name for path in project.iterdir()} == {"pairs.tsv"}
+
+
 def test_output_names_the_next_commands(project: Path) -> None:
     ended = init("-o", "my own.yaml")
     assert "mt train 'my own.yaml'" in ended.out
