@@ -204,6 +204,15 @@ def test_resumed_run_follows_the_same_plan(tmp_path: Path) -> None:
         assert torch.equal(weights[name], value), name
 
 
+def test_resumed_run_knows_its_speed(tmp_path: Path) -> None:
+    TimedTrainer(tmp_path, max_steps=60, validate_every=20).fit()
+    resumed = TimedTrainer(tmp_path, max_steps=60, validate_every=20)
+    checkpoint, _ = resumed.checkpoints.load_newest()
+    resumed.restore(checkpoint)
+    assert resumed.pace.update_seconds == pytest.approx(0.5)
+    assert resumed.pace.validation_seconds == 2.0
+
+
 def test_time_of_all_processes_counts(tmp_path: Path) -> None:
     settings = {"max_minutes": 1.0, "save_every": 10, "validate_every": 30}
     killed = TimedTrainer(tmp_path, **settings)
