@@ -12,20 +12,66 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mt.config.load import load_config
-    from mt.decoding.translator import Translator
+    from mt.config.schema import Config
+    from mt.decoding.attention import SentenceAttention
+    from mt.decoding.sampling import SamplingOptions
+    from mt.decoding.scoring import PairScore
+    from mt.decoding.translator import Translation, Translator
     from mt.errors import MtError
     from mt.evaluation.evaluate import evaluate
-    from mt.training.run import train
+    from mt.training.api import TrainingResult, train
+    from mt.training.metrics_log import (
+        FinalRecord,
+        IncidentRecord,
+        PlanRecord,
+        StartRecord,
+        TrainingEvent,
+        TrainRecord,
+        ValidationRecord,
+    )
 
 __version__ = "0.2.0.dev0"
-__all__ = ["MtError", "Translator", "__version__", "evaluate", "load_config", "train"]
+__all__ = [
+    "Config",
+    "FinalRecord",
+    "IncidentRecord",
+    "MtError",
+    "PairScore",
+    "PlanRecord",
+    "SamplingOptions",
+    "SentenceAttention",
+    "StartRecord",
+    "TrainRecord",
+    "TrainingEvent",
+    "TrainingResult",
+    "Translation",
+    "Translator",
+    "ValidationRecord",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "train",
+]
 
 _MODULES = {
+    "Config": "mt.config.schema",
+    "FinalRecord": "mt.training.metrics_log",
+    "IncidentRecord": "mt.training.metrics_log",
     "MtError": "mt.errors",
+    "PairScore": "mt.decoding.scoring",
+    "PlanRecord": "mt.training.metrics_log",
+    "SamplingOptions": "mt.decoding.sampling",
+    "SentenceAttention": "mt.decoding.attention",
+    "StartRecord": "mt.training.metrics_log",
+    "TrainRecord": "mt.training.metrics_log",
+    "TrainingEvent": "mt.training.metrics_log",
+    "TrainingResult": "mt.training.api",
+    "Translation": "mt.decoding.translator",
     "Translator": "mt.decoding.translator",
+    "ValidationRecord": "mt.training.metrics_log",
     "evaluate": "mt.evaluation.evaluate",
     "load_config": "mt.config.load",
-    "train": "mt.training.run",
+    "train": "mt.training.api",
 }
 
 

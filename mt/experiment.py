@@ -7,7 +7,9 @@ validation, `mt evaluate` and the dry run of `mt check` take their parts from he
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -16,11 +18,13 @@ import torch
 from mt.config.load import load_run_config
 from mt.config.schema import Config
 from mt.data.corpus import encode_corpus
+from mt.data.counting import TextCounts, count_training_text
 from mt.data.dataset import Dataset
-from mt.data.eval_set import EvalSet, load_eval_set, training_files
+from mt.data.eval_set import EvalSet, load_eval_set, training_corpora
+from mt.data.progress import elapsed_time
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import train_tokenizer_from_files
+from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
 from mt.model.transformer import Transformer
@@ -73,7 +77,7 @@ class Experiment:
         src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout)
         tgt = Tokenizer.load(tgt_path, bpe_dropout=bpe_dropout)
         corpus = encode_corpus(
-            training_files(config.data),
+            training_corpora(config.data),
             src,
             tgt,
             max_length=config.data.max_length,
@@ -110,6 +114,11 @@ class Experiment:
         sections = self.config.data.test or (self.config.data.valid,)
         return [load_eval_set(section, self.config.data) for section in sections]
 
+    def count_training_text(self) -> list[TextCounts]:
+        """Read all training text once, so that a broken file shows early. Raises DataError."""
+        data = self.config.data
+        return count_training_text(training_corpora(data), normalization=data.normalization)
+
     def train_tokenizers(self) -> None:
         """Train the tokenizers, or copy those that the config names, into the run directory."""
         section = self.config.tokenizer
@@ -121,14 +130,14 @@ class Experiment:
             if not section.joint:
                 self._make_tokenizer(tgt_path, str(parent_tgt), [])
             return
-        files = training_files(self.config.data)
-        src_texts = [corpus.src for corpus in files]
-        tgt_texts = [corpus.tgt for corpus in files]
+        texts = [corpus.text for corpus in training_corpora(self.config.data)]
+        src_sides = [text.read_side("src") for text in texts]
+        tgt_sides = [text.read_side("tgt") for text in texts]
         if section.joint:
-            self._make_tokenizer(src_path, section.model, src_texts + tgt_texts)
+            self._make_tokenizer(src_path, section.model, src_sides + tgt_sides)
         else:
-            self._make_tokenizer(src_path, section.src_model, src_texts)
-            self._make_tokenizer(tgt_path, section.tgt_model, tgt_texts)
+            self._make_tokenizer(src_path, section.src_model, src_sides)
+            self._make_tokenizer(tgt_path, section.tgt_model, tgt_sides)
 
     def measure_sources(self) -> None:
         """Write what the training sources look like to the run directory."""
@@ -163,8 +172,10 @@ class Experiment:
             self.run_dir.path, checkpoint=checkpoint, device=device, beam_size=beam_size
         )
 
-    def _make_tokenizer(self, path: Path, existing: str | None, texts: list[Path]) -> None:
-        """Copy an existing tokenizer model to `path`, or train one on the given text files."""
+    def _make_tokenizer(
+        self, path: Path, existing: str | None, texts: Sequence[Iterable[str]]
+    ) -> None:
+        """Copy an existing tokenizer model to `path`, or train one on the lines of the texts."""
         section = self.config.tokenizer
         if existing is not None:
             # Loading checks that this is a usable tokenizer; its bytes are copied unchanged.
@@ -172,15 +183,13 @@ class Experiment:
             with atomic_file(path) as file:
                 file.write(Path(existing).read_bytes())
             return
-        logger.info(
-            f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens "
-            f"on {len(texts)} files"
-        )
-        train_tokenizer_from_files(
-            texts,
-            path,
-            kind=section.kind,
-            vocab_size=section.vocab_size,
-            character_coverage=section.character_coverage,
-            normalization=self.config.data.normalization,
-        )
+        logger.info(f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens")
+        with elapsed_time("tokenizer"):
+            train_tokenizer(
+                chain.from_iterable(texts),
+                path,
+                kind=section.kind,
+                vocab_size=section.vocab_size,
+                character_coverage=section.character_coverage,
+                normalization=self.config.data.normalization,
+            )

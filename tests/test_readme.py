@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -12,14 +13,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+import mt
 from mt.cli.app import app
+from mt.config.json_schema import config_json_schema
 from mt.config.keys import walk_keys
 from mt.config.load import dump_config, load_config
 from mt.config.schema import Config
+from mt.config.yaml_file import read_config_file
+from mt.planning import machine
 from mt.training.resume_rules import CHANGEABLE_KEYS
-from scripts.docs import config_table
+from scripts.docs import config_table, settings_table
 
 TOP = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -50,6 +56,10 @@ NUM_OTHER_LINES = 8
 
 def read(path: str | Path) -> str:
     return (TOP / path).read_text(encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def text_between(path: str, name: str) -> str:
@@ -114,6 +124,11 @@ def run(command: str, cwd: Path) -> str:
     return done.stdout
 
 
+def make_tiny(config: Path) -> None:
+    """Change a config, so that its model is trained in a second."""
+    config.write_text(dump_config(load_config(config, TINY)), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with what the documents assume, made small: data, configs and a trained
@@ -131,12 +146,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(top / f"data/toy/train.{lang}", top / f"corpus.{lang}")
         shutil.copy(top / f"data/toy/valid.{lang}", top / f"valid.{lang}")
         shutil.copy(top / f"data/toy/test.{lang}", top / f"test.{lang}")
-    (own_data_config,) = code_blocks("README.md", "yaml")
+    pairs = zip(*(read_lines(top / f"corpus.{lang}") for lang in ("en", "de")), strict=True)
+    table = "".join(f"{src}\t{tgt}\tCC-BY\n" for src, tgt in pairs)
+    (top / "swe.txt").write_text(table, encoding="utf-8")
+    own_data_config = code_blocks("docs/recipes.md", "yaml")[0]
     (top / "mine.yaml").write_text(own_data_config, encoding="utf-8")
     shutil.copy(TOP / "configs/toy.yaml", top / "configs")
     with contextlib.chdir(top):  # paths in a config are relative to the current directory
-        for config in (Path("mine.yaml"), Path("configs/toy.yaml")):
-            config.write_text(dump_config(load_config(config, TINY)), encoding="utf-8")
+        make_tiny(Path("mine.yaml"))
+        make_tiny(Path("configs/toy.yaml"))
     run("mt train --config configs/toy.yaml", top)
     return top
 
@@ -144,6 +162,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_of_keys_is_that_of_the_code() -> None:
     table = text_between("docs/configuration.md", "keys").splitlines()
     assert table == list(config_table.table()), "run python -m scripts.docs.config_table --write"
+
+
+def test_table_of_settings_is_that_of_the_code() -> None:
+    table = text_between("docs/recipes.md", "settings").splitlines()
+    command = "python -m scripts.docs.settings_table --write"
+    assert table == list(settings_table.table()), f"run {command}"
 
 
 def test_keys_that_may_change_on_resume_are_those_of_the_code() -> None:
@@ -166,11 +190,12 @@ def test_keys_named_in_documents_exist() -> None:
 
 
 def test_config_examples_are_valid(tmp_path: Path) -> None:
-    """An example that leaves out a required section is completed."""
+    """They load, and an editor accepts them too. One without a required section is completed."""
     required = {
         "data": "{src_lang: en, tgt_lang: de, train: [{prefix: a}], valid: {name: v, prefix: b}}",
         "train": "{max_steps: 10000}",
     }
+    validator = Draft202012Validator(config_json_schema())
     for page in PAGES:
         for example in code_blocks(page, "yaml"):
             for section, values in required.items():
@@ -179,6 +204,7 @@ def test_config_examples_are_valid(tmp_path: Path) -> None:
             path = tmp_path / "example.yaml"
             path.write_text(example, encoding="utf-8")
             load_config(path)
+            validator.validate(json.loads(json.dumps(read_config_file(path).values)))
 
 
 def test_session_shows_the_quickstarts_commands() -> None:
@@ -257,9 +283,29 @@ def test_every_command_is_in_readme_and_on_the_commands_page() -> None:
     assert set(headings) == set(re.findall(r"\bmt (\w+)", commands)) == existing
 
 
-def test_commands_run(workspace: Path) -> None:
+def run_init(command: str, workspace: Path) -> None:
+    """Run `mt init` and make the config tiny."""
+    before = set(workspace.glob("*.yaml"))
+    run(command, workspace)
+    (config,) = set(workspace.glob("*.yaml")) - before
+    with contextlib.chdir(workspace):
+        make_tiny(config)
+
+
+def test_commands_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MIN_SECONDS", 0.1)
     for command in all_commands():
-        run(command, workspace)
+        if command.startswith("mt init "):
+            run_init(command, workspace)
+        else:
+            run(command, workspace)
+
+
+def test_python_page_names_what_is_public() -> None:
+    page = read("docs/python.md")
+    assert [name for name in mt.__all__ if name != "__version__" and f"mt.{name}" not in page] == []
+    named = set(re.findall(r"\bmt\.(\w+)", page))
+    assert named <= set(mt.__all__)
 
 
 def test_python_programs_run(workspace: Path) -> None:

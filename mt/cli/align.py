@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from tqdm import tqdm
 
 from mt.cli.options import (
     CheckpointOption,
@@ -14,7 +15,8 @@ from mt.cli.options import (
     RunDirArgument,
     VerboseOption,
 )
-from mt.cli.streams import refuse_overwriting_input, write_lines
+from mt.cli.streams import write_lines
+from mt.cli.text_input import refuse_overwriting_input
 from mt.errors import DataError
 
 
@@ -62,5 +64,9 @@ def align(
             raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
         layer_index = layer - 1
     alignments = align_lines(translator, read_parallel(src, tgt), layer=layer_index, step=step)
-    lines = (format_alignment(alignment) for alignment in alignments)
-    write_lines(lines, output, with_bar=output is not None and sys.stderr.isatty())
+    with_bar = output is not None and sys.stderr.isatty()
+    lines = (
+        format_alignment(alignment)
+        for alignment in tqdm(alignments, unit="line", dynamic_ncols=True, disable=not with_bar)
+    )
+    write_lines(lines, output)

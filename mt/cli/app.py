@@ -19,9 +19,13 @@ from mt.cli.average import average
 from mt.cli.check import check
 from mt.cli.evaluate import evaluate
 from mt.cli.export import export
+from mt.cli.init import init
 from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
+from mt.cli.schema import schema
+from mt.cli.score import score
 from mt.cli.signals import exit_on_sigterm
+from mt.cli.split import split
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
 from mt.cli.translate import translate
@@ -34,7 +38,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, check, translate, evaluate, average, align, report, attention, export):
+for command in (
+    init,
+    train,
+    check,
+    translate,
+    evaluate,
+    average,
+    align,
+    score,
+    report,
+    attention,
+    export,
+    split,
+    schema,
+):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 

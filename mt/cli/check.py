@@ -1,23 +1,24 @@
 """The command `mt check`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mt.cli.options import (
+    ConfigArgument,
     ConfigDeviceOption,
+    ConfigOption,
     JsonOption,
     QuietOption,
     SetOption,
     VerboseOption,
+    chosen_config,
 )
 
 
 def check(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file that says what to train")
-    ],
+    config: ConfigArgument = None,
+    config_option: ConfigOption = None,
     overrides: SetOption = None,
     device: ConfigDeviceOption = None,
     resume: Annotated[
@@ -32,8 +33,9 @@ def check(
 
     The exit code is 1 when there are errors, 0 when there are none or only warnings.
     """
+    config_path = chosen_config(config, config_option)
     from mt.cli.check_output import print_findings
     from mt.preflight.run_checks import check as run_checks
 
-    findings = run_checks(config, overrides or [], device=device, resume=resume)
+    findings = run_checks(config_path, overrides or [], device=device, resume=resume)
     raise typer.Exit(print_findings(findings, as_json=json))

@@ -1,7 +1,6 @@
 """Output formats of the command `mt check`."""
 
 import json
-import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from mt.cli.logs import escape_control_chars
 from mt.cli.streams import StandardOutput, standard_output
 from mt.preflight.file_checks import Finding
+from mt.storage.run_dir import display_path
 
 # The text report, in columns: topic, level, text.
 TOPIC_WIDTH = 12
@@ -52,7 +52,7 @@ def _write_line(file: StandardOutput, text: str) -> None:
 def as_text(finding: Finding, *, with_topic: bool) -> str:
     """Format a finding as topic, level and text in columns, and its place on a line below.
 
-    The place is relative to the current directory if that is shorter.
+    The place is relative if it is below the current directory.
     """
     topic = finding.topic if with_topic else ""
     level = "ERROR" if finding.level == "error" else finding.level
@@ -60,16 +60,9 @@ def as_text(finding: Finding, *, with_topic: bool) -> str:
         finding.text, REPORT_WIDTH - INDENT, break_long_words=False, break_on_hyphens=False
     )
     if finding.place:
-        lines.append(_shorten_place(finding.place))
+        lines.append(display_path(finding.place))
     head = f"{topic:<{TOPIC_WIDTH}} {level:<{LEVEL_WIDTH}} "
     return head + f"\n{' ' * INDENT}".join(escape_control_chars(line) for line in lines)
-
-
-def _shorten_place(place: str) -> str:
-    try:
-        return min(place, os.path.relpath(place), key=len)
-    except FileNotFoundError:  # the current directory was deleted
-        return place
 
 
 def as_json_object(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -99,11 +92,11 @@ def summary_line(findings: Sequence[Finding]) -> str:
         if len(errors) > 1:
             line += f" (and {len(errors) - 1:,} more)"
         return line
-    if len(warnings) == 1:
-        return "ready with 1 warning"
-    if warnings:
-        return f"ready with {len(warnings):,} warnings"
-    return "ready"
+    if not warnings:
+        return "ready"
+    topics = ", ".join(dict.fromkeys(finding.topic for finding in warnings))
+    number = "1 warning" if len(warnings) == 1 else f"{len(warnings):,} warnings"
+    return f"ready with {number}: {topics}"
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -1,5 +1,6 @@
 """The command `mt evaluate`."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,9 @@ from mt.cli.options import (
 )
 from mt.cli.streams import write_lines
 from mt.config.choices import BleuTokenizer
+from mt.progress_bar import ProgressBar
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -54,6 +58,7 @@ def evaluate(
     """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature."""
     _check_combination(run_dir, src=src, ref=ref, hyp=hyp, lang=lang)
     from mt.cli.evaluate_output import as_json, as_text
+    from mt.cli.evaluate_progress import EvaluationBar
     from mt.evaluation.evaluate import evaluate as evaluate_run
     from mt.evaluation.evaluate import evaluate_file
 
@@ -67,16 +72,18 @@ def evaluate(
         )
     else:
         assert run_dir is not None, "checked above"
-        results = evaluate_run(
-            run_dir,
-            src=src,
-            refs=ref or [],
-            checkpoint=checkpoint,
-            device=device,
-            beam_size=beam_size,
-            tokenize=tokenize,
-            lowercase=lowercase,
-        )
+        with ProgressBar(enabled=logger.isEnabledFor(logging.INFO)) as bar:
+            results = evaluate_run(
+                run_dir,
+                src=src,
+                refs=ref or [],
+                checkpoint=checkpoint,
+                device=device,
+                beam_size=beam_size,
+                tokenize=tokenize,
+                lowercase=lowercase,
+                on_progress=EvaluationBar(bar).on_progress,
+            )
     write_lines([as_json(results) if json else as_text(results)])
 
 

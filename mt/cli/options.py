@@ -22,8 +22,14 @@ def _set_verbose(value: bool) -> bool:
     return value
 
 
+ConfigArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="CONFIG", help="YAML file that says what to train, or a run directory: its config"
+    ),
+]
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="YAML file that says what to train")
+    Path | None, typer.Option("--config", "-c", help="the same as the argument CONFIG")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -61,3 +67,18 @@ QuietOption = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="show details for debugging", callback=_set_verbose)
 ]
+
+
+def chosen_config(argument: Path | None, option: Path | None) -> Path:
+    """Return the config that the user named by the argument CONFIG or by `--config`.
+
+    Raises typer.BadParameter when both or none are given.
+    """
+    path = option if argument is None else argument
+    if path is None:
+        raise typer.BadParameter("wanted a config file or a run directory", param_hint="CONFIG")
+    if argument is not None and option is not None:
+        raise typer.BadParameter(
+            f"wanted one config, found {argument} and --config {option}", param_hint="CONFIG"
+        )
+    return path

@@ -1,15 +1,17 @@
 """The commands `mt tokenizer train`, `encode` and `decode`."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mt.cli.options import InputOption
-from mt.cli.streams import read_input, write_lines
+from mt.cli.streams import write_lines
+from mt.cli.text_input import open_input
 from mt.config.choices import Normalization
-from mt.data.text import chunked
+from mt.data.text import chunked, read_lines
 from mt.errors import TokenizerError
 
 CHUNK_SIZE = 4096  # lines that are encoded together
@@ -24,7 +26,7 @@ tokenizer_app = typer.Typer(
 
 @tokenizer_app.command()
 def train(
-    texts: Annotated[list[Path], typer.Argument(help="files of text, plain or .gz")],
+    texts: Annotated[list[Path], typer.Argument(help="files of text, plain, .gz or .zst")],
     model: ModelOption,
     vocab_size: Annotated[int, typer.Option(min=1, help="number of tokens")] = 8000,
     kind: Annotated[Literal["bpe", "unigram"], typer.Option(help="algorithm")] = "bpe",
@@ -37,10 +39,10 @@ def train(
     ] = "nfc",
 ) -> None:
     """Train a tokenizer on text."""
-    from mt.data.tokenizer_training import train_tokenizer_from_files
+    from mt.data.tokenizer_training import train_tokenizer
 
-    train_tokenizer_from_files(
-        texts,
+    train_tokenizer(
+        chain.from_iterable(read_lines(path) for path in texts),
         model,
         kind=kind,
         vocab_size=vocab_size,
@@ -58,13 +60,13 @@ def encode(
     ] = False,
 ) -> None:
     """Convert text to token ids, line by line."""
-    write_lines(encode_lines(model, source, as_pieces=pieces))
+    write_lines(encode_lines(model, source, as_pieces=pieces), at_once=source is None)
 
 
 @tokenizer_app.command()
 def decode(model: ModelOption, source: InputOption = None) -> None:
     """Convert token ids to text, line by line."""
-    write_lines(decode_lines(model, source))
+    write_lines(decode_lines(model, source), at_once=source is None)
 
 
 def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -> Iterator[str]:
@@ -75,7 +77,14 @@ def encode_lines(model: Path, source: Path | None, *, as_pieces: bool = False) -
     from mt.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model)
-    for chunk in chunked(read_input(source), size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
+    text = open_input(source)
+    chunks = chunked(
+        text.lines,
+        size=CHUNK_SIZE,
+        num_chars=CHUNK_CHARS,
+        is_item_waiting=text.is_line_waiting,
+    )
+    for chunk in chunks:
         for ids_with_eos in tokenizer.encode(chunk):
             ids = ids_with_eos[:-1]
             if as_pieces:
@@ -94,7 +103,7 @@ def decode_lines(model: Path, source: Path | None) -> Iterator[str]:
     tokenizer = Tokenizer.load(model)
     # Words are compared with this set, because int() also accepts digits of other scripts.
     valid_ids = {str(token_id) for token_id in range(tokenizer.vocab_size)}
-    for number, line in enumerate(read_input(source), start=1):
+    for number, line in enumerate(open_input(source).lines, start=1):
         words = line.split()
         for word in words:
             if word not in valid_ids:

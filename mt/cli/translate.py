@@ -1,9 +1,12 @@
 """The command `mt translate`."""
 
+import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -18,15 +21,32 @@ from mt.cli.options import (
     RunDirArgument,
     VerboseOption,
 )
-from mt.cli.streams import read_input, refuse_overwriting_input, write_lines
+from mt.cli.streams import write_lines
+from mt.cli.text_input import (
+    TextInput,
+    arguments_as_input,
+    count_lines,
+    open_input,
+    refuse_overwriting_input,
+)
+from mt.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from mt.cli.translate_output import Format
+    from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.translator import Translator
+
+logger = logging.getLogger(__name__)
 
 
 def translate(
     run_dir: RunDirArgument,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT", help="what to translate, in quotes  [default: the lines of stdin]"
+        ),
+    ] = None,
     source: InputOption = None,
     output: OutputOption = None,
     beam_size: BeamOption = None,
@@ -71,9 +91,10 @@ def translate(
 ) -> None:
     """Translate lines: line i of the output is the translation of line i of the input.
 
-    A blank line stays blank. A line that the model was not trained for, because of its length or
-    because it has several sentences, is translated sentence by sentence. An output file is written
-    only after the last line is translated. On stdout, the lines translated before an error remain.
+    The lines come from arguments, a file or stdin. A blank line stays blank. A line that the model
+    was not trained for, because of its length or because it has several sentences, is translated
+    sentence by sentence. An output file is written only after the last line is translated. On
+    stdout, the lines translated before an error remain.
     """
     if length_penalty is not None and math.isnan(length_penalty):
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
@@ -81,10 +102,13 @@ def translate(
         raise typer.BadParameter(
             f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best"
         )
+    if texts and source is not None:
+        raise typer.BadParameter("give either texts or --input", param_hint="--input")
     refuse_overwriting_input(source, output, written="its translation")
 
     from mt.cli import translate_output as formats
-    from mt.decoding.translator import CHUNK_SIZE, Translator
+    from mt.cli.translate_progress import TranslateProgress
+    from mt.decoding.translator import Translator
 
     translator = Translator.load(
         run_dir,
@@ -105,41 +129,82 @@ def translate(
     elif n_best is not None:
         format_line = formats.moses_lines
 
-    input_is_terminal = source is None and sys.stdin is not None and sys.stdin.isatty()
-    output_is_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
-    formatted = translate_lines(
-        translator,
-        read_input(source, errors=errors),
-        format_line=format_line,
-        n_best=num_translations,
-        alignments=alignments,
-        chunk_size=1 if input_is_terminal else CHUNK_SIZE,  # a typed line is answered at once
-    )
-    # On a terminal, a progress bar would get between the lines.
-    with_bar = sys.stderr.isatty() and not input_is_terminal and not output_is_terminal
-    write_lines(formatted, output, with_bar=with_bar, at_once=input_is_terminal)
+    if texts:
+        text = arguments_as_input(texts, errors=errors)
+        _warn_of_file_names(texts)
+    else:
+        text = open_input(source, errors=errors)
+    input_is_terminal = not texts and source is None and sys.stdin.isatty()
+    if input_is_terminal:
+        _greet(run_dir)
+    with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
+    with ProgressBar(enabled=with_bar) as bar:
+        total = count_lines(source) if bar.is_shown else None
+        progress = TranslateProgress(bar, total=total)
+        formatted = translate_lines(
+            translator,
+            text,
+            progress=progress,
+            format_line=format_line,
+            n_best=num_translations,
+            alignments=alignments,
+            one_by_one=input_is_terminal,
+        )
+        write_lines(formatted, output, at_once=output is None)
 
 
 def translate_lines(
     translator: "Translator",
-    lines: Iterable[str],
+    text: TextInput,
     *,
+    progress: "TranslateProgress",
     format_line: "Format",
     n_best: int,
     alignments: bool,
-    chunk_size: int,
+    one_by_one: bool,
 ) -> Iterator[str]:
     """Yield what to print for each line, in order.
 
-    With a chunk size of 1, each line is translated before the next one is read.
+    With `one_by_one`, each line is translated before the next one is read.
     """
     from mt.decoding.alignment import align_translations
+    from mt.decoding.translator import CHUNK_SIZE
 
+    chunks = replace(translator, on_progress=progress.on_progress).translate_chunks(
+        progress.count_reading(text.lines),
+        n_best=n_best,
+        chunk_size=1 if one_by_one else CHUNK_SIZE,
+        is_line_waiting=text.is_line_waiting,
+    )
     number = 0
-    for chunk in translator.translate_chunks(lines, n_best=n_best, chunk_size=chunk_size):
+    for chunk in chunks:
         n_best_lists = chunk.translations
         if alignments:
             n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
         for line, translations in zip(chunk.lines, n_best_lists, strict=True):
             number += 1
             yield format_line(number, line, translations)
+        progress.finish_chunk()
+
+
+def _greet(run_dir: Path) -> None:
+    """Say on a terminal what to do."""
+    from mt.config.load import load_run_config
+    from mt.storage.run_dir import open_run_dir
+
+    data = load_run_config(open_run_dir(run_dir).config_path).data
+    logger.info(f"{data.src_lang} -> {data.tgt_lang}, type a sentence, Ctrl-D ends")
+
+
+def _warn_of_file_names(texts: Sequence[str]) -> None:
+    """Warn of arguments that name a file, because they are translated as text all the same."""
+    for text in texts:
+        with suppress(OSError, ValueError):  # a long text is no file name, nor is one with a NUL
+            if Path(text).is_file():
+                logger.warning(f"{text}: translated as text; --input reads a file")
+
+
+def _bar_is_wanted(output: Path | None) -> bool:
+    """Return whether a bar may be drawn. On a terminal, it would get between the lines."""
+    output_is_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
+    return logger.isEnabledFor(logging.INFO) and not output_is_terminal

@@ -1,4 +1,8 @@
-"""Output formats of the command `mt translate`."""
+"""Output formats of the command `mt translate`.
+
+Programs read n-best lists and JSON, so both count lines from 0, as Moses does. Messages count from
+1, as editors do.
+"""
 
 import json
 from collections.abc import Callable
@@ -20,7 +24,7 @@ def best_line(number: int, src: str, translations: list[Translation]) -> str:
 def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
     """Return an n-best list in the format of Moses, with a line for each translation.
 
-    A line is `number ||| text ||| log_prob=... ||| score` with the line number counted from 0. An
+    A line is `index ||| text ||| log_prob=... ||| score` with the index of the input line. An
     alignment is one more field at the end.
     """
     lines = []
@@ -37,9 +41,10 @@ def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
 
 
 def json_line(number: int, src: str, translations: list[Translation]) -> str:
-    """Return one JSON object with the line number from 1, the source, and its translations."""
+    """Return one JSON object with the index of the line, the source, and its translations."""
     objects = [_json_object(translation) for translation in translations]
-    return json.dumps({"line": number, "src": src, "translations": objects}, ensure_ascii=False)
+    fields = {"index": number - 1, "src": src, "translations": objects}
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _json_object(translation: Translation) -> dict[str, Any]:

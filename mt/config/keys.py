@@ -25,6 +25,16 @@ _WANTED = {
     "tuple_type": "a list",
 }
 
+# The expected value of a required key, for when it is missing.
+_WANTED_WHERE_MISSING = {
+    "data": "a section with src_lang, tgt_lang, train and valid",
+    "data.src_lang": "the source language, such as en",
+    "data.tgt_lang": "the target language, such as de",
+    "data.train": "the training text, such as corpus for corpus.<src_lang> and corpus.<tgt_lang>",
+    "data.valid": "the validation text, such as valid for valid.<src_lang> and valid.<tgt_lang>",
+    "train": "a section with an end to training: max_steps, max_epochs or max_minutes",
+}
+
 
 def walk_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every dotted key of a section with its field, in the order of the schema.
@@ -74,8 +84,10 @@ def first_mistake(
         return f"{file.locate(path)}: unknown key ({_suggest_key(path, section)})"
     pydantic_wanted = error["msg"].removeprefix("Input should be ")
     wanted = _WANTED.get(kind, pydantic_wanted).format(**context)
-    found = "nothing" if kind == "missing" else show(error["input"])
-    return f"{file.locate(path)}: wanted {wanted}, found {found}"
+    if kind == "missing":
+        wanted = _WANTED_WHERE_MISSING.get(".".join(path), wanted)
+        return f"{file.locate(path)}: wanted {wanted}, found nothing"
+    return f"{file.locate(path)}: wanted {wanted}, found {show(error['input'])}"
 
 
 def _suggest_key(path: KeyPath, root: type[BaseModel]) -> str:

@@ -1,7 +1,7 @@
 """Read, check, compare and write configs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,20 @@ from mt.config.migrations import (
     take_format_version,
 )
 from mt.config.schema import Config
-from mt.config.yaml_file import ConfigFile, parse_override, read_config_file, write_yaml
+from mt.config.yaml_file import (
+    ConfigFile,
+    parse_override,
+    plain_config,
+    read_config_file,
+    write_yaml,
+)
 from mt.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 # The keys that name the files of a corpus or an evaluation set. Two of them exclude each other, so
 # they are never mixed with those of another config.
-FILE_KEYS = {"prefix", "src", "tgt", "refs"}
+FILE_KEYS = {"prefix", "src", "tgt", "refs", "tsv", "columns", "tmx"}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -36,7 +42,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     if isinstance(overrides, str):
         raise TypeError("load_config takes a list of overrides, not a single str")
-    file, version = take_format_version(read_config_file(Path(path)))
+    return _check_user_config(read_config_file(Path(path)), overrides)
+
+
+def config_from_values(values: Mapping[str, Any]) -> Config:
+    """Check a config that a program gives as nested dicts and lists, as `load_config` does.
+
+    A path may be a `Path`. ConfigError names the key of the first mistake, the value found and the
+    value expected.
+    """
+    return _check_user_config(plain_config(values), [])
+
+
+def _check_user_config(file: ConfigFile, overrides: Sequence[str]) -> Config:
+    """Return a user's config. A missing key has today's default."""
+    file, version = take_format_version(file)
     file, renamed = rename_keys(file)
     if version is not None:
         file = fill_missing_keys(file, version)

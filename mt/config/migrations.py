@@ -37,6 +37,9 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
     4: {
         "train.max_warmup": None,
         "train.cooldown": 0.0,
+        "train.validation_lines": None,
+        "train.validation_beam_size": None,
+        "train.validation_length_limit": "search",
     },
 }
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mt.config.choices import BleuTokenizer, Normalization
@@ -52,12 +52,31 @@ Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
 # A path is stored as absolute, because a run may resume in another working directory.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 
+
+def _check_column(column: Any) -> Any:
+    is_number = type(column) is int and 1 <= column <= 10_000
+    is_name = isinstance(column, str) and 0 < len(column) <= 1000
+    if not is_number and not is_name:
+        raise PydanticCustomError("column", "a number of a column, counted from 1, or its name")
+    return column
+
+
+Column = Annotated[int | str, BeforeValidator(_check_column)]
+Columns = tuple[Column, Column]
+
 Batching = Literal["pools", "sorted"]
 AttentionKind = Literal["dot_product", "additive", "dense_synthesizer"]
+ValidationLengthLimit = Literal["data", "search"]
 
 PREFIX_DESCRIPTION = (
-    "the files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz`"
+    "the files are `PREFIX.<src_lang>` and `PREFIX.<tgt_lang>`, or these with `.gz` or `.zst`"
 )
+TSV_DESCRIPTION = "file with the source and the target in columns separated by tabs"
+COLUMNS_DESCRIPTION = (
+    "the columns of source and target in tsv: two numbers, counted from 1, or two names in the "
+    "first line of the file; null: [1, 2]"
+)
+TMX_DESCRIPTION = "translation memory (TMX), of which the units in both languages are used"
 MAX_PARAMETERS = 2 * 10**10  # Adam's state for as many fits on no GPU of today
 
 
@@ -86,24 +105,32 @@ class Section(BaseModel):
 
 
 class CorpusConfig(Section):
-    """One parallel training corpus: two files, given by a common prefix or one by one."""
+    """One parallel training corpus: two files, a table (TSV) or a translation memory (TMX).
+
+    Two files are given by a common prefix or one by one.
+    """
 
     prefix: FilePath | None = setting(None, PREFIX_DESCRIPTION)
     src: FilePath | None = setting(None, "source file, instead of prefix")
     tgt: FilePath | None = setting(None, "target file, instead of prefix")
+    tsv: FilePath | None = setting(None, f"{TSV_DESCRIPTION}, instead of prefix")
+    columns: Columns | None = setting(None, COLUMNS_DESCRIPTION)
+    tmx: FilePath | None = setting(None, f"{TMX_DESCRIPTION}, instead of prefix")
     weight: Weight = setting(
         1.0, "how often each pair is used in an epoch; for a fraction, a random sample of pairs"
     )
     src_lang: Name | None = setting(None, "source language of this corpus; null: data.src_lang")
     tgt_lang: Name | None = setting(None, "target language of this corpus; null: data.tgt_lang")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text_as_file(cls, values: Any) -> Any:
+        return file_keys(values) if isinstance(values, str) else values
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        has_src_or_tgt = self.src is not None or self.tgt is not None
-        has_src_and_tgt = self.src is not None and self.tgt is not None
-        if self.prefix is None and not has_src_and_tgt:
-            yield "prefix", "wanted a prefix, or both src and tgt"
-        if self.prefix is not None and has_src_or_tgt:
-            yield "prefix", "wanted either a prefix or src and tgt, found both"
+        files = {"src": self.src, "tgt": self.tgt}
+        others = {"prefix": self.prefix, "tsv": self.tsv, "tmx": self.tmx}
+        yield from _conflicts_of_files(files, others, self.columns)
 
 
 class EvalSetConfig(Section):
@@ -113,14 +140,59 @@ class EvalSetConfig(Section):
     prefix: FilePath | None = setting(None, PREFIX_DESCRIPTION)
     src: FilePath | None = setting(None, "source file, instead of prefix")
     refs: tuple[FilePath, ...] = setting((), "one or more reference files, instead of prefix")
+    tsv: FilePath | None = setting(None, f"{TSV_DESCRIPTION}, instead of prefix")
+    columns: Columns | None = setting(None, COLUMNS_DESCRIPTION)
+    tmx: FilePath | None = setting(None, f"{TMX_DESCRIPTION}, instead of prefix")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text_as_file(cls, values: Any) -> Any:
+        if not isinstance(values, str):
+            return values
+        name = os.path.basename(values.rstrip("/"))
+        return {"name": name} | file_keys(values)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        has_src_or_refs = self.src is not None or bool(self.refs)
-        has_src_and_refs = self.src is not None and bool(self.refs)
-        if self.prefix is None and not has_src_and_refs:
-            yield "prefix", "wanted a prefix, or both src and refs"
-        if self.prefix is not None and has_src_or_refs:
-            yield "prefix", "wanted either a prefix or src and refs, found both"
+        files = {"src": self.src, "refs": self.refs}
+        others = {"prefix": self.prefix, "tsv": self.tsv, "tmx": self.tmx}
+        yield from _conflicts_of_files(files, others, self.columns)
+
+
+def file_keys(path: str) -> dict[str, str]:
+    """Return the key that a plain path stands for, as in `train: corpus`, with the path.
+
+    The ending decides. It is not a prefix if it is that of a table or a translation memory.
+    """
+    name = path.removesuffix(".gz").removesuffix(".zst").lower()
+    if name.endswith((".tsv", ".txt")):
+        return {"tsv": path}
+    if name.endswith(".tmx"):
+        return {"tmx": path}
+    return {"prefix": path}
+
+
+def _conflicts_of_files(
+    files: dict[str, Any], others: dict[str, Any], columns: Columns | None
+) -> Iterator[tuple[str, str]]:
+    """Check that a text is given in one way: by two files, or by one of the other keys."""
+    two_files = " and ".join(files)
+    given_files = [key for key, value in files.items() if value]
+    given = [key for key, value in others.items() if value is not None]
+    if not given and not given_files:
+        yield "prefix", f"wanted a prefix, or tsv, or tmx, or both {two_files}"
+    elif not given and len(given_files) == 1:
+        yield given_files[0], f"wanted both {two_files}, found only {given_files[0]}"
+    elif len(given) + bool(given_files) > 1:
+        found = " and ".join([*given, *given_files])
+        yield given[0], f"wanted one of prefix, tsv, tmx, or {two_files}; found {found}"
+    if columns is None:
+        return
+    if others["tsv"] is None:
+        yield "columns", "are those of a tsv file: wanted tsv"
+    elif type(columns[0]) is not type(columns[1]):
+        yield "columns", "wanted two numbers or two names, found one of each"
+    elif columns[0] == columns[1]:
+        yield "columns", f"wanted two columns, found {columns[0]} twice"
 
 
 class DataConfig(Section):
@@ -143,8 +215,8 @@ class DataConfig(Section):
     )
     unseen_characters: Probability = setting(
         0.02,
-        "share of the training sources that get random characters without a token, so that a "
-        "character that the model has never seen does little harm",
+        "share of the training sources that get random unseen characters, which have no token, so "
+        "that such a character does little harm in a translation",
     )
     max_length: Length = setting(
         256,
@@ -155,6 +227,16 @@ class DataConfig(Section):
         9.0,
         "maximum ratio of the lengths in tokens of a training pair, longer to shorter side",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_one_item_as_list(cls, values: Any) -> Any:
+        """Allow `train: corpus` and `test: news` for lists of one item."""
+        if not isinstance(values, dict):
+            return values
+        items = {key: values[key] for key in ("train", "test") if key in values}
+        lists = {key: (item,) for key, item in items.items() if isinstance(item, str | dict)}
+        return values | lists
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         for index, corpus in enumerate(self.train):
@@ -365,6 +447,19 @@ class TrainConfig(Section):
         "validation are included",
     )
     validate_every: Count = setting(500, "updates between validations")
+    validation_lines: Count | None = setting(
+        500,
+        "lines of data.valid that a validation translates, a fixed sample; null: all; at the end "
+        "of a run, all are scored",
+    )
+    validation_beam_size: BeamSize | None = setting(
+        1, "beam size of validations; null: search.beam_size; at the end of a run, that is used"
+    )
+    validation_length_limit: ValidationLengthLimit = setting(
+        "data",
+        "maximum length of a translation in a validation; data: from the lengths of the training "
+        "pairs, where this is shorter; search: as search.max_length_factor says",
+    )
     log_every: Count = setting(50, "updates between lines in metrics.jsonl")
     save_every: Count | None = setting(
         None, "updates between checkpoints, besides those of validations; null: no others"
@@ -397,7 +492,7 @@ class TrainConfig(Section):
 
 
 class SearchConfig(Section):
-    """Beam search, in validation too."""
+    """Beam search. `train.validation_beam_size` is that of validations."""
 
     beam_size: BeamSize = setting(5, "beam size; 1: greedy search")
     length_penalty: Exponent = setting(1.0, "exponent p of score = log_prob / length^p; 0: none")

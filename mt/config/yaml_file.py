@@ -114,6 +114,37 @@ def read_config_file(path: Path) -> ConfigFile:
     return ConfigFile(file.values, {**file.places, (): str(path)})
 
 
+def plain_config(values: Mapping[str, Any]) -> ConfigFile:
+    """Return the values of a program's nested mappings and lists as those of a file.
+
+    ConfigError for a value that no config file can hold.
+    """
+    place = "the config"
+    return ConfigFile(_plain_value(values, (), place=place), {(): place})
+
+
+def _plain_value(value: Any, path: KeyPath, *, place: str) -> Any:
+    """Return a value with dicts for mappings, tuples for lists and text for paths."""
+    key = _on_one_line(".".join(path), max_length=200)
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"{place}: {key}: wanted at most {MAX_DEPTH} sections in each other")
+    if isinstance(value, Mapping):
+        section = {}
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"{place}: {key}: wanted text as a key, found {name!r:.80}")
+            section[name] = _plain_value(item, (*path, name), place=place)
+        return section
+    if isinstance(value, list | tuple):
+        items = enumerate(value)
+        return tuple(_plain_value(item, (*path, str(i)), place=place) for i, item in items)
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ConfigError(f"{place}: {key}: wanted a plain value, found a {type(value).__name__}")
+
+
 def parse_override(text: str) -> Override:
     """Parse `KEY=VALUE`: a dotted key, in which a number stands for a list's item, and YAML."""
     key, equals_sign, value = text.partition("=")

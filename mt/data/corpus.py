@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
-from mt.data.normalization import Normalizer, is_blank, normalize
+from mt.data.normalization import Normalizer, is_blank_line, normalize
+from mt.data.parallel_text import ParallelText, TwoFiles, file_digest, read_pairs
+from mt.data.progress import bytes_bar
 from mt.data.sentences import sentence_cuts
-from mt.data.text import chunked, read_parallel
+from mt.data.text import OnBytes, chunked
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
-from mt.storage.atomic import atomic_directory, sha256
+from mt.storage.atomic import atomic_directory
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,10 @@ SHORT_LENGTH = 10  # tokens; if neither side is longer, a high length ratio mean
 Prefix = tuple[int, ...]  # ids of tags, such as a target language, in front of a source
 
 
-class ParallelFiles(NamedTuple):
-    """Two text files that translate each other line by line, and how their pairs are used."""
+class TrainingCorpus(NamedTuple):
+    """A parallel text, and how its pairs are used in training."""
 
-    src: Path
-    tgt: Path
+    text: ParallelText
     weight: float = 1.0  # how often each pair is taken in an epoch
     src_prefix: Prefix = ()
 
@@ -179,7 +180,7 @@ class EncodedCorpus:
 
 
 def encode_corpus(
-    corpora: Sequence[ParallelFiles],
+    corpora: Sequence[TrainingCorpus],
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
     *,
@@ -202,38 +203,39 @@ def encode_corpus(
     """
     # A run resumes only with data of the digest that it was started with. So the same data must
     # have the same digest in all versions of mt: what is hashed here must not change.
-    file_digests = [[_file_digest(files.src), _file_digest(files.tgt)] for files in corpora]
     identity: dict[str, object] = {
         "format_version": FORMAT_VERSION,
-        "files": file_digests,
+        "files": [corpus.text.identity() for corpus in corpora],
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
         "limits": [max_length, max_length_ratio, SHORT_LENGTH],
     }
     if normalization != "none":
         identity["normalization"] = normalization
-    src_prefixes = tuple(files.src_prefix for files in corpora)
+    src_prefixes = tuple(corpus.src_prefix for corpus in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)
         identity["src_prefixes"] = src_prefixes
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     directory = cache_dir / digest
     if not directory.exists():
-        chunks = _encode_chunks(
-            corpora,
-            src_tokenizer,
-            tgt_tokenizer,
-            max_length=max_length,
-            max_length_ratio=max_length_ratio,
-            normalization=normalization,
-        )
-        with atomic_directory(directory) as partial:
+        paths = [path for corpus in corpora for path in corpus.text.paths]
+        with bytes_bar("encoding", paths) as on_bytes, atomic_directory(directory) as partial:
+            chunks = _encode_chunks(
+                corpora,
+                src_tokenizer,
+                tgt_tokenizer,
+                max_length=max_length,
+                max_length_ratio=max_length_ratio,
+                normalization=normalization,
+                on_bytes=on_bytes,
+            )
             counts = _write_cache(partial, chunks, num_corpora=len(corpora))
             if counts.kept == 0:
-                names = ", ".join(str(files.src) for files in corpora)
+                names = ", ".join(str(corpus.text.paths[0]) for corpus in corpora)
                 raise DataError(f"{names}: no training pair is left: {counts}")
     return _load_cache(
         directory,
-        weights=[files.weight for files in corpora],
+        weights=[corpus.weight for corpus in corpora],
         src_prefixes=src_prefixes if any(src_prefixes) else (),
         src_vocab_size=src_tokenizer.vocab_size,
         tgt_vocab_size=tgt_tokenizer.vocab_size,
@@ -291,24 +293,25 @@ class _Chunk(NamedTuple):
     num_several_sentences: int  # sources
 
 
-def warn_of_equal_sides(corpora: Sequence[ParallelFiles]) -> None:
+def warn_of_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
     """Say which corpora have the same text on both sides. Raises DataError."""
-    for files in corpora:
-        if _file_digest(files.src) == _file_digest(files.tgt):
-            logger.info(f"train: {files.src} and {files.tgt} have the same content")
+    for text in (corpus.text for corpus in corpora):
+        if isinstance(text, TwoFiles) and file_digest(text.src) == file_digest(text.tgt):
+            logger.info(f"train: {text.src} and {text.tgt} have the same content")
 
 
 def _encode_chunks(
-    corpora: Sequence[ParallelFiles],
+    corpora: Sequence[TrainingCorpus],
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
     *,
     max_length: int,
     max_length_ratio: float,
     normalization: Normalization,
+    on_bytes: OnBytes,
 ) -> Iterator[_Chunk]:
-    for corpus_index, files in enumerate(corpora):
-        text_pairs = read_parallel(files.src, files.tgt)
+    for corpus_index, corpus in enumerate(corpora):
+        text_pairs = read_pairs(corpus.text, on_bytes=on_bytes)
         for text_chunk in chunked(text_pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
             src_texts = [normalize(src, normalization) for src, _ in text_chunk]
             tgt_texts = [normalize(tgt, normalization) for _, tgt in text_chunk]
@@ -322,7 +325,7 @@ def _encode_chunks(
             for src_text, tgt_text, src_ids, tgt_ids in rows:
                 outcome = _filter_pair(
                     (src_text, tgt_text),
-                    lengths=(len(files.src_prefix) + len(src_ids), len(tgt_ids)),
+                    lengths=(len(corpus.src_prefix) + len(src_ids), len(tgt_ids)),
                     max_length=max_length,
                     max_length_ratio=max_length_ratio,
                     normalization=normalization,
@@ -351,24 +354,13 @@ def _filter_pair(
     """
     longer = max(lengths)
     shorter = min(lengths)
-    if any(_is_blank(text, normalization) for text in texts):
+    if any(is_blank_line(text, normalization) for text in texts):
         return "blank"
     if longer > max_length:
         return "too_long"
     if longer > SHORT_LENGTH and longer > max_length_ratio * shorter:
         return "bad_ratio"
     return "kept"
-
-
-def _is_blank(text: str, normalization: Normalization) -> bool:
-    """Return whether a text has no visible character.
-
-    Before normalization existed, mt left out only lines of white space. An old run must resume with
-    the same data, so the form "none" keeps that rule.
-    """
-    if normalization == "none":
-        return not text.strip()
-    return is_blank(text)
 
 
 # The cache: a directory with src.ids, src.offsets, tgt.ids, tgt.offsets and meta.json
@@ -503,10 +495,3 @@ def _flatten(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[
 def _offsets(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return where each row starts, and where the last ends, from the lengths in each chunk."""
     return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror}") from error

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.choices import Normalization
-from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
-from mt.data.corpus import ParallelFiles
+from mt.config.schema import DataConfig, EvalSetConfig
+from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import normalize
-from mt.data.text import find_pair, read_lines
+from mt.data.parallel_text import TwoFiles, parallel_texts, read_pairs
+from mt.data.text import read_lines
 from mt.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,47 +30,52 @@ class EvalSet(NamedTuple):
         """Return a hash of the lines, wherever they were read."""
         return hashlib.sha256(json.dumps([self.src, self.refs]).encode()).hexdigest()[:32]
 
+    def sample(self, num_lines: int | None) -> "EvalSet":
+        """Return a fixed sample of `num_lines` lines, in their order; with None, the whole set.
 
-def training_files(data: DataConfig) -> list[ParallelFiles]:
-    """Return the two files of each training corpus, with the corpus's weight.
+        The lines with the smallest hashes are taken. So the sample depends on the lines alone, it
+        does not follow a regular order of the set, and a smaller sample is part of a larger one.
+        """
+        if num_lines is None or num_lines >= len(self.src):
+            return self
+        smallest = sorted(range(len(self.src)), key=self._line_hash)[:num_lines]
+        indices = sorted(smallest)
+        return EvalSet(
+            self.name,
+            [self.src[index] for index in indices],
+            [[lines[index] for index in indices] for lines in self.refs],
+        )
+
+    def _line_hash(self, index: int) -> bytes:
+        """Return a hash of a line with its references and its number."""
+        lines = [str(index), self.src[index], *(lines[index] for lines in self.refs)]
+        return hashlib.sha256(json.dumps(lines).encode()).digest()
+
+
+def training_corpora(data: DataConfig) -> list[TrainingCorpus]:
+    """Return the training corpora of a config.
 
     Raises DataError when a file that a prefix stands for does not exist.
     """
-    files = []
-    for corpus in data.train:
-        src, (tgt,) = find_files(corpus, data)
-        files.append(ParallelFiles(src, tgt, corpus.weight))
-    return files
-
-
-def find_files(section: EvalSetConfig | CorpusConfig, data: DataConfig) -> tuple[Path, list[Path]]:
-    """Return the source file and the target files of a corpus or an evaluation set.
-
-    A corpus has one target file, an evaluation set one for each reference. Raises DataError when a
-    file that a prefix stands for does not exist.
-    """
-    if section.prefix is not None:
-        src_lang = data.src_lang
-        if isinstance(section, CorpusConfig) and section.src_lang is not None:
-            src_lang = section.src_lang
-        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
-        return src, [tgt]
-
-    # The schema has checked that without a prefix, all files are named.
-    assert section.src is not None
-    if isinstance(section, EvalSetConfig):
-        return Path(section.src), [Path(ref) for ref in section.refs]
-    assert section.tgt is not None
-    return Path(section.src), [Path(section.tgt)]
+    corpora = []
+    for section in data.train:
+        (text,) = parallel_texts(section, data)
+        corpora.append(TrainingCorpus(text, section.weight))
+    return corpora
 
 
 def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     """Read one of the config's validation and test sets.
 
-    Raises DataError as `find_files` and `read_eval_set` do.
+    Raises DataError as `parallel_texts` and the readers do.
     """
-    src, refs = find_files(section, data)
-    return read_eval_set(section.name, src, refs)
+    texts = parallel_texts(section, data)
+    two_files = [text for text in texts if isinstance(text, TwoFiles)]
+    if two_files:
+        return read_eval_set(section.name, two_files[0].src, [text.tgt for text in two_files])
+    (text,) = texts
+    pairs = list(read_pairs(text))
+    return EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]])
 
 
 def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:

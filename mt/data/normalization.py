@@ -77,6 +77,17 @@ def is_blank(text: str) -> bool:
     return all(_is_invisible(character) for character in text)
 
 
+def is_blank_line(text: str, form: Normalization) -> bool:
+    """Return whether a line of training text is left out because it has no visible character.
+
+    Before normalization existed, mt left out only lines of white space. An old run must resume with
+    the same data, so the form "none" keeps that rule.
+    """
+    if form == "none":
+        return not text.strip()
+    return is_blank(text)
+
+
 class Normalizer:
     """Prepares texts for a model: normalizes them, and replaces characters without a piece.
 
@@ -94,19 +105,19 @@ class Normalizer:
         if self.form == "none":
             return text
         text = normalize(text, self.form)
-        unknown = self._without_piece(text)
-        if not unknown:
+        unseen = self._without_piece(text)
+        if not unseen:
             return text
-        for character in unknown:
+        for character in unseen:
             if character not in self._replacements:
                 self._replacements[character] = self._replace(character)
         replaced = "".join(
-            self._replacements[character] if character in unknown else character
+            self._replacements[character] if character in unseen else character
             for character in text
         )
         return normalize(replaced, self.form)  # where a character vanished, two spaces may meet
 
-    def unknown_characters(self, text: str) -> set[str]:
+    def unseen_characters(self, text: str) -> set[str]:
         """Return the characters without a piece that the text has once it is normalized."""
         return self._without_piece(normalize(text, self.form))
 

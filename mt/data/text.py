@@ -5,17 +5,28 @@ The text is UTF-8, with one sentence per line; line i of one file translates lin
 A line ends at "\n" and nowhere else. Other characters that some programs treat as line ends
 (U+2028, a lone "\r", ...) stay inside the sentence, so they cannot move the lines of one file
 against those of the other. A byte order mark at the start and "\r\n" at line ends are accepted
-and removed. A file named *.gz is decompressed.
+and removed. A file named *.gz or *.zst is decompressed.
 """
 
 import gzip
+import io
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar, cast
 
 from mt.errors import DataError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 LineOrPair = TypeVar("LineOrPair", str, tuple[str, str])
 
@@ -23,7 +34,13 @@ LineOrPair = TypeVar("LineOrPair", str, tuple[str, str])
 # fills the memory.
 MAX_LINE_SIZE = 4_000_000
 
+READ_SIZE = 2**16  # bytes that are read from the disk at once
+
 UTF8_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+COMPRESSED_ENDINGS = (".gz", ".zst")
+
+OnBytes = Callable[[int], object]  # is told the number of bytes that were read from the disk
 
 # What to do with bytes that are not UTF-8, as in `bytes.decode`. "strict": raise an error.
 # "replace": put U+FFFD in their place. "surrogateescape": put lone surrogates in their place, which
@@ -32,17 +49,68 @@ Errors = Literal["strict", "replace", "surrogateescape"]
 
 
 def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]:
-    """Return the paths of PREFIX.<src_lang> and PREFIX.<tgt_lang>; each name may end in .gz.
+    """Return the paths of PREFIX.<src_lang> and PREFIX.<tgt_lang>.
 
-    Raises DataError when one of the files does not exist.
+    Each name may end in .gz or .zst. Raises DataError when one of the files does not exist.
     """
-    src = _find_plain_or_gzipped(f"{prefix}.{src_lang}")
-    tgt = _find_plain_or_gzipped(f"{prefix}.{tgt_lang}")
+    src = _find_file(prefix, src_lang)
+    tgt = _find_file(prefix, tgt_lang)
     return src, tgt
 
 
+@contextmanager
+def open_text(path: Path, on_bytes: OnBytes | None = None) -> Iterator[BinaryIO]:
+    """Open a file for reading; decompress it if its name ends in .gz or .zst.
+
+    OSError when it cannot be opened. Damaged data raise EOFError, zlib.error, gzip.BadGzipFile or
+    zstd.ZstdError when they are read.
+    """
+    with path.open("rb", buffering=0) as raw:
+        file = cast(BinaryIO, io.BufferedReader(_CountingReader(raw, on_bytes), READ_SIZE))
+        if path.suffix == ".gz":
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=file))
+        elif path.suffix == ".zst":
+            yield cast(BinaryIO, zstd.ZstdFile(file))
+        else:
+            yield file
+
+
+class _CountingReader(io.RawIOBase):
+    """Reads a file, and tells how many bytes it has read each time."""
+
+    def __init__(self, file: io.RawIOBase, on_bytes: OnBytes | None) -> None:
+        self._file = file
+        self._on_bytes = on_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        num_bytes = self._file.readinto(buffer)
+        if num_bytes and self._on_bytes is not None:
+            self._on_bytes(num_bytes)
+        return num_bytes
+
+
+@contextmanager
+def reading_errors(path: Path, place: Callable[[], int]) -> Iterator[None]:
+    """Raise DataError for the errors of `open_text`. `place` returns the current line."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
+        kind = "zstd" if path.suffix == ".zst" else "gzip"
+        message = f"{path}:{place()}: the {kind} data are damaged: {error}"
+        raise DataError(message) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+
+
 def read_lines(
-    path: Path, *, errors: Errors = "strict", may_be_empty: bool = False
+    path: Path,
+    *,
+    errors: Errors = "strict",
+    may_be_empty: bool = False,
+    on_bytes: OnBytes | None = None,
 ) -> Iterator[str]:
     """Yield the lines of a file without their line ends.
 
@@ -50,16 +118,10 @@ def read_lines(
     is not UTF-8.
     """
     num_lines = 0
-    try:
-        with _open(path) as file:
-            for line in decode_lines(raw_lines(file), name=str(path), errors=errors):
-                num_lines += 1
-                yield line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        message = f"{path}:{num_lines + 1}: the gzip data are damaged: {error}"
-        raise DataError(message) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+    with reading_errors(path, lambda: num_lines + 1), open_text(path, on_bytes) as file:
+        for line in decode_lines(raw_lines(file), name=str(path), errors=errors):
+            num_lines += 1
+            yield line
     if num_lines == 0 and not may_be_empty:
         raise DataError(f"{path}: the file is empty")
 
@@ -100,7 +162,9 @@ def decode_lines(lines: Iterable[bytes], *, name: str, errors: Errors = "strict"
             ) from error
 
 
-def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
+def read_parallel(
+    src: Path, tgt: Path, *, on_bytes: OnBytes | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield the sentence pairs of two files.
 
     Raises DataError, after the last pair, when one file has more lines than the other. The longer
@@ -108,7 +172,9 @@ def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
     """
     num_src = 0
     num_tgt = 0
-    for src_line, tgt_line in zip_longest(read_lines(src), read_lines(tgt)):
+    src_lines = read_lines(src, on_bytes=on_bytes)
+    tgt_lines = read_lines(tgt, on_bytes=on_bytes)
+    for src_line, tgt_line in zip_longest(src_lines, tgt_lines):
         if src_line is not None:
             num_src += 1
         if tgt_line is not None:
@@ -122,12 +188,17 @@ def read_parallel(src: Path, tgt: Path) -> Iterator[tuple[str, str]]:
 
 
 def chunked(
-    items: Iterable[LineOrPair], *, size: int, num_chars: int
+    items: Iterable[LineOrPair],
+    *,
+    size: int,
+    num_chars: int,
+    is_item_waiting: Callable[[], bool] | None = None,
 ) -> Iterator[list[LineOrPair]]:
     """Yield lines, or pairs of lines, in lists of `size`.
 
     A list ends earlier when it has reached `num_chars` characters, so that the memory for a list is
-    bounded even when the lines are long. When `items` raises a DataError, the lines before it are
+    bounded even when the lines are long; and when `is_item_waiting` says that the next item would
+    have to be waited for. When `items` raises a DataError, the lines before it are
     yielded first.
     """
     chunk: list[LineOrPair] = []
@@ -139,7 +210,8 @@ def chunked(
                 chunk_chars += len(item)
             else:
                 chunk_chars += sum(len(text) for text in item)
-            if len(chunk) == size or chunk_chars >= num_chars:
+            is_full = len(chunk) == size or chunk_chars >= num_chars
+            if is_full or (is_item_waiting is not None and not is_item_waiting()):
                 yield chunk
                 chunk = []
                 chunk_chars = 0
@@ -151,17 +223,17 @@ def chunked(
         yield chunk
 
 
-def _find_plain_or_gzipped(name: str) -> Path:
-    for path in (Path(name), Path(f"{name}.gz")):
+def _find_file(prefix: str, lang: str) -> Path:
+    """Return PREFIX.LANG, or the same name with the ending of a compressed file."""
+    name = f"{prefix}.{lang}"
+    for ending in ("", *COMPRESSED_ENDINGS):
+        path = Path(f"{name}{ending}")
         if path.exists():
             return path
-    raise DataError(f"{name}: no such file (nor {name}.gz)")
-
-
-def _open(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path))
-    return path.open("rb")
+    message = f"{name}: no such file (nor with {' or '.join(COMPRESSED_ENDINGS)})"
+    if Path(prefix).is_file():
+        message += f"; {prefix} is a file: name it as tsv, tmx, or src and tgt"
+    raise DataError(message)
 
 
 def _remove_line_end(line: bytes) -> bytes:

@@ -144,6 +144,11 @@ class Tokenizer:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
+    def token_names(self, ids: Sequence[int]) -> list[str]:
+        """Return a name for each token, for people: its piece, or <bos> or <eos>."""
+        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>"}
+        return [special_names.get(token_id) or self.piece(token_id) for token_id in ids]
+
     def has_piece(self, character: str) -> bool:
         """Return whether a character has a piece; else it is encoded as its UTF-8 bytes."""
         text = SPACE_SYMBOL if character == " " else escape(character)

@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,6 @@ import sentencepiece
 
 from mt.config.choices import Normalization
 from mt.data.normalization import normalize
-from mt.data.text import read_lines
 from mt.data.tokenizer import (
     BOS_ID,
     EOS_ID,
@@ -37,23 +35,6 @@ RESERVED_CHARACTER = "\u2585"
 MAX_SENTENCE_LENGTH = 2**30
 
 
-def train_tokenizer_from_files(
-    paths: Iterable[Path],
-    model: Path,
-    *,
-    kind: TokenizerKind,
-    vocab_size: int,
-    character_coverage: float,
-    normalization: Normalization,
-) -> None:
-    """Train one tokenizer on all normalized lines of all files. See `train_tokenizer`."""
-    all_lines = chain.from_iterable(read_lines(path) for path in paths)
-    lines = (normalize(line, normalization) for line in all_lines)
-    train_tokenizer(
-        lines, model, kind=kind, vocab_size=vocab_size, character_coverage=character_coverage
-    )
-
-
 def train_tokenizer(
     sentences: Iterable[str],
     path: Path,
@@ -61,8 +42,9 @@ def train_tokenizer(
     kind: TokenizerKind,
     vocab_size: int,
     character_coverage: float = 1.0,
+    normalization: Normalization = "none",
 ) -> None:
-    """Train a tokenizer on all the sentences, and write its model to `path` atomically.
+    """Train a tokenizer on all sentences, normalized, and write its model to `path` atomically.
 
     The same sentences give the same bytes. Raises TokenizerError when the vocabulary is too large
     or too small for the sentences. An exception that `sentences` raises is passed on unchanged.
@@ -77,7 +59,7 @@ def train_tokenizer(
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_prepare_sentences(sentences, sentence_errors),
+            sentence_iterator=_prepare_sentences(sentences, normalization, sentence_errors),
             model_writer=model,
             model_type=kind,
             vocab_size=vocab_size,
@@ -104,15 +86,17 @@ def train_tokenizer(
 
 
 def _prepare_sentences(
-    sentences: Iterable[str], sentence_errors: list[BaseException]
+    sentences: Iterable[str],
+    normalization: Normalization,
+    sentence_errors: list[BaseException],
 ) -> Iterator[str]:
-    """Yield the sentences as SentencePiece can train on them.
+    """Yield the sentences, normalized, as SentencePiece can train on them.
 
     An exception that `sentences` raises is appended to `sentence_errors` and raised again.
     """
     try:
         for sentence in sentences:
-            yield escape(sentence).replace(RESERVED_CHARACTER, " ")
+            yield escape(normalize(sentence, normalization)).replace(RESERVED_CHARACTER, " ")
     except BaseException as error:
         sentence_errors.append(error)
         raise

@@ -26,7 +26,14 @@ from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
-from mt.decoding.translator import CHUNK_SIZE, Alignment, Segment, Translation, Translator
+from mt.decoding.translator import (
+    CHUNK_SIZE,
+    Alignment,
+    Segment,
+    Target,
+    Translation,
+    Translator,
+)
 from mt.model.recording import cross_attention
 
 logger = logging.getLogger(__name__)
@@ -78,6 +85,28 @@ def align(
             tgt_words = words_of_tokens(tgt_tokenizer, pairs[index].tgt)
             alignments[index] = link_words(pair_weights, src_words, tgt_words, step=step)
     return alignments
+
+
+def align_pairs(
+    translator: Translator, pairs: Sequence[tuple[str, Target]], *, prefix: Prefix = ()
+) -> list[Alignment]:
+    """Return the links of each pair, whose target is a given text or a translator's own.
+
+    See `align_lines` for given texts, and `align_translations` for translations.
+    """
+    given = [(src, tgt) for src, tgt in pairs if isinstance(tgt, str)]
+    generated = [(src, tgt) for src, tgt in pairs if isinstance(tgt, Translation)]
+    links_of_given = align_lines(translator, given, prefix=prefix)
+    aligned_lists = align_translations(
+        translator,
+        texts=[src for src, _ in generated],
+        n_best_lists=[[translation] for _, translation in generated],
+    )
+    links_of_generated = (aligned.alignment or [] for (aligned,) in aligned_lists)
+    return [
+        next(links_of_given) if isinstance(tgt, str) else next(links_of_generated)
+        for _, tgt in pairs
+    ]
 
 
 def align_lines(

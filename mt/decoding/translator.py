@@ -3,11 +3,11 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
 import numpy as np
 import torch
@@ -27,12 +27,18 @@ from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.sampling import Sampling, SamplingOptions
 from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
-from mt.device import find_device, oom_as_device_error
+from mt.device import DTYPES, find_device, oom_as_device_error
 from mt.errors import TrainingError
 from mt.model.kv_cache import KVCache
 from mt.model.transformer import Memory, Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
+
+# The modules behind `score`, `align` and `attention` use the translator, so they are imported when
+# they are called.
+if TYPE_CHECKING:
+    from mt.decoding.attention import SentenceAttention
+    from mt.decoding.scoring import PairScore
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +97,9 @@ class Translation(NamedTuple):
     segment_starts: tuple[SegmentStart, ...] = ()  # of each segment
 
 
+Target = str | Translation  # a given text, or what a translator generated
+
+
 class TranslatedChunk(NamedTuple):
     """Successive lines of a text with their translations."""
 
@@ -98,7 +107,26 @@ class TranslatedChunk(NamedTuple):
     translations: list[list[Translation]]  # of each line, best first
 
 
-@dataclass(frozen=True, eq=False)
+class TranslationProgress(NamedTuple):
+    """How far the translation of several texts has come.
+
+    Segments of similar length are translated together, the longest ones first, so their number says
+    little about the time that is left; the number of tokens says more.
+    """
+
+    num_segments: int  # translated so far
+    total_segments: int
+    fraction: float  # of the source tokens
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_segments == self.total_segments
+
+
+OnProgress = Callable[[TranslationProgress], None]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Translator:
     """Translates texts with a trained model.
 
@@ -118,6 +146,19 @@ class Translator:
     sampling: SamplingOptions | None = None  # None: beam search
     source_stats: SourceStats | None = None  # of the training text; None: unknown
     split_lines: bool = True  # False: split only texts of more than max_length tokens
+    on_progress: OnProgress | None = None  # called after each batch of segments
+    src_lang: str = "?"  # names for people; no computation depends on them
+    tgt_lang: str = "?"
+
+    def __repr__(self) -> str:
+        num_parameters = sum(weight.numel() for weight in self.model.parameters())
+        weight = self.model.output_weight
+        precisions = {dtype: precision for precision, dtype in DTYPES.items()}
+        precision = precisions.get(self.model.compute_dtype, str(self.model.compute_dtype))
+        return (
+            f"Translator({self.src_lang} -> {self.tgt_lang}, "
+            f"{num_parameters / 1e6:.2f}M parameters, {weight.device.type}, {precision})"
+        )
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -169,14 +210,9 @@ class Translator:
         load_weights(model, find_checkpoint(run.checkpoints_dir, checkpoint))
         model = model.eval().to(find_device(device))
 
-        changes: dict[str, int | float] = {}
-        if beam_size is not None:
-            changes["beam_size"] = beam_size
-        if length_penalty is not None:
-            changes["length_penalty"] = length_penalty
+        search = _change_search(config.search, beam_size=beam_size, length_penalty=length_penalty)
         if exact:
-            changes["batch_tokens"] = 1
-        search = config.search.model_copy(update=changes)
+            search = search.model_copy(update={"batch_tokens": 1})
         return cls(
             model,
             src_tokenizer,
@@ -187,47 +223,206 @@ class Translator:
             sampling=sampling,
             source_stats=SourceStats.load(run.source_stats_path),
             split_lines=split_lines,
+            src_lang=config.data.src_lang,
+            tgt_lang=config.data.tgt_lang,
         )
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
     @overload
-    def translate(self, texts: str, *, prefix: Prefix = ()) -> str: ...  # type: ignore[overload-overlap]
+    def translate(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        sampling: SamplingOptions | None = None,
+        prefix: Prefix = (),
+    ) -> str: ...
 
     @overload
-    def translate(self, texts: Sequence[str], *, prefix: Prefix = ()) -> list[str]: ...
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        sampling: SamplingOptions | None = None,
+        prefix: Prefix = (),
+    ) -> list[str]: ...
 
-    def translate(self, texts: str | Sequence[str], *, prefix: Prefix = ()) -> str | list[str]:
+    def translate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        sampling: SamplingOptions | None = None,
+        prefix: Prefix = (),
+    ) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
-        The translation of a blank text is empty. `prefix` holds ids of tags, such as a target
-        language. Use the same tags as in training (see `split_text`).
+        The translation of a blank text is empty. An option that is None has the translator's own
+        value. With `sampling`, the translation is drawn instead of searched. `prefix` holds ids of
+        tags, such as a target language. Use the same tags as in training (see `split_text`).
         """
         if isinstance(texts, str):
-            return self.translate([texts], prefix=prefix)[0]
-        n_best_lists = self.n_best(texts, num_translations=1, prefix=prefix)
+            return self.translate(
+                [texts],
+                beam_size=beam_size,
+                length_penalty=length_penalty,
+                sampling=sampling,
+                prefix=prefix,
+            )[0]
+        n_best_lists = self.n_best(
+            texts,
+            num_translations=1,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            sampling=sampling,
+            prefix=prefix,
+        )
         return [translations[0].text for translations in n_best_lists]
 
+    @overload
+    def n_best(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        num_translations: int | None = None,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        sampling: SamplingOptions | None = None,
+        prefix: Prefix = (),
+    ) -> list[Translation]: ...
+
+    @overload
     def n_best(
         self,
         texts: Sequence[str],
         *,
         num_translations: int | None = None,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
-    ) -> list[list[Translation]]:
-        """Return up to `num_translations` translations of each text, best first.
+    ) -> list[list[Translation]]: ...
+
+    def n_best(
+        self,
+        texts: str | Sequence[str],
+        *,
+        num_translations: int | None = None,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        sampling: SamplingOptions | None = None,
+        prefix: Prefix = (),
+    ) -> list[Translation] | list[list[Translation]]:
+        """Return up to `num_translations` translations of one text, or of each text, best first.
 
         The default is `beam_size`. All translations of a text are different. With sampling,
         exactly `num_translations` are drawn, and some can be equal; equal texts get equal samples.
         A text of several parts is translated part by part (see `split_text`). Its k-th translation
-        joins the k-th translations of all parts.
+        joins the k-th translations of all parts. The other options are those of `translate`.
         """
+        translator = self._with_options(
+            beam_size=beam_size, length_penalty=length_penalty, sampling=sampling
+        )
+        if num_translations is None:
+            num_translations = translator.search.beam_size
+        if num_translations < 1:
+            raise ValueError(f"wanted num_translations of at least 1, found {num_translations}")
         if isinstance(texts, str):
-            raise TypeError("n_best takes a list of texts, not a single str")
+            return translator._n_best_lists([texts], num_translations, prefix)[0]
+        return translator._n_best_lists(texts, num_translations, prefix)
+
+    @overload
+    def score(  # type: ignore[overload-overlap]
+        self, src: str, tgt: Target, *, prefix: Prefix = ()
+    ) -> "PairScore": ...
+
+    @overload
+    def score(
+        self, src: Sequence[str], tgt: Sequence[Target], *, prefix: Prefix = ()
+    ) -> "list[PairScore]": ...
+
+    def score(
+        self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, prefix: Prefix = ()
+    ) -> "PairScore | list[PairScore]":
+        """Return the log-probability of a target given its source, or of each pair of two lists.
+
+        A target that is a `Translation` of this translator is scored as the tokens that the search
+        generated, part by part, so its log-probability is the one that the search reported. A
+        target that is a text is encoded and scored as a whole, with a whole source. A search can
+        write the same text with other subwords, which have another probability. Both texts are
+        normalized as in training.
+
+        Two blank texts have a log-probability of 0, as in a search. A pair of which a side has more
+        than 10 times `max_length` tokens is not scored: its log-probability is -inf, and there is a
+        warning.
+        """
+        from mt.decoding.scoring import score_pairs
+
+        if isinstance(src, str):
+            (score,) = score_pairs(self, [(src, _single_target(tgt))], prefix=prefix)
+            return score
+        return list(score_pairs(self, _pairs_of_lists(src, tgt), prefix=prefix))
+
+    @overload
+    def align(  # type: ignore[overload-overlap]
+        self, src: str, tgt: Target, *, prefix: Prefix = ()
+    ) -> Alignment: ...
+
+    @overload
+    def align(
+        self, src: Sequence[str], tgt: Sequence[Target], *, prefix: Prefix = ()
+    ) -> list[Alignment]: ...
+
+    def align(
+        self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, prefix: Prefix = ()
+    ) -> Alignment | list[Alignment]:
+        """Return the links (source word, target word) of a pair, or of each pair of two lists.
+
+        Words are counted from 0. They are read from the cross-attention of one decoder layer (see
+        mt/decoding/alignment.py). A target that is a `Translation` of this translator is aligned
+        part by part. A text is aligned as a whole, and has no links if it or its source is blank or
+        has more than `max_length` tokens.
+        """
+        from mt.decoding.alignment import align_pairs
+
+        if isinstance(src, str):
+            return align_pairs(self, [(src, _single_target(tgt))], prefix=prefix)[0]
+        return align_pairs(self, _pairs_of_lists(src, tgt), prefix=prefix)
+
+    def attention(
+        self, src: str, tgt: str | None = None, *, prefix: Prefix = ()
+    ) -> "SentenceAttention":
+        """Return all attention weights between a sentence and `tgt`, or its own translation.
+
+        The sentence is translated as a whole, even where `translate` splits it. Raises DataError
+        for a text that is blank, has a line break, or has more than `max_length` tokens.
+        """
+        from mt.decoding.attention import attend
+
+        return attend(self, src, tgt, prefix=prefix)
+
+    def _with_options(
+        self,
+        *,
+        beam_size: int | None,
+        length_penalty: float | None,
+        sampling: SamplingOptions | None,
+    ) -> Self:
+        """Return a translator with these options; None leaves an option as it is."""
+        search = _change_search(self.search, beam_size=beam_size, length_penalty=length_penalty)
+        return replace(self, search=search, sampling=sampling or self.sampling)
+
+    def _n_best_lists(
+        self, texts: Sequence[str], num_translations: int, prefix: Prefix
+    ) -> list[list[Translation]]:
+        """Return up to `num_translations` translations of each text, best first."""
         texts = [self.src_normalizer(text) for text in texts]
         parts_of_texts = [self.split_text(text, prefix=prefix) for text in texts]
         all_segments = [part.src_ids for parts in parts_of_texts for part in parts]
-        if num_translations is None:
-            num_translations = self.search.beam_size
         translations = iter(self._translate_segments(all_segments, num_translations))
         return [
             _join_translations(text, parts, [next(translations) for _ in parts])
@@ -241,23 +436,28 @@ class Translator:
         n_best: int = 1,
         chunk_size: int = CHUNK_SIZE,
         prefix: Prefix = (),
+        is_line_waiting: Callable[[], bool] | None = None,
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
         A chunk has at most `chunk_size` lines, and ends early when they have CHUNK_CHARS
-        characters. Memory holds the model, one chunk and one batch of its search. A line takes
-        about 70 times its size in bytes while it is translated, or 350 times if its sentences have
-        a few letters each, and `read_lines` bounds that size. So memory is bounded whatever the
-        text is. The number of lines that were split is logged at the end.
+        characters, or when `is_line_waiting` says that the next line is not there yet. Memory holds
+        the model, one chunk and one batch of its search. A line takes about 70 times its size in
+        bytes while it is translated, or 350 times if its sentences have a few letters each, and
+        `read_lines` bounds that size. So memory is bounded whatever the text is. The number of
+        lines that were split is logged at the end.
         """
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
         num_lines = 0
-        num_unknown_lines = 0
-        unknown_characters: Counter[str] = Counter()  # the number of lines that have each of them
+        num_unseen_lines = 0
+        unseen_characters: Counter[str] = Counter()  # the number of lines that have each of them
         num_split_lines = 0
         num_parts = 0
-        for chunk in chunked(lines, size=chunk_size, num_chars=CHUNK_CHARS):
+        chunks = chunked(
+            lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
+        )
+        for chunk in chunks:
             translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
             for line_translations in translations:
                 num_lines += 1
@@ -266,25 +466,21 @@ class Translator:
                     num_split_lines += 1
                     num_parts += num_segments
             for line in chunk:
-                unknown = self.src_normalizer.unknown_characters(line)
-                unknown_characters.update(unknown)
-                if unknown:
-                    num_unknown_lines += 1
+                unseen = self.src_normalizer.unseen_characters(line)
+                unseen_characters.update(unseen)
+                if unseen:
+                    num_unseen_lines += 1
             yield TranslatedChunk(chunk, translations)
-        if num_unknown_lines > 0:
+        if num_unseen_lines > 0:
             logger.warning(
-                f"{num_unknown_lines:,} of {num_lines:,} lines hold characters that the model "
-                f"never saw: {describe_characters(unknown_characters)}"
+                f"{num_unseen_lines:,} of {num_lines:,} lines hold unseen characters, "
+                f"which have no token: {describe_characters(unseen_characters)}"
             )
         if num_split_lines > 0:
             logger.info(
                 f"translate: {num_split_lines:,} of {num_lines:,} lines were split "
                 f"into {num_parts:,} parts"
             )
-
-    def encode_parts(self, text: str, *, prefix: Prefix = ()) -> list[list[int]]:
-        """Return the source ids of the parts of a text, in order."""
-        return [part.src_ids for part in self.split_text(text, prefix=prefix)]
 
     def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
         """Return the parts of a text that are translated one by one, in order.
@@ -370,8 +566,8 @@ class Translator:
         """
         beam_size = self.search.beam_size
         if self.sampling is not None:
-            return self._search(segments, num_translations)
-        found = self._search(segments, beam_size)
+            return self._search(segments, num_translations, on_progress=self.on_progress)
+        found = self._search(segments, beam_size, on_progress=self.on_progress)
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
@@ -385,7 +581,13 @@ class Translator:
                 found[i] = _merge_equal_texts([*found[i], *others])
         return [translations[:num_translations] for translations in found]
 
-    def _search(self, segments: Sequence[Sequence[int]], beam_size: int) -> list[list[Translation]]:
+    def _search(
+        self,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
 
         Segments of similar length are searched together. The order of the results is that of
@@ -393,10 +595,17 @@ class Translator:
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment) for segment in segments])
+        num_segments = 0
+        num_tokens = 0
         for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
             results = self._search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
+            num_segments += len(batch)
+            num_tokens += int(lengths[batch].sum())
+            if on_progress is not None:
+                fraction = num_tokens / int(lengths.sum())
+                on_progress(TranslationProgress(num_segments, len(segments), fraction))
         return translations
 
     def _read_hypotheses(
@@ -484,6 +693,36 @@ class Translator:
             states.append(F.pad(memory.states, (0, 0, 0, num_padding)))
             masks.append(F.pad(memory.mask, (0, num_padding)))
         return Memory(torch.cat(states), torch.cat(masks))
+
+
+def _change_search(
+    search: SearchConfig, *, beam_size: int | None, length_penalty: float | None
+) -> SearchConfig:
+    """Return the settings with another beam size and length penalty, where they are not None."""
+    changes: dict[str, int | float] = {}
+    if beam_size is not None:
+        if beam_size < 1:
+            raise ValueError(f"wanted a beam_size of at least 1, found {beam_size}")
+        changes["beam_size"] = beam_size
+    if length_penalty is not None:
+        changes["length_penalty"] = length_penalty
+    return search.model_copy(update=changes)
+
+
+def _single_target(tgt: Target | Sequence[Target]) -> Target:
+    """Return the target of a single source. Raises TypeError for a list of targets."""
+    if isinstance(tgt, str | Translation):
+        return tgt
+    raise TypeError("wanted one target for one source, found a list")
+
+
+def _pairs_of_lists(src: Sequence[str], tgt: Target | Sequence[Target]) -> list[tuple[str, Target]]:
+    """Return the pairs of two lists. Raises ValueError for lists of different lengths."""
+    if isinstance(tgt, str | Translation):
+        raise TypeError("wanted a list of targets for a list of sources, found one target")
+    if len(src) != len(tgt):
+        raise ValueError(f"wanted one target for each source, found {len(src)} and {len(tgt)}")
+    return list(zip(src, tgt, strict=True))
 
 
 def _merge_equal_texts(translations: Iterable[Translation]) -> list[Translation]:

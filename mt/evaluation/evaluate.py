@@ -1,13 +1,15 @@
 """Evaluation of a run, or of a file of translations, by BLEU, chrF and TER."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
 from mt.data.words import lacks_spaces
+from mt.decoding.translator import TranslationProgress, Translator
 from mt.evaluation.metrics import WORD_TOKENIZERS, Score, Scoring, score_corpus
 from mt.experiment import Experiment
 
@@ -22,6 +24,20 @@ class SetScores(NamedTuple):
     scores: list[Score]
 
 
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """How far the evaluation of one of several sets has come."""
+
+    set_name: str
+    set_number: int  # from 1
+    num_sets: int
+    num_lines: int  # of the set
+    translation: TranslationProgress | None = None  # None: no batch is translated yet
+
+
+OnEvaluationProgress = Callable[[EvaluationProgress], None]
+
+
 def evaluate(
     run_dir: str | Path,
     *,
@@ -32,12 +48,14 @@ def evaluate(
     beam_size: int | None = None,
     tokenize: str | None = None,
     lowercase: bool | None = None,
+    on_progress: OnEvaluationProgress | None = None,
 ) -> list[SetScores]:
     """Translate evaluation sets with a run and score them. Raises MtError.
 
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
     of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
-    default to the values in the run's config.
+    default to the values in the run's config. `on_progress` is called at the start of each set and
+    after each batch of its translation.
     """
     if isinstance(refs, str):
         raise TypeError("evaluate takes a list of references, not a single str")
@@ -52,8 +70,9 @@ def evaluate(
         warn_of_unnormalized_references(eval_set, experiment.config.data.normalization)
     translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
     results = []
-    for eval_set in eval_sets:
-        hypotheses = translator.translate(eval_set.src)
+    for number, eval_set in enumerate(eval_sets, start=1):
+        progress = EvaluationProgress(eval_set.name, number, len(eval_sets), len(eval_set.src))
+        hypotheses = _translate_set(translator, eval_set, progress, on_progress)
         _warn_of_set(eval_set, hypotheses, scoring)
         results.append(score_set(eval_set, hypotheses, scoring=scoring))
     return results
@@ -127,6 +146,23 @@ def warn_of_missing_spaces(name: str, sides: Mapping[str, Sequence[str]], scorin
     problem = find_missing_spaces(name, sides, scoring)
     if problem is not None:
         logger.warning(problem)
+
+
+def _translate_set(
+    translator: Translator,
+    eval_set: EvalSet,
+    progress: EvaluationProgress,
+    on_progress: OnEvaluationProgress | None,
+) -> list[str]:
+    """Return the translation of a set, and call `on_progress` meanwhile."""
+    if on_progress is None:
+        return translator.translate(eval_set.src)
+
+    def report(translation: TranslationProgress) -> None:
+        on_progress(replace(progress, translation=translation))
+
+    on_progress(progress)
+    return replace(translator, on_progress=report).translate(eval_set.src)
 
 
 def _warn_of_set(eval_set: EvalSet, hypotheses: Sequence[str], scoring: Scoring) -> None:

@@ -21,9 +21,11 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
+from mt.planning.validation_time import advise_on_validation
 from mt.preflight.file_checks import Finding, Level
+from mt.preflight.plan_checks import MeasuredPlan, check_plan
+from mt.progress_bar import format_duration
 from mt.storage.run_dir import RunDir
-from mt.training.console import format_duration
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
 from mt.training.stopping import count_validations, updates_within
@@ -38,8 +40,9 @@ NUM_TIMED_UPDATES = 5
 MIN_SECONDS = 1.0
 MAX_SECONDS = 10.0
 
-# Validation sentences to translate. The time that the whole set would take is estimated from them.
-NUM_TRANSLATED = 64
+# Validation sentences to translate. The time of a validation is estimated from them. With fewer,
+# the estimate is too long: a batch of 64 takes more than a quarter of the time of one of 256.
+NUM_TRANSLATED = 256
 
 # The following limits are rules of thumb, not measurements.
 
@@ -73,9 +76,8 @@ def try_training(
     yield describe_lengths(corpus)
     yield from check_tokens(config, corpus, experiment.tokenizers)
 
-    config, validation_fraction = shorten_validation_set(
-        config, trial_dir.path, num_lines=NUM_TRANSLATED
-    )
+    short = shorten_validation_set(config, trial_dir.path, num_lines=NUM_TRANSLATED)
+    config = short.config
     config = limit_translation_length(config, corpus)
     memory_before = runtime.peak_memory()
     trainer = Trainer.from_experiment(Experiment(config, trial_dir), runtime)
@@ -88,16 +90,35 @@ def try_training(
     speed = measure_speed(trainer, epoch)
     yield speed
 
-    validation_seconds = time_validation(trainer) / validation_fraction
+    validation_seconds = time_validation(trainer) * short.num_lines / short.num_kept
     num_batches = epoch.plan.num_batches
     updates_per_epoch = math.ceil(num_batches / config.train.gradient_accumulation)
-    yield estimate_time(
+    update_seconds = speed.numbers["update_seconds"] + epoch_start_seconds / updates_per_epoch
+    duration = estimate_time(
         config.train,
-        update_seconds=speed.numbers["update_seconds"] + epoch_start_seconds / updates_per_epoch,
+        update_seconds=update_seconds,
         validation_seconds=validation_seconds,
         updates_per_epoch=updates_per_epoch,
     )
+    yield duration
+    advice = advise_on_validation(
+        config.train,
+        num_lines=short.num_lines,
+        num_updates=int(duration.numbers["updates"]),
+        update_seconds=update_seconds,
+        validation_seconds=validation_seconds,
+    )
+    if advice is not None:
+        yield Finding("warning", "validation", "", advice)
     yield check_disk_space(trainer, trial_dir, run_dir)
+
+    measured = MeasuredPlan(
+        num_parameters=count_parameters(trainer),
+        num_updates=int(duration.numbers["updates"]),
+        updates_per_epoch=updates_per_epoch,
+        tokens_per_update=corpus.tgt_lengths[epoch.plan.order].sum() / updates_per_epoch,
+    )
+    yield from check_plan(config, corpus, experiment.tokenizers, measured)
 
 
 # Preparation
@@ -110,25 +131,31 @@ def copy_tokenizers(run_dir: RunDir, trial_dir: RunDir, *, joint: bool) -> None:
         shutil.copyfile(path, trial_dir.path / path.name)
 
 
-def shorten_validation_set(
-    config: Config, directory: Path, *, num_lines: int
-) -> tuple[Config, float]:
-    """Write at most `num_lines` lines of the validation set to files in `directory`.
+class ShortValidation(NamedTuple):
+    """A config whose validation set has a part of the lines that a validation translates."""
 
-    The lines are evenly spaced. Return the config with these files as its validation set, and the
-    fraction of lines kept. Only the first reference is kept.
+    config: Config
+    num_kept: int
+    num_lines: int  # that a validation of the whole run translates
+
+
+def shorten_validation_set(config: Config, directory: Path, *, num_lines: int) -> ShortValidation:
+    """Write at most `num_lines` of the lines that a validation translates to files in `directory`.
+
+    The config that is returned has these files as its validation set. Only the first reference is
+    kept.
     """
-    valid = load_eval_set(config.data.valid, config.data)
-    stride = math.ceil(len(valid.src) / num_lines)
+    valid = load_eval_set(config.data.valid, config.data).sample(config.train.validation_lines)
+    kept = valid.sample(num_lines)
     src_path = directory / "valid.src"
     ref_path = directory / "valid.ref"
-    _write_lines(src_path, valid.src[::stride])
-    _write_lines(ref_path, valid.refs[0][::stride])
+    _write_lines(src_path, kept.src)
+    _write_lines(ref_path, kept.refs[0])
 
     section = EvalSetConfig(name=valid.name, src=str(src_path), refs=(str(ref_path),))
     data = config.data.model_copy(update={"valid": section})
-    fraction = len(valid.src[::stride]) / len(valid.src)
-    return config.model_copy(update={"data": data}), fraction
+    short_config = config.model_copy(update={"data": data})
+    return ShortValidation(short_config, len(kept.src), len(valid.src))
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
@@ -272,10 +299,15 @@ def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Find
 # Findings about the training
 
 
+def count_parameters(trainer: Trainer) -> int:
+    """Return the number of weights of the model."""
+    return sum(parameter.numel() for parameter in trainer.objective.parameters())
+
+
 def describe_model(trainer: Trainer) -> Finding:
     """Report the size of the model, and where and how it is computed."""
     runtime = trainer.runtime
-    num_parameters = sum(parameter.numel() for parameter in trainer.objective.parameters())
+    num_parameters = count_parameters(trainer)
     text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
     return Finding("ok", "model", "", text, {"parameters": num_parameters})
 

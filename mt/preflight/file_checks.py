@@ -70,7 +70,7 @@ def check_encoding(file: FileSurvey) -> list[Finding]:
     """
     findings = []
     for kind, numbers in file.bad_lines.items():
-        lines = format_lines(numbers)
+        lines = format_lines(numbers, file.unit)
         level: Level
         if kind == NOT_UTF8:
             level = "error"
@@ -92,7 +92,7 @@ def check_alignment(pair: ParallelSurvey) -> Finding:
     drifts, contrast = find_drifts(pair.src, pair.tgt)
     drift_text = "; ".join(_describe_drift(drift, pair.num_pairs) for drift in drifts)
     line = drifts[0].start + 1 if drifts else pair.num_pairs
-    place = f"{pair.tgt.path}:{line}"
+    place = pair.tgt.place(line)
 
     level: Level
     if num_src != num_tgt:
@@ -145,7 +145,7 @@ def check_blank_lines(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
             level = "note"
         num_one_sided = int((is_blank & ~other.is_blank[:num_pairs]).sum())
         text = (
-            f"{pair.name}: blank: {format_lines(numbers)}, "
+            f"{pair.name}: blank: {format_lines(numbers, file.unit)}, "
             f"{num_one_sided:,} of them with text on the other side"
         )
         if is_train:
@@ -191,12 +191,13 @@ def check_overlap(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list
 
     train_line = _locate(sources[numbers[0] - 1], train)
     if len(numbers) == 1:
-        lines = f"line {numbers[0]} is {train_line}"
+        lines = f"{pair.src.unit} {numbers[0]} is {train_line}"
     else:
-        lines = f"{format_lines(numbers)}; the first is {train_line}"
+        lines = f"{format_lines(numbers, pair.src.unit)}; the first is {train_line}"
     fraction = format_fraction(len(numbers), len(sources), "source sentences")
     text = (
-        f"{pair.name}: in train too: {fraction}, {num_pairs:,} with the same translation: {lines}"
+        f"{pair.name}: in train too: {fraction}, {num_pairs:,} with the same translation: {lines}; "
+        "take them out of one of the two"
     )
     is_common = len(numbers) > WARN_FRACTION * len(sources)
     level: Level = "warning" if num_pairs or is_common else "note"
@@ -216,7 +217,7 @@ def _locate(source_digest: np.uint64, train: Sequence[ParallelSurvey]) -> str:
     """Return the first line of the training corpora with a source sentence: "train line 5"."""
     corpus = next(corpus for corpus in train if source_digest in corpus.src.digests)
     index = int(np.argmax(corpus.src.digests == source_digest))
-    return f"{corpus.name} line {index + 1}"
+    return f"{corpus.name} {corpus.src.unit} {index + 1}"
 
 
 def check_forms(
@@ -243,15 +244,45 @@ def check_forms(
                 continue
             is_reference = bool(train) and file is pair.tgt
             level: Level = "warning"
-            if normalization == "none":
-                remedy = ""
-            elif is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
-                remedy = "; references are scored as they are"
+            if is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
+                remedy = "; references are scored as they are: convert the file"
+            elif normalization == "none":
+                remedy = "; data.normalization: nfc removes the difference"
             else:
                 level = "note"
                 remedy = f" (data.normalization: {normalization} removes the difference)"
-            text = f"{pair.name}: {kind}: {format_lines(numbers)}{difference}{remedy}"
+            lines = format_lines(numbers, file.unit)
+            text = f"{pair.name}: {kind}: {lines}{difference}{remedy}"
             findings.append(Finding(level, "forms", first_place(file, numbers), text))
+    return findings
+
+
+def check_mixed_forms(
+    files: Sequence[FileSurvey], others: Sequence[FileSurvey], *, normalization: Normalization
+) -> list[Finding]:
+    """Report a training file with decomposed letters only, where another file has composed ones.
+
+    `files` is one side of all training corpora; `others` is the same side of the other sets.
+    """
+    composed = [
+        file
+        for file in (*files, *others)
+        if file.num_composed > 0 and DECOMPOSED not in file.unusual_lines
+    ]
+    if not composed:
+        return []
+    level: Level = "warning" if normalization == "none" else "note"
+    form = "nfc" if normalization == "none" else normalization
+    findings = []
+    for file in files:
+        numbers = file.unusual_lines.get(DECOMPOSED, [])
+        if not numbers or file.num_composed > 0:  # `check_forms` reports a mixture in one file
+            continue
+        text = (
+            f"{file.path.name}: {DECOMPOSED}: {format_lines(numbers)}; {composed[0].path.name} has "
+            f"composed ones; data.normalization: {form} removes the difference"
+        )
+        findings.append(Finding(level, "forms", first_place(file, numbers), text))
     return findings
 
 
@@ -287,7 +318,10 @@ def check_languages(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Fin
     is_copy = has_equal_sides & ~pair.src.is_blank[:num_pairs]
     if is_copy.mean() > ERROR_FRACTION:
         fraction = format_fraction(int(is_copy.sum()), num_pairs, "lines")
-        text = f"{pair.name}: both sides are the same text in {fraction}"
+        text = (
+            f"{pair.name}: both sides are the same text in {fraction}: name the file that has the "
+            "translations"
+        )
         return [Finding("error", "languages", str(pair.tgt.path), text)]
 
     findings = _report_lines(pair, pair.tgt, is_copy, "the target is a copy of the source")
@@ -335,7 +369,7 @@ def _report_lines(pair: ParallelSurvey, file: FileSurvey, mask: Mask, text: str)
     if not numbers:
         return []
     level: Level = "warning" if len(numbers) > WARN_FRACTION * len(mask) else "note"
-    text = f"{pair.name}: {text} in {format_lines(numbers)}"
+    text = f"{pair.name}: {text} in {format_lines(numbers, file.unit)}"
     return [Finding(level, "languages", first_place(file, numbers), text)]
 
 
@@ -355,20 +389,20 @@ def describe_lengths(pair: ParallelSurvey) -> Finding:
 
 def first_place(file: FileSurvey, numbers: Sequence[int]) -> str:
     """Return FILE:LINE of the first of some lines."""
-    return f"{file.path}:{numbers[0]}"
+    return file.place(numbers[0])
 
 
-def format_lines(numbers: Sequence[int]) -> str:
+def format_lines(numbers: Sequence[int], unit: str = "line") -> str:
     """Return "line 5" for [5], and "4 lines (5, 7, 9, ...)" for [5, 7, 9, 11].
 
     Line numbers have no thousands separators, so that they can be pasted into an editor.
     """
     if len(numbers) == 1:
-        return f"line {numbers[0]}"
+        return f"{unit} {numbers[0]}"
     shown = [str(number) for number in numbers[:NUM_LINES_SHOWN]]
     if len(numbers) > NUM_LINES_SHOWN:
         shown.append("...")
-    return f"{len(numbers):,} lines ({', '.join(shown)})"
+    return f"{len(numbers):,} {unit}s ({', '.join(shown)})"
 
 
 def format_fraction(part: int, whole: int, things: str) -> str:

@@ -104,7 +104,7 @@ def make_short_config(
 
     Writes the validation lines to files in `directory`.
     """
-    config, _ = shorten_validation_set(config, directory, num_lines=NUM_VALIDATION_LINES)
+    config = shorten_validation_set(config, directory, num_lines=NUM_VALIDATION_LINES).config
     tokenizer = config.tokenizer
     freeze = config.train.freeze
     if config.train.init_from is None:  # else `mt train` copies the tokenizers of that run

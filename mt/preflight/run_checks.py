@@ -10,7 +10,9 @@ from typing import NamedTuple
 from mt.config.choices import Normalization
 from mt.config.load import fill_unset_keys, load_run_config
 from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
-from mt.data.eval_set import find_files, load_eval_set
+from mt.data.eval_set import load_eval_set
+from mt.data.parallel_text import Side, parallel_texts
+from mt.data.progress import bytes_bar
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
 from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
@@ -19,7 +21,7 @@ from mt.preflight.dry_run import try_training
 from mt.preflight.file_checks import Finding
 from mt.preflight.kill_test import check_resume
 from mt.preflight.languages import TrigramLogOdds, learn_log_odds
-from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
+from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_side
 from mt.storage.checkpoint import has_checkpoint
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_parent
@@ -149,13 +151,24 @@ def survey_set(
     if isinstance(section, CorpusConfig) and section.src_lang not in (None, data.src_lang):
         src_log_odds = None  # the corpus has a source language of its own, which is not learned
     try:
-        src_path, tgt_paths = find_files(section, data)
+        texts = parallel_texts(section, data)
         logger.info(f"reading {name}")
-        src = survey_file(src_path, src_log_odds, normalization=data.normalization)
-        for number, tgt_path in enumerate(tgt_paths, start=1):
-            pair_name = f"{name} ref {number}" if len(tgt_paths) > 1 else name
-            tgt = survey_file(tgt_path, log_odds, normalization=data.normalization)
-            pairs.append(ParallelSurvey(pair_name, src, tgt))
+        # A single file is read twice, once for each side.
+        paths = [texts[0].paths[0], *(text.paths[-1] for text in texts)]
+        with bytes_bar(f"reading {name}", paths) as on_bytes:
+            src = survey_side(
+                texts[0],
+                "src",
+                src_log_odds,
+                normalization=data.normalization,
+                on_bytes=on_bytes,
+            )
+            for number, text in enumerate(texts, start=1):
+                pair_name = f"{name} ref {number}" if len(texts) > 1 else name
+                tgt = survey_side(
+                    text, "tgt", log_odds, normalization=data.normalization, on_bytes=on_bytes
+                )
+                pairs.append(ParallelSurvey(pair_name, src, tgt))
     except DataError as error:
         return pairs, [Finding("error", "files", "", str(error))]
     return pairs, []
@@ -163,10 +176,10 @@ def survey_set(
 
 def check_encodings(pairs: Sequence[ParallelSurvey]) -> list[Finding]:
     """Check the encoding of each file once, even if it is part of several pairs."""
-    files: dict[Path, FileSurvey] = {}
+    files: dict[tuple[Path, Side], FileSurvey] = {}
     for pair in pairs:
-        files[pair.src.path] = pair.src
-        files[pair.tgt.path] = pair.tgt
+        files[pair.src.path, "src"] = pair.src
+        files[pair.tgt.path, "tgt"] = pair.tgt
     findings = []
     for file in files.values():
         findings += file_checks.check_encoding(file)
@@ -209,6 +222,17 @@ def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]
         findings += file_checks.check_forms(pair, [], normalization=normalization)
     for pair in [*surveys.valid, *surveys.test]:
         findings += file_checks.check_forms(pair, surveys.train, normalization=normalization)
+    others = [*surveys.valid, *surveys.test]
+    findings += file_checks.check_mixed_forms(
+        [pair.src for pair in surveys.train],
+        [pair.src for pair in others],
+        normalization=normalization,
+    )
+    findings += file_checks.check_mixed_forms(
+        [pair.tgt for pair in surveys.train],
+        [pair.tgt for pair in others],
+        normalization=normalization,
+    )
     text = "the same spaces and forms of letters in all sets"
     return findings or [Finding("ok", "forms", "", text)]
 
@@ -338,8 +362,9 @@ def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterato
 
 def _report_existing_run(run_dir: RunDir, changes: Sequence[str]) -> Finding:
     """Report that the run directory is in use; an error if the config has changed since then."""
+    hint = "in mt train, --run-dir chooses another directory, and --fresh moves this run aside"
     if changes:
         text = f"{run_dir.path} holds a run with another config: {'; '.join(changes)}"
-        return Finding("error", "config", "", f"{text} (--run-dir chooses another directory)")
+        return Finding("error", "config", "", f"{text} ({hint})")
     text = f"{run_dir.path} holds a run already: mt train would resume it"
-    return Finding("note", "config", "", f"{text} (--run-dir chooses another directory)")
+    return Finding("note", "config", "", f"{text} ({hint})")

@@ -1,6 +1,6 @@
-"""Survey of a text file: all that the checks need to know about it, gathered in one reading.
+"""Survey of one side of a text: all that the checks need to know, gathered in one reading.
 
-A survey keeps about 60 bytes a line and no text. The file is read to its end whatever is in it: bad
+A survey keeps about 60 bytes a line and no text. The text is read to its end whatever is in it: bad
 lines are listed, not refused.
 """
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
 from mt.data.normalization import is_blank, normalize, remove_zero_width
-from mt.data.text import read_lines
+from mt.data.parallel_text import ParallelText, Side
+from mt.data.text import OnBytes
 from mt.preflight.languages import (
     NUM_TRIGRAM_HASHES,
     TrigramCounts,
@@ -110,8 +111,21 @@ class FileSurvey:
     num_composed: int  # lines with letters that are not decomposed, such as an "\u00e9"
     characters: Mapping[str, int]  # number of normalized lines that have each character
 
+    # Whether line i of this survey is line i of the file. Otherwise it is the file's pair i.
+    has_line_numbers: bool = True
+
     def __len__(self) -> int:
         return len(self.digests)
+
+    @property
+    def unit(self) -> str:
+        """Return what is counted: lines of the file, or pairs."""
+        return "line" if self.has_line_numbers else "pair"
+
+    def place(self, number: int) -> str:
+        """Return the place of a line, as a finding begins."""
+        separator = ":" if self.has_line_numbers else ": pair "
+        return f"{self.path}{separator}{number}"
 
     @property
     def is_blank(self) -> NDArray[np.bool_]:
@@ -142,16 +156,18 @@ class ParallelSurvey(NamedTuple):
         return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
 
 
-def survey_file(
-    path: Path,
+def survey_side(
+    text: ParallelText,
+    side: Side,
     language_log_odds: TrigramLogOdds | None = None,
     *,
     normalization: Normalization = "none",
+    on_bytes: OnBytes | None = None,
 ) -> FileSurvey:
-    """Read a file to its end and return its survey. Lines are only scored if log-odds are given.
+    """Read one side of a text to its end and return its survey.
 
-    Raises DataError when the file is missing, empty, a damaged gzip file, or has a line of absurd
-    length.
+    Lines are only scored if log-odds are given. Raises DataError when a file is missing, empty or
+    damaged, or has a line of absurd length.
     """
     digests = bytearray()
     cues = bytearray()
@@ -165,7 +181,7 @@ def survey_file(
     num_composed = 0
     characters: Counter[str] = Counter()
 
-    lines = read_lines(path, errors="surrogateescape")
+    lines = text.read_side(side, errors="surrogateescape", on_bytes=on_bytes)
     while chunk := list(islice(lines, CHUNK_SIZE)):
         raw_lines = [line.encode("utf-8", "surrogateescape") for line in chunk]
         trigram_counts += np.bincount(hash_trigrams(raw_lines), minlength=NUM_TRIGRAM_HASHES)
@@ -189,7 +205,8 @@ def survey_file(
             characters.update(set(normalize(line, normalization)))
 
     return FileSurvey(
-        path=path,
+        path=text.paths[0] if side == "src" else text.paths[-1],
+        has_line_numbers=text.has_line_numbers,
         digests=np.frombuffer(bytes(digests), np.uint64),
         num_chars=np.array(num_chars, np.int32),
         num_words=np.array(num_words, np.int32),

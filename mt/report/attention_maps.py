@@ -2,18 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mt.data.corpus import Prefix
-from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import DataError
-from mt.model.recording import attention_weights
 from mt.report.attention_page import (
     AttentionMaps,
     AxisTokens,
@@ -56,7 +52,6 @@ def write_attention(
     logger.info(f"{output}: {num_src} source and {num_tgt} target tokens, {megabytes:.2f} MB")
 
 
-@torch.inference_mode()
 def attention_maps(
     translator: Translator,
     sentence: str,
@@ -70,55 +65,27 @@ def attention_maps(
     The tags of `prefix` are in front of the sentence, as special words. Raises DataError for a text
     that cannot be shown.
     """
-    src_tokenizer = translator.src_tokenizer
+    attention = translator.attention(sentence, target, prefix=prefix)
     tgt_tokenizer = translator.tgt_tokenizer
-    max_length = translator.max_length
-    src = _encode_sentence(
-        sentence,
-        src_tokenizer,
-        translator.src_normalizer,
-        max_length=max_length,
-        what="the sentence",
-        prefix=prefix,
-    )
-    if target is None:
-        # As a whole, although `mt translate` may translate it sentence by sentence.
-        translator = replace(translator, split_lines=False)
-        ((best,),) = translator.n_best([sentence], num_translations=1, prefix=prefix)
-        tgt_text = best.text
-        # The ids come from the search: encoding the text could split its words differently.
-        (segment,) = best.segments
-        tgt_out = segment.tgt
-    else:
-        tgt_text = target
-        tgt_out = _encode_sentence(
-            target,
-            tgt_tokenizer,
-            translator.tgt_normalizer,
-            max_length=max_length,
-            what="the target",
-        )
+    tgt_out = attention.ids.tgt
     tgt_in = [tgt_tokenizer.bos_id, *tgt_out[:-1]]
-
     sides = {
-        "src": axis_tokens(src_tokenizer, src),
+        "src": axis_tokens(translator.src_tokenizer, attention.ids.src),
         "tgt_in": axis_tokens(tgt_tokenizer, tgt_in),
         "tgt_out": axis_tokens(tgt_tokenizer, tgt_out),
     }
-    recorded = attention_weights(translator.model, src, tgt_in)
     weights = {
-        "cross": [layer.numpy() for layer in recorded.cross],
-        "encoder": [layer.numpy() for layer in recorded.encoder],
-        "decoder": [layer.numpy() for layer in recorded.decoder],
+        "cross": list(attention.cross),
+        "encoder": list(attention.encoder),
+        "decoder": list(attention.decoder),
     }
-    return AttentionMaps(name, sentence, tgt_text, sides, weights)
+    return AttentionMaps(name, attention.src_text, attention.tgt_text, sides, weights)
 
 
 def axis_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
     """Return the subwords and words of a sequence of token ids."""
-    special_names = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
-    special_ids = {*special_names, *tokenizer.tag_ids}
-    subwords = [special_names.get(token_id) or tokenizer.piece(token_id) for token_id in ids]
+    special_ids = {tokenizer.bos_id, tokenizer.eos_id, *tokenizer.tag_ids}
+    subwords = tokenizer.token_names(ids)
     special_positions = [i for i, token_id in enumerate(ids) if token_id in special_ids]
     word_index = group_words(subwords, special_positions=special_positions)
 
@@ -129,35 +96,3 @@ def axis_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
     for word, position in zip(special_words, special_positions, strict=True):
         words[word] = subwords[position]  # decoding gives no text for special tokens
     return AxisTokens(subwords, words, word_index, special_words)
-
-
-def _encode_sentence(
-    text: str,
-    tokenizer: Tokenizer,
-    normalizer: Normalizer,
-    *,
-    max_length: int,
-    what: str,
-    prefix: Prefix = (),
-) -> list[int]:
-    """Return the token ids of one line of normalized text, with the prefix first and eos last.
-
-    Raises DataError, which calls the text `what`, if it is not valid UTF-8, not a single line,
-    blank, or longer than the `max_length` tokens that the model was trained on.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{what} is not valid UTF-8 at character {error.start + 1}") from error
-    if "\n" in text:
-        raise DataError(f"{what} has a line break; give one sentence on one line")
-    text = normalizer(text)
-    if is_blank(text):
-        raise DataError(f"{what} is blank; give a sentence with at least one word")
-    (text_ids,) = tokenizer.encode([text])
-    ids = [*prefix, *text_ids]
-    if len(ids) > max_length:
-        raise DataError(
-            f"{what} has {len(ids):,} tokens; the model was trained on at most {max_length:,}"
-        )
-    return ids

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from mt.config.schema import Config, CorpusConfig, EvalSetConfig, Section
 from mt.config.yaml_file import show
+from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
-from mt.training.console import format_duration
-from mt.training.metrics_log import MetricsHistory, MetricsLine
+from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope
 
 
 class Fact(NamedTuple):
@@ -96,6 +96,9 @@ def _file_names(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: 
     """Return the names of the files of a corpus or evaluation set, without their directories."""
     if section.prefix is not None:
         return f"{Path(section.prefix).name}.{{{src_lang},{tgt_lang}}}"
+    single_file = section.tsv or section.tmx
+    if single_file is not None:
+        return Path(single_file).name
     targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
     return ", ".join(Path(path or "").name for path in (section.src, *targets))
 
@@ -130,6 +133,11 @@ def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) ->
     if best_steps:
         validations += f", best at update {best_steps[-1]:,}"
     facts.append(Fact("validations", validations))
+    scope = read_scope(valid[-1]) if valid else None
+    if scope is not None:
+        facts.append(Fact("validation scores of", str(scope)))
+
+    facts += [_final_score_fact(line) for line in history.final[-1:]]
 
     facts.append(Fact("scored checkpoint", checkpoint or "none"))
     search = config.search
@@ -137,6 +145,13 @@ def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) ->
     facts.append(Fact("search", search_settings))
     facts.append(Fact("environment at the start", _environment(history.start)))
     return facts
+
+
+def _final_score_fact(line: MetricsLine) -> Fact:
+    """Return what the run's last line about its best checkpoint says."""
+    names = line.get("signatures", {})
+    scores = ", ".join(f"{name} {line[name]:.2f}" for name in names if line.get(name) is not None)
+    return Fact(f"final score of {line.get('checkpoint')}", f"{scores} ({read_scope(line)})")
 
 
 def _environment(start: MetricsLine) -> str:

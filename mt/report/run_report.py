@@ -11,13 +11,21 @@ from mt.decoding.translator import Translator
 from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import MIN_SENTENCES, Score
+from mt.planning.advice import Advice
+from mt.planning.next_steps import suggest_next_steps
+from mt.planning.output_advice import OutputCounts, count_outputs
 from mt.report.facts import Fact, list_facts, summarise
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
 from mt.report.scored_set import ScoredSet, load_evaluation_sets, translate_and_score
 from mt.report.template import render
-from mt.report.training_history import SampleVersion, follow_samples, missing_metrics
+from mt.report.training_history import (
+    SampleVersion,
+    follow_samples,
+    missing_metrics,
+    read_curves,
+)
 from mt.storage.atomic import atomic_file
 from mt.storage.checkpoint import find_checkpoint
 from mt.storage.run_dir import RunDir, open_run_dir
@@ -40,6 +48,7 @@ class Report(NamedTuple):
     heat_maps_source: str  # name of the evaluation set of the heat maps' sentences
     missing: Sequence[str]  # sentences about what could not be shown
     config: str  # as YAML
+    next_steps: Sequence[Advice] | None = None  # None: there are too few validations to judge
 
 
 class Evaluation(NamedTuple):
@@ -94,7 +103,31 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         heat_maps_source=evaluation.heat_maps_source,
         missing=[*missing_metrics(history, file_name=run.metrics_path.name), *evaluation.missing],
         config=dump_config(config),
+        next_steps=find_next_steps(config, history, evaluation.scored_sets),
     )
+
+
+def find_next_steps(
+    config: Config, history: MetricsHistory, scored_sets: Sequence[ScoredSet]
+) -> list[Advice] | None:
+    """Return the advice about a run, or None if there are too few validations to judge.
+
+    The translations are those of the first scored set, if there is one.
+    """
+    curves = read_curves(history, config)
+    if not curves.is_enough:
+        return None
+    outputs: OutputCounts | None = None
+    scores: dict[str, Score] = {}
+    if scored_sets:
+        sentences = scored_sets[0].sentences
+        outputs = count_outputs(
+            [sentence.src for sentence in sentences],
+            [sentence.hyp for sentence in sentences],
+            [sentence.ref for sentence in sentences],
+        )
+        scores = {score.name: score for score in scored_sets[0].scores}
+    return suggest_next_steps(curves, outputs, bleu=scores.get("BLEU"), chrf=scores.get("chrF"))
 
 
 def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -> Evaluation:

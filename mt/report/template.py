@@ -3,12 +3,15 @@
 A page is a single file: it needs no other file and makes no network request.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 TEMPLATE_DIR = Path(__file__).parent
+CONFIG_KEY = re.compile(r"\b(?:data|tokenizer|model|train|search|evaluation)\.[a-z_]+\b")
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
 
 
@@ -25,6 +28,7 @@ def render(template: str, values: Mapping[str, object]) -> str:
         trim_blocks=True,
     )
     environment.filters["show_control_chars"] = show_control_chars
+    environment.filters["mark_config_keys"] = mark_config_keys
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment.get_template(template).render(values)
 
@@ -35,3 +39,9 @@ def show_control_chars(text: str) -> str:
     A browser would not show the characters themselves.
     """
     return text.translate(CONTROL_PICTURES)
+
+
+def mark_config_keys(text: str) -> Markup:
+    """Escape a text, and set its config keys, such as model.dropout, as code."""
+    escaped = str(escape(show_control_chars(text)))
+    return Markup(CONFIG_KEY.sub(r"<code>\g<0></code>", escaped))

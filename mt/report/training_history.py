@@ -1,8 +1,10 @@
-"""What the history of a training run lacks, and how its sample translations changed."""
+"""What the history of a training run lacks, its curves, and how its sample translations changed."""
 
 from typing import NamedTuple
 
+from mt.config.schema import Config
 from mt.evaluation.analysis import sentence_chrf
+from mt.planning.curve_advice import RunCurves, TrainPoint, ValidationPoint
 from mt.training.metrics_log import MetricsHistory
 
 
@@ -34,6 +36,34 @@ def missing_metrics(history: MetricsHistory, *, file_name: str) -> list[str]:
     if not history.valid:
         missing.append("There has been no validation yet.")
     return missing
+
+
+def read_curves(history: MetricsHistory, config: Config) -> RunCurves:
+    """Return the numbers of a run over time, for the advice about it."""
+    train_points = [
+        TrainPoint(line["step"], line["nll"], line["lr"])
+        for line in history.train
+        if line.get("nll") is not None and line.get("lr") is not None
+    ]
+    validations = []
+    for line in history.valid:
+        if line.get("loss") is not None:
+            bleu = line.get("BLEU") or 0.0
+            is_best = line.get("is_best", False)
+            validations.append(ValidationPoint(line["step"], line["loss"], bleu, is_best))
+    limits = {}
+    for key in ("max_steps", "max_epochs", "max_minutes"):
+        value = getattr(config.train, key)
+        if value is not None:
+            limits[f"train.{key}"] = value
+    return RunCurves(
+        train=train_points,
+        validations=validations,
+        num_skipped=max((line.get("num_skipped", 0) for line in history.train), default=0),
+        dropout=config.model.dropout,
+        bpe_dropout=config.tokenizer.bpe_dropout,
+        limits=limits,
+    )
 
 
 def follow_samples(history: MetricsHistory) -> dict[tuple[str, str], list[SampleVersion]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mt.errors import RunDirError
-from mt.storage.atomic import os_errors_as_disk_error, remove
+from mt.storage.atomic import fsync_path, os_errors_as_disk_error, remove
 
 # What training writes, as a pattern of names in each folder of a run directory.
 WRITTEN_NAMES = {
@@ -19,6 +19,18 @@ WRITTEN_NAMES = {
     "checkpoints/step_*": r"SHA256SUMS",
     "cache": r"[0-9a-f]{32}",
 }
+
+
+def display_path(path: str) -> str:
+    """Return a path for messages: relative if it is below the current directory, else as it is.
+
+    A place such as FILE:LINE is a path too.
+    """
+    try:
+        relative = os.path.relpath(path)
+    except FileNotFoundError:  # the current directory was deleted
+        return path
+    return path if relative.startswith(os.pardir) else relative
 
 
 class RunDir:
@@ -34,12 +46,34 @@ class RunDir:
 
     @property
     def display_path(self) -> str:
-        """The path for messages: relative if it is below the current directory, else absolute."""
-        try:
-            relative = os.path.relpath(self.path)
-        except FileNotFoundError:  # the current directory was deleted
-            return str(self.path)
-        return str(self.path) if relative.startswith(os.pardir) else relative
+        """The path for messages, see the function of this name."""
+        return display_path(str(self.path))
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a training has begun here."""
+        return self.config_path.exists() or self.checkpoints_dir.exists()
+
+    def move_aside(self) -> Path | None:
+        """Rename the directory, if it holds a run, and return its new path, else None.
+
+        The new name is NAME.1, the next time NAME.2, and so on. RunDirError when another process is
+        training here, DiskError when the directory cannot be renamed.
+        """
+        if not self.holds_run:
+            return None
+        with self.lock(), os_errors_as_disk_error(self.path):
+            new_path = self._next_name()
+            self.path.rename(new_path)  # fails if the name has been taken in the meantime
+            fsync_path(new_path.parent)
+        return new_path
+
+    def _next_name(self) -> Path:
+        """Return the path NAME.1, or the one after the highest number that is taken."""
+        pattern = re.compile(rf"{re.escape(self.path.name)}\.([1-9][0-9]{{0,8}})")
+        matches = [pattern.fullmatch(path.name) for path in self.path.parent.iterdir()]
+        numbers = [int(match[1]) for match in matches if match]
+        return self.path.with_name(f"{self.path.name}.{max(numbers, default=0) + 1}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

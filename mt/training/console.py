@@ -1,77 +1,112 @@
 """What a person sees while a run trains: a progress bar on a terminal, plain lines elsewhere."""
 
 import logging
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from tqdm import tqdm
-
-from mt.training.metrics_log import Validation
+from mt.decoding.translator import OnProgress, TranslationProgress
+from mt.progress_bar import ProgressBar, ProgressText, format_duration
+from mt.training.metrics_log import FinalRecord, Validation
 
 logger = logging.getLogger(__name__)
 
+NUMBERS_SECONDS = 2.0  # how old the numbers in a progress bar may become
+FIRST_LINE_SECONDS = 4.0  # without a progress bar, the first line comes after so many seconds
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come, and how far it will go."""
+
+    step: int
+    total_steps: int | None  # as planned; None: not known yet
+    epoch: float  # how many times the training text was used
+    fraction: float  # of the limit that ends the run
+    seconds_left: float | None  # None: not known yet
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Means over the latest updates."""
+
+    loss: float
+    lr: float
+    tokens_per_second: float
+
 
 class Console:
-    """Shows a run's progress on stderr. A disabled console, as on other ranks, shows nothing.
-
-    A progress bar that cannot be written, for example because its terminal was closed, is switched
-    off.
-    """
+    """Shows a run's progress on stderr. A disabled console, as on other ranks, shows nothing."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        self._bar = tqdm(disable=True)
+        self._bar = ProgressBar(enabled=False)
+        self._position: Position | None = None
+        self._numbers: Numbers | None = None
+        self._activity: str | None = None
+        self._numbers_time: float | None = None  # when the latest numbers were shown
+        self._first_time: float | None = None  # of the first call of `advance`
 
     @contextmanager
-    def progress_bar(self, total: int | None, *, step: int) -> Iterator[None]:
-        """Show a progress bar at `step` of `total` inside the `with` block, on a terminal only."""
-        is_shown = self.enabled and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
-        bar_format = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-        with self._switching_off():
-            self._bar = tqdm(
-                total=total,
-                initial=step,
-                unit="step",
-                dynamic_ncols=True,
-                bar_format=None if total is None else bar_format,
-                disable=not is_shown,
-            )
-        try:
-            yield
-        finally:
-            with self._switching_off():
-                self._bar.close()
+    def progress_bar(self) -> Iterator[None]:
+        """Show a progress bar inside the `with` block, on a terminal only."""
+        enabled = self.enabled and logger.isEnabledFor(logging.INFO)
+        with ProgressBar(enabled=enabled, keep=True) as bar:
+            self._bar = bar
+            try:
+                yield
+            finally:
+                self._activity = None
+                self._redraw(at_once=True)
 
-    def advance(self, step: int) -> None:
-        """Move the progress bar to `step`."""
-        with self._switching_off():
-            self._bar.update(step - self._bar.n)
+    def show_activity(self, text: str) -> None:
+        """Show in the progress bar what the run does before its next update."""
+        self._activity = text
+        self._redraw(at_once=True)
 
-    def show_progress(
-        self, step: int, *, loss: float, lr: float, tokens_per_second: float, seconds_left: float
-    ) -> None:
+    def advance(self, position: Position) -> None:
+        """Show in the progress bar that an update is done."""
+        if self._first_time is None:
+            self._first_time = time.monotonic()
+        self._position = position
+        self._activity = None
+        self._redraw()
+
+    def numbers_are_due(self) -> bool:
+        """Return whether to call `show_numbers` although no line is due.
+
+        So numbers appear in the first seconds, and a progress bar stays up to date.
+        """
+        now = time.monotonic()
+        if self._bar.is_shown:
+            return self._numbers_time is None or now - self._numbers_time >= NUMBERS_SECONDS
+        if not self.enabled or self._numbers_time is not None or self._first_time is None:
+            return False
+        return now - self._first_time >= FIRST_LINE_SECONDS
+
+    def show_numbers(self, position: Position, numbers: Numbers) -> None:
         """Show the latest numbers in the progress bar, or as a line where there is none."""
-        numbers = f"loss {loss:.3f} | {tokens_per_second:,.0f} tok/s | lr {lr:.2e}"
-        status = f"{numbers} | {format_duration(seconds_left)} left"
-        if not self._bar.disable:
-            with self._switching_off():
-                self._bar.set_postfix_str(status)
-            return
-        total = f"/{self._bar.total:,}" if self._bar.total else ""
-        self.info(f"step {step:,}{total} | {status}")
+        self._position = position
+        self._numbers = numbers
+        self._numbers_time = time.monotonic()
+        if self._bar.is_shown:
+            self._redraw(at_once=True)
+        else:
+            self.info(format_line(position, numbers))
+
+    def _redraw(self, *, at_once: bool = False) -> None:
+        text = format_bar(self._position, self._numbers, activity=self._activity)
+        self._bar.show(text, at_once=at_once)
 
     def show_validation(self, step: int, validation: Validation, *, is_best: bool) -> None:
         """Show the scores of a validation, and its sample translations."""
+        self._activity = None
         self.info(format_validation(step, validation, is_best=is_best))
 
-    @contextmanager
-    def _switching_off(self) -> Iterator[None]:
-        """Switch the progress bar off if it cannot be written: training must not end."""
-        try:
-            yield
-        except OSError:
-            self._bar.disable = True
+    def show_final_score(self, final: FinalRecord) -> None:
+        """Show the score of the best checkpoint at the end of the run."""
+        self.info(format_final_score(final))
 
     def info(self, text: str) -> None:
         """Show a line that stays."""
@@ -84,6 +119,65 @@ class Console:
             logger.warning(text)
 
 
+@contextmanager
+def translation_bar(text: str) -> Iterator[OnProgress]:
+    """Show a progress bar for translations inside the `with` block, on a terminal only.
+
+    It stands below the bar of the training and disappears at the end.
+    """
+    with ProgressBar(enabled=logger.isEnabledFor(logging.INFO)) as bar:
+
+        def show(progress: TranslationProgress) -> None:
+            bar.show(ProgressText((text,), progress.fraction), at_once=progress.is_complete)
+
+        bar.show(ProgressText((text,), 0.0), at_once=True)
+        yield show
+
+
+def format_bar(
+    position: Position | None, numbers: Numbers | None, *, activity: str | None = None
+) -> ProgressText:
+    """Return what the progress bar shows: the time left first, or what the run does now."""
+    first = []
+    if activity is not None:
+        first.append(activity)
+    elif position is not None:
+        first.append(_format_time_left(position))
+    rest = []
+    if numbers is not None:
+        first.append(f"loss {numbers.loss:.3f}")
+        rest.append(f"{numbers.tokens_per_second:,.0f} tok/s")
+    if position is None:
+        return ProgressText(tuple(first))
+    rest += [_format_step(position), f"epoch {position.epoch:.1f}"]
+    if numbers is not None:
+        rest.append(f"lr {numbers.lr:.2e}")
+    return ProgressText(tuple(first), position.fraction, tuple(rest))
+
+
+def format_line(position: Position, numbers: Numbers) -> str:
+    """Return a line for a log file."""
+    fields = [
+        _format_step(position),
+        f"loss {numbers.loss:.3f}",
+        f"{numbers.tokens_per_second:,.0f} tok/s",
+        f"lr {numbers.lr:.2e}",
+        _format_time_left(position),
+    ]
+    return " | ".join(fields)
+
+
+def _format_step(position: Position) -> str:
+    total = f"/{position.total_steps:,}" if position.total_steps else ""
+    return f"step {position.step:,}{total}"
+
+
+def _format_time_left(position: Position) -> str:
+    if position.seconds_left is None:
+        return "-:-- left"
+    return f"{format_duration(position.seconds_left)} left"
+
+
 def format_validation(step: int, validation: Validation, *, is_best: bool) -> str:
     """Return a line with the scores of a validation, and lines with its samples below."""
     fields = [
@@ -92,6 +186,8 @@ def format_validation(step: int, validation: Validation, *, is_best: bool) -> st
         f"ppl {validation.perplexity:.2f}",
         *(f"{name} {value:.2f}" for name, value in validation.scores.items()),
     ]
+    if validation.scope is not None:
+        fields.append(str(validation.scope))
     if is_best:
         fields.append("best")
     lines = [" | ".join(fields)]
@@ -100,10 +196,13 @@ def format_validation(step: int, validation: Validation, *, is_best: bool) -> st
     return "\n".join(lines).rstrip()
 
 
-def format_duration(seconds: float) -> str:
-    """Return 75 seconds as 1:15, and 3700 seconds as 1:01:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_of_hour = divmod(minutes, 60)
-    if hours:
-        return f"{hours}:{minutes_of_hour:02}:{rest:02}"
-    return f"{minutes}:{rest:02}"
+def format_final_score(final: FinalRecord) -> str:
+    """Return a line with the score of the best checkpoint at the end of the run."""
+    fields = [
+        f"final score of {final.checkpoint}",
+        *(f"{name} {value:.2f}" for name, value in final.scores.items()),
+        str(final.scope),
+    ]
+    if final.scope.num_lines < final.scope.num_lines_in_set:
+        fields.append("all lines would take more than 10 % of max_minutes")
+    return " | ".join(fields)

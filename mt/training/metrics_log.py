@@ -8,11 +8,14 @@ depend on the kind:
     plan       total_steps, warmup_steps
     train      epoch, loss, nll, other sums of the objective, lr, grad_norm, tokens_seen,
                num_skipped
-    valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best
+    valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best,
+               num_lines, num_lines_in_set, beam_size
+    final      checkpoint, scores, signatures, num_lines, num_lines_in_set, beam_size
     incident   text
 
 The keys under `timing` are elapsed_seconds (of training, over all resumes), tokens_per_second and
-peak_memory (in bytes) of a train line, and unix_time of a start line.
+peak_memory (in bytes) of a train line, translation_seconds of a valid line, and unix_time of a
+start line.
 
 A number that is not finite is written as null.
 """
@@ -21,7 +24,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +46,20 @@ class Sample(NamedTuple):
     hyp: str
 
 
+class ScoreScope(NamedTuple):
+    """Which lines of a set were scored, and which search translated them."""
+
+    num_lines: int
+    num_lines_in_set: int
+    beam_size: int
+
+    def __str__(self) -> str:
+        lines = f"{self.num_lines:,} lines"
+        if self.num_lines < self.num_lines_in_set:
+            lines = f"{self.num_lines:,} of {self.num_lines_in_set:,} lines"
+        return f"{lines}, beam {self.beam_size}"
+
+
 @dataclass(frozen=True)
 class Validation:
     """Loss, scores and sample translations of the validation set at one time."""
@@ -51,6 +68,13 @@ class Validation:
     scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
     signatures: Mapping[str, str]  # sacreBLEU's signature of each score
     samples: Sequence[Sample]
+    scope: ScoreScope | None = None  # None: there are no scores
+    translation_seconds: float = 0.0  # how long the search took
+
+    @property
+    def seconds_per_line(self) -> float | None:
+        """How long the search took for a line; None if nothing was translated."""
+        return None if self.scope is None else self.translation_seconds / self.scope.num_lines
 
     @property
     def perplexity(self) -> float:
@@ -132,6 +156,7 @@ class ValidationRecord:
     def values(self) -> dict[str, Any]:
         """Return the keys that only this kind has."""
         validation = self.validation
+        scope = {} if validation.scope is None else validation.scope._asdict()
         return {
             "epoch": self.epoch,
             "loss": validation.loss,
@@ -140,6 +165,27 @@ class ValidationRecord:
             "signatures": dict(validation.signatures),
             "samples": [sample._asdict() for sample in validation.samples],
             "is_best": self.is_best,
+            **scope,
+        }
+
+
+@dataclass(frozen=True)
+class FinalRecord:
+    """The score of the best checkpoint at the end of a run."""
+
+    kind: ClassVar[str] = "final"
+    checkpoint: str  # its name
+    scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
+    signatures: Mapping[str, str]  # sacreBLEU's signature of each score
+    scope: ScoreScope
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return {
+            "checkpoint": self.checkpoint,
+            **self.scores,
+            "signatures": dict(self.signatures),
+            **self.scope._asdict(),
         }
 
 
@@ -155,18 +201,32 @@ class IncidentRecord:
         return asdict(self)
 
 
-Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | IncidentRecord
+Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | FinalRecord | IncidentRecord
+
+
+@dataclass(frozen=True)
+class TrainingEvent:
+    """A line of metrics.jsonl, for a program that watches its own training."""
+
+    step: int  # updates since the run began
+    record: Record
+    timing: Mapping[str, float]
+
+
+OnEvent = Callable[[TrainingEvent], None]
 
 
 class MetricsLog:
     """The file metrics.jsonl of a run that is training.
 
     A line that a full disk refuses is kept in memory until the next write, so that the file never
-    has half a line or a gap.
+    has half a line or a gap. `on_event`, if it is set, is called after each line. What it raises is
+    not caught.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.on_event: OnEvent | None = None
         self._pending = b""
 
     def write(self, record: Record, *, step: int, timing: Mapping[str, float]) -> None:
@@ -181,6 +241,8 @@ class MetricsLog:
         self._pending += text.encode(errors="backslashreplace") + b"\n"
         with suppress(DiskError):
             self._write_pending()
+        if self.on_event is not None:
+            self.on_event(TrainingEvent(step, record, timing))
 
     def sync(self) -> int:
         """Wait until all lines are on the disk, and return the file's size in bytes.
@@ -215,9 +277,12 @@ class MetricsLog:
 
     def incidents(self) -> list[str]:
         """Return what went wrong since the run began, a text for each incident."""
+        return [f"update {line['step']:,}: {line['text']}" for line in self.history().incidents]
+
+    def history(self) -> "MetricsHistory":
+        """Return all lines, with those that could not be written yet."""
         written = self.path.read_bytes() if self.path.exists() else b""
-        history = parse_metrics(written + self._pending)
-        return [f"update {line['step']:,}: {line['text']}" for line in history.incidents]
+        return parse_metrics(written + self._pending)
 
     def _write_pending(self) -> None:
         """Write the pending lines, all of them or nothing."""
@@ -281,12 +346,24 @@ class _SampleTypes(_Types):
     hyp: str
 
 
-class _ValidationTypes(_LineTypes):
+class _ScoreTypes(_LineTypes):
+    num_lines: NonNegativeInt = 0
+    num_lines_in_set: NonNegativeInt = 0
+    beam_size: NonNegativeInt = 0
+
+
+class _ValidationTypes(_ScoreTypes):
     __pydantic_extra__: dict[str, Number]
     epoch: NonNegativeInt = 0
     signatures: dict[str, str] = {}
     samples: list[_SampleTypes] = []
     is_best: bool = False
+
+
+class _FinalTypes(_ScoreTypes):
+    __pydantic_extra__: dict[str, Number]
+    checkpoint: str = ""
+    signatures: dict[str, str] = {}
 
 
 class _IncidentTypes(_LineTypes):
@@ -298,6 +375,7 @@ TYPES_BY_KIND: dict[str, type[_LineTypes]] = {
     PlanRecord.kind: _PlanTypes,
     TrainRecord.kind: _TrainTypes,
     ValidationRecord.kind: _ValidationTypes,
+    FinalRecord.kind: _FinalTypes,
     IncidentRecord.kind: _IncidentTypes,
 }
 
@@ -325,6 +403,11 @@ class MetricsHistory:
     def valid(self) -> list[MetricsLine]:
         """The lines with the results of a validation."""
         return self.of_kind("valid")
+
+    @property
+    def final(self) -> list[MetricsLine]:
+        """The lines with the score of the best checkpoint at the end of the run."""
+        return self.of_kind("final")
 
     @property
     def incidents(self) -> list[MetricsLine]:
@@ -357,6 +440,13 @@ def parse_metrics(content: bytes) -> MetricsHistory:
         else:
             lines.append(line)
     return MetricsHistory(lines, num_unreadable)
+
+
+def read_scope(line: MetricsLine) -> ScoreScope | None:
+    """Return what the scores of a line are of; None in the lines of older versions."""
+    if any(key not in line for key in ScoreScope._fields):
+        return None
+    return ScoreScope(*(line[key] for key in ScoreScope._fields))
 
 
 def _complete_lines(content: bytes, *, step: int) -> Iterator[bytes]:

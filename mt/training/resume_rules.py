@@ -11,6 +11,9 @@ from mt.errors import CheckpointError, RunDirError
 from mt.experiment import Experiment
 from mt.storage.atomic import sha256
 
+# What a user can do when a run cannot be resumed as asked.
+OTHER_RUN_HINT = "choose another --run-dir, or give --fresh, which moves this run aside"
+
 # Keys, or whole sections, that may change when a run is resumed: they do not change what an update
 # computes, except for rounding. The limits of a run change its learning rate, and a revision of its
 # plan records that.
@@ -29,11 +32,11 @@ CHANGEABLE_KEYS = (
     "train.max_skipped",
 )
 
-# Keys with paths of files. They may change: mt
-# compares the content of the files, or does not need them any more.
+# Keys with paths of files. They may change: mt compares the content of the files, or does not need
+# them any more.
 PATH_KEYS = re.compile(
-    r"data\.train\.\d+\.(prefix|src|tgt)"
-    r"|data\.valid\.(prefix|src|refs\.\d+)"
+    r"data\.train\.\d+\.(prefix|src|tgt|tsv|columns(\.\d+)?|tmx)"
+    r"|data\.valid\.(prefix|src|refs\.\d+|tsv|columns(\.\d+)?|tmx)"
     r"|tokenizer\.(model|src_model|tgt_model)"
     r"|train\.(init_from|init_checkpoint)"  # read only when the run begins
 )
@@ -58,14 +61,14 @@ def check_same_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
     path = experiment.run_dir.checkpoints_dir
     if meta.get("data_digest") != experiment.training_data.digest:
         raise CheckpointError(
-            f"{path}: the training text has changed since the run began; choose another --run-dir"
+            f"{path}: the training text has changed since the run began; {OTHER_RUN_HINT}"
         )
     # Earlier versions of mt did not save it.
     valid_digest = experiment.validation_set.digest
     if meta.get("valid_digest", valid_digest) != valid_digest:
         raise CheckpointError(
             f"{path}: the validation text has changed since the run began, so scores cannot be "
-            "compared; choose another --run-dir"
+            f"compared; {OTHER_RUN_HINT}"
         )
 
 
@@ -84,5 +87,5 @@ def check_same_tokenizers(experiment: Experiment) -> None:
         if sha256(Path(named)) != sha256(own_path):
             raise RunDirError(
                 f"{experiment.run_dir.path}: the run began with another tokenizer than {named} "
-                f"(tokenizer.{key}); choose another --run-dir"
+                f"(tokenizer.{key}); {OTHER_RUN_HINT}"
             )

@@ -1,4 +1,4 @@
-"""Start or resume a run: `mt.train`."""
+"""Start or resume a run: what `mt train` does."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from mt.config.load import (
 )
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
-from mt.data.eval_set import training_files, warn_of_unnormalized_references
+from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import (
     CheckpointError,
@@ -35,7 +35,9 @@ from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
 from mt.training.init_from import inherit_from_parent
+from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
+    OTHER_RUN_HINT,
     check_same_text,
     check_same_tokenizers,
     forbidden_changes,
@@ -50,12 +52,16 @@ def read_config(
 ) -> Config:
     """Return the config at `path` with the command line's changes.
 
-    The default run directory is `runs/<name of the file>`.
+    The default run directory is `runs/<name of the file>`. When `path` is a run directory, the
+    config is that of the run, and the default run directory is `path`. ConfigError when it is
+    another directory.
     """
     changes = list(overrides)
-    # Quoted as JSON, which is also YAML. Without quotes a path such as 2024 would be a number.
+    if path.is_dir():
+        changes.insert(0, _override_of_path("train.run_dir", path))
+        path = _config_of_run(path)
     if run_dir is not None:
-        changes.append(f"train.run_dir={json.dumps(str(run_dir), ensure_ascii=False)}")
+        changes.append(_override_of_path("train.run_dir", run_dir))
     if device is not None:
         changes.append(f"train.device={device}")
     config = load_config(path, changes)
@@ -71,6 +77,21 @@ def read_config(
     return config.model_copy(update={"train": train_config})
 
 
+def _override_of_path(key: str, path: Path) -> str:
+    # Quoted as JSON, which is also YAML. Without quotes a path such as 2024 would be a number.
+    return f"{key}={json.dumps(str(path), ensure_ascii=False)}"
+
+
+def _config_of_run(directory: Path) -> Path:
+    config_path = RunDir(directory).config_path
+    if not config_path.is_file():
+        raise ConfigError(
+            f"{directory}: wanted a config file or a run directory, found a directory without "
+            f"{config_path.name}"
+        )
+    return config_path
+
+
 # Errors that the user can correct, after which the same command starts from the beginning.
 MISTAKES = (ConfigError, DataError, CheckpointError, TokenizerError, RunDirError, DeviceError)
 
@@ -79,6 +100,7 @@ class TrainingEnd(NamedTuple):
     """How a training ended."""
 
     run_dir: Path
+    stop_reason: str  # such as "max_steps 2300 reached"
     stop_signal: str | None  # the name of the signal that stopped training early
 
 
@@ -90,10 +112,19 @@ def train(config: Config) -> Path:
     return run_training(config).run_dir
 
 
-def run_training(config: Config, *, start_time: float | None = None) -> TrainingEnd:
-    """Train as `train` does, and also return whether a signal stopped training early.
+def run_training(
+    config: Config,
+    *,
+    fresh: bool = False,
+    start_time: float | None = None,
+    on_event: OnEvent | None = None,
+) -> TrainingEnd:
+    """Train as `train` does, and also return why training stopped.
 
-    `train.max_minutes` counts from `start_time` of `time.monotonic`; by default, from now.
+    With `fresh`, a run that the directory holds is moved aside first, and moved back when a mistake
+    keeps the new one from beginning. `train.max_minutes` counts from `start_time` of
+    `time.monotonic`; by default, from now. `on_event` gets each line of metrics.jsonl when it is
+    written, on rank 0.
     """
     if start_time is None:
         start_time = time.monotonic()
@@ -101,6 +132,10 @@ def run_training(config: Config, *, start_time: float | None = None) -> Training
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
     runtime = open_runtime(config.train.device)
+    old_run = None
+    if fresh:
+        with lost_rank_as_error(runtime.rank, runtime.world_size):
+            old_run = _move_aside(run_dir, runtime)
     is_new = runtime.is_main and not run_dir.path.exists()
     lock = run_dir.lock() if runtime.is_main else nullcontext()
     with lost_rank_as_error(runtime.rank, runtime.world_size), lock:
@@ -110,10 +145,27 @@ def run_training(config: Config, *, start_time: float | None = None) -> Training
         except MISTAKES:
             if is_new:
                 remove(run_dir.path)  # nothing has begun
+            if old_run is not None:
+                old_run.rename(run_dir.path)
+                logger.info(f"{run_dir.display_path}: the earlier run is here again")
             raise
-        trainer.fit()
+        trainer.metrics.on_event = on_event
+        stop_reason = trainer.fit()
         runtime.close()
-    return TrainingEnd(run_dir.path, trainer.signals.name)
+    return TrainingEnd(run_dir.path, stop_reason, trainer.signals.name)
+
+
+def _move_aside(run_dir: RunDir, runtime: Runtime) -> Path | None:
+    """Move the run in `run_dir` aside, and say where it is now.
+
+    Return its new path; None if there is no run, and on all ranks but the first.
+    """
+    new_path = run_dir.move_aside() if runtime.is_main else None
+    runtime.barrier()  # the other ranks look into the directory only when it has been moved
+    if new_path is not None:
+        moved = RunDir(new_path)
+        logger.info(f"{run_dir.display_path}: the earlier run is now in {moved.display_path}")
+    return new_path
 
 
 def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Experiment, Runtime]:
@@ -144,7 +196,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         valid = experiment.validation_set
         warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
         warn_of_unnormalized_references(valid, config.data.normalization)
-        warn_of_equal_sides(training_files(config.data))
+        warn_of_equal_sides(training_corpora(config.data))
+        experiment.count_training_text()
         experiment.train_tokenizers()
         experiment.measure_sources()
     if runtime.is_main:
@@ -207,8 +260,8 @@ def refuse_changes(run_config: Config, experiment: Experiment) -> None:
     if changes:
         listed = "\n  ".join(changes)
         raise RunDirError(
-            f"{run_dir.path}: the run began with another config; "
-            f"choose another --run-dir, or undo:\n  {listed}"
+            f"{run_dir.path}: the run began with another config; undo these changes, or "
+            f"{OTHER_RUN_HINT}:\n  {listed}"
         )
     check_same_tokenizers(experiment)
     check_same_text(newest_meta(run_dir.checkpoints_dir), experiment)

@@ -5,6 +5,7 @@ SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) end the run. SIGUSR1 onl
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,8 +28,13 @@ class StopSignals:
     def caught(self) -> Iterator[None]:
         """Remember signals inside the `with` block, instead of ending the process.
 
-        A signal that is ignored, such as SIGHUP after `nohup`, stays ignored.
+        A signal that is ignored, such as SIGHUP after `nohup`, stays ignored. A handler that was
+        not installed by Python stays too. Python handles signals in its main thread alone, so in
+        another thread nothing is caught.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         handlers = {
             signal.SIGINT: self._remember,
             signal.SIGTERM: self._remember,
@@ -36,7 +42,8 @@ class StopSignals:
             signal.SIGUSR1: self._request_save,
         }
         old_handlers = {number: signal.getsignal(number) for number in handlers}
-        caught = [number for number, old in old_handlers.items() if old is not signal.SIG_IGN]
+        left_alone = (signal.SIG_IGN, None)  # None: the handler is not Python's
+        caught = [number for number, old in old_handlers.items() if old not in left_alone]
         for number in caught:
             signal.signal(number, handlers[number])
         try:

@@ -25,8 +25,9 @@ from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
 from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
-from mt.errors import CheckpointError, DiskError, TrainingError
+from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
+from mt.progress_bar import format_duration
 from mt.storage.checkpoint import (
     BEST,
     Checkpoint,
@@ -36,12 +37,15 @@ from mt.storage.checkpoint import (
 )
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.console import Console, format_duration
+from mt.training.console import Console, Numbers, Position, translation_bar
 from mt.training.ema import MovingAverage
+from mt.training.final_scoring import FinalScoring
 from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
 from mt.training.metrics_log import (
+    FinalRecord,
     IncidentRecord,
+    MetricsLine,
     MetricsLog,
     PlanRecord,
     Record,
@@ -86,6 +90,7 @@ class Trainer:
         config: TrainConfig,
         run_dir: RunDir,
         runtime: Runtime,
+        final_scoring: FinalScoring | None = None,
         start_time: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,6 +98,7 @@ class Trainer:
         self.objective = objective
         self.dataset = dataset
         self.validate = validate
+        self.final_scoring = final_scoring
         self.valid_digest = valid_digest
         self.config = config
         self.run_dir = run_dir
@@ -126,8 +132,9 @@ class Trainer:
         self.start_time = clock() if start_time is None else start_time
         self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
         self.pace = Pace()
-        # Of `max_minutes`, for the scoring after the last update.
-        self.reserved_seconds = 0.0
+        self.seconds_per_line: float | None = None  # of the latest validation, to translate
+        # What metrics.jsonl had after the checkpoint from which this process resumed.
+        self.earlier_final_scores: Sequence[MetricsLine] = ()
         self.speed_start_seconds = 0.0
         self.speed_start_tokens = 0
 
@@ -147,7 +154,7 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = Objective(model, label_smoothing=config.label_smoothing)
-        validator = Validator(experiment, runtime)
+        validator = Validator(experiment, runtime, translation_bar=translation_bar)
         return cls(
             objective,
             dataset,
@@ -156,6 +163,7 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
+            final_scoring=FinalScoring(experiment, validator, translation_bar=translation_bar),
             start_time=start_time,
         )
 
@@ -170,8 +178,7 @@ class Trainer:
         self.start_time -= self.state.elapsed_seconds  # of earlier processes
         self._update_elapsed_time()
         self._restart_speed_measurement()
-        progress_bar = self.console.progress_bar(self.config.max_steps, step=self.state.step)
-        with self.signals.caught(), progress_bar:
+        with self.signals.caught(), self.console.progress_bar():
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
             self._examine_plan()
@@ -180,7 +187,7 @@ class Trainer:
                 self._train_epoch()
                 reason = self.stop_reason()
             self._finish()
-            # The place for the final scoring: `reserved_seconds` are left for it.
+            self._score_best()
         self._log_summary(reason)
         return reason
 
@@ -189,6 +196,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Train on the rest of the current epoch, or until there is a reason to stop."""
         state = self.state
+        self.console.show_activity("planning an epoch")
         epoch = self.dataset.epoch(state.epoch, batch_tokens=self.config.batch_tokens)
         num_batches = epoch.plan.num_batches
         self.epoch_length = num_batches
@@ -290,9 +298,11 @@ class Trainer:
         self._update_elapsed_time()
         memory_seconds = stopping.pace_memory_seconds(config)
         self.pace.count_update(state.elapsed_seconds, memory_seconds=memory_seconds)
-        self.console.advance(state.step)
+        self.console.advance(self._position())
         if state.step % config.log_every == 0:
             self._log_window()
+        else:
+            self._show_numbers_if_due()
         if self._validation_is_due():
             self._validate_and_save()
         elif self._save_is_due() and self.stop_reason() is None:  # `fit` saves at a stop
@@ -346,6 +356,7 @@ class Trainer:
         """Try the largest batches before the first update of this process. Raises DeviceError."""
         if self.memory_checked:
             return
+        self.console.show_activity("trying the largest batches")
         check_memory(
             self.objective,
             self.dataset,
@@ -394,8 +405,21 @@ class Trainer:
             reserved_seconds=self.reserved_seconds,
         )
 
+    @property
+    def reserved_seconds(self) -> float:
+        """The part of `max_minutes` that the scoring after the last update needs."""
+        if self.final_scoring is None:
+            return 0.0
+        return self.final_scoring.reserved_seconds(self.seconds_per_line)
+
     def _examine_plan(self) -> None:
-        """Plan the number of updates, or revise it, on all ranks."""
+        """Plan the number of updates, or revise it, on all ranks.
+
+        A run with `max_minutes` that has done its updates is complete, whatever time is left.
+        """
+        is_done = self.plan.is_measured and self.state.step >= self.plan.total_steps
+        if is_done and self.config.max_minutes is not None:
+            return
         self._update_elapsed_time()
         self._revise_plan(self.runtime.broadcast(self._planned_steps()))
 
@@ -433,6 +457,7 @@ class Trainer:
         When a signal asks to stop, the validation is left to the resumed run.
         """
         state = self.state
+        self.console.show_activity("validating")
         self._check_weights()
         start_time = self.clock()
         result = self._validate_until_signal() if self.runtime.is_main else None
@@ -456,7 +481,9 @@ class Trainer:
         self._restart_speed_measurement()
         self.pace.validation_seconds = self.clock() - start_time
         self.pace.skip_to(state.elapsed_seconds)
-        self._write(ValidationRecord(state.epoch, validation, is_best))
+        self.seconds_per_line = validation.seconds_per_line
+        record = ValidationRecord(state.epoch, validation, is_best)
+        self._write(record, translation_seconds=validation.translation_seconds)
         self.console.show_validation(state.step, validation, is_best=is_best)
         error = self._save(is_best=is_best)
         if error is not None and is_best:
@@ -487,6 +514,33 @@ class Trainer:
         finally:
             self.objective.train()
 
+    def _score_best(self) -> None:
+        """Score the best checkpoint as `mt evaluate` does, on rank 0.
+
+        When a signal asks to stop, this is left to the resumed run.
+        """
+        if self.final_scoring is None or self.signals.name is not None:
+            return
+        if self.runtime.is_main:
+            final = self._final_score_until_signal(self.final_scoring)
+            self._update_elapsed_time()
+            if final is not None:
+                self._write(final)
+                self.console.show_final_score(final)
+        self.signals.name = self.runtime.broadcast(self.signals.name)
+
+    def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
+        """Return the final score, or None if a signal asks to stop or there is none."""
+        lines = [*self.earlier_final_scores, *self.metrics.history().valid]
+        try:
+            with self.signals.interrupting():
+                return final_scoring.score(lines, seconds_per_line=self.seconds_per_line)
+        except InterruptedBySignal:
+            return None
+        except MtError as error:  # the training itself is done
+            self.record_incident(f"no final score: {error}")
+            return None
+
     # Logging
 
     def _log_window(self) -> None:
@@ -505,19 +559,49 @@ class Trainer:
             tokens_seen=state.tokens_seen,
             num_skipped=state.num_skipped,
         )
-        seconds = max(state.elapsed_seconds - self.speed_start_seconds, 1e-9)
-        tokens_per_second = (state.tokens_seen - self.speed_start_tokens) / seconds
-        self._restart_speed_measurement()
+        tokens_per_second = self._tokens_per_second()
         peak_memory = self.runtime.peak_memory()
         self._write(record, tokens_per_second=tokens_per_second, peak_memory=peak_memory)
-        self.console.show_progress(
-            state.step,
-            loss=record.losses["loss"],
-            lr=record.lr,
-            tokens_per_second=tokens_per_second,
-            seconds_left=self.progress.seconds_left or 0.0,
-        )
+        self._show_numbers(sums)
+        self._restart_speed_measurement()
         self._report_skipped_updates(sums)
+
+    def _show_numbers_if_due(self) -> None:
+        """Show numbers between two logged lines. This waits for the device, so it is done rarely.
+
+        With several ranks, only the logged lines have the losses of all of them.
+        """
+        if self.runtime.world_size > 1 or not self.console.numbers_are_due():
+            return
+        sums = self.window.sums()
+        if sums.num_updates > 0:
+            self._show_numbers(sums)
+
+    def _show_numbers(self, sums: WindowSums) -> None:
+        """Show the means over the updates since the last logged line."""
+        numbers = Numbers(
+            loss=_mean(sums.losses["loss"], sums.num_tokens),
+            lr=self.learning_rate,
+            tokens_per_second=self._tokens_per_second(),
+        )
+        self.console.show_numbers(self._position(), numbers)
+
+    def _position(self) -> Position:
+        """Return how far the run is, for a person who watches it."""
+        state = self.state
+        progress = self.progress
+        return Position(
+            step=state.step,
+            total_steps=self.plan.total_steps if self.plan.is_measured else self.config.max_steps,
+            epoch=state.epoch + state.batch_index / self.epoch_length,
+            fraction=progress.fraction,
+            seconds_left=progress.seconds_left,
+        )
+
+    def _tokens_per_second(self) -> float:
+        """Return the target tokens per second since the last logged line or validation."""
+        seconds = max(self.state.elapsed_seconds - self.speed_start_seconds, 1e-9)
+        return (self.state.tokens_seen - self.speed_start_tokens) / seconds
 
     def _report_skipped_updates(self, sums: WindowSums) -> None:
         """Record skipped updates as an incident. Raises TrainingError when they are too many."""
@@ -599,6 +683,7 @@ class Trainer:
             where += f", {runtime.world_size} ranks"
         if has_checkpoint(self.run_dir.checkpoints_dir):
             checkpoint, load_errors = self.checkpoints.load_newest()
+            self._read_earlier_scores()  # `restore` cuts metrics.jsonl back
             self.restore(checkpoint)
             if runtime.is_main:
                 self.checkpoints.repair_pointers(self.state.step)
@@ -723,6 +808,18 @@ class Trainer:
         self.plan = TypeAdapter(RunPlan).validate_python(meta["plan"])
         if meta["limits"] != self._limits():
             self.plan = replace(self.plan, total_steps=NOT_MEASURED)
+
+    def _read_earlier_scores(self) -> None:
+        """Read from metrics.jsonl what the final scoring needs, on rank 0."""
+        if not self.runtime.is_main:
+            return
+        history = self.metrics.history()
+        self.earlier_final_scores = history.final
+        if history.valid:
+            line = history.valid[-1]
+            seconds = line.get("timing", {}).get("translation_seconds")
+            if seconds is not None and line.get("num_lines"):
+                self.seconds_per_line = seconds / line["num_lines"]
 
     def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Restore the random state and the log window of this rank.

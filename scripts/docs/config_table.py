@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from mt.config.keys import walk_keys
 from mt.config.schema import Config
 from mt.config.yaml_file import show
+from scripts.docs.page import replace_between
 
 PAGE = Path("docs/configuration.md")  # relative to the top of the project, where the command is run
-START = "<!-- keys -->\n"
-END = "<!-- /keys -->\n"
+NAME = "keys"  # of the comments around the table
 WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -40,17 +40,8 @@ def in_words(annotation: Any) -> str:
     return " or ".join(map(in_words, args)) if args else WORDS[annotation]
 
 
-def write_table(page: Path) -> None:
-    """Replace the table in a Markdown file, which stands between two comments."""
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    lines = "".join(f"{line}\n" for line in table())
-    page.write_text(before + START + lines + END + after, encoding="utf-8")
-
-
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        write_table(PAGE)
+        replace_between(PAGE, NAME, table())
     else:
         print("\n".join(table()))

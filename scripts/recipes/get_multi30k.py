@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(
         "Multi30k is for non-commercial research and education. "
-        "Next: mt train --config configs/multi30k-en-de.yaml"
+        "Next: mt train configs/multi30k-en-de.yaml"
     )
     return 0
 

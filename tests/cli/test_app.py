@@ -16,6 +16,7 @@ import pytest
 import torch
 from invented_words import INVENTED_WORDS
 from shell import Ended, in_process, mt
+from terminal import mt_process, screen_lines, terminal
 
 from mt.cli.process import SETTINGS
 from mt.config.load import dump_config, load_config
@@ -51,6 +52,9 @@ train:
   warmup_steps: 40
   max_steps: 240
   validate_every: 80
+  validation_lines: null
+  validation_beam_size: null
+  validation_length_limit: search
   keep_checkpoints: 9
 search:
   max_length_offset: 5
@@ -145,6 +149,26 @@ def test_evaluate_scores_the_test_sets_of_the_config(run_dir: Path) -> None:
         assert f"{test_scores[metric]['score']:.2f}" == value
 
 
+def test_evaluate_shows_its_set_on_a_terminal(run_dir: Path) -> None:
+    with (
+        terminal(columns=60) as screen,
+        mt_process(
+            "evaluate",
+            run_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=screen.descriptor,
+        ) as process,
+    ):
+        screen.wait_for("60 lines | test |")
+        screen.wait_for("scoring | test |")
+        assert process.stdout is not None
+        assert process.stdout.read().decode() == mt("evaluate", run_dir).out
+        screen.type("end\n")
+        screen.wait_for("end\r\n")
+    assert screen_lines(screen.received)[0] == "end", "the bar is removed"
+
+
 def test_evaluate_without_test_sets_scores_the_validation_set(
     run_dir: Path, validations: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -157,6 +181,11 @@ def test_evaluate_without_test_sets_scores_the_validation_set(
     assert list(scores) == ["valid"]
     best_bleu = max(validation["BLEU"] for validation in validations)
     assert scores["valid"]["BLEU"]["score"] == best_bleu
+    final = json.loads(read_lines(run_dir / "metrics.jsonl")[-1])
+    assert final["kind"] == "final"
+    for name in ("BLEU", "chrF"):
+        assert final[name] == scores["valid"][name]["score"]
+        assert final["signatures"][name] == scores["valid"][name]["signature"]
 
 
 def test_validation_evaluate_and_sacrebleu_agree_to_the_last_digit(
@@ -231,7 +260,7 @@ def test_translate_prints_as_many_lines_as_it_reads(
     ended = mt("translate", run_dir, stdin=stdin)
     assert ended.code == 0, ended.err
     for message in ended.err.splitlines():
-        assert "never saw" in message or "were split" in message
+        assert "unseen characters" in message or "were split" in message
     assert ended.out.count("\n") == num_lines
     assert ended.out.endswith("\n") or num_lines == 0
     assert "\r" not in ended.out
@@ -288,12 +317,18 @@ def test_n_best_lists_have_the_format_of_moses(run_dir: Path) -> None:
         assert scores == sorted(scores, reverse=True)
 
 
+def test_jsonl_counts_lines_as_n_best_lists_do(run_dir: Path) -> None:
+    text = "balo deru\n\nfimi gona hupe\n"
+    objects = split_lines(mt("translate", run_dir, "--jsonl", stdin=text).out)
+    moses = split_lines(mt("translate", run_dir, "--n-best", "1", stdin=text).out)
+    assert [json.loads(line)["index"] for line in objects] == [0, 1, 2]
+    assert [int(line.split(" ||| ")[0]) for line in moses] == [0, 1, 2]
+
+
 def test_jsonl_has_sources_and_scores(run_dir: Path) -> None:
     ended = mt("translate", run_dir, "--jsonl", "--n-best", "2", stdin='balo "deru"\nÜ\u2028\n')
     first, second = [json.loads(line) for line in split_lines(ended.out)]
-    assert first["line"] == 1
     assert first["src"] == 'balo "deru"'
-    assert second["line"] == 2
     assert second["src"] == "Ü\u2028"
     best, other = first["translations"]
     assert best["score"] >= other["score"]
@@ -537,6 +572,9 @@ def test_help_explains_defaults_that_are_not_values() -> None:
     [
         ("tranlate",),
         ("train",),
+        ("train", "x.yaml", "--config", "y.yaml"),
+        ("check",),
+        ("check", "x.yaml", "-c", "y.yaml"),
         ("train", "--config"),
         ("train", "--config", "x.yaml", "--devise", "cpu"),
         ("train", "--config", "x.yaml", "--device", "tpu"),
@@ -559,6 +597,18 @@ def test_wrong_usage_has_exit_code_2(arguments: tuple[str, ...]) -> None:
     assert ended.out == ""
     assert "Error: " in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_wrong_command_gets_the_nearest_one() -> None:
+    assert "Did you mean 'train'?" in mt("trian").err
+    assert "'translate'" in mt("tranlate", "run").err
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_missing_and_second_config_are_named(command: str) -> None:
+    assert "wanted a config file or a run directory" in mt(command).err
+    both = mt(command, "first.yaml", "--config", "second.yaml").err
+    assert_contains(" ".join(both.split()), "wanted one config", "first.yaml", "second.yaml")
 
 
 # mt tokenizer
@@ -632,6 +682,28 @@ TRAIN = ("train", "-c", "copy.yaml", "--device", "cpu")
 def test_missing_config_is_named(small_task: Path) -> None:
     message = error_of("train", "-c", "cpoy.yaml")
     assert_contains(message, "cpoy.yaml:", "No such file or directory")
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_config_is_an_argument_or_an_option(small_task: Path, command: str) -> None:
+    replace_in_config("dropout: 0.0", "droput: 0.0")
+    as_argument = mt(command, "copy.yaml")
+    assert as_argument.code == 1
+    assert "did you mean dropout?" in as_argument.out + as_argument.err
+    for option in ("--config", "-c"):
+        assert mt(command, option, "copy.yaml") == as_argument
+
+
+def test_changed_config_is_refused_until_fresh_is_given(small_task: Path, run_dir: Path) -> None:
+    shutil.copytree(run_dir, "runs/copy")
+    changes = ("train.max_steps=2", "train.warmup_steps=1", "tokenizer.vocab_size=320")
+    options = [word for change in changes for word in ("--set", change)]
+    assert "--fresh" in mt(*TRAIN, *options).err
+    ended = mt(*TRAIN, *options, "--fresh")
+    assert ended.code == 0, ended.err
+    assert "runs/copy.1" in ended.err
+    assert Path("runs/copy.1/checkpoints/step_00000240").is_dir()
+    assert [path.name for path in Path("runs/copy/checkpoints").glob("step_*")] == ["step_00000002"]
 
 
 def test_yaml_error_has_line_and_column(small_task: Path) -> None:

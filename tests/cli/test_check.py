@@ -23,14 +23,15 @@ FINDINGS = [
     ("levels", "line"),
     [
         (["ok", "note"], "ready"),
-        (["ok", "warning"], "ready with 1 warning"),
-        (["warning", "note", "warning"], "ready with 2 warnings"),
+        (["warning", "ok", "ok", "warning"], "ready with 2 warnings: a"),
+        (["ok", "warning"], "ready with 1 warning: b"),
+        (["warning", "note", "warning"], "ready with 2 warnings: a, c"),
         (["warning", "error", "error"], "not ready: b: text b (and 1 more)"),
     ],
 )
 def test_summary_line(levels: list, line: str) -> None:
     findings = []
-    for level, topic in zip(levels, "abc", strict=False):
+    for level, topic in zip(levels, "abca", strict=False):
         findings.append(Finding(level, topic, "", f"text {topic}"))
     assert summary_line(findings) == line
 

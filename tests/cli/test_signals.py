@@ -21,6 +21,7 @@ COMMANDS = {
     "average": "average RUN --last 1",
     "attention": "attention RUN balo -o OUT/page.html",
     "export": "export RUN --to ctranslate2 OUT/model",
+    "score": "score RUN --src TEXT --tgt TEXT -o OUT/scores",
     "report": "report RUN -o OUT/page.html",
     "tokenizer": "tokenizer train TEXT --model OUT/tokenizer.model --vocab-size 330",
     "translate": "translate RUN -i TEXT -o OUT/translations",

@@ -1,4 +1,4 @@
-"""Stdin and stdout: non-blocking pipes, and errors of the work that produces the lines."""
+"""Stdout and output files: non-blocking pipes, and errors of the work that produces the lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mt.cli.streams import read_input, write_lines
+from mt.cli.streams import write_lines
 from mt.errors import DataError
 
 
@@ -33,25 +33,6 @@ def test_error_of_the_work_is_not_reported_as_an_error_of_stdout(error: type[OSE
 
     with pytest.raises(error, match="/some/input"):
         write_lines(lines())
-
-
-def test_non_blocking_stdin_is_read_to_its_end(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reading_end, writing_end = pipe
-
-    def write_slowly() -> None:
-        with open(writing_end, "wb", buffering=0) as file:
-            for part in (b"one\ntw", b"o\n", b"three"):
-                time.sleep(0.05)
-                file.write(part)
-
-    writer = threading.Thread(target=write_slowly)
-    with open(reading_end, encoding="utf-8") as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        writer.start()
-        assert list(read_input(None)) == ["one", "two", "three"]
-    writer.join()
 
 
 def test_non_blocking_stdout_is_written_to_its_end(

@@ -17,14 +17,17 @@ import pytest
 import torch
 from invented_words import INVENTED_WORDS
 from shell import Ended, mt
+from terminal import longest_line, mt_process, read_line, screen_lines, terminal
 
+from mt.cli.translate_progress import TranslateProgress, format_translate_progress
 from mt.config.load import load_run_config
 from mt.data.normalization import is_blank
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.decoding.translator import Translation, Translator
+from mt.decoding.translator import Translation, TranslationProgress, Translator
 from mt.model.transformer import Transformer
+from mt.progress_bar import ProgressBar, ProgressText
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.storage.run_dir import RunDir
 
@@ -187,7 +190,7 @@ def test_line_of_a_megabyte_gives_one_line_and_one_message(run_dir: Path, line: 
     assert "parts" in ended.err
     num_unseen = 1 if "😀" in line else 0
     assert ended.err.count("\n") == 1 + num_unseen
-    assert ended.err.count("1 of 3 lines hold characters") == num_unseen
+    assert ended.err.count("1 of 3 lines hold unseen characters") == num_unseen
 
 
 @pytest.fixture
@@ -200,8 +203,8 @@ def run_of_single_sentences(run_dir: Path, tmp_path: Path) -> Path:
 
 
 def messages_about_splitting(ended: Ended) -> list[str]:
-    """Return the lines of stderr, without that about capitals and "!", which the run never saw."""
-    return [line for line in ended.err.splitlines() if "never saw" not in line]
+    """Return the lines of stderr, without that about capitals and "!", unseen in training."""
+    return [line for line in ended.err.splitlines() if "unseen characters" not in line]
 
 
 def test_several_sentences_are_translated_one_by_one(run_of_single_sentences: Path) -> None:
@@ -454,3 +457,146 @@ def test_warnings_without_stderr_do_not_go_to_stdout(run_dir: Path) -> None:
     assert out.count("\n") == 2
     assert err == ""
     assert "parts" not in out
+
+
+# Terminals, arguments, and pipes with a slow writer
+
+EXACT = ("--exact", "--beam-size", "1")
+
+
+def test_texts_on_the_command_line_are_translated(run_dir: Path) -> None:
+    ended = mt("translate", run_dir, "balo deru", "", "fimi\ngona", *EXACT, stdin="not read\n")
+    expected = mt("translate", run_dir, *EXACT, stdin="balo deru\n\nfimi\ngona\n")
+    assert output_lines(ended) == output_lines(expected)
+    assert ended.err == ""
+
+
+def test_texts_on_the_command_line_can_go_to_a_file(run_dir: Path, tmp_path: Path) -> None:
+    assert mt("translate", run_dir, "balo", "-o", tmp_path / "out", *EXACT).code == 0
+    expected = mt("translate", run_dir, *EXACT, stdin="balo\n").out
+    assert (tmp_path / "out").read_text(encoding="utf-8") == expected
+
+
+def test_name_of_a_file_on_the_command_line_is_text(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "balo").write_text("deru fimi\n")
+    monkeypatch.chdir(tmp_path)
+    ended = mt("translate", run_dir, "balo", *EXACT)
+    assert output_lines(ended) == output_lines(mt("translate", run_dir, *EXACT, stdin="balo\n"))
+    assert ended.err.startswith("warning: balo: ")
+    assert "--input" in ended.err
+
+
+def test_texts_and_an_input_file_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    ended = mt("translate", run_dir, "balo", "--input", tmp_path / "text")
+    assert ended.code == 2
+    assert "--input" in ended.err
+
+
+def test_terminal_is_greeted_and_each_line_is_answered_at_once(run_dir: Path) -> None:
+    answers = output_lines(mt("translate", run_dir, *EXACT, stdin="balo deru\nfimi\n"))
+    with (
+        terminal() as screen,
+        mt_process(
+            "translate",
+            run_dir,
+            *EXACT,
+            stdin=screen.descriptor,
+            stdout=subprocess.PIPE,
+            stderr=screen.descriptor,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        screen.wait_for("aa -> bb, type a sentence, Ctrl-D ends\r\n")
+        screen.type("balo deru\n")
+        assert read_line(process) == f"{answers[0]}\n"
+        screen.type("fimi\n")
+        assert read_line(process) == f"{answers[1]}\n"
+        screen.type("\x04")  # Ctrl-D
+        assert process.stdout.read() == b""
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize("command", ["translate", "tokenizer"])
+def test_slow_writer_of_a_pipe_gets_each_answer_at_once(run_dir: Path, command: str) -> None:
+    """The next line is written when the answer to the one before has come."""
+    arguments = ["translate", run_dir, *EXACT]
+    if command == "tokenizer":
+        arguments = ["tokenizer", "encode", "-m", run_dir / "tokenizer.model"]
+    lines = ["balo deru", "", "fimi", "gona"]
+    answers = output_lines(mt(*arguments, stdin="".join(f"{line}\n" for line in lines)))
+    with mt_process(
+        *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(lines[0].encode())
+        for answer, next_line in zip(answers, [*lines[1:], ""], strict=True):
+            # The beginning of the next line must not delay the answer.
+            process.stdin.write(f"\n{next_line[:2]}".encode())
+            process.stdin.flush()
+            assert read_line(process) == f"{answer}\n"
+            process.stdin.write(next_line[2:].encode())
+
+
+def test_file_has_a_bar_with_its_total_and_the_time_left(run_dir: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("balo deru\n" * 1200)
+    with (
+        terminal(columns=60) as screen,
+        text.open("rb") as stdin,
+        (tmp_path / "out").open("wb") as out,
+        mt_process(
+            "translate",
+            run_dir,
+            "--beam-size",
+            "1",
+            stdin=stdin.fileno(),
+            stdout=out.fileno(),
+            stderr=screen.descriptor,
+        ) as process,
+    ):
+        screen.wait_for("0/1,200 lines")
+        screen.wait_for(" left | ")
+        assert process.wait() == 0
+        screen.type("end\n")
+        screen.wait_for("end\r\n")
+    assert longest_line(screen.received) < 60
+    assert screen_lines(screen.received)[0] == "end", "the bar is removed"
+    assert (tmp_path / "out").read_bytes().count(b"\n") == 1200
+
+
+def test_translate_progress_shows_the_time_left_first() -> None:
+    text = format_translate_progress(300, 1200, fraction=0.2, seconds=60.0)
+    assert text == ProgressText(("4:00 left", "300/1,200 lines"), 0.2, ("5.0 lines/s",))
+    text = format_translate_progress(0, 1200, fraction=0.0, seconds=0.0)
+    assert text == ProgressText(("0/1,200 lines",), 0.0)
+
+
+def test_translate_progress_of_a_pipe_has_no_total() -> None:
+    text = format_translate_progress(300, None, fraction=0.0, seconds=60.0)
+    assert text == ProgressText(("300 lines", "5.0 lines/s", "1:00"))
+
+
+class FakeBar(ProgressBar):
+    """Keeps what it is asked to show."""
+
+    def __init__(self) -> None:
+        self.shown: list[ProgressText] = []
+
+    def show(self, text: ProgressText, *, at_once: bool = False) -> None:
+        self.shown.append(text)
+
+
+def test_translate_progress_counts_the_lines_of_a_chunk() -> None:
+    bar = FakeBar()
+    progress = TranslateProgress(bar, total=10)
+    lines = progress.count_reading(str(number) for number in range(10))
+    for _ in range(6):
+        next(lines)
+    # A line of several sentences has several segments.
+    progress.on_progress(TranslationProgress(4, 8, 0.75))
+    progress.finish_chunk()
+    counts = [field for text in bar.shown for field in text.first if "lines" in field]
+    assert counts == ["0/10 lines", "3/10 lines", "6/10 lines"]
+    assert [text.fraction for text in bar.shown] == pytest.approx([0.0, 0.45, 0.6])

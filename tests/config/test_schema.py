@@ -11,8 +11,8 @@ import pydantic
 import pytest
 
 from mt.config.keys import walk_keys
-from mt.config.load import diff_configs, dump_config, load_config
-from mt.config.schema import Config, ModelConfig
+from mt.config.load import diff_configs, dump_config, load_config, load_run_config
+from mt.config.schema import Config, CorpusConfig, EvalSetConfig, ModelConfig
 from mt.errors import ConfigError
 
 CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").glob("*.yaml"))
@@ -79,6 +79,57 @@ def test_paths_are_relative_to_the_working_directory(
     monkeypatch.chdir(tmp_path)
     assert load_config(path).data.train[0].prefix == str(tmp_path / "train")
     assert load_config(path, ["train.run_dir=/a/../b"]).train.run_dir == "/b"
+
+
+def test_plain_path_stands_for_a_corpus_or_an_evaluation_set(tmp_path: Path) -> None:
+    text = """\
+data:
+  src_lang: en
+  tgt_lang: sv
+  train: corpus
+  valid: dev/valid
+  test: [news, {name: b, tsv: b.txt}]
+train: {max_steps: 1}
+"""
+    data = load_config(write(tmp_path, text)).data
+    assert data.train == (CorpusConfig(prefix="corpus"),)
+    assert data.valid == EvalSetConfig(name="valid", prefix="dev/valid")
+    news, other = data.test
+    assert news == EvalSetConfig(name="news", prefix="news")
+    assert other == EvalSetConfig(name="b", tsv="b.txt")
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("corpus", "prefix"),
+        ("corpus.en-sv", "prefix"),
+        ("swe.txt", "tsv"),
+        ("swe.tsv", "tsv"),
+        ("swe.TSV.gz", "tsv"),
+        ("a.tmx", "tmx"),
+        ("a.tmx.zst", "tmx"),
+        ("a.gz", "prefix"),
+    ],
+)
+@pytest.mark.parametrize("override", ["data.train={}", "data.train=[{}]", "data.train=[x, {}]"])
+def test_ending_of_a_plain_path_decides_what_it_is(
+    tmp_path: Path, path: str, key: str, override: str
+) -> None:
+    config = load_config(write(tmp_path, MINIMAL), [override.format(path)])
+    assert config.data.train[-1] == CorpusConfig(**{key: path})
+
+
+def test_one_corpus_needs_no_list(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), ["data.train={tsv: a, columns: [2, 1]}"])
+    assert config.data.train == (CorpusConfig(tsv="a", columns=(2, 1)),)
+
+
+def test_config_with_all_forms_of_text_is_written_and_read_back(tmp_path: Path) -> None:
+    override = "data.train=[a, {tsv: b, columns: [en, sv]}, {tsv: c}, {tmx: d}, {src: e, tgt: f}]"
+    config = load_config(write(tmp_path, MINIMAL), [override])
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    assert load_run_config(tmp_path / "run.yaml") == config
 
 
 def test_config_is_frozen(tmp_path: Path) -> None:
@@ -174,14 +225,15 @@ def test_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> No
         ("src_lang: en", "source: en", "x.yaml:2: data.source: unknown key "
          "(known here: src_lang, tgt_lang, train, valid, test, normalization, "
          "unseen_characters, max_length, max_length_ratio)"),
-        ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted a value, found nothing"),
+        ("    name: valid\n    prefix: valid\n", "", "x.yaml:6: data.valid.name: wanted a value, found nothing"),
+        ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted the source language, such as en, found nothing"),
         ("train:\n  max", "search:\n  max", "x.yaml:10: search.max_steps: unknown key (did you mean train.max_steps?)"),
-        ("train:\n  max_steps: 100\n", "", "x.yaml: train: wanted a value, found nothing"),
+        ("train:\n  max_steps: 100\n", "", "x.yaml: train: wanted a section with an end to training: max_steps, max_epochs or max_minutes, found nothing"),
         ("src_lang: en", "src_lang: e/n", "x.yaml:2: data.src_lang: "
          "wanted a name of letters, digits, '_', '.' and '-', found \"e/n\""),
-        ("- prefix: train", "prefix: train", 'x.yaml:4: data.train: wanted a list, found {"prefix": "train"}'),
+        ("\n    - prefix: train", " 5", "x.yaml:4: data.train: wanted a list, found 5"),
         ("\n    - prefix: train", " []", "x.yaml:4: data.train: wanted 1 or more items, found []"),
-        ("- prefix: train", "- train", 'x.yaml:5: data.train.0: wanted a section of keys, found "train"'),
+        ("- prefix: train", "- 5", "x.yaml:5: data.train.0: wanted a section of keys, found 5"),
         ("- prefix: train", "- prefix: train\n    - {prefix: b, weight: 0}",
          "x.yaml:6: data.train.1.weight: wanted greater than 0, found 0"),
     ],
@@ -191,6 +243,27 @@ def test_error_in_data_section_names_line_and_key(
 ) -> None:
     assert old in MINIMAL
     assert error_of(tmp_path, MINIMAL.replace(old, new)) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {max_steps: 1}", "x.yaml: data: wanted a section with src_lang, tgt_lang, train"),
+        (
+            "data: {src_lang: en, tgt_lang: de, valid: v}",
+            "x.yaml:1: data.train: wanted the training",
+        ),
+        ("data: {src_lang: en, tgt_lang: de, train: t}", "x.yaml:1: data.valid: wanted the valida"),
+        (
+            "data: {src_lang: en, tgt_lang: de, train: t, valid: v}",
+            "x.yaml: train: wanted a section with an end to training: max_steps",
+        ),
+    ],
+)
+def test_missing_section_says_which_keys_are_wanted(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    assert error_of(tmp_path, text).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +298,7 @@ def test_error_in_data_section_names_line_and_key(
         ),
         (
             "data.valid.0=1",
-            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs)",
+            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs, tsv, columns, tmx)",
         ),
         ("train.seed=-1", "--set train.seed=-1: wanted greater than or equal to 0, found -1"),
         (
@@ -255,16 +328,26 @@ def test_overrides_change_sections_and_lists_and_last_one_wins(tmp_path: Path) -
 EXISTING_TOKENIZERS = (
     "tokenizer.joint=false; tokenizer.src_model=a; tokenizer.tgt_model=b; model.tie_embeddings=none"
 )
-NO_EVAL_FILES = "wanted a prefix, or both src and refs"
+NO_TEXT = "wanted a prefix, or tsv, or tmx, or both src and tgt"
+TWO_TEXTS = "wanted one of prefix, tsv, tmx, or src and tgt; found prefix and src"
+TWO_EVAL_TEXTS = "wanted one of prefix, tsv, tmx, or src and refs; found prefix and refs"
 
 
 @pytest.mark.parametrize(
     ("overrides", "key", "problem"),
     [
-        ("data.train.0.prefix=null", "data.train.0.prefix", "wanted a prefix, or both src and tgt"),
-        ("data.train.0.src=a", "data.train.0.prefix", "wanted either a prefix or src and tgt, found both"),
-        ("data.valid.prefix=null; data.valid.src=a", "data.valid.prefix", NO_EVAL_FILES),
-        ("data.valid.refs=[a]", "data.valid.prefix", "wanted either a prefix or src and refs, found both"),
+        ("data.train.0.prefix=null", "data.train.0.prefix", NO_TEXT),
+        ("data.train.0.src=a", "data.train.0.prefix", TWO_TEXTS),
+        ("data.train=[{tsv: a, tmx: b}]", "data.train.0.tsv",
+         "wanted one of prefix, tsv, tmx, or src and tgt; found tsv and tmx"),
+        ("data.train=[{src: a}]", "data.train.0.src", "wanted both src and tgt, found only src"),
+        ("data.train.0.columns=[1, 2]", "data.train.0.columns", "are those of a tsv file: wanted tsv"),
+        ("data.train=[{tsv: a, columns: [1, x]}]", "data.train.0.columns",
+         "wanted two numbers or two names, found one of each"),
+        ("data.train=[{tsv: a, columns: [2, 2]}]", "data.train.0.columns",
+         "wanted two columns, found 2 twice"),
+        ("data.valid.prefix=null; data.valid.src=a", "data.valid.src", "wanted both src and refs, found only src"),
+        ("data.valid.refs=[a]", "data.valid.prefix", TWO_EVAL_TEXTS),
         ("data.train.0.tgt_lang=de", "data.train.0.tgt_lang", "wanted data.tgt_lang (no), found de"),
         ("data.test=[{name: valid, prefix: x}]", "data.test.0.name",
          "wanted a name of its own, found valid a second time"),
@@ -346,6 +429,9 @@ def test_diff_lists_key_old_and_new_value(tmp_path: Path) -> None:
         'data.test.0.name: absent -> "t"',
         'data.test.0.prefix: absent -> "/t"',
         "data.test.0.src: absent -> null",
+        "data.test.0.tsv: absent -> null",
+        "data.test.0.columns: absent -> null",
+        "data.test.0.tmx: absent -> null",
     ]
 
 

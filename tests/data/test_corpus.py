@@ -17,12 +17,13 @@ from mt.data.corpus import (
     SHORT_LENGTH,
     EncodedCorpus,
     FilterCounts,
-    ParallelFiles,
     TokenArray,
+    TrainingCorpus,
     encode_corpus,
     encode_pairs,
     warn_of_equal_sides,
 )
+from mt.data.parallel_text import TwoFiles
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import DataError
@@ -48,24 +49,24 @@ def tokenizer(model: Path) -> Tokenizer:
 
 def write_pairs(
     directory: Path, pairs: list[tuple[str, str]], *, name: str = "train", weight: float = 1.0
-) -> ParallelFiles:
-    files = ParallelFiles(directory / f"{name}.en", directory / f"{name}.de", weight)
+) -> TrainingCorpus:
+    files = TwoFiles(directory / f"{name}.en", directory / f"{name}.de")
     files.src.write_text("".join(f"{src}\n" for src, _ in pairs), encoding="utf-8")
     files.tgt.write_text("".join(f"{tgt}\n" for _, tgt in pairs), encoding="utf-8")
-    return files
+    return TrainingCorpus(files, weight)
 
 
 def encode_files(
     tmp_path: Path,
     tokenizer: Tokenizer,
-    *files: ParallelFiles,
+    *corpora: TrainingCorpus,
     max_length: int = 50,
     max_length_ratio: float = 9.0,
     normalization: Normalization = "nfc",
 ) -> EncodedCorpus:
     """Encode one or more corpora with a cache in `tmp_path`."""
     return encode_corpus(
-        files,
+        corpora,
         tokenizer,
         tokenizer,
         max_length=max_length,
@@ -273,8 +274,8 @@ def test_corpus_is_encoded_only_once(
 ) -> None:
     files = write_pairs(tmp_path, PAIRS)
     corpus = encode_files(tmp_path, tokenizer, files)
-    monkeypatch.setattr(mt.data.corpus, "read_parallel", None)  # encoding again would fail
-    os.utime(files.src, (0, 0))
+    monkeypatch.setattr(mt.data.corpus, "read_pairs", None)  # encoding again would fail
+    os.utime(files.text.paths[0], (0, 0))
     cached = encode_files(tmp_path, tokenizer, files._replace(weight=3.0))
     assert decode_pairs(cached, tokenizer) == decode_pairs(corpus, tokenizer)
     assert cached.counts == corpus.counts
@@ -337,12 +338,12 @@ def test_digest_of_the_same_data_never_changes(tmp_path: Path) -> None:
 def test_failed_encoding_leaves_no_cache(
     tmp_path: Path, tokenizer: Tokenizer, src: bytes, tgt: bytes | None, message: str
 ) -> None:
-    files = ParallelFiles(tmp_path / "train.en", tmp_path / "train.de")
+    files = TwoFiles(tmp_path / "train.en", tmp_path / "train.de")
     files.src.write_bytes(src)
     if tgt is not None:
         files.tgt.write_bytes(tgt)
     with pytest.raises(DataError) as caught:
-        encode_files(tmp_path, tokenizer, files)
+        encode_files(tmp_path, tokenizer, TrainingCorpus(files))
     assert message in str(caught.value)
     assert not list(tmp_path.glob("cache/*"))
 

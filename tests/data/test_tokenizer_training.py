@@ -13,7 +13,6 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import (
     TokenizerKind,
     train_tokenizer,
-    train_tokenizer_from_files,
 )
 from mt.errors import DataError, TokenizerError
 
@@ -39,22 +38,14 @@ def test_same_sentences_give_the_same_model(tmp_path: Path, kind: TokenizerKind)
     assert Tokenizer.load(first).digest == hashlib.sha256(first.read_bytes()).hexdigest()
 
 
-def test_model_from_files_equals_model_from_sentences(tmp_path: Path) -> None:
-    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    files[0].write_text("".join(f"{line}\n" for line in SENTENCES[:50]), encoding="utf-8")
-    files[1].write_text("".join(f"{line}\n" for line in SENTENCES[50:]), encoding="utf-8")
-    from_files = tmp_path / "files.model"
-    from_sentences = tmp_path / "sentences.model"
-    train_tokenizer_from_files(
-        files,
-        from_files,
-        kind="bpe",
-        vocab_size=VOCAB_SIZE,
-        character_coverage=1.0,
-        normalization="none",
-    )
-    train_tokenizer(SENTENCES, from_sentences, kind="bpe", vocab_size=VOCAB_SIZE)
-    assert from_files.read_bytes() == from_sentences.read_bytes()
+def test_sentences_are_normalized_if_wanted(tmp_path: Path) -> None:
+    decomposed = [f" {line}  e\u0301" for line in SENTENCES]
+    composed = [f"{line} \u00e9" for line in SENTENCES]
+    normalized = tmp_path / "normalized.model"
+    expected = tmp_path / "expected.model"
+    train_tokenizer(decomposed, normalized, kind="bpe", vocab_size=VOCAB_SIZE, normalization="nfc")
+    train_tokenizer(composed, expected, kind="bpe", vocab_size=VOCAB_SIZE)
+    assert normalized.read_bytes() == expected.read_bytes()
 
 
 @both_kinds

@@ -439,6 +439,22 @@ def test_generated_tokens_are_aligned_not_the_encoded_text(translator: Translato
     assert best_alignments(translator, texts) == align(translator, pairs)
 
 
+def test_align_takes_a_pair_or_lists_of_texts_and_translations(translator: Translator) -> None:
+    long_text = " ".join(INVENTED_WORDS[:6])
+    whole = translator.n_best(long_text)[0]
+    assert len(whole.segments) > 1
+    pairs = [("balo deru", "gona fimi"), ("", "gona"), ("hako balo", "deru")]
+    given = list(align_lines(translator, pairs))
+    (generated,) = best_alignments(translator, [long_text])
+    assert given[0]
+    assert generated
+    assert translator.align(*pairs[0]) == given[0]
+    assert translator.align(long_text, whole) == generated
+    sources = [pairs[0][0], long_text, pairs[1][0], pairs[2][0]]
+    targets = [pairs[0][1], whole, pairs[1][1], pairs[2][1]]
+    assert translator.align(sources, targets) == [given[0], generated, *given[1:]]
+
+
 @pytest.mark.parametrize("gap", [" ", "   "])
 def test_links_of_a_long_text_are_shifted_links_of_its_segments(
     translator: Translator, gap: str

@@ -29,7 +29,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
-from mt.decoding.translator import Translation, Translator
+from mt.decoding.translator import Translation, TranslationProgress, Translator
 from mt.errors import CheckpointError, DeviceError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
@@ -98,6 +98,42 @@ def texts() -> list[str]:
     return [*short_texts, *BLANKS, *long_texts, "xyz 123 Ü", "balo" * 12]
 
 
+@pytest.mark.parametrize("num_translations", [1, 5])
+def test_progress_is_told_after_each_batch(
+    tokenizer: Tokenizer, texts: list[str], num_translations: int
+) -> None:
+    """With five translations and a beam of three, some texts are searched again."""
+    quiet = make_translator(tokenizer, batch_tokens=60)
+    events: list[TranslationProgress] = []
+    told = replace(quiet, on_progress=events.append)
+    expected = quiet.n_best(texts, num_translations=num_translations)
+    assert told.n_best(texts, num_translations=num_translations) == expected
+    num_segments = sum(len(quiet.split_text(text)) for text in texts)
+    assert len(events) > 5
+    assert [event.total_segments for event in events] == [num_segments] * len(events)
+    numbers = [event.num_segments for event in events]
+    fractions = [event.fraction for event in events]
+    assert numbers == sorted(set(numbers))
+    assert fractions == sorted(set(fractions))
+    assert numbers[-1] == num_segments
+    assert fractions[-1] == 1.0
+    assert [event.is_complete for event in events] == [False] * (len(events) - 1) + [True]
+    # The first batch has the longest segments.
+    assert fractions[0] > numbers[0] / num_segments
+
+
+def test_no_progress_of_blank_texts(translator: Translator) -> None:
+    events: list[TranslationProgress] = []
+    replace(translator, on_progress=events.append).translate(BLANKS)
+    assert events == []
+
+
+def ids_of_parts(
+    translator: Translator, text: str, *, prefix: Sequence[int] = ()
+) -> list[list[int]]:
+    return [part.src_ids for part in translator.split_text(text, prefix=tuple(prefix))]
+
+
 @pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])
 def test_probabilities_that_are_not_finite_are_an_error(
     tokenizer: Tokenizer, sampling: SamplingOptions | None
@@ -122,11 +158,51 @@ def test_translate_takes_one_text_or_a_list(translator: Translator) -> None:
     assert translator.translate("") == ""
 
 
-def test_n_best_refuses_a_single_str(translator: Translator) -> None:
+def test_n_best_of_one_text_is_one_list(translator: Translator) -> None:
+    texts = ["balo deru fimi", "gona"]
+    n_best_lists = translator.n_best(texts)
+    assert translator.n_best(texts[0]) == n_best_lists[0]
+    assert translator.n_best("") == [Translation("", 0.0, 0.0)]
+
+
+def test_translate_chunks_refuses_a_single_str(translator: Translator) -> None:
     with pytest.raises(TypeError, match="takes lines"):
         next(translator.translate_chunks("balo"))
-    with pytest.raises(TypeError, match="list of texts"):
-        translator.n_best("balo")
+
+
+def test_options_of_a_call_are_those_of_another_translator(
+    translator: Translator, tokenizer: Tokenizer, texts: list[str]
+) -> None:
+    sampling = SamplingOptions(seed=3)
+    sampler = replace(translator, sampling=sampling)
+    wide = make_translator(tokenizer, beam_size=5, length_penalty=0.2)
+    assert translator.translate(texts, beam_size=5, length_penalty=0.2) == wide.translate(texts)
+    assert translator.n_best(texts, beam_size=5, length_penalty=0.2) == wide.n_best(texts)
+    assert wide.n_best(texts) != translator.n_best(texts, num_translations=5)
+    assert (
+        translator.translate(texts[0], beam_size=1)
+        == translator.translate([texts[0]], beam_size=1)[0]
+    )
+    drawn = translator.n_best(texts, num_translations=4, sampling=sampling)
+    assert drawn == sampler.n_best(texts, num_translations=4)
+    assert translator.translate(texts, sampling=sampling) == sampler.translate(texts)
+    assert translator.search.beam_size == 3, "the translator itself must not change"
+
+
+def test_impossible_options_are_refused(translator: Translator) -> None:
+    with pytest.raises(ValueError, match=r"beam_size .*0"):
+        translator.translate("balo", beam_size=0)
+    with pytest.raises(ValueError, match=r"num_translations .*0"):
+        translator.n_best("balo", num_translations=0)
+
+
+def test_repr_says_what_the_translator_is(tokenizer: Tokenizer) -> None:
+    translator = replace(
+        make_translator(tokenizer, dtype=torch.float32), src_lang="en", tgt_lang="de"
+    )
+    num_parameters = sum(parameter.numel() for parameter in translator.model.parameters())
+    millions = f"{num_parameters / 1e6:.2f}M"
+    assert repr(translator) == f"Translator(en -> de, {millions} parameters, cpu, fp32)"
 
 
 def test_translate_of_nothing_is_empty(translator: Translator) -> None:
@@ -140,7 +216,7 @@ def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list
     prefix = translator.src_tokenizer.tag_ids[2:4]
     num_segments = []
     for text in texts:
-        segments = translator.encode_parts(text, prefix=prefix)
+        segments = ids_of_parts(translator, text, prefix=prefix)
         num_segments.append(len(segments))
         assert all(tuple(segment[:2]) == prefix for segment in segments)
         assert all(len(segment) <= MAX_LENGTH for segment in segments)
@@ -225,7 +301,7 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
     """Where greedy search differs between a batch and a single text, both tokens are near-ties."""
     translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
     model = translator.model
-    segments = [ids for text in texts for ids in translator.encode_parts(text)]
+    segments = [ids for text in texts for ids in ids_of_parts(translator, text)]
     results = translator._search_batch(segments, beam_size=1)
     for segment, (in_a_batch,) in zip(segments, results, strict=True):
         ((alone,),) = translator._search_batch([segment], beam_size=1)
@@ -327,7 +403,10 @@ def test_parts_are_joined_by_what_stood_in_the_normalized_text(
     normalizing = replace(translator, source_stats=stats, normalization="nfc", max_length=99)
 
     def translate_parts(
-        self: Translator, segments: Sequence[Sequence[int]], num_translations: int
+        self: Translator,
+        segments: Sequence[Sequence[int]],
+        num_translations: int,
+        progress: object,
     ) -> list[list[Translation]]:
         return [[Translation("word", -1.0, -1.0)] for _ in segments]
 
@@ -410,7 +489,7 @@ def test_out_of_memory_in_load_is_a_device_error(
 
 def test_text_is_split_only_if_it_is_too_long(translator: Translator) -> None:
     for text in make_texts(60, max_words=40):
-        segments = translator.encode_parts(text)
+        segments = ids_of_parts(translator, text)
         assert all(len(ids) <= MAX_LENGTH for ids in segments)
         assert " ".join(translator.src_tokenizer.decode(segments)) == text
         (ids,) = translator.src_tokenizer.encode([text])
@@ -435,16 +514,16 @@ def test_long_text_is_cut_at_the_space_nearest_to_the_middle(
 ) -> None:
     """Where there is no punctuation: see `test_sentences.py`."""
     assert len(translator.src_tokenizer.encode([text])[0]) > MAX_LENGTH
-    assert translator.encode_parts(text) == translator.src_tokenizer.encode(halves)
+    assert ids_of_parts(translator, text) == translator.src_tokenizer.encode(halves)
 
 
 def test_single_character_is_never_cut(tokenizer: Tokenizer) -> None:
     translator = make_translator(tokenizer, max_length=2)
-    assert translator.encode_parts("😀😀") == tokenizer.encode(["😀", "😀"])
+    assert ids_of_parts(translator, "😀😀") == tokenizer.encode(["😀", "😀"])
 
 
 def test_large_gap_between_words_makes_no_blank_segment(translator: Translator) -> None:
-    segments = translator.encode_parts("balo" + " " * 60 + "deru")
+    segments = ids_of_parts(translator, "balo" + " " * 60 + "deru")
     segment_texts = translator.src_tokenizer.decode(segments)
     assert segment_texts == ["balo", "deru"]
 
@@ -468,7 +547,7 @@ PIECES = st.sampled_from(["balo", "xx", "😀", " ", " " * 40, "deru" * 30, "a "
 def test_split_takes_nearly_linear_time(translator: Translator, text: str) -> None:
     """The time is n log n wherever the spaces are. Else a line of a megabyte would take days."""
     counting = CountingTokenizer(translator.src_tokenizer)
-    replace(translator, src_tokenizer=cast(Tokenizer, counting)).encode_parts(text)
+    replace(translator, src_tokenizer=cast(Tokenizer, counting)).split_text(text)
     assert counting.num_chars <= len(text) * (2 * math.log2(max(len(text), 2)) + 1)
 
 
@@ -477,8 +556,8 @@ def test_long_text_joins_the_translations_of_its_segments(translator: Translator
     words = [word for word in INVENTED_WORDS[:8] for _ in range(3)]
     text = " ".join(words)
     halves = [" ".join(words[:12]), " ".join(words[12:])]
-    num_segments = len(translator.encode_parts(text))
-    assert num_segments == sum(len(translator.encode_parts(half)) for half in halves)
+    num_segments = len(translator.split_text(text))
+    assert num_segments == sum(len(translator.split_text(half)) for half in halves)
     assert num_segments > 2
 
     first_half, second_half = translator.n_best(halves)
@@ -505,7 +584,8 @@ def with_stats(translator: Translator, *, share: float, usual: int, rare: int) -
 
 def piece_texts(translator: Translator, text: str) -> list[str]:
     pieces = translator.split_text(text)
-    assert [piece.src_ids for piece in pieces] == translator.encode_parts(text)
+    ids = translator.src_tokenizer.encode([piece.text for piece in pieces])
+    assert [piece.src_ids for piece in pieces] == ids
     assert all(text[piece.start :].startswith(piece.text) for piece in pieces)
     return [piece.text for piece in pieces]
 
@@ -602,7 +682,7 @@ def test_split_lines_are_counted_in_one_message(
     list(translator.translate_chunks(["balo", long_text, "deru", long_text], chunk_size=2))
     (message,) = messages
     assert "2 of 4 lines" in message
-    assert f"{2 * len(translator.encode_parts(long_text))} parts" in message
+    assert f"{2 * len(translator.split_text(long_text))} parts" in message
 
 
 # The form of the source
@@ -685,7 +765,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config_path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     trained = mt.train(mt.load_config(config_path))
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
-    shutil.copytree(trained, copy)
+    shutil.copytree(trained.run_dir, copy)
     shutil.rmtree(original)
     return copy
 
@@ -695,6 +775,10 @@ def test_copied_run_translates_without_the_original(run_dir: Path) -> None:
     translations = Translator.load(run_dir, device="cpu").translate(texts)
     assert translations == mt.Translator.load(str(run_dir), device="cpu").translate(texts)
     assert translations[1] == ""
+
+
+def test_loaded_translator_knows_its_languages(run_dir: Path) -> None:
+    assert repr(Translator.load(run_dir, device="cpu")).startswith("Translator(aa -> bb, ")
 
 
 def test_checkpoint_is_chosen_by_name_or_path(run_dir: Path) -> None:

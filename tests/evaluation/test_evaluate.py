@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from shell import mt
 
-from mt.evaluation.evaluate import evaluate
+from mt.cli.evaluate_progress import format_evaluation_progress
+from mt.decoding.translator import TranslationProgress
+from mt.evaluation.evaluate import EvaluationProgress, evaluate
+from mt.progress_bar import ProgressText, format_progress
 
 HYPS = ["我喜欢吃苹果和香蕉。", "他昨天去了北京大学。", "Das ist GUT."]
 REFS = ["我喜欢吃苹果和梨。", "他昨天去了上海大学。", "Das ist gut."]
@@ -93,3 +96,39 @@ def test_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_single_file_of_references_must_be_in_a_list(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="list of references"):
         evaluate(tmp_path, src="a.en", refs="a.de")
+
+
+# Progress
+
+
+def evaluation_progress(num_segments: int, fraction: float, **options: Any) -> EvaluationProgress:
+    translation = TranslationProgress(num_segments, 1200, fraction)
+    values = {"set_name": "test", "set_number": 2, "num_sets": 3, "num_lines": 1000, **options}
+    return EvaluationProgress(**values, translation=translation)
+
+
+def test_bar_shows_the_time_left_and_the_set() -> None:
+    text = format_evaluation_progress(evaluation_progress(300, 0.4), seconds=30.0)
+    assert text == ProgressText(("0:45 left", "test (2 of 3)"), 0.4, ("300/1,200 sentences",))
+    only = evaluation_progress(300, 0.4, set_number=1, num_sets=1)
+    assert format_evaluation_progress(only, seconds=30.0).first == ("0:45 left", "test")
+
+
+def test_bar_says_that_a_set_is_scored() -> None:
+    text = format_evaluation_progress(evaluation_progress(1200, 1.0), seconds=30.0)
+    assert text.first == ("scoring", "test (2 of 3)")
+
+
+def test_bar_shows_the_number_of_lines_before_the_first_batch() -> None:
+    progress = EvaluationProgress("test", 1, 1, 1000)
+    text = format_evaluation_progress(progress, seconds=0.0)
+    assert text == ProgressText(("1,000 lines", "test"), 0.0)
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "\x1b]52;c;cm0gLXJm\x07" * 9])
+def test_long_or_hostile_name_of_a_set_leaves_room_for_the_meter(name: str) -> None:
+    progress = evaluation_progress(300, 0.4, set_name=name)
+    line = format_progress(format_evaluation_progress(progress, seconds=30.0), width=59)
+    assert line.startswith("0:45 left | ")
+    assert line.endswith("40%")
+    assert line.isprintable()

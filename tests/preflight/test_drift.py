@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_text import MULTI30K, REAL, TOY, survey_pair, toy_lines
+from parallel_text import MULTI30K, REAL, TOY, survey_file, survey_pair, toy_lines
 
 from mt.preflight.drift import SLACK, find_drifts, largest_drift
 from mt.preflight.file_checks import check_alignment
-from mt.preflight.survey import ParallelSurvey, survey_file
+from mt.preflight.survey import ParallelSurvey
 
 Edit = Callable[[list[str], list[str]], tuple[list[str], list[str]]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_text import survey_lines, survey_pair, toy_lines, write_lines
+from parallel_text import survey_file, survey_lines, survey_pair, toy_lines, write_lines
 
 from mt.preflight.file_checks import (
     Finding,
@@ -19,11 +19,12 @@ from mt.preflight.file_checks import (
     check_encoding,
     check_forms,
     check_languages,
+    check_mixed_forms,
     check_overlap,
     format_fraction,
 )
 from mt.preflight.languages import learn_log_odds
-from mt.preflight.survey import SEPARATORS, ParallelSurvey, survey_file
+from mt.preflight.survey import SEPARATORS, ParallelSurvey
 
 
 def merge_numbers(findings: Sequence[Finding]) -> dict[str, float]:
@@ -229,6 +230,7 @@ def test_same_file_for_both_sides_is_an_error(tmp_path: Path) -> None:
     src = toy_lines("train.en", 300)
     (finding,) = check_against_valid(tmp_path, src, src)
     assert finding.level == "error"
+    assert "name the file that has the translations" in finding.text
 
 
 def test_copied_line_is_a_note(tmp_path: Path) -> None:
@@ -266,13 +268,32 @@ def test_mixture_of_composed_and_decomposed_letters_is_found(tmp_path: Path) -> 
     assert finding.level == "warning"
     assert line_of(finding) == 2
     assert "2 lines (2, 4)" in finding.text
+    assert "data.normalization: nfc" in finding.text
     (finding,) = check_forms(pair, [], normalization="nfc")
     assert finding.level == "note"
     references = ParallelSurvey("test", pair.tgt, pair.src)
     (finding,) = check_forms(references, [pair], normalization="nfc")
     assert finding.level == "warning"
+    assert "convert the file" in finding.text
     uniform = survey_pair(tmp_path, src[1:], ["x"] * 3)
     assert check_forms(uniform, [], normalization="none") == []
+
+
+def test_mixture_of_forms_between_files_is_found(tmp_path: Path) -> None:
+    """Each file is uniform, so only a comparison shows it."""
+    composed = survey_pair(tmp_path, ["caf\u00e9", "cafe"], ["x"] * 2, "composed").src
+    decomposed = survey_pair(tmp_path, ["cafe", "cafe\u0301"], ["x"] * 2, "decomposed").src
+    plain = survey_pair(tmp_path, ["cafe"] * 2, ["x"] * 2, "plain").src
+    both_orders = (([composed, decomposed], []), ([decomposed], [plain, composed]))
+    for train, others in both_orders:
+        (finding,) = check_mixed_forms(train, others, normalization="none")
+        assert finding.level == "warning"
+        assert finding.place == f"{decomposed.path}:2"
+        assert "data.normalization: nfc" in finding.text
+        (finding,) = check_mixed_forms(train, others, normalization="nfkc")
+        assert finding.level == "note"
+    assert check_mixed_forms([decomposed, plain], [decomposed], normalization="none") == []
+    assert check_mixed_forms([composed, plain], [decomposed], normalization="none") == []
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_text import survey_lines, write_lines
+from parallel_text import survey_file, survey_lines, write_lines
 
 from mt.data.normalization import is_blank
 from mt.data.text import read_lines
 from mt.errors import DataError
-from mt.preflight.survey import NOT_UTF8, survey_file
+from mt.preflight.survey import NOT_UTF8
 
 LINE = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
 

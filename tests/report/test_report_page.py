@@ -15,6 +15,7 @@ from page_text import PageText
 
 from mt.evaluation.analysis import Bucket, Example, ScoredSentence
 from mt.evaluation.metrics import Score
+from mt.planning.advice import Advice
 from mt.report.facts import Fact
 from mt.report.heat_maps import HeatMap
 from mt.report.run_report import Report, report_page
@@ -194,6 +195,30 @@ def test_page_without_incidents_says_so() -> None:
     assert "No incident is recorded." in PageText(html).text
 
 
+def test_next_steps_are_the_last_section_in_their_order() -> None:
+    advice = [
+        Advice("Overfitting", "It rose.", "Raise model.dropout to 0.2."),
+        Advice("More <b> text", "A gap.", "Add some."),
+    ]
+    html = report_page(make_report(next_steps=advice))
+    text = " ".join(PageText(html).text.split())
+    section = text[text.rindex("What to try next") :]
+    words = " ".join(section.replace(" .", ".").split())
+    positions = [words.index(part) for part in ("Overfitting", "It rose.", "More <b> text")]
+    assert positions == sorted(positions)
+    assert "to 0.2" in words
+    assert "<code>model.dropout</code>" in html
+    for heading in ("Scores of the detokenised", "Details: test", "Cross-attention"):
+        assert heading not in section
+
+
+@pytest.mark.parametrize(
+    ("next_steps", "words"), [([], "Nothing stands out"), (None, "too few validations")]
+)
+def test_page_without_advice_says_why(next_steps: list[Advice] | None, words: str) -> None:
+    assert words in PageText(report_page(make_report(next_steps=next_steps))).text
+
+
 def test_middle_versions_of_a_sample_are_folded() -> None:
     text = PageText(plain_page()).text
     for k in range(12):
@@ -272,7 +297,7 @@ def test_contents_link_to_existing_sections(browser: Browser, tmp_path: Path) ->
     page = open_page(browser, plain_page(), tmp_path)
     targets = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.hash)")
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(element => element.id)")
-    assert len(targets) == 7
+    assert len(targets) == 8
     assert {target.removeprefix("#") for target in targets} <= set(ids)
     assert len(ids) == len(set(ids))
     page.close()

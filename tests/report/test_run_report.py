@@ -17,11 +17,15 @@ import torch
 from page_text import PageText
 from shell import Ended, mt
 
+from mt.config.load import load_run_config
 from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Segment, Translation, Translator
-from mt.evaluation.metrics import Scoring
-from mt.report.scored_set import translate_and_score
+from mt.evaluation.analysis import ScoredSentence
+from mt.evaluation.metrics import Score, Scoring
+from mt.report.run_report import find_next_steps
+from mt.report.scored_set import ScoredSet, translate_and_score
 from mt.report.template import show_control_chars
+from mt.training.metrics_log import MetricsHistory
 
 
 class ReportAndScores(NamedTuple):
@@ -193,6 +197,26 @@ def test_unreadable_test_set_is_named_and_skipped(run_dir: Path) -> None:
     assert "gone.aa" in ended.err
     assert "Details: other" in text
     assert "Details: test" not in text
+
+
+def test_advice_uses_the_curves_and_the_translations(trained_run: Path) -> None:
+    config = load_run_config(trained_run / "config.yaml")
+    lines: list[dict[str, Any]] = []
+    for step, loss, bleu in ((100, 2.67, 26.0), (200, 2.05, 40.6), (300, 2.045, 40.9)):
+        rate = 1e-3 if step == 100 else 1e-5
+        lines.append({"kind": "train", "step": step, "nll": loss - 0.1, "lr": rate})
+        lines.append({"kind": "valid", "step": step, "loss": loss, "BLEU": bleu, "is_best": True})
+    history = MetricsHistory(lines)
+    assert find_next_steps(config, history, []) == []
+    assert find_next_steps(config, MetricsHistory(lines[:4]), []) is None
+
+    empty = ScoredSentence("a source", "", "eine Quelle", 0.0, 0.5)
+    scores = [Score("BLEU", 1.0, "tok:13a", 1.0, 0.1), Score("chrF", 40.0, "nc:6", 40.0, 0.1)]
+    scored_set = ScoredSet("test", [empty] * 60, scores, "words", [], {})
+    steps = find_next_steps(config, history, [scored_set])
+    assert steps is not None
+    assert [advice.topic for advice in steps] == ["BLEU and chrF", "Repetitions"]
+    assert "60 are empty" in steps[1].observation
 
 
 @pytest.mark.parametrize(

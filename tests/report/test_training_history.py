@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mt.report.training_history import SampleVersion, follow_samples, missing_metrics
+from runs import CONFIG
+
+from mt.config.load import load_config
+from mt.planning.curve_advice import TrainPoint, ValidationPoint
+from mt.report.training_history import (
+    SampleVersion,
+    follow_samples,
+    missing_metrics,
+    read_curves,
+)
 from mt.training.metrics_log import MetricsHistory, read_metrics_log
 
 
@@ -52,3 +61,27 @@ def test_unchanged_translation_is_one_version() -> None:
             SampleVersion(4, 4, "a", 100.0),
         ]
     }
+
+
+def test_curves_are_the_finite_numbers_of_the_history(tmp_path: Path) -> None:
+    path = tmp_path / "copy.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    config = load_config(path, ["train.max_epochs=3", "model.dropout=0.2"])
+    lines = [
+        {"kind": "train", "step": 2, "nll": 4.5, "lr": 1e-3, "num_skipped": 1},
+        {"kind": "train", "step": 4, "nll": None, "lr": 2e-3, "num_skipped": 3},
+        {"kind": "valid", "step": 4, "loss": 4.0, "BLEU": 1.5, "is_best": True},
+        {"kind": "valid", "step": 6, "loss": None, "BLEU": 1.5},
+        {"kind": "valid", "step": 8, "loss": 3.9},
+    ]
+    curves = read_curves(MetricsHistory(lines), config)
+    assert curves.train == [TrainPoint(2, 4.5, 1e-3)]
+    assert curves.validations == [
+        ValidationPoint(4, 4.0, 1.5, is_best=True),
+        ValidationPoint(8, 3.9, 0.0, is_best=False),
+    ]
+    assert curves.num_skipped == 3
+    assert curves.dropout == 0.2
+    assert curves.limits == {"train.max_steps": 12, "train.max_epochs": 3}
+    assert not curves.is_enough
+    assert not read_curves(MetricsHistory([]), config).is_enough

@@ -21,7 +21,8 @@ from mt.config.keys import walk_keys
 from mt.config.load import dump_config, load_config
 from mt.config.schema import Config
 from mt.config.yaml_file import read_config_file
-from mt.data.corpus import EncodedCorpus, ParallelFiles, encode_corpus
+from mt.data.corpus import EncodedCorpus, TrainingCorpus, encode_corpus
+from mt.data.parallel_text import TwoFiles
 from mt.data.text import MAX_LINE_SIZE, read_lines, read_parallel
 from mt.data.tokenizer import MAX_FILE_SIZE, Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -334,7 +335,7 @@ def test_damaged_cache_gives_the_corpus_or_is_refused(directory: Path, good: Goo
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     tokenizer = Tokenizer.load(directory / "run/tokenizer.model")
-    files = [ParallelFiles(directory / "train.a", directory / "train.b")]
+    files = [TrainingCorpus(TwoFiles(directory / "train.a", directory / "train.b"))]
     cache_dir = directory / "run/cache"
 
     def encode() -> EncodedCorpus:

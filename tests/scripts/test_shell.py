@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
@@ -58,7 +59,14 @@ FAKE_PYTHON = """#!/usr/bin/env bash
 case "$1 ${2:-}" in
     "-c "*) exit "${FAKE_IS_OLD:-0}" ;;
     "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-    "-m pip") if [[ $3 == install ]]; then echo "$*" >>"$LOG"; exit "${FAKE_PIP_FAILS:-0}"; fi ;;
+    "-m pip")
+        case "$4" in
+            config) echo "${FAKE_PIP_CONFIG-global.index-url='file:///packages'}" ;;
+            install)
+                echo "$*" >>"$LOG"
+                echo "Downloading packages"
+                if [[ $* == *"${FAKE_PIP_FAILS:-nowhere}"* ]]; then exit 1; fi ;;
+        esac ;;
     *) echo "python $*" >>"$LOG" ;;
 esac
 """
@@ -67,10 +75,16 @@ echo "mt $*" >>"$LOG"
 if [[ $1 == translate ]]; then sed 's/.*/Satz/'; fi
 if [[ $1 == "${FAKE_MT_FAILS:-}" ]]; then exit 1; fi
 """
-INSTALL = "-m pip install --quiet --disable-pip-version-check -e {} -c constraints.txt"
+FAKE_UNAME = "#!/usr/bin/env bash\necho {}\n"
+FAKE_NVIDIA_SMI = "#!/usr/bin/env bash\nexit {}\n"
+INSTALL = "-m pip --disable-pip-version-check install -c constraints.txt -e {}"
+INSTALL_CPU_TORCH = (
+    "-m pip --disable-pip-version-check install -c constraints.txt --no-deps "
+    "--index-url https://download.pytorch.org/whl/cpu torch"
+)
 CHECKS = ["python -m ruff format --check .", "python -m ruff check .", "python -m mypy"]
 QUICKSTART = [
-    "mt train --config configs/toy.yaml",
+    "mt train configs/toy.yaml",
     "mt translate runs/toy",
     "mt translate runs/toy",
     "mt translate runs/toy",
@@ -166,7 +180,7 @@ def test_setup_prints_nothing_when_nothing_is_to_do(clone: Clone) -> None:
 
 
 def test_setup_repeats_a_failed_installation(clone: Clone) -> None:
-    process, _ = clone.run("scripts/setup", FAKE_PIP_FAILS="1")
+    process, _ = clone.run("scripts/setup", FAKE_PIP_FAILS="install")
     assert process.returncode == 1
     assert clone.log_of("scripts/setup") == [INSTALL.format(".")]
 
@@ -182,6 +196,74 @@ def test_setup_refuses_an_old_or_missing_python(clone: Clone, variables: dict[st
         assert part in process.stderr
     assert log == []
     assert not (clone.top / ".venv").exists()
+
+
+class Machine(NamedTuple):
+    """What `scripts/setup` asks a machine."""
+
+    system: str = "Linux"
+    nvidia_smi_code: int = 9
+    has_device_file: bool = False
+    pip_config: str = "global.timeout='60'"
+
+
+def run_setup(
+    clone: Clone, machine: Machine, **variables: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run `scripts/setup` as on another machine, whatever this one has."""
+    programs = clone.top.parent / "programs"
+    clone.add_program(programs / "uname", FAKE_UNAME.format(machine.system))
+    clone.add_program(programs / "nvidia-smi", FAKE_NVIDIA_SMI.format(machine.nvidia_smi_code))
+    script = clone.top / "scripts/setup"
+    device_file = clone.top / "nvidia0"
+    text = script.read_text(encoding="utf-8")
+    assert "-e /dev/nvidia0 " in text
+    script.write_text(text.replace("/dev/nvidia0", f"'{device_file}'"), encoding="utf-8")
+    if machine.has_device_file:
+        device_file.touch()
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return clone.run("scripts/setup", PATH=path, FAKE_PIP_CONFIG=machine.pip_config, **variables)
+
+
+@pytest.mark.parametrize(
+    ("machine", "size"),
+    [
+        (Machine(nvidia_smi_code=0), "several GB"),
+        (Machine(has_device_file=True), "several GB"),
+        (Machine(system="Darwin"), "200 MB"),
+        (Machine(pip_config=":env:.index-url='file:///mirror'"), "200 MB, or several GB"),
+        (Machine(pip_config="global.find-links='/wheels'"), "200 MB, or several GB"),
+    ],
+)
+def test_setup_takes_the_usual_build_of_torch(clone: Clone, machine: Machine, size: str) -> None:
+    process, log = run_setup(clone, machine)
+    assert process.returncode == 0, process.stderr
+    assert log == [INSTALL.format(".")]
+    assert size in process.stderr
+
+
+def test_setup_takes_the_cpu_build_of_torch_without_a_gpu(clone: Clone) -> None:
+    process, log = run_setup(clone, Machine())
+    assert process.returncode == 0, process.stderr
+    assert log == [INSTALL_CPU_TORCH, INSTALL.format(".")]
+    assert "300 MB" in process.stderr
+
+
+def test_setup_says_when_the_cpu_build_of_torch_cannot_be_had(clone: Clone) -> None:
+    process, log = run_setup(clone, Machine(), FAKE_PIP_FAILS="--index-url")
+    assert process.returncode == 0, process.stderr
+    assert log == [INSTALL_CPU_TORCH, INSTALL.format(".")]
+    last_message = process.stderr.split("setup: ")[-1]
+    assert "download.pytorch.org" in last_message
+    assert "several GB" in last_message
+
+
+def test_setup_shows_the_progress_of_pip(clone: Clone) -> None:
+    """On stderr, because other scripts call setup and print their results."""
+    process, (command,) = clone.run("scripts/setup")
+    assert "--quiet" not in command
+    assert "Downloading packages" in process.stderr
+    assert process.stdout == ""
 
 
 # scripts/test, scripts/check, scripts/quickstart and .ci/run

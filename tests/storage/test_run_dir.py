@@ -111,6 +111,29 @@ def test_lock_leaves_the_partial_files_of_others(tmp_path: Path) -> None:
         assert all((tmp_path / name).is_file() for name in names)
 
 
+def test_run_is_moved_aside_under_the_next_number(tmp_path: Path) -> None:
+    for name in ("toy.2", "toy.10", "toy.old", "toy.03", "toys.99"):
+        (tmp_path / name).mkdir()
+    run = RunDir(tmp_path / "toy")
+    run.checkpoints_dir.mkdir(parents=True)
+    (run.path / "notes.txt").write_bytes(b"of the user")
+    assert run.move_aside() == tmp_path / "toy.11"
+    assert not run.path.exists()
+    assert (tmp_path / "toy.11/notes.txt").read_bytes() == b"of the user"
+    with RunDir(tmp_path / "toy.11").lock(), run.lock():
+        pass
+
+
+def test_directory_without_a_run_is_not_moved_aside(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "toy")
+    assert run.move_aside() is None
+    assert not run.path.exists()
+    run.path.mkdir()
+    (run.path / "notes.txt").write_bytes(b"of the user")
+    assert run.move_aside() is None
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs Linux's /proc")
 def test_directory_that_cannot_be_made_is_named() -> None:
     run = RunDir(Path("/proc/nowhere/run"))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_file
+from mt.config.choices import Normalization
+from mt.data.parallel_text import TwoFiles
+from mt.preflight.languages import TrigramLogOdds
+from mt.preflight.survey import FileSurvey, ParallelSurvey, survey_side
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / "data" / "toy"
@@ -24,6 +27,13 @@ def write_lines(path: Path, lines: Sequence[str]) -> Path:
     """Write lines to a file, whatever line separators they contain."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
     return path
+
+
+def survey_file(
+    path: Path, log_odds: TrigramLogOdds | None = None, *, normalization: Normalization = "none"
+) -> FileSurvey:
+    """Survey a text file."""
+    return survey_side(TwoFiles(path, path), "src", log_odds, normalization=normalization)
 
 
 def survey_lines(directory: Path, lines: Sequence[str], name: str = "text") -> FileSurvey:

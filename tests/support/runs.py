@@ -52,6 +52,12 @@ search:
   max_length_factor: 1.0
   max_length_offset: 2
 """
+# Validations translate the whole set, by the search of `mt translate`.
+FULL_VALIDATION = (
+    "train.validation_lines=null",
+    "train.validation_beam_size=null",
+    "train.validation_length_limit=search",
+)
 RANDOM = ("model.dropout=0.1", "tokenizer.bpe_dropout=0.2")  # everything that draws random numbers
 
 

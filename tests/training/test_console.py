@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import errno
 import io
-import os
-import pty
 import sys
-import termios
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from terminal import longest_line, screen_lines, terminal
 from tqdm import tqdm
 
 from mt.cli.logs import configure_logging
-from mt.training.console import Console, format_duration, format_validation
-from mt.training.metrics_log import Sample, Validation
+from mt.decoding.translator import TranslationProgress
+from mt.progress_bar import ProgressText
+from mt.training.console import (
+    Console,
+    Numbers,
+    Position,
+    format_bar,
+    format_final_score,
+    format_validation,
+    translation_bar,
+)
+from mt.training.metrics_log import FinalRecord, Sample, ScoreScope, Validation
 
 SAMPLES = (Sample("A dog.", "Ein Hund.", "Eine Hund."), Sample("Two.", "Zwei.", ""))
 STATUS = "loss 2.346 | 12,346 tok/s | lr 7.00e-04 | 1:15 left"
@@ -23,24 +33,6 @@ STATUS = "loss 2.346 | 12,346 tok/s | lr 7.00e-04 | 1:15 left"
 @pytest.fixture(autouse=True)
 def logging_to_stderr(restore_logging: None) -> None:
     configure_logging()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0, "0:00"),
-        (0.4, "0:00"),
-        (9.6, "0:10"),
-        (59.6, "1:00"),
-        (75, "1:15"),
-        (3599, "59:59"),
-        (3599.6, "1:00:00"),
-        (3700, "1:01:40"),
-        (100 * 3600, "100:00:00"),
-    ],
-)
-def test_format_duration(seconds: float, expected: str) -> None:
-    assert format_duration(seconds) == expected
 
 
 def test_format_validation_has_scores_and_samples() -> None:
@@ -64,6 +56,30 @@ def test_format_validation_says_best_only_of_the_best() -> None:
     assert line == "valid 7 | loss 1.250 | ppl 3.49"
 
 
+@pytest.mark.parametrize(
+    ("scope", "text"),
+    [
+        (ScoreScope(500, 1791, beam_size=1), "500 of 1,791 lines, beam 1"),
+        (ScoreScope(1791, 1791, beam_size=5), "1,791 lines, beam 5"),
+    ],
+)
+def test_format_validation_says_which_lines_and_which_search(scope: ScoreScope, text: str) -> None:
+    validation = Validation(loss=1.25, scores={"BLEU": 9}, signatures={}, samples=(), scope=scope)
+    line = format_validation(7, validation, is_best=True)
+    assert line == f"valid 7 | loss 1.250 | ppl 3.49 | BLEU 9.00 | {text} | best"
+
+
+def test_final_score_says_which_lines_and_which_search() -> None:
+    scope = ScoreScope(1791, 1791, beam_size=5)
+    final = FinalRecord("step_00002300", {"BLEU": 33.125, "chrF": 55.0}, {}, scope)
+    assert format_final_score(final) == (
+        "final score of step_00002300 | BLEU 33.12 | chrF 55.00 | 1,791 lines, beam 5"
+    )
+    sampled = replace(final, scope=scope._replace(num_lines=600))
+    assert "600 of 1,791 lines, beam 5" in format_final_score(sampled)
+    assert "max_minutes" in format_final_score(sampled)
+
+
 def test_samples_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """The first one would set the clipboard."""
     sample = Sample("\x1b]52;c;cm0gLXJm\x07", "a\r\u2028b", "\x9b31mschön \ud7ff")
@@ -79,14 +95,17 @@ def test_samples_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def show_some_progress(*, enabled: bool = True, total: int | None = 2000) -> None:
+POSITION = Position(1002, total_steps=2000, epoch=3.26, fraction=0.501, seconds_left=75.0)
+NUMBERS = Numbers(loss=2.34567, lr=7e-4, tokens_per_second=12345.6)
+
+
+def show_some_progress(*, enabled: bool = True, position: Position = POSITION) -> None:
     console = Console(enabled=enabled)
-    with console.progress_bar(total, step=1000):
+    with console.progress_bar():
+        console.show_activity("trying the largest batches")
         for step in range(1001, 1003):
-            console.advance(step)
-        console.show_progress(
-            1002, loss=2.34567, lr=7e-4, tokens_per_second=12345.6, seconds_left=75.0
-        )
+            console.advance(replace(position, step=step))
+        console.show_numbers(position, NUMBERS)
         console.info("valid 1,002 | best")
         console.warning("1 update skipped")
 
@@ -102,9 +121,11 @@ def test_without_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_unknown_total_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    show_some_progress(total=None)
-    assert capsys.readouterr().err.splitlines()[0] == f"step 1,002 | {STATUS}"
+def test_unknown_total_and_time_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_some_progress(position=replace(POSITION, total_steps=None, seconds_left=None))
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("step 1,002 | loss 2.346 | ")
+    assert line.endswith(" | -:-- left")
 
 
 @pytest.mark.parametrize("on_terminal", [False, True])
@@ -128,48 +149,123 @@ def test_quiet_logging_hides_progress_but_not_warnings(
 
 
 def run_on_terminal(
-    monkeypatch: pytest.MonkeyPatch, *, enabled: bool = True, total: int | None = 2000
+    monkeypatch: pytest.MonkeyPatch, *, enabled: bool = True, columns: int = 100
 ) -> str:
-    """Return what the console sends to a terminal of 100 columns."""
-    controller, terminal_descriptor = pty.openpty()
-    termios.tcsetwinsize(terminal_descriptor, (24, 100))
-    received = b""
+    """Return what the console sends to a terminal."""
+    return sent_to_terminal(
+        monkeypatch, lambda: show_some_progress(enabled=enabled), columns=columns
+    )
+
+
+def sent_to_terminal(
+    monkeypatch: pytest.MonkeyPatch, show: Callable[[], None], *, columns: int = 100
+) -> str:
+    """Return what a function sends to stderr if that is a terminal."""
     with (
+        terminal(columns=columns) as screen,
         monkeypatch.context() as patch,
-        open(terminal_descriptor, "w", encoding="utf-8") as terminal,
+        open(screen.descriptor, "w", encoding="utf-8", closefd=False) as stderr,
     ):
-        patch.setattr(sys, "stderr", terminal)
-        show_some_progress(enabled=enabled, total=total)
-        print("end", file=terminal, flush=True)
-        while not received.endswith(b"end\r\n"):
-            received += os.read(controller, 4096)
-    os.close(controller)
-    return received.decode("utf-8").removesuffix("end\r\n")
-
-
-def screen_lines(sent: str) -> list[str]:
-    """Return the lines that remain visible: text after a carriage return overwrites the line."""
-    lines = []
-    for line in sent.split("\n"):
-        shown = ""
-        for text in line.split("\r"):
-            shown = text + shown[len(text) :]
-        lines.append(shown.rstrip())
-    return lines
+        patch.setattr(sys, "stderr", stderr)
+        show()
+        print("end", file=stderr, flush=True)
+        screen.wait_for("end\r\n")
+        return screen.received.removesuffix("end\r\n")
 
 
 def test_terminal_has_one_bar_below_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     *lines, bar, after = screen_lines(run_on_terminal(monkeypatch))
     assert lines == ["valid 1,002 | best", "warning: 1 update skipped"]
     assert after == ""
-    for part in ("50%", "1002/2000", "loss 2.346", "12,346 tok/s", "lr 7.00e-04", "1:15 left"):
-        assert part in bar
+    assert bar.startswith("1:15 left | loss 2.346 | ")
+    assert bar.endswith(" 50% | 12,346 tok/s | step 1,002/2,000 | epoch 3.3")
 
 
-def test_terminal_bar_without_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    *_, bar, _ = screen_lines(run_on_terminal(monkeypatch, total=None))
-    assert bar.startswith("1002step")
-    assert "%" not in bar
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_bar_never_fills_the_last_column(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    sent = run_on_terminal(monkeypatch, columns=columns)
+    assert "trying the largest batches" in sent
+    assert longest_line(sent) < columns
+    *_, bar, _ = screen_lines(sent)
+    assert bar.startswith("1:15 left | loss 2.346 | ")
+    assert ("lr 7.00e-04" in bar) == (columns == 200)
+
+
+def test_bar_follows_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        terminal(columns=150) as screen,
+        open(screen.descriptor, "w", encoding="utf-8", closefd=False) as stderr,
+    ):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        console = Console(enabled=True)
+        with console.progress_bar():
+            console.show_numbers(POSITION, NUMBERS)
+            screen.wait_for("lr 7.00e-04")
+            screen.resize(60)
+            console.info("a line")
+        print("end", file=stderr, flush=True)
+        screen.wait_for("end\r\n")
+    _, after_resizing = screen.received.split("a line\r\n")
+    assert "1:15 left | loss 2.346" in after_resizing
+    assert longest_line(after_resizing) < 60
+
+
+def test_bar_before_the_first_update_says_what_happens() -> None:
+    assert format_bar(None, None, activity="planning") == ProgressText(("planning",))
+    validating = format_bar(POSITION, NUMBERS, activity="validating")
+    assert validating.first == ("validating", "loss 2.346")
+    assert format_bar(POSITION, None).first == ("1:15 left",)
+
+
+class FakeTime:
+    """A clock that tests set."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_first_line_comes_within_seconds_and_the_others_when_they_are_due(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeTime()
+    monkeypatch.setattr("mt.training.console.time", clock)
+    console = Console(enabled=True)
+    assert not console.numbers_are_due()
+    due = []
+    with console.progress_bar():
+        for _ in range(20):
+            clock.now += 1.0
+            console.advance(POSITION)
+            due.append(console.numbers_are_due())
+            if due[-1]:
+                console.show_numbers(POSITION, NUMBERS)
+    assert due == [False] * 4 + [True] + [False] * 15
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_numbers_on_a_terminal_are_never_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeTime()
+    monkeypatch.setattr("mt.training.console.time", clock)
+    with terminal() as screen, open(screen.descriptor, "w", closefd=False) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        console = Console(enabled=True)
+        due = []
+        with console.progress_bar():
+            for _ in range(6):
+                clock.now += 1.0
+                console.advance(POSITION)
+                due.append(console.numbers_are_due())
+                if due[-1]:
+                    console.show_numbers(POSITION, NUMBERS)
+    assert due == [True, False, True, False, True, False]
+
+
+def test_disabled_console_asks_for_no_numbers() -> None:
+    console = Console(enabled=False)
+    console.advance(POSITION)
+    assert not console.numbers_are_due()
 
 
 class FailingTerminal(io.StringIO):
@@ -197,12 +293,48 @@ def test_progress_that_cannot_be_shown_is_switched_off(
     monkeypatch.setattr(tqdm, "monitor_interval", 0)  # no thread that redraws the bar
     console = Console(enabled=True)
     steps = []
-    with console.progress_bar(9, step=0):
+    with console.progress_bar():
         for step in range(1, 10):
-            console.advance(step)
-            console.show_progress(step, loss=2.0, lr=0.1, tokens_per_second=9, seconds_left=1)
+            console.show_activity("validating")
+            console.advance(replace(POSITION, step=step))
+            console.show_numbers(POSITION, NUMBERS)
             console.warning("something happened")
             steps.append(step)
     assert steps == list(range(1, 10))
     assert terminal.num_writes_left == 0
+    assert "Traceback" not in terminal.getvalue()
+
+
+def translate_some_lines() -> None:
+    with translation_bar("validating 8 lines") as progress:
+        progress(TranslationProgress(2, 8, 0.5))
+        progress(TranslationProgress(8, 8, 1.0))
+
+
+def test_validation_is_announced_with_a_bar_that_disappears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+    sent = sent_to_terminal(monkeypatch, translate_some_lines)
+    shown = sent.split("\r")
+    assert shown[1].startswith("validating 8 lines | ")
+    assert "   0%" in shown[1]
+    assert any("100%" in text for text in shown)
+    assert "".join(screen_lines(sent)).strip() == ""
+
+
+def test_validation_shows_no_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    translate_some_lines()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 3])
+def test_bar_of_a_validation_that_cannot_be_shown_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch, num_writes: int
+) -> None:
+    terminal = FailingTerminal()
+    terminal.num_writes_left = num_writes
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+    translate_some_lines()
     assert "Traceback" not in terminal.getvalue()

@@ -14,10 +14,12 @@ import pytest
 
 from mt.errors import DiskError
 from mt.training.metrics_log import (
+    FinalRecord,
     IncidentRecord,
     MetricsLog,
     Record,
     Sample,
+    ScoreScope,
     StartRecord,
     TrainRecord,
     Validation,
@@ -32,7 +34,8 @@ SAMPLES = (Sample("A dog.", "Ein Hund.", "Eine Hund."), Sample("Two.", "Zwei.", 
 
 
 def make_validation(loss: float = 1.25) -> Validation:
-    return Validation(loss=loss, scores=SCORES, signatures=SIGNATURES, samples=SAMPLES)
+    scope = ScoreScope(500, 1791, beam_size=1)
+    return Validation(loss=loss, scores=SCORES, signatures=SIGNATURES, samples=SAMPLES, scope=scope)
 
 
 def write_incident(metrics: MetricsLog, step: int, text: str = "") -> None:
@@ -101,6 +104,21 @@ def test_selection_score_is_higher_for_better_models(metric: str, score: float) 
                     {"src": "Two.", "ref": "Zwei.", "hyp": ""},
                 ],
                 "is_best": True,
+                "num_lines": 500,
+                "num_lines_in_set": 1791,
+                "beam_size": 1,
+            },
+        ),
+        (
+            FinalRecord("step_00000006", SCORES, SIGNATURES, ScoreScope(1791, 1791, beam_size=5)),
+            {
+                "kind": "final",
+                "checkpoint": "step_00000006",
+                **SCORES,
+                "signatures": SIGNATURES,
+                "num_lines": 1791,
+                "num_lines_in_set": 1791,
+                "beam_size": 5,
             },
         ),
         (
@@ -108,7 +126,7 @@ def test_selection_score_is_higher_for_better_models(metric: str, score: float) 
             {"kind": "incident", "text": "grün\u2028 \n"},
         ),
     ],
-    ids=["start", "train", "valid", "incident"],
+    ids=["start", "train", "valid", "final", "incident"],
 )
 def test_line_of_each_kind(record: Any, expected: dict[str, Any], tmp_path: Path) -> None:
     metrics = MetricsLog(tmp_path / "metrics.jsonl")

@@ -32,9 +32,10 @@ import mt.storage.atomic
 from mt.config.load import load_run_config
 from mt.data.dataset import Epoch
 from mt.data.tokenizer_training import train_tokenizer
-from mt.errors import CheckpointError, DataError, DeviceError, RunDirError
+from mt.errors import CheckpointError, ConfigError, DataError, DeviceError, RunDirError
 from mt.experiment import Experiment
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import Objective
 from mt.training.run import read_config, run_training, train
@@ -376,6 +377,7 @@ def test_resume_refuses_changed_config(config_path: Path, uninterrupted: Path) -
         train(configure(config_path, uninterrupted, *RANDOM, *changes))
     listed = [line.strip() for line in str(caught.value).splitlines()[1:]]
     assert listed == ["model.d_ff: 32 -> 64", "train.learning_rate: 0.005 -> 0.001"]
+    assert "--fresh" in str(caught.value).splitlines()[0]
     assert read_all_files(uninterrupted) == files_before
 
 
@@ -616,3 +618,97 @@ def test_renamed_key_is_reported_once(
     assert config.train.run_dir is not None
     assert config.train.run_dir.endswith("runs/old")
     assert len(warnings) == 1
+
+
+# --fresh
+
+
+def train_short(config_path: Path, run_dir: Path, *, fresh: bool, seed: int) -> None:
+    config = configure(config_path, run_dir, "train.max_steps=2", f"train.seed={seed}")
+    run_training(config, fresh=fresh)
+
+
+def test_fresh_moves_earlier_runs_aside(
+    config_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = tmp_path / "runs" / "toy"
+    for seed in (1, 2, 3):
+        with caplog.at_level(logging.INFO, "mt"):
+            train_short(config_path, run_dir, fresh=True, seed=seed)
+    assert sorted(path.name for path in run_dir.parent.iterdir()) == ["toy", "toy.1", "toy.2"]
+    seeds = {
+        name: load_run_config(run_dir.with_name(name) / "config.yaml").train.seed
+        for name in ("toy.1", "toy.2", "toy")
+    }
+    assert list(seeds.values()) == [1, 2, 3], "the highest number is the latest"
+    for name in seeds:
+        assert checkpoint_path(run_dir.with_name(name)).name == "step_00000002"
+    messages = [record.getMessage() for record in caplog.records]
+    for name in ("toy.1", "toy.2"):
+        assert any(message.endswith(f"is now in {run_dir}.{name[-1]}") for message in messages)
+
+
+def test_fresh_moves_the_earlier_run_back_after_a_mistake(
+    config_path: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    files_before = read_all_files(run_dir)
+    config = configure(config_path, run_dir, f"data.train.0.prefix={tmp_path}/nowhere")
+    with pytest.raises(DataError, match="nowhere"):
+        run_training(config, fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert read_all_files(run_dir) == files_before
+
+
+def test_fresh_refuses_to_move_a_run_that_is_training(
+    config_path: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    with (
+        RunDir(run_dir).lock(),
+        pytest.raises(RunDirError, match="another process is training here"),
+    ):
+        train_short(config_path, run_dir, fresh=True, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert checkpoint_path(run_dir).name == "step_00000012"
+
+
+def test_fresh_leaves_a_directory_without_a_run_where_it_is(
+    config_path: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "mine"
+    run_dir.mkdir()
+    (run_dir / "notes.txt").write_text("of the user", encoding="utf-8")
+    train_short(config_path, run_dir, fresh=True, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (run_dir / "notes.txt").exists()
+
+
+# The config of a run
+
+
+def test_run_directory_resumes_with_its_own_config(
+    config_path: Path, half: Path, tmp_path: Path
+) -> None:
+    """It may have moved: the directory is the one that is named, not the one in its config."""
+    moved = tmp_path / "moved"
+    shutil.copytree(half, moved)
+    run_training(read_config(moved, ["train.max_steps=8"], run_dir=None, device=None))
+    assert checkpoint_path(moved).name == "step_00000008"
+    assert checkpoint_path(half).name == "step_00000006"
+
+
+def test_config_of_a_run_directory_may_begin_another_run(half: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    by_option = read_config(half, run_dir=other, device=None)
+    by_override = read_config(half, [f"train.run_dir={other}"], run_dir=None, device=None)
+    assert by_option.train.run_dir == by_override.train.run_dir == str(other)
+    assert by_option.train.max_steps == 6
+
+
+def test_directory_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a directory without config\.yaml") as caught:
+        read_config(tmp_path, run_dir=None, device=None)
+    assert str(tmp_path) in str(caught.value)

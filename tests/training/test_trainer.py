@@ -28,6 +28,7 @@ from mt.storage.checkpoint import (
     load_weights,
 )
 from mt.storage.run_dir import RunDir
+from mt.training.console import Numbers, Position
 from mt.training.metrics_log import Validation
 from mt.training.objective import LossSums, Objective
 from mt.training.trainer import Trainer, dropout_seed
@@ -467,11 +468,46 @@ def test_training_speed_excludes_validation_time(
         return original_validate(objective)
 
     trainer.validate = slow_validate
-    speeds = []
-    monkeypatch.setattr(trainer.console, "show_progress", lambda _, **values: speeds.append(values))
+    shown: list[Numbers] = []
+    monkeypatch.setattr(trainer.console, "show_numbers", lambda _, numbers: shown.append(numbers))
     trainer.fit()
     num_tokens = sum(batch.num_tokens for batch in BATCHES[2:])
-    assert speeds[0]["tokens_per_second"] > num_tokens / 1.0
+    assert shown[0].tokens_per_second > num_tokens / 1.0
+
+
+def test_numbers_between_logged_lines_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainer(tmp_path / "plain", max_steps=8, log_every=4).fit()
+    trainer = make_trainer(tmp_path / "shown", max_steps=8, log_every=4)
+    shown: list[tuple[Position, Numbers]] = []
+    monkeypatch.setattr(trainer.console, "numbers_are_due", lambda: True)
+    monkeypatch.setattr(trainer.console, "show_numbers", lambda *values: shown.append(values))
+    trainer.fit()
+    positions = [position for position, _ in shown]
+    assert [position.step for position in positions] == list(range(1, 9))
+    assert [position.fraction for position in positions] == [step / 8 for step in range(1, 9)]
+    assert {position.total_steps for position in positions} == {8}
+    assert all(math.isfinite(numbers.loss) for _, numbers in shown)
+    logged = read_lines_without_timing(tmp_path / "shown")
+    assert logged == read_lines_without_timing(tmp_path / "plain")
+    losses = [line["loss"] for line in logged if line["kind"] == "train"]
+    assert [shown[3][1].loss, shown[7][1].loss] == losses
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_minutes": 60.0, "max_steps": 5}])
+def test_bar_measures_the_limit_that_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]
+) -> None:
+    trainer = make_trainer(tmp_path, **{"max_steps": None, **limits})
+    positions: list[Position] = []
+    monkeypatch.setattr(trainer.console, "advance", positions.append)
+    trainer.fit()
+    fractions = [position.fraction for position in positions]
+    assert fractions == sorted(fractions)
+    assert fractions[0] < 0.5
+    assert fractions[-1] == 1.0
+    assert positions[-1].seconds_left == pytest.approx(0.0, abs=1.0)
 
 
 def test_checkpoint_beyond_the_epochs_end_is_refused(tmp_path: Path) -> None:

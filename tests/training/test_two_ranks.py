@@ -97,13 +97,14 @@ def train_on_two_ranks(
     signal_at: int = 0,
     kernels: str = "auto",
     overrides: Sequence[str] = OVERRIDES,
+    options: Sequence[str] = (),
 ) -> None:
     """Start two ranks as torchrun does. Only the first one gets the signal.
 
-    `kernels` is "auto" or "reference".
+    `kernels` is "auto" or "reference". `options` are more options of `mt train`.
     """
     shared = {**shared_environment(), "KERNELS": kernels}
-    arguments = train_command(config_path, run_dir, *overrides)[3:]
+    arguments = [*train_command(config_path, run_dir, *overrides)[3:], *options]
     with ExitStack() as stack:
         processes = []
         for rank in range(2):
@@ -197,6 +198,16 @@ def test_run_of_one_rank_resumes_on_two(config_path: Path, tmp_path: Path) -> No
     train(configure(config_path, one_rank, *three))
     train_on_two_ranks(config_path, run_dir, overrides=three)
     assert_equal_runs(run_dir, one_rank)
+
+
+def test_two_ranks_move_an_earlier_run_aside(
+    config_path: Path, stopped: Path, tmp_path: Path
+) -> None:
+    run_dir = Path(shutil.copytree(stopped, tmp_path / "run"))
+    overrides = (*OVERRIDES, "train.warmup_steps=1", "train.max_steps=2")
+    train_on_two_ranks(config_path, run_dir, overrides=overrides, options=["--fresh"])
+    assert checkpoint_path(run_dir).name == "step_00000002"
+    assert checkpoint_path(tmp_path / "run.1").name == "step_00000005"
 
 
 # Faults

@@ -22,7 +22,13 @@ from random import Random
 
 from scripts.stress.fuzz.bad_input import Case, GoodInput
 from scripts.stress.fuzz.bad_models import checkpoint_case, tokenizer_case
-from scripts.stress.fuzz.bad_runs import align_case, attention_case, export_case, report_case
+from scripts.stress.fuzz.bad_runs import (
+    align_case,
+    attention_case,
+    export_case,
+    report_case,
+    score_case,
+)
 from scripts.stress.fuzz.bad_text import config_case, corpus_case, translate_case
 from scripts.stress.fuzz.outcome import FAILURE, Outcome, share_past_parser
 from scripts.stress.fuzz.runner import make_good_input, run_all
@@ -36,6 +42,7 @@ CASE_MAKERS: dict[str, Callable[[Random, GoodInput], Case]] = {
     "report": report_case,
     "attention": attention_case,
     "align": align_case,
+    "score": score_case,
     "export": export_case,
 }
 MIN_SHARE_PAST_PARSER = 1 / 3  # with fewer, the cases would mostly test the parsers

@@ -49,6 +49,31 @@ def attention_case(rng: Random, good: GoodInput) -> Case:
 def align_case(rng: Random, good: GoodInput) -> Case:
     """Make two texts that do not fit, or a damaged run."""
     files = good.files
+    description, arguments = _damage_pair_or_run(rng, files, good)
+    arguments = ["align", *arguments]
+    if rng.random() < 0.15:
+        arguments += ["--layer", rng.choice(LAYERS)]
+    if rng.random() < 0.5:
+        arguments += ["--output", "out.txt"]
+    return Case(description, files, arguments, output="out.txt")
+
+
+def score_case(rng: Random, good: GoodInput) -> Case:
+    """Make two texts that do not fit, or a damaged run."""
+    files = good.files
+    description, arguments = _damage_pair_or_run(rng, files, good)
+    arguments = ["score", *arguments]
+    if rng.random() < 0.5:
+        arguments += ["--jsonl"]
+    if rng.random() < 0.5:
+        arguments += ["--output", "out.txt"]
+    return Case(description, files, arguments, output="out.txt")
+
+
+def _damage_pair_or_run(
+    rng: Random, files: dict[str, bytes], good: GoodInput
+) -> tuple[str, list[str]]:
+    """Damage two texts or the run; return what was done, and the arguments that name all three."""
     if rng.random() < 0.4:
         description = damage_run(rng, files)
         files["in.a"] = good.texts["valid.a"]
@@ -56,12 +81,7 @@ def align_case(rng: Random, good: GoodInput) -> Case:
     else:
         description = damage_pair(rng, files, good)
     src = rng.choice(("in.a",) * 25 + ("none", ".", "/dev/null"))
-    arguments = ["align", "run", "--src", src, "--tgt", "in.b", *checkpoint_option(rng)]
-    if rng.random() < 0.15:
-        arguments += ["--layer", rng.choice(LAYERS)]
-    if rng.random() < 0.5:
-        arguments += ["--output", "out.txt"]
-    return Case(description, files, arguments, output="out.txt")
+    return description, ["run", "--src", src, "--tgt", "in.b", *checkpoint_option(rng)]
 
 
 def export_case(rng: Random, good: GoodInput) -> Case:

@@ -1,0 +1,117 @@
+"""The command `mt init`."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mt.cli.logs import escape_control_chars
+from mt.cli.options import DeviceOption, QuietOption, VerboseOption
+from mt.cli.text_options import (
+    ColumnsOption,
+    FilesArgument,
+    NumTestOption,
+    NumValidOption,
+    SeedOption,
+    SrcLangOption,
+    TgtLangOption,
+    open_text,
+)
+
+if TYPE_CHECKING:
+    from mt.planning.project import Project, Request
+    from mt.planning.text_facts import SideFacts
+
+
+def init(
+    files: FilesArgument,
+    src_lang: SrcLangOption,
+    tgt_lang: TgtLangOption,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=10**6, help="time for the training, in minutes")
+    ] = 60,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.yaml",
+            help="config to write; its name is that of the run  [default: SRC-TGT.yaml]",
+        ),
+    ] = None,
+    num_valid: NumValidOption = None,
+    num_test: NumTestOption = None,
+    columns: ColumnsOption = None,
+    seed: SeedOption = 1,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a config for your text, your machine and your time, and set aside held-out text."""
+    from mt.cli.streams import write_lines
+    from mt.planning.project import Request, create_project
+
+    config_path = output or Path(f"{src_lang}-{tgt_lang}.yaml")
+    request = Request(
+        text=open_text(files, src_lang=src_lang, tgt_lang=tgt_lang, columns=columns),
+        src_lang=src_lang,
+        tgt_lang=tgt_lang,
+        minutes=minutes,
+        device=device,
+        num_valid=num_valid,
+        num_test=num_test,
+        seed=seed,
+        config_path=config_path,
+        data_dir=config_path.with_name(f"{config_path.stem}-data"),
+        command=escape_control_chars(
+            f"mt init {shlex.join(files)} --src-lang {src_lang} --tgt-lang {tgt_lang} "
+            f"--minutes {minutes:g}"
+        ),
+    )
+    project = create_project(request)
+    write_lines(describe_project(request, project))
+
+
+def describe_project(request: "Request", project: "Project") -> Iterator[str]:
+    """Yield lines about the text, the choices, and the next commands."""
+    from mt.cli.split_output import describe_split
+    from mt.planning.settings import count_epochs, describe_epochs
+
+    yield from describe_split(project.split, name=request.text.name, directory=request.data_dir)
+    yield ""
+    yield describe_side(request.src_lang, project.text.src)
+    yield describe_side(request.tgt_lang, project.text.tgt)
+    yield f"text      {project.text.num_different_characters:,} different characters"
+    size = project.settings.size
+    num_parameters = size.num_parameters(project.settings.vocab_size)
+    yield (
+        f"machine   {project.machine.device}, {project.machine.tokens_per_second:,.0f} tokens/s "
+        "with the reference model"
+    )
+    yield (
+        f"model     {size.name}: {num_parameters / 1e6:.1f} million parameters, "
+        f"{project.settings.vocab_size:,} subwords"
+    )
+    num_epochs = count_epochs(project.settings, project.length, project.text)
+    yield (
+        f"training  about {project.length.num_updates:,} updates in {request.minutes:g} minutes: "
+        f"{describe_epochs(num_epochs)}"
+    )
+    yield ""
+    config = shlex.quote(str(request.config_path))
+    run_dir = shlex.quote(f"runs/{request.config_path.stem}")
+    yield f"{request.config_path} is written. Next:"
+    yield f"  mt check {config}"
+    yield f"  mt train {config}"
+    yield f"  mt translate {run_dir}"
+
+
+def describe_side(language: str, side: "SideFacts") -> str:
+    """Return a line about the training text in a language."""
+    scripts = ", ".join(f"{script.name} {script.share:.0%}" for script in side.scripts)
+    return (
+        f"{language:9} {side.num_words:,} words, {side.num_characters:,} characters, "
+        f"letters: {scripts or 'none'}"
+    )

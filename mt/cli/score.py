@@ -1,0 +1,70 @@
+"""The command `mt score`."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tqdm import tqdm
+
+from mt.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    OutputOption,
+    QuietOption,
+    RunDirArgument,
+    VerboseOption,
+)
+from mt.cli.streams import write_lines
+from mt.cli.text_input import refuse_overwriting_input
+
+if TYPE_CHECKING:
+    from mt.decoding.scoring import PairScore
+
+
+def score(
+    run_dir: RunDirArgument,
+    src: Annotated[Path, typer.Option(help="file of sentences")],
+    tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
+    output: OutputOption = None,
+    jsonl: Annotated[
+        bool,
+        typer.Option("--jsonl", help="print a JSON object a line, with the score of each token"),
+    ] = False,
+    checkpoint: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Score given translations: the log-probability of each one, given its source.
+
+    Line i of the output has the natural logarithm of the probability of pair i, the end of the
+    sentence included. It is -inf (null in JSON) for a pair that is too long for the model.
+    """
+    refuse_overwriting_input(src, output, written="scores")
+    refuse_overwriting_input(tgt, output, written="scores")
+    from mt.data.text import read_parallel
+    from mt.decoding.scoring import score_pairs
+    from mt.decoding.translator import Translator
+
+    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
+    scores = score_pairs(translator, read_parallel(src, tgt))
+    format_score = json_line if jsonl else plain_line
+    with_bar = output is not None and sys.stderr.isatty()
+    shown_scores = tqdm(scores, unit="line", dynamic_ncols=True, disable=not with_bar)
+    write_lines((format_score(index, score) for index, score in enumerate(shown_scores)), output)
+
+
+def plain_line(index: int, score: "PairScore") -> str:
+    """Return the log-probability alone."""
+    return f"{score.log_prob:.6f}"
+
+
+def json_line(index: int, score: "PairScore") -> str:
+    """Return a JSON object with the index of the pair, the log-probability, and the tokens."""
+    log_prob = score.log_prob if math.isfinite(score.log_prob) else None
+    tokens = [token._asdict() for token in score.tokens]
+    values = {"index": index, "log_prob": log_prob, "tokens": tokens}
+    return json.dumps(values, ensure_ascii=False)

@@ -1,0 +1,77 @@
+"""Options of the commands that take parallel text: its files, languages and held-out sets."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from mt.config.schema import Name
+from mt.errors import DataError
+
+if TYPE_CHECKING:
+    from mt.data.parallel_text import ParallelText
+
+FilesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILES",
+        help="a TSV or TMX file; two files of lines, source and target; or their common prefix. "
+        "Each may end in .gz or .zst",
+    ),
+]
+SrcLangOption = Annotated[str, typer.Option("--src-lang", help="source language, such as en")]
+TgtLangOption = Annotated[str, typer.Option("--tgt-lang", help="target language, such as sv")]
+NumValidOption = Annotated[
+    int | None,
+    typer.Option(
+        "--valid", min=0, help="pairs for validation  [default: 5 %, within 200 and 1,000]"
+    ),
+]
+NumTestOption = Annotated[
+    int | None, typer.Option("--test", min=0, help="pairs for testing  [default: the same]")
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SRC,TGT",
+        help="columns of a TSV file: numbers, or names in its first line  [default: 1,2]",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="another number draws other pairs")]
+
+
+def open_text(
+    files: list[str], *, src_lang: str, tgt_lang: str, columns: str | None
+) -> "ParallelText":
+    """Return the text that FILES name. Raises DataError."""
+    from mt.data.parallel_text import text_of_names
+
+    for option, language in (("--src-lang", src_lang), ("--tgt-lang", tgt_lang)):
+        try:
+            TypeAdapter(Name).validate_python(language)
+        except ValidationError:
+            raise DataError(
+                f"{option}: wanted a name such as en or zh-Hans, found {language!r}"
+            ) from None
+    if src_lang == tgt_lang:
+        raise DataError(f"--tgt-lang: wanted another language than --src-lang, found {tgt_lang}")
+    return text_of_names(
+        files, src_lang=src_lang, tgt_lang=tgt_lang, columns=parse_columns(columns)
+    )
+
+
+def parse_columns(text: str | None) -> tuple[int | str, int | str] | None:
+    """Return the columns that `1,2` or `english,swedish` names. Raises DataError."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    are_numbers = [name.isdecimal() for name in names]
+    if len(names) != 2 or not all(names) or are_numbers[0] != are_numbers[1]:
+        raise DataError(f"--columns: wanted two numbers or two names, such as 1,2; found {text!r}")
+    if names[0] == names[1]:
+        raise DataError(f"--columns: wanted two different columns, found {text!r}")
+    if not are_numbers[0]:
+        return names[0], names[1]
+    if int(names[0]) == 0 or int(names[1]) == 0:
+        raise DataError(f"--columns: columns are counted from 1, found {text!r}")
+    return int(names[0]), int(names[1])

@@ -1,0 +1,63 @@
+"""The progress bar of `mt translate`."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from mt.decoding.translator import TranslationProgress
+from mt.progress_bar import ProgressBar, ProgressText, format_duration
+
+
+class TranslateProgress:
+    """Counts lines, and shows how many are translated and how long the others will take."""
+
+    def __init__(self, bar: ProgressBar, *, total: int | None) -> None:
+        """Start to measure the time. `total` is the number of lines; None: it is not known."""
+        self._bar = bar
+        self._total = total
+        self._num_read = 0
+        self._num_done = 0
+        self._start = time.monotonic()
+        self._show(num_lines=0, fraction=0.0)
+
+    def count_reading(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the lines, which are about to be translated."""
+        for line in lines:
+            self._num_read += 1
+            yield line
+
+    def on_progress(self, progress: TranslationProgress) -> None:
+        """Show the progress inside the chunk of lines that is being translated."""
+        num_lines = self._num_read - self._num_done
+        share_of_segments = progress.num_segments / progress.total_segments
+        self._show(
+            num_lines=self._num_done + int(num_lines * share_of_segments),
+            fraction=self._fraction(self._num_done + num_lines * progress.fraction),
+        )
+
+    def finish_chunk(self) -> None:
+        """Count all lines that were read as translated."""
+        self._num_done = self._num_read
+        self._show(num_lines=self._num_done, fraction=self._fraction(self._num_done))
+
+    def _fraction(self, num_lines: float) -> float:
+        return num_lines / self._total if self._total else 0.0
+
+    def _show(self, *, num_lines: int, fraction: float) -> None:
+        seconds = time.monotonic() - self._start
+        text = format_translate_progress(num_lines, self._total, fraction=fraction, seconds=seconds)
+        self._bar.show(text)
+
+
+def format_translate_progress(
+    num_lines: int, total: int | None, *, fraction: float, seconds: float
+) -> ProgressText:
+    """Return what the bar shows after `num_lines` of `total` lines and some seconds."""
+    speed = f"{num_lines / seconds:,.1f} lines/s" if num_lines > 0 else ""
+    rest = (speed,) if speed else ()
+    if total is None:
+        return ProgressText((f"{num_lines:,} lines", *rest, format_duration(seconds)))
+    count = f"{num_lines:,}/{total:,} lines"
+    if fraction == 0.0:
+        return ProgressText((count,), fraction)
+    seconds_left = seconds * (1.0 / fraction - 1.0)
+    return ProgressText((f"{format_duration(seconds_left)} left", count), fraction, rest)

@@ -1,0 +1,80 @@
+"""A first reading of all training text: it finds broken files early, and counts the pairs."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mt.config.choices import Normalization
+from mt.data.corpus import TrainingCorpus
+from mt.data.normalization import is_blank_line
+from mt.data.parallel_text import ParallelText
+from mt.data.progress import bytes_bar
+from mt.data.text import OnBytes
+from mt.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class TextCounts(NamedTuple):
+    """Numbers of pairs in a parallel text."""
+
+    num_pairs: int  # blank ones included
+    num_blank: int  # pairs with a blank side
+    num_incomplete: int = 0  # rows or units that lack one of the sides, and are no pairs
+    first_incomplete: int | None = None  # its number among all rows or units, from 1
+
+
+def count_training_text(
+    corpora: Sequence[TrainingCorpus], *, normalization: Normalization
+) -> list[TextCounts]:
+    """Read all corpora and return the counts of each; report what is left out.
+
+    This takes seconds, while training a tokenizer and encoding take minutes for a large text.
+    Raises DataError for what cannot be read or decoded, when the files of a pair differ in their
+    number of lines, and when all pairs have a blank side.
+    """
+    paths = [path for corpus in corpora for path in corpus.text.paths]
+    with bytes_bar("reading", paths) as on_bytes:
+        counts = [
+            count_pairs(corpus.text, normalization=normalization, on_bytes=on_bytes)
+            for corpus in corpora
+        ]
+    for corpus, corpus_counts in zip(corpora, counts, strict=True):
+        _warn_of_incomplete(corpus.text, corpus_counts)
+    num_pairs = sum(corpus_counts.num_pairs for corpus_counts in counts)
+    num_blank = sum(corpus_counts.num_blank for corpus_counts in counts)
+    if num_pairs == num_blank:
+        names = ", ".join(corpus.text.name for corpus in corpora)
+        raise DataError(f"{names}: all {num_pairs:,} training pairs have a blank side")
+    blank = f" ({num_blank:,} with a blank side)" if num_blank else ""
+    logger.info(f"train: {num_pairs:,} pairs{blank}")
+    return counts
+
+
+def count_pairs(
+    text: ParallelText, *, normalization: Normalization, on_bytes: OnBytes | None = None
+) -> TextCounts:
+    """Read a text to its end and count its pairs. Raises DataError."""
+    num_units = 0
+    num_pairs = 0
+    num_blank = 0
+    first_incomplete = None
+    for unit in text.read_units(on_bytes=on_bytes):
+        num_units += 1
+        if unit is None:
+            first_incomplete = first_incomplete or num_units
+            continue
+        num_pairs += 1
+        src, tgt = unit
+        if is_blank_line(src, normalization) or is_blank_line(tgt, normalization):
+            num_blank += 1
+    return TextCounts(num_pairs, num_blank, num_units - num_pairs, first_incomplete)
+
+
+def _warn_of_incomplete(text: ParallelText, counts: TextCounts) -> None:
+    if counts.num_incomplete:
+        num_all = counts.num_pairs + counts.num_incomplete
+        logger.warning(
+            f"{text.name}: left out: {counts.num_incomplete:,} of {num_all:,} entries, without "
+            f"one of the two sides (the first: entry {counts.first_incomplete})"
+        )

@@ -1,0 +1,211 @@
+"""What a parallel text is on the disk, and one way to read it: two files, a TSV file or a TMX file.
+
+    for src, tgt in read_pairs(TsvFile(Path("swe.txt"))):
+        ...
+
+Each of the three classes has the same members: `name`, `paths`, `has_line_numbers`, `identity`,
+`read_units` and `read_side`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig, file_keys
+from mt.data.text import Errors, OnBytes, find_pair, read_lines, read_parallel
+from mt.data.tmx import read_tmx
+from mt.data.tsv import read_tsv
+from mt.errors import DataError
+from mt.storage.atomic import sha256
+
+Side = Literal["src", "tgt"]
+Unit = tuple[str, str] | None  # None: a row or unit without one of the sides, which is left out
+
+
+@dataclass(frozen=True)
+class TwoFiles:
+    """Two text files that translate each other line by line."""
+
+    src: Path
+    tgt: Path
+
+    has_line_numbers: ClassVar = True  # pair i is in line i
+
+    @property
+    def name(self) -> str:
+        """Return what the text is called in messages."""
+        return f"{self.src} and {self.tgt}"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files."""
+        return self.src, self.tgt
+
+    def identity(self) -> list[str]:
+        """Return what tells this text from others, wherever it is stored. Raises DataError."""
+        return [file_digest(self.src), file_digest(self.tgt)]
+
+    def read_units(self, *, on_bytes: OnBytes | None = None) -> Iterator[Unit]:
+        """Yield the pair of each line. Raises DataError."""
+        return read_parallel(self.src, self.tgt, on_bytes=on_bytes)
+
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
+        """Yield the lines of one of the files. Raises DataError."""
+        path = self.src if side == "src" else self.tgt
+        return read_lines(path, errors=errors, on_bytes=on_bytes)
+
+
+@dataclass(frozen=True)
+class TsvFile:
+    """A table with a pair in each row (see `read_tsv`)."""
+
+    path: Path
+    columns: tuple[int, int] | tuple[str, str] = (1, 2)
+
+    @property
+    def name(self) -> str:
+        """Return what the text is called in messages."""
+        return str(self.path)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the file."""
+        return (self.path,)
+
+    @property
+    def has_line_numbers(self) -> bool:
+        """Return whether pair i is in line i: there is no line with the names of the columns."""
+        return isinstance(self.columns[0], int)
+
+    def identity(self) -> list[str]:
+        """Return what tells this text from others, wherever it is stored. Raises DataError."""
+        src_column, tgt_column = self.columns
+        return ["tsv", file_digest(self.path), repr(src_column), repr(tgt_column)]
+
+    def read_units(
+        self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[Unit]:
+        """Yield the pair of each row. Raises DataError."""
+        return read_tsv(self.path, self.columns, errors=errors, on_bytes=on_bytes)
+
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
+        """Yield one column, and a blank line for a row that lacks a column. Raises DataError."""
+        for unit in self.read_units(errors=errors, on_bytes=on_bytes):
+            src, tgt = unit or ("", "")
+            yield src if side == "src" else tgt
+
+
+@dataclass(frozen=True)
+class TmxFile:
+    """A translation memory, of which the units in two languages are read (see `read_tmx`)."""
+
+    path: Path
+    src_lang: str
+    tgt_lang: str
+
+    has_line_numbers: ClassVar = False  # pair i is not in line i
+
+    @property
+    def name(self) -> str:
+        """Return what the text is called in messages."""
+        return str(self.path)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the file."""
+        return (self.path,)
+
+    def identity(self) -> list[str]:
+        """Return what tells this text from others, wherever it is stored. Raises DataError."""
+        return ["tmx", file_digest(self.path), self.src_lang, self.tgt_lang]
+
+    def read_units(self, *, on_bytes: OnBytes | None = None) -> Iterator[Unit]:
+        """Yield the pair of each unit. Raises DataError."""
+        return read_tmx(
+            self.path, src_lang=self.src_lang, tgt_lang=self.tgt_lang, on_bytes=on_bytes
+        )
+
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
+        """Yield the segments of one language, of the units that have both. Raises DataError.
+
+        The encoding is that of the XML file, so `errors` has no meaning.
+        """
+        for src, tgt in read_pairs(self, on_bytes=on_bytes):
+            yield src if side == "src" else tgt
+
+
+ParallelText = TwoFiles | TsvFile | TmxFile
+
+
+def read_pairs(text: ParallelText, *, on_bytes: OnBytes | None = None) -> Iterator[tuple[str, str]]:
+    """Yield all pairs of a text. Raises DataError."""
+    return (unit for unit in text.read_units(on_bytes=on_bytes) if unit is not None)
+
+
+def parallel_texts(section: CorpusConfig | EvalSetConfig, data: DataConfig) -> list[ParallelText]:
+    """Return the text of a corpus or an evaluation set; for several references, one text for each.
+
+    Raises DataError when a file that a prefix stands for does not exist.
+    """
+    src_lang = data.src_lang
+    if isinstance(section, CorpusConfig) and section.src_lang is not None:
+        src_lang = section.src_lang
+    if section.prefix is not None:
+        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
+        return [TwoFiles(src, tgt)]
+    if section.tsv is not None:
+        return [_tsv_file(Path(section.tsv), section.columns)]
+    if section.tmx is not None:
+        return [TmxFile(Path(section.tmx), src_lang, data.tgt_lang)]
+    # The schema has checked that all files are named.
+    assert section.src is not None
+    targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
+    return [TwoFiles(Path(section.src), Path(target)) for target in targets if target is not None]
+
+
+def text_of_names(
+    names: Sequence[str],
+    *,
+    src_lang: str,
+    tgt_lang: str,
+    columns: tuple[int | str, int | str] | None = None,
+) -> ParallelText:
+    """Return the text that a person names on a command line.
+
+    That is a prefix, a TSV or a TMX file, or two files: source and target. A file of which the
+    columns are given is a TSV file, whatever its name is. Raises DataError.
+    """
+    if len(names) == 2:
+        return TwoFiles(Path(names[0]), Path(names[1]))
+    if len(names) != 1:
+        raise DataError(f"wanted one file or two, source and target; found {len(names)}")
+    ((key, path),) = file_keys(names[0]).items()
+    if key == "tsv" or columns is not None:
+        return _tsv_file(Path(path), columns)
+    if key == "tmx":
+        return TmxFile(Path(path), src_lang, tgt_lang)
+    return TwoFiles(*find_pair(path, src_lang=src_lang, tgt_lang=tgt_lang))
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content. Raises DataError."""
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+
+
+def _tsv_file(path: Path, columns: tuple[int | str, int | str] | None) -> TsvFile:
+    if columns is None:
+        return TsvFile(path)
+    src_column, tgt_column = columns
+    if isinstance(src_column, int) and isinstance(tgt_column, int):
+        return TsvFile(path, (src_column, tgt_column))
+    return TsvFile(path, (str(src_column), str(tgt_column)))

@@ -1,0 +1,104 @@
+"""Writes a split text to files: train, valid and test, each in two languages."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mt.data.parallel_text import ParallelText, read_pairs
+from mt.data.progress import bytes_bar
+from mt.data.split import Part, Split, digest_pairs, split_pairs
+from mt.data.text import OnBytes
+from mt.errors import DataError, DiskError
+from mt.storage.atomic import atomic_directory
+
+logger = logging.getLogger(__name__)
+
+FILE_NAMES = {Part.TRAIN: "train", Part.VALID: "valid", Part.TEST: "test"}
+
+
+def split_text(
+    text: ParallelText, *, num_valid: int | None, num_test: int | None, seed: int
+) -> Split:
+    """Read a text and split its pairs (see `split_pairs`).
+
+    Raises DataError for a text that cannot be read, and if a part that should have pairs has none.
+    """
+    with bytes_bar("reading", text.paths) as on_bytes:
+        digests = digest_pairs(_complete_pairs(text, on_bytes))
+    split = split_pairs(digests, num_valid=num_valid, num_test=num_test, seed=seed)
+    num_wanted = {Part.TRAIN: None, Part.VALID: num_valid, Part.TEST: num_test}
+    for part, number in num_wanted.items():
+        if number != 0 and split.count(part) == 0:
+            raise DataError(
+                f"{text.name}: no pair is left for {FILE_NAMES[part]}: found "
+                f"{len(split.parts):,} pairs, of which {split.count(Part.BLANK):,} are blank and "
+                f"{split.count(Part.DUPLICATE):,} duplicates, in {split.num_components:,} groups "
+                "with a common source or target"
+            )
+    return split
+
+
+def _complete_pairs(text: ParallelText, on_bytes: OnBytes) -> Iterator[tuple[str, str]]:
+    """Yield all pairs of a text; log how many rows or units lack a side."""
+    num_incomplete = 0
+    for unit in text.read_units(on_bytes=on_bytes):
+        if unit is None:
+            num_incomplete += 1
+        else:
+            yield unit
+    if num_incomplete > 0:
+        logger.info(f"{text.name}: {num_incomplete:,} entries without one of the sides, left out")
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise DiskError if a file or directory exists that would be replaced."""
+    if path.exists():
+        raise DiskError(f"{path}: exists, and is not replaced; choose another name or remove it")
+
+
+@contextmanager
+def split_directory(
+    path: Path, split: Split, text: ParallelText, *, src_lang: str, tgt_lang: str
+) -> Iterator[None]:
+    """Write the pairs to PATH/train.<src_lang> and so on, and make `path` appear after the block.
+
+    So what the block writes elsewhere and the directory appear together, or neither if it raises
+    an error. A set without pairs has no files. Raises DataError when the text is not the one that
+    was split, and DiskError.
+    """
+    refuse_existing(path)
+    with atomic_directory(path) as partial:
+        with bytes_bar("writing", text.paths) as on_bytes:
+            pairs = read_pairs(text, on_bytes=on_bytes)
+            _write_pairs(partial, split, pairs, languages=(src_lang, tgt_lang))
+        yield
+
+
+def _write_pairs(
+    directory: Path,
+    split: Split,
+    pairs: Iterator[tuple[str, str]],
+    *,
+    languages: tuple[str, str],
+) -> None:
+    with ExitStack() as stack:
+        files = {
+            part: [
+                stack.enter_context((directory / f"{name}.{language}").open("wb"))
+                for language in languages
+            ]
+            for part, name in FILE_NAMES.items()
+            if split.count(part) > 0
+        }
+        num_pairs = 0
+        for value, pair in zip(split.parts.tolist(), pairs, strict=False):
+            num_pairs += 1
+            part = Part(value)
+            if part not in files:
+                continue
+            for file, text in zip(files[part], pair, strict=True):
+                assert "\n" not in text, "a sentence is one line"
+                file.write(text.encode("utf-8") + b"\n")
+        if num_pairs != len(split.parts) or next(pairs, None) is not None:
+            raise DataError("the text changed while it was read; start again")

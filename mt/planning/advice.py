@@ -1,0 +1,175 @@
+"""Advice before a training: what in its plan is likely to fail, and what to change.
+
+Each rule is a function of plain numbers. The thresholds come from the runs in RECORDS.md, and from
+the papers that are named beside them.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A run that sees fewer target tokens than this for each parameter of its model ends too early. In
+# the runs of RECORDS.md with a cosine schedule, BLEU after 0.5 tokens a parameter was 63 to 81 % of
+# its final value, after 1 token 87 to 93 %, and after 1.5 tokens 96 to 100 %.
+MIN_TOKENS_PER_PARAMETER = 1.0
+
+# Nor are a few updates enough, however large they are: 500 gave BLEU 7 to 30 where the same runs
+# ended with 27 to 41.
+MIN_UPDATES = 500
+
+# After so many epochs more updates only help to memorise the text: the validation loss of the
+# Tatoeba run of RECORDS.md no longer fell after 18.
+ENOUGH_EPOCHS = 20
+
+# Part of the updates that a warm-up may take.
+MAX_WARMUP_FRACTION = 0.1
+
+# A model memorises its training text if it is large for it and sees it often: many parameters for
+# each target token of the text, and many epochs. Fewer than 10 parameters and a dropout of 0.1 went
+# well for 18 epochs (Tatoeba in RECORDS.md), and so did 15 parameters with 0.2 and BPE-dropout
+# (Multi30k, 7M parameters). Araabi and Monz (2020) found 0.3 best for 5,000 to 80,000 pairs.
+MIN_EPOCHS_TO_MEMORISE = 10
+WANTED_DROPOUTS = ((10, 0.2), (25, 0.3))  # (parameters a target token, dropout from there on)
+
+# The median token should have as many examples as this. Gowda and May (2020) want at least 100
+# examples of 95 % of the tokens, which text for trainings of minutes cannot give: the vocabularies
+# of RECORDS.md have a median of 19 (Tatoeba) and about 40 (Multi30k). With a vocabulary of twice
+# the size the medians are 6 and about 15.
+MIN_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What stands out in a plan or in a run, and what to do about it."""
+
+    topic: str  # one or two words
+    observation: str
+    remedy: str
+    # Keys of the config that the remedy changes: 1 raises the value, -1 lowers it or says that
+    # raising it does not help. Advice that wants a key in both directions contradicts itself.
+    changes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is known of a training before its first update."""
+
+    num_parameters: int
+    num_tgt_tokens: int  # of the training text
+    num_updates: int  # until the first limit
+    tokens_per_update: float  # target tokens
+    warmup_updates: int
+    dropout: float
+    limit_key: str  # of the limit that ends the run, such as "train.max_steps"
+    limit: float  # its value
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Target tokens that the run sees for each parameter."""
+        return self.num_updates * self.tokens_per_update / self.num_parameters
+
+    @property
+    def num_epochs(self) -> float:
+        """How often the run sees the training text."""
+        return self.num_updates * self.tokens_per_update / self.num_tgt_tokens
+
+
+def advise_on_plan(plan: TrainingPlan) -> list[Advice]:
+    """Return the advice about the length of a run and the size of its model, most useful first."""
+    rules = (advise_on_length, advise_on_warmup, advise_on_model_size)
+    return drop_none(rule(plan) for rule in rules)
+
+
+def drop_none(advice: Iterable[Advice | None]) -> list[Advice]:
+    """Return the advice of the rules that had any."""
+    return [item for item in advice if item is not None]
+
+
+def advise_on_length(plan: TrainingPlan) -> Advice | None:
+    """Say that a run ends before its model is trained."""
+    tokens_needed = MIN_TOKENS_PER_PARAMETER * plan.num_parameters
+    updates_needed = max(MIN_UPDATES, math.ceil(tokens_needed / plan.tokens_per_update))
+    if plan.num_updates >= updates_needed or plan.num_epochs >= ENOUGH_EPOCHS:
+        return None
+    limit_needed = round_up(plan.limit * updates_needed / plan.num_updates)
+    remedy = f"raise {plan.limit_key} to {limit_needed:,} or more"
+    changes = {plan.limit_key: 1}
+    if plan.tokens_per_parameter >= MIN_TOKENS_PER_PARAMETER:
+        remedy += ", or lower train.batch_tokens"
+        changes["train.batch_tokens"] = -1
+    else:
+        remedy += ", or take a smaller model (model.d_model, model.num_encoder_layers)"
+        changes["model.d_model"] = -1
+    observation = (
+        f"the run ends before its model is trained: {plan.num_updates:,} updates, "
+        f"{plan.tokens_per_parameter:.2g} target tokens for each parameter"
+    )
+    return Advice("too short", observation, remedy, changes)
+
+
+def advise_on_warmup(plan: TrainingPlan) -> Advice | None:
+    """Say that the warm-up takes too large a part of the run."""
+    longest = int(MAX_WARMUP_FRACTION * plan.num_updates)
+    if plan.warmup_updates <= longest:
+        return None
+    observation = (
+        f"a warm-up of {plan.warmup_updates:,} updates is long for a run of {plan.num_updates:,}"
+    )
+    remedy = f"lower train.warmup_steps to {longest:,} or less, a tenth of the run"
+    return Advice("warm-up", observation, remedy, {"train.warmup_steps": -1})
+
+
+def advise_on_model_size(plan: TrainingPlan) -> Advice | None:
+    """Say that a model is large for its text, and will memorise it without more dropout."""
+    parameters_per_token = plan.num_parameters / plan.num_tgt_tokens
+    wanted = 0.0
+    for min_parameters, dropout in WANTED_DROPOUTS:
+        if parameters_per_token >= min_parameters:
+            wanted = dropout
+    if plan.num_epochs < MIN_EPOCHS_TO_MEMORISE or plan.dropout >= wanted:
+        return None
+    observation = (
+        f"the model is large for the text: {parameters_per_token:,.0f} parameters for each target "
+        f"token, which is seen {plan.num_epochs:,.0f} times"
+    )
+    remedy = f"raise model.dropout to {wanted}, or take a smaller model (model.d_model)"
+    return Advice("model size", observation, remedy, {"model.dropout": 1, "model.d_model": -1})
+
+
+def advise_on_vocabulary(
+    token_counts: NDArray[np.int64], *, vocab_size: int, side: str
+) -> Advice | None:
+    """Say that a vocabulary is too large for the training text.
+
+    `token_counts` says how often each token occurs in it that a smaller vocabulary would not have:
+    all but control tokens, bytes and single characters. `side` names the tokenizer's text.
+    """
+    if len(token_counts) == 0:
+        return None
+    median = int(np.median(token_counts))
+    if median >= MIN_EXAMPLES:
+        return None
+    num_frequent = int((token_counts >= MIN_EXAMPLES).sum())
+    num_others = vocab_size - len(token_counts)
+    smaller = round_down(num_others + num_frequent)
+    observation = (
+        f"the vocabulary of {vocab_size:,} is too large for the text ({side}): "
+        f"half of its learned tokens occur {median:,} times or less"
+    )
+    remedy = f"lower tokenizer.vocab_size to about {smaller:,}"
+    return Advice("vocabulary", observation, remedy, {"tokenizer.vocab_size": -1})
+
+
+def round_up(value: float) -> int:
+    """Return the next number with at most two digits before its zeros: 1,234 becomes 1,300."""
+    unit: int = 10 ** max(0, len(str(math.ceil(value))) - 2)
+    return math.ceil(value / unit) * unit
+
+
+def round_down(value: int) -> int:
+    """Return the last number with at most two digits before its zeros: 1,299 becomes 1,200."""
+    unit: int = 10 ** max(0, len(str(value)) - 2)
+    return value // unit * unit

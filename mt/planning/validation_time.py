@@ -1,0 +1,66 @@
+"""How much of a run's time validation takes, and what to change when it takes too much."""
+
+import math
+
+from mt.config.schema import TrainConfig
+
+# `mt check` warns when validation takes a larger share of a run's time.
+LARGEST_SHARE = 0.15
+
+# All validations of a run may take so long whatever their share is.
+UNNOTICED_SECONDS = 30.0
+
+
+def validation_share(
+    train: TrainConfig, *, num_updates: int, update_seconds: float, validation_seconds: float
+) -> float:
+    """Return the share of a run's time that its validations take, from 0 to 1."""
+    training_seconds = num_updates * update_seconds
+    all_validations_seconds = num_validations(train, num_updates) * validation_seconds
+    return all_validations_seconds / (training_seconds + all_validations_seconds)
+
+
+def num_validations(train: TrainConfig, num_updates: int) -> int:
+    """Return the number of validations of a run; the last update is always validated."""
+    return math.ceil(num_updates / train.validate_every)
+
+
+def advise_on_validation(
+    train: TrainConfig,
+    *,
+    num_lines: int,
+    num_updates: int,
+    update_seconds: float,
+    validation_seconds: float,
+) -> str | None:
+    """Return a warning with a remedy when validation takes too much time; else None.
+
+    `num_lines` is the number of lines that a validation translates.
+    """
+    share = validation_share(
+        train,
+        num_updates=num_updates,
+        update_seconds=update_seconds,
+        validation_seconds=validation_seconds,
+    )
+    seconds = num_validations(train, num_updates) * validation_seconds
+    if share <= LARGEST_SHARE or seconds < UNNOTICED_SECONDS:
+        return None
+    fewer_lines = f"a smaller train.validation_lines (now {num_lines:,})"
+    remedy = fewer_lines
+    # validations / (training + validations) is the largest share at so many validations.
+    training_seconds = num_updates * update_seconds
+    seconds_allowed = training_seconds * LARGEST_SHARE / (1 - LARGEST_SHARE)
+    num_allowed = int(seconds_allowed / validation_seconds)
+    if num_allowed >= 1:
+        validate_every = min(_round_up(num_updates / num_allowed), num_updates)
+        remedy = f"train.validate_every: {validate_every} or more, or {fewer_lines}"
+    return f"validation takes {100 * share:.0f} % of the training time: try {remedy}"
+
+
+def _round_up(value: float) -> int:
+    """Return the next integer with at most two digits that are not 0."""
+    unit = 1
+    while value / unit > 99:
+        unit *= 10
+    return math.ceil(value / unit) * unit

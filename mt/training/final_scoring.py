@@ -1,0 +1,135 @@
+"""The score of a finished run: its best checkpoint, translated by the search of `mt evaluate`.
+
+Validations use a cheap search and a sample of the set, so their scores only serve to compare the
+checkpoints of a run. The final score is the one to report.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from mt.evaluation.evaluate import score_set
+from mt.experiment import Experiment
+from mt.storage.checkpoint import BEST, find_checkpoint, step_name
+from mt.training.metrics_log import FinalRecord, MetricsLine, ScoreScope, ValidationRecord
+from mt.training.validator import METRICS, TranslationBar, Validator, no_translation_bar
+
+# The final scoring takes at most this share of `train.max_minutes`. If the whole set needs more, a
+# sample of it is scored.
+LARGEST_SHARE = 0.1
+# A sample has a multiple of SAMPLE_UNIT lines, and not less than FEWEST_LINES: the score of fewer
+# says little.
+SAMPLE_UNIT = 100
+FEWEST_LINES = 200
+
+# With beam k, a search takes about 1 + BEAM_COST * (k - 1) times as long as greedy search. Measured
+# for beam 5: 2.2 to 3.6 times (docs/log.md, "Translating compared with CTranslate2").
+BEAM_COST = 0.65
+
+
+class FinalScoring:
+    """Scores the best checkpoint of a run on the validation set."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        validator: Validator,
+        *,
+        translation_bar: TranslationBar = no_translation_bar,
+    ) -> None:
+        self.experiment = experiment
+        self.validator = validator
+        self.translation_bar = translation_bar
+        self.beam_size = experiment.config.search.beam_size
+        self.budget_seconds = scoring_budget(experiment.config.train.max_minutes)
+
+    def reserved_seconds(self, seconds_per_line: float | None) -> float:
+        """Return how much of `train.max_minutes` to keep free for the final scoring.
+
+        `seconds_per_line` is the time of a line in the latest validation; None if there was none.
+        """
+        if self.budget_seconds is None or self.validator.is_like_evaluate:
+            return 0.0
+        if seconds_per_line is None:
+            return self.budget_seconds
+        return self._num_lines(seconds_per_line) * self._final_seconds(seconds_per_line)
+
+    def score(self, lines: Iterable[MetricsLine], *, seconds_per_line: float | None) -> FinalRecord:
+        """Return the final score. Raises MtError, for example if there is no best checkpoint.
+
+        Nothing is translated if a line of metrics.jsonl, one of `lines`, has this score.
+        """
+        checkpoint = find_checkpoint(self.experiment.run_dir.checkpoints_dir, BEST).name
+        num_lines = self._num_lines(seconds_per_line)
+        for line in lines:
+            if self._has_final_score(line, checkpoint, num_lines=num_lines):
+                signatures = line["signatures"]
+                scores = {name: line[name] for name in signatures}
+                return FinalRecord(checkpoint, scores, signatures, self._scope(num_lines))
+        return self._translate_and_score(checkpoint, num_lines)
+
+    def _has_final_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> bool:
+        """Return whether a line has the score that is to be computed."""
+        signatures = line.get("signatures")
+        if not signatures or any(name not in line for name in signatures):
+            return False
+        if line["kind"] == ValidationRecord.kind:
+            return self.validator.is_like_evaluate and step_name(line["step"]) == checkpoint
+        return line.get("checkpoint") == checkpoint and line.get("num_lines") == num_lines
+
+    def _translate_and_score(self, checkpoint: str, num_lines: int) -> FinalRecord:
+        config = self.experiment.config
+        translator = self.experiment.translator(checkpoint, device=config.train.device)
+        eval_set = self.experiment.validation_set.sample(num_lines)
+        with self.translation_bar(f"scoring {checkpoint} on {num_lines:,} lines") as on_progress:
+            hypotheses = replace(translator, on_progress=on_progress).translate(eval_set.src)
+        scoring = self.validator.scoring
+        scores = score_set(eval_set, hypotheses, scoring=scoring, metrics=METRICS).scores
+        return FinalRecord(
+            checkpoint,
+            scores={score.name: score.value for score in scores},
+            signatures={score.name: score.signature for score in scores},
+            scope=self._scope(num_lines),
+        )
+
+    def _scope(self, num_lines: int) -> ScoreScope:
+        return ScoreScope(num_lines, self._num_lines_in_set, beam_size=self.beam_size)
+
+    def _num_lines(self, seconds_per_line: float | None) -> int:
+        """Return how many lines to score."""
+        if self.budget_seconds is None or seconds_per_line is None:
+            return self._num_lines_in_set
+        return affordable_lines(
+            self._num_lines_in_set,
+            seconds_per_line=self._final_seconds(seconds_per_line),
+            budget_seconds=self.budget_seconds,
+        )
+
+    def _final_seconds(self, seconds_per_line: float) -> float:
+        """Return the time of a line in the final scoring, from that of a validation."""
+        validation_cost = beam_cost(self.validator.search.beam_size)
+        return seconds_per_line * beam_cost(self.beam_size) / validation_cost
+
+    @property
+    def _num_lines_in_set(self) -> int:
+        return self.validator.scope.num_lines_in_set
+
+
+def scoring_budget(max_minutes: float | None) -> float | None:
+    """Return the most seconds that the final scoring may take; None: as many as it needs.
+
+    A run without `train.max_minutes` has no planned time. So its scores do not depend on a clock.
+    """
+    return None if max_minutes is None else LARGEST_SHARE * 60.0 * max_minutes
+
+
+def affordable_lines(num_lines: int, *, seconds_per_line: float, budget_seconds: float) -> int:
+    """Return how many of `num_lines` lines to score within the budget."""
+    if num_lines * seconds_per_line <= budget_seconds:
+        return num_lines
+    num_units = int(budget_seconds / (seconds_per_line * SAMPLE_UNIT))
+    return min(num_lines, max(FEWEST_LINES, num_units * SAMPLE_UNIT))
+
+
+def beam_cost(beam_size: int) -> float:
+    """Return how many times as long as greedy search a search takes."""
+    return 1.0 + BEAM_COST * (beam_size - 1)

@@ -1,0 +1,99 @@
+"""`mt init`: the config and the sets it writes, which `mt train` takes as they are."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from invented_words import INVENTED_WORDS
+from shell import Ended, mt
+
+from mt.config.load import load_config
+from mt.planning import machine
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current directory. It has a table of pairs; the machine is measured quickly."""
+    monkeypatch.setattr(machine, "MIN_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)
+    generator = random.Random(1)
+    sentences = {" ".join(generator.choices(INVENTED_WORDS, k=4)) for _ in range(300)}
+    rows = [f"{sentence}\t{sentence.upper()}" for sentence in sorted(sentences)]
+    (tmp_path / "pairs.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+def init(*arguments: str | Path) -> Ended:
+    return mt("init", "pairs.tsv", "--src-lang", "aa", "--tgt-lang", "bb", *arguments)
+
+
+def test_config_loads_and_names_the_sets(project: Path) -> None:
+    ended = init("--minutes", "10")
+    assert ended.code == 0, ended.err
+    config = load_config("aa-bb.yaml")
+    assert (config.data.src_lang, config.data.tgt_lang) == ("aa", "bb")
+    assert config.train.max_minutes == 10
+    assert config.tokenizer.vocab_size <= 1000
+    assert config.train.warmup_steps >= 1
+    num_lines = {path.name: len(path.read_text().splitlines()) for path in project.glob("*/*")}
+    assert num_lines["valid.aa"] == num_lines["test.bb"] == 30
+    assert num_lines["train.aa"] > 200
+
+
+def test_output_names_the_next_commands(project: Path) -> None:
+    ended = init("-o", "my own.yaml")
+    assert "mt train 'my own.yaml'" in ended.out
+    assert "mt translate 'runs/my own'" in ended.out
+    assert (project / "my own-data/train.aa").exists()
+    assert load_config("my own.yaml").data.valid.name == "valid"
+
+
+def test_config_trains_and_translates(project: Path) -> None:
+    assert init("--minutes", "10", "--device", "cpu").code == 0
+    small = ["model.d_model=16", "model.d_ff=16", "train.max_steps=4", "train.validate_every=4"]
+    options = [option for key in small for option in ("--set", key)]
+    ended = mt("train", "--config", "aa-bb.yaml", *options)
+    assert ended.code == 0, ended.err
+    assert mt("translate", "runs/aa-bb", stdin="tolu\n").code == 0
+    assert mt("evaluate", "runs/aa-bb").code == 0
+
+
+def test_every_choice_has_a_reason(project: Path) -> None:
+    assert init().code == 0
+    text = (project / "aa-bb.yaml").read_text(encoding="utf-8")
+    for key in ("vocab_size", "dropout", "learning_rate", "warmup_steps", "max_minutes"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {key}:")]
+        assert "  # " in line
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "mt init pairs.tsv" in text
+
+
+@pytest.mark.parametrize("existing", ["aa-bb.yaml", "aa-bb-data"])
+def test_nothing_is_replaced(existing: str, project: Path) -> None:
+    (project / existing).mkdir()
+    ended = init()
+    assert ended.code == 1
+    assert existing in ended.err
+    assert {path.name for path in project.iterdir()} == {"pairs.tsv", existing}
+
+
+def test_no_test_set_if_none_is_wanted(project: Path) -> None:
+    assert init("--test", "0").code == 0
+    assert load_config("aa-bb.yaml").data.test == ()
+
+
+def test_config_that_cannot_be_written_leaves_nothing(project: Path) -> None:
+    (project / "file").write_text("", encoding="utf-8")
+    ended = init("-o", "file/x.yaml")
+    assert ended.code == 1
+    assert {path.name for path in project.iterdir()} == {"pairs.tsv", "file"}
+
+
+def test_too_little_text_is_refused(project: Path) -> None:
+    (project / "pairs.tsv").write_text("one\teins\ntwo\tzwei\n", encoding="utf-8")
+    ended = init()
+    assert ended.code == 1
+    assert "pairs.tsv" in ended.err
+    assert {path.name for path in project.iterdir()} == {"pairs.tsv"}
