@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mt.data.prefetch import BatchSource
 from mt.distributed import Runtime
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
-from mt.training.metrics_log import Validation
+from mt.training.metrics_log import FinalRecord, MetricsLine, ScoreScope, Validation
 from mt.training.objective import Objective
 from mt.training.trainer import Trainer
 
@@ -83,6 +83,23 @@ class TimedTrainer(Trainer):
         return Validation(loss=1.0, scores={}, signatures={}, samples=())
 
 
+class SlowFinalScoring:
+    """A final scoring of 17 seconds by the clock of a trainer."""
+
+    def __init__(self, trainer: TimedTrainer) -> None:
+        self.trainer = trainer
+        self.is_done = False
+
+    def reserved_seconds(self, seconds_per_line: float | None) -> float:
+        return 17.0
+
+    def score(self, lines: Iterable[MetricsLine], *, seconds_per_line: float | None) -> FinalRecord:
+        self.trainer.seconds += 17.0
+        self.is_done = True
+        scope = ScoreScope(num_lines=1, num_lines_in_set=1, beam_size=1)
+        return FinalRecord("step_00000001", {"BLEU": 1.0}, {"BLEU": "none"}, scope)
+
+
 def plan_lines(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in read_lines_without_timing(run_dir) if line["kind"] == "plan"]
 
@@ -140,9 +157,11 @@ def test_run_ends_in_the_minutes_asked(
         startup_seconds=11.0,
         max_minutes=5.0,
     )
-    trainer.reserved_seconds = 17.0
+    scoring = SlowFinalScoring(trainer)
+    trainer.final_scoring = scoring  # type: ignore[assignment]
     assert trainer.fit() == "max_minutes 5 reached"
-    assert trainer.seconds + 17.0 == pytest.approx(300.0, rel=0.05)
+    assert scoring.is_done
+    assert trainer.seconds == pytest.approx(300.0, rel=0.05)
     assert trainer.state.elapsed_seconds == pytest.approx(trainer.seconds)
     assert trainer.rates[-1] < 0.02 * PEAK
 
@@ -202,6 +221,15 @@ def test_resumed_run_follows_the_same_plan(tmp_path: Path) -> None:
     weights = resumed.objective.state_dict()
     for name, value in whole.objective.state_dict().items():
         assert torch.equal(weights[name], value), name
+
+
+def test_resumed_run_knows_its_speed(tmp_path: Path) -> None:
+    TimedTrainer(tmp_path, max_steps=60, validate_every=20).fit()
+    resumed = TimedTrainer(tmp_path, max_steps=60, validate_every=20)
+    checkpoint, _ = resumed.checkpoints.load_newest()
+    resumed.restore(checkpoint)
+    assert resumed.pace.update_seconds == pytest.approx(0.5)
+    assert resumed.pace.validation_seconds == 2.0
 
 
 def test_time_of_all_processes_counts(tmp_path: Path) -> None:

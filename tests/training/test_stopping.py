@@ -115,6 +115,13 @@ def test_plan_of_minutes_leaves_the_reserved_time() -> None:
     assert plan_steps(state, config, reserved=15.0) == 20 + 70
 
 
+def test_plan_of_minutes_leaves_time_for_validations() -> None:
+    pace = Pace(seconds=50.0, num_updates=100.0, validation_seconds=10.0)
+    config = make_config(max_minutes=1.0, validate_every=30)
+    assert plan_steps(TrainState(), config, pace=pace) == 2 * (60 - 3 * 10)
+    assert plan_steps(TrainState(step=30, elapsed_seconds=25.0), config, pace=pace) == 30 + 30
+
+
 def test_time_is_left_for_a_first_validation() -> None:
     pace = Pace(seconds=50.0, num_updates=100.0)
     config = make_config(max_minutes=1.0, validate_every=1000)
