@@ -62,10 +62,22 @@ class FinalScoring:
         num_lines = self._num_lines(seconds_per_line)
         for line in lines:
             if self._has_final_score(line, checkpoint, num_lines=num_lines):
-                signatures = line["signatures"]
-                scores = {name: line[name] for name in signatures}
-                return FinalRecord(checkpoint, scores, signatures, self._scope(num_lines))
+                return self._read_score(line, checkpoint, num_lines=num_lines)
         return self._translate_and_score(checkpoint, num_lines)
+
+    def _read_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> FinalRecord:
+        """Return the score that a line has."""
+        signatures = line["signatures"]
+        elapsed_seconds = None
+        if line["kind"] == FinalRecord.kind:
+            elapsed_seconds = line.get("timing", {}).get("elapsed_seconds")
+        return FinalRecord(
+            checkpoint,
+            scores={name: line[name] for name in signatures},
+            signatures=signatures,
+            scope=self._scope(num_lines),
+            elapsed_seconds=elapsed_seconds,
+        )
 
     def _has_final_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> bool:
         """Return whether a line has the score that is to be computed."""

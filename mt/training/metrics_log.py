@@ -178,6 +178,8 @@ class FinalRecord:
     scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
     signatures: Mapping[str, str]  # sacreBLEU's signature of each score
     scope: ScoreScope
+    # Of the run, when an earlier process computed the score; None: it is computed now.
+    elapsed_seconds: float | None = None
 
     def values(self) -> dict[str, Any]:
         """Return the keys that only this kind has."""

@@ -132,6 +132,7 @@ class Trainer:
         self.start_time = clock() if start_time is None else start_time
         self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
         self.pace = Pace()
+        self.reserved_seconds = 0.0  # of `max_minutes`, for the final scoring
         self.seconds_per_line: float | None = None  # of the latest validation, to translate
         # What metrics.jsonl had after the checkpoint from which this process resumed.
         self.earlier_final_scores: Sequence[MetricsLine] = ()
@@ -175,6 +176,7 @@ class Trainer:
         run, and DiskError when the end of the run cannot be saved.
         """
         self._resume_or_start()
+        self._reserve_time()
         self.start_time -= self.state.elapsed_seconds  # of earlier processes
         self._update_elapsed_time()
         self._restart_speed_measurement()
@@ -405,12 +407,11 @@ class Trainer:
             reserved_seconds=self.reserved_seconds,
         )
 
-    @property
-    def reserved_seconds(self) -> float:
-        """The part of `max_minutes` that the scoring after the last update needs."""
-        if self.final_scoring is None:
-            return 0.0
-        return self.final_scoring.reserved_seconds(self.seconds_per_line)
+    def _reserve_time(self) -> None:
+        """Reserve the part of `max_minutes` that the final scoring needs."""
+        if self.final_scoring is not None:
+            reserved_seconds = self.final_scoring.reserved_seconds(self.seconds_per_line)
+            self.reserved_seconds = reserved_seconds
 
     def _examine_plan(self) -> None:
         """Plan the number of updates, or revise it, on all ranks.
@@ -482,6 +483,7 @@ class Trainer:
         self.pace.validation_seconds = self.clock() - start_time
         self.pace.skip_to(state.elapsed_seconds)
         self.seconds_per_line = validation.seconds_per_line
+        self._reserve_time()
         record = ValidationRecord(state.epoch, validation, is_best)
         self._write(record, translation_seconds=validation.translation_seconds)
         self.console.show_validation(state.step, validation, is_best=is_best)
@@ -525,13 +527,18 @@ class Trainer:
             final = self._final_score_until_signal(self.final_scoring)
             self._update_elapsed_time()
             if final is not None:
-                self._write(final)
+                elapsed_seconds = self.state.elapsed_seconds
+                if final.elapsed_seconds is not None:  # a complete run stays as it is
+                    elapsed_seconds = final.elapsed_seconds
+                self._write(final, elapsed_seconds=elapsed_seconds)
                 self.console.show_final_score(final)
         self.signals.name = self.runtime.broadcast(self.signals.name)
 
     def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
         """Return the final score, or None if a signal asks to stop or there is none."""
-        lines = [*self.earlier_final_scores, *self.metrics.history().valid]
+        step = self.state.step
+        lines = [line for line in self.earlier_final_scores if line["step"] == step]
+        lines += self.metrics.history().valid
         try:
             with self.signals.interrupting():
                 return final_scoring.score(lines, seconds_per_line=self.seconds_per_line)
