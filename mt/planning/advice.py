@@ -41,9 +41,8 @@ WANTED_DROPOUTS = (  # (from this many epochs, and parameters a target token, th
 )
 
 # The median token should have as many examples as this. Gowda and May (2020) want at least 100
-# examples of 95 % of the tokens, which text for trainings of minutes cannot give: the vocabularies
-# of RECORDS.md have a median of 19 (Tatoeba) and about 40 (Multi30k). With a vocabulary of twice
-# the size the medians are 6 and about 15.
+# examples of 95 % of the tokens, which little text cannot give: with the README's 4,000 tokens the
+# median is 19 (Tatoeba) and 72 (Multi30k). docs/log.md has more of these numbers.
 MIN_EXAMPLES = 10
 
 
