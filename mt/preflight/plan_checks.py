@@ -17,6 +17,7 @@ from mt.planning.advice import (
     advise_on_vocabulary,
 )
 from mt.preflight.file_checks import Finding
+from mt.training.schedule import planned_warmup
 
 
 class MeasuredPlan(NamedTuple):
@@ -59,7 +60,7 @@ def describe_plan(config: Config, corpus: EncodedCorpus, measured: MeasuredPlan)
         num_tgt_tokens=len(corpus.tgt.ids),
         num_updates=measured.num_updates,
         tokens_per_update=measured.tokens_per_update,
-        warmup_updates=train.warmup_steps,
+        warmup_updates=planned_warmup(measured.num_updates, train),
         dropout=config.model.dropout,
         limit_key=limit_key,
         limit=limit,

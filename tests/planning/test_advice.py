@@ -17,6 +17,7 @@ from mt.planning.advice import (
     round_down,
     round_up,
 )
+from mt.planning.settings import REFERENCE_SIZE, TABLE, find_row
 
 
 def make_plan(**changes: Any) -> TrainingPlan:
@@ -81,13 +82,29 @@ def test_a_warmup_of_more_than_a_tenth_is_long(warmup_updates: int, is_long: boo
 
 
 @pytest.mark.parametrize(
-    ("parameters_per_token", "dropout", "wanted"),
-    [(9, 0.0, None), (11, 0.1, 0.2), (11, 0.2, None), (26, 0.2, 0.3), (200, 0.3, None)],
+    ("num_epochs", "parameters_per_token", "dropout", "wanted"),
+    [
+        (9, 100, 0.0, None),
+        (11, 9, 0.0, None),
+        (11, 11, 0.0, 0.1),
+        (11, 100, 0.1, None),
+        (59, 100, 0.1, None),
+        (61, 9, 0.1, None),
+        (61, 11, 0.1, 0.2),
+        (61, 49, 0.2, None),
+        (61, 51, 0.2, 0.3),
+        (1000, 1000, 0.3, None),
+    ],
 )
-def test_a_large_model_wants_dropout(
-    parameters_per_token: int, dropout: float, wanted: float | None
+def test_a_large_model_that_sees_its_text_often_wants_dropout(
+    num_epochs: int, parameters_per_token: int, dropout: float, wanted: float | None
 ) -> None:
-    plan = make_plan(num_parameters=153_000 * parameters_per_token, dropout=dropout)
+    plan = make_plan(
+        num_parameters=153_000 * parameters_per_token,
+        tokens_per_update=1530.0,
+        num_updates=100 * num_epochs,
+        dropout=dropout,
+    )
     advice = advise_on_model_size(plan)
     if wanted is None:
         assert advice is None
@@ -96,15 +113,39 @@ def test_a_large_model_wants_dropout(
         assert f"model.dropout to {wanted}" in advice.remedy
 
 
-def test_a_large_model_that_sees_its_text_a_few_times_is_no_fault() -> None:
-    large = {"num_parameters": 3_000_000, "tokens_per_update": 1530.0}
-    assert advise_on_model_size(make_plan(**large, num_updates=1001)) is not None
-    assert advise_on_model_size(make_plan(**large, num_updates=999)) is None
+# Target tokens of a pair in the tokens of `mt init`: 8 in Tatoeba, 17 in Multi30k, 30 in news.
+@pytest.mark.parametrize("tokens_per_pair", [8, 17, 30])
+@pytest.mark.parametrize("num_pairs", [500, 1001, 3000, 5001, 20_001, 60_001, 300_001, 2_000_001])
+def test_check_agrees_with_init_about_dropout(num_pairs: int, tokens_per_pair: int) -> None:
+    """The rows of the table are tried at their beginnings and shortly before the next."""
+    for row in {find_row(num_pairs, epochs) for epochs in range(2500)}:
+        longer = [
+            other.min_epochs
+            for other in TABLE
+            if other.max_pairs == row.max_pairs and other.min_epochs > row.min_epochs
+        ]
+        for reference_epochs in (row.min_epochs, min(longer, default=5000.0) - 1):
+            num_parameters = row.size.num_parameters(row.vocab_size)
+            relative_cost = row.size.num_layer_parameters / REFERENCE_SIZE.num_layer_parameters
+            num_epochs = max(1.0, reference_epochs / relative_cost)
+            num_tgt_tokens = num_pairs * tokens_per_pair
+            plan = make_plan(
+                num_parameters=num_parameters,
+                num_tgt_tokens=num_tgt_tokens,
+                num_updates=round(num_epochs * num_tgt_tokens / 1000),
+                tokens_per_update=1000.0,
+                dropout=row.dropout,
+            )
+            assert advise_on_model_size(plan) is None, (row, reference_epochs)
 
 
 def test_the_most_useful_advice_is_first() -> None:
     plan = make_plan(
-        num_parameters=10**7, num_updates=1200, warmup_updates=1000, tokens_per_update=1530.0
+        num_parameters=10**7,
+        num_updates=1200,
+        warmup_updates=1000,
+        tokens_per_update=1530.0,
+        dropout=0.0,
     )
     assert [advice.topic for advice in advise_on_plan(plan)] == [
         "too short",

@@ -131,7 +131,7 @@ def all_advice() -> Iterator[Advice]:
             "num_updates": 1900,
             "tokens_per_update": 1e3,
             "warmup_updates": 1000,
-            "dropout": 0.1,
+            "dropout": 0.0,
             "limit_key": "train.max_steps",
             "limit": 1900.0,
         }
