@@ -106,7 +106,6 @@ def translate(
         raise typer.BadParameter("give either texts or --input", param_hint="--input")
     refuse_overwriting_input(source, output, written="its translation")
 
-    from mt.cli import translate_output as formats
     from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.translator import Translator
 
@@ -123,11 +122,6 @@ def translate(
     if num_translations > translator.search.beam_size:
         search = translator.search.model_copy(update={"beam_size": num_translations})
         translator = replace(translator, search=search)
-    format_line = formats.best_line
-    if jsonl:
-        format_line = formats.json_line
-    elif n_best is not None:
-        format_line = formats.moses_lines
 
     if texts:
         text = arguments_as_input(texts, errors=errors)
@@ -145,7 +139,7 @@ def translate(
             translator,
             text,
             progress=progress,
-            format_line=format_line,
+            format_line=_choose_format(jsonl=jsonl, n_best=n_best),
             n_best=num_translations,
             alignments=alignments,
             one_by_one=input_is_terminal,
@@ -185,6 +179,17 @@ def translate_lines(
             number += 1
             yield format_line(number, line, translations)
         progress.finish_chunk()
+
+
+def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
+    """Return the function that formats the translations of a line."""
+    from mt.cli import translate_output as formats
+
+    if jsonl:
+        return formats.json_line
+    if n_best is not None:
+        return formats.moses_lines
+    return formats.best_line
 
 
 def _greet(run_dir: Path) -> None:

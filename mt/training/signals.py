@@ -84,4 +84,6 @@ class StopSignals:
             return
         # Written to the descriptor: the signal may have interrupted a write to the stream's buffer.
         with suppress(OSError):  # the terminal may be closed, which must not end training
-            os.write(2, f"{message}\n".encode())
+            # On a terminal, the cursor is behind the text of the progress bar.
+            line_start = "\n" if os.isatty(2) else ""
+            os.write(2, f"{line_start}{message}\n".encode())

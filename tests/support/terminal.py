@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -27,6 +28,8 @@ class Terminal:
         self.controller, self.descriptor = pty.openpty()
         self.resize(columns)
         self.received = ""
+        self._position = 0  # in what was received; what stands before it was waited for
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def resize(self, columns: int) -> None:
         termios.tcsetwinsize(self.descriptor, (24, columns))
@@ -35,13 +38,14 @@ class Terminal:
         os.write(self.controller, text.encode())
 
     def wait_for(self, text: str) -> None:
-        """Read until the terminal has received `text` after what was waited for before."""
+        """Read until the terminal has received `text`, after the text of the call before."""
         deadline = time.monotonic() + TIMEOUT
-        seen = len(self.received)
-        while text not in self.received[seen:]:
-            readable, _, _ = select.select([self.controller], [], [], deadline - time.monotonic())
+        while (found := self.received.find(text, self._position)) < 0:
+            seconds_left = max(deadline - time.monotonic(), 0.0)
+            readable, _, _ = select.select([self.controller], [], [], seconds_left)
             assert readable, f"wanted {text!r}, received {self.received!r}"
-            self.received += os.read(self.controller, 4096).decode(errors="replace")
+            self.received += self._decoder.decode(os.read(self.controller, 4096))
+        self._position = found + len(text)
 
     def close(self) -> None:
         os.close(self.controller)

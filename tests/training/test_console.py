@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from terminal import longest_line, screen_lines, terminal
+from copy_task import write_copy_task
+from runs import CONFIG
+from terminal import longest_line, mt_process, screen_lines, terminal
 from tqdm import tqdm
 
 from mt.cli.logs import configure_logging
@@ -260,6 +265,39 @@ def test_numbers_on_a_terminal_are_never_old(monkeypatch: pytest.MonkeyPatch) ->
                 if due[-1]:
                     console.show_numbers(POSITION, NUMBERS)
     assert due == [True, False, True, False, True, False]
+
+
+def test_training_on_a_terminal_shows_each_stage_and_a_signal_on_its_own_line(
+    tmp_path: Path,
+) -> None:
+    config_path = write_copy_task(tmp_path, CONFIG)
+    options = ("--run-dir", tmp_path / "run", "--set", "train.max_steps=null")
+    limits = ("--set", "train.max_minutes=60", "--set", "train.validate_every=100000")
+    with (
+        terminal(columns=60) as screen,
+        mt_process(
+            "train",
+            "-c",
+            config_path,
+            *options,
+            *limits,
+            stdin=subprocess.DEVNULL,
+            stdout=screen.descriptor,
+            stderr=screen.descriptor,
+        ) as process,
+    ):
+        screen.wait_for("planning an epoch")
+        screen.wait_for("trying the largest batches")
+        screen.wait_for(" left | loss ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        screen.type("end\n")
+        screen.wait_for("end\r\n")
+    lines = screen_lines(screen.received)
+    assert any(line.startswith("SIGINT: saving after this update") for line in lines)
+    bars = [line for line in lines if " left | loss " in line]
+    assert bars, "the last state of the bar stays"
+    assert max(len(bar) for bar in bars) < 60
 
 
 def test_disabled_console_asks_for_no_numbers() -> None:
