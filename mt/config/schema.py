@@ -182,7 +182,7 @@ def _conflicts_of_files(
         yield "prefix", f"wanted a prefix, or tsv, or tmx, or both {two_files}"
     elif not given and len(given_files) == 1:
         yield given_files[0], f"wanted both {two_files}, found only {given_files[0]}"
-    elif len(given) + bool(given_files) > 1:
+    elif len(given) > 1 or (given and given_files):
         found = " and ".join([*given, *given_files])
         yield given[0], f"wanted one of prefix, tsv, tmx, or {two_files}; found {found}"
     if columns is None:

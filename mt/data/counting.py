@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mt.config.choices import Normalization
-from mt.data.corpus import TrainingCorpus
+from mt.data.corpus import FilterCounts, TrainingCorpus
 from mt.data.normalization import is_blank_line
 from mt.data.parallel_text import ParallelText
 from mt.data.progress import bytes_bar
@@ -45,7 +45,7 @@ def count_training_text(
     num_blank = sum(corpus_counts.num_blank for corpus_counts in counts)
     if num_pairs == num_blank:
         names = ", ".join(corpus.text.name for corpus in corpora)
-        raise DataError(f"{names}: all {num_pairs:,} training pairs have a blank side")
+        raise DataError(f"{names}: no training pair is left: {FilterCounts(blank=num_blank)}")
     blank = f" ({num_blank:,} with a blank side)" if num_blank else ""
     logger.info(f"train: {num_pairs:,} pairs{blank}")
     return counts

@@ -52,7 +52,7 @@ def test_incomplete_rows_and_units_are_counted_and_reported(
         (b"a\nb\n", b"a\n", "has 2 lines, but"),
         (b"a\n", b"\xe4\n", "a.de:1: not UTF-8: byte 0xE4"),
         (b"a\n", b"", "a.de: the file is empty"),
-        (b"a\n\n", b"\nb\n", "all 2 training pairs have a blank side"),
+        (b"a\n\n", b"\nb\n", "no training pair is left: 0 of 2 pairs kept"),
     ],
 )
 def test_unusable_text_is_refused(tmp_path: Path, src: bytes, tgt: bytes, message: str) -> None:
