@@ -675,7 +675,7 @@ class Trainer:
             checkpoint_text = "there is no good checkpoint yet"
         raise TrainingError(
             f"stopped at update {self.state.step:,}: {cause}; {checkpoint_text}; "
-            "try a lower train.learning_rate, a longer train.warmup_steps, "
+            "try a lower train.learning_rate, a larger train.warmup_steps and train.max_warmup, "
             "a lower train.clip_norm, or train.precision fp32"
         )
 
