@@ -307,6 +307,16 @@ def test_full_disk_during_the_check_is_a_finding(
 # Training
 
 
+def test_validation_that_takes_much_of_the_time_is_a_warning(
+    text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "time_validation", lambda trainer: 100.0)
+    findings = find_all(write_project(text), "train.validation_lines=50")
+    (warning,) = [finding for finding in findings if finding.topic == "validation"]
+    assert warning.level == "warning"
+    assert "train.validation_lines (now 50)" in warning.text
+
+
 def test_test_set_of_another_kind_of_text_is_a_warning(text: Text) -> None:
     text["test.en"] = ["Ξεσκεπάζω την ψυχοφθόρα βδελυγμία"] * 60
     findings = find_all(write_project(text))
