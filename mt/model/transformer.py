@@ -17,7 +17,7 @@ from mt.config.schema import ModelConfig
 from mt.errors import DataError
 from mt.kernels.linear import linear
 from mt.model.attention import ATTENTION_KINDS
-from mt.model.feed_forward import FeedForward
+from mt.model.feed_forward import build_feed_forward
 from mt.model.kv_cache import AttentionMasks, KeysValues, KVCache
 from mt.model.layers import Dropout, Linear
 from mt.model.positions import sinusoids
@@ -64,7 +64,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention = ATTENTION_KINDS[config.self_attention](config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = build_feed_forward(config)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
@@ -91,7 +91,7 @@ class DecoderLayer(nn.Module):
         self.index = index
         self.self_attention = ATTENTION_KINDS[config.self_attention](config)
         self.cross_attention = ATTENTION_KINDS[config.cross_attention](config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = build_feed_forward(config)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
         self.feed_forward_residual = Residual(config)

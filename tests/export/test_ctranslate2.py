@@ -179,7 +179,7 @@ def num_different(translations: list[list[str]]) -> int:
 MODEL_KINDS = [
     [f"model.norm={norm}", f"model.activation={activation}", *embeddings]
     for norm in ("pre", "post")
-    for activation in ("relu", "gelu")
+    for activation in ("relu", "gelu", "swiglu")
     for embeddings in (
         ["model.tie_embeddings=all"],
         ["model.tie_embeddings=none"],
@@ -262,7 +262,11 @@ def test_positions_cover_the_longest_translation(
         exported.score_batch([["▁balo"]], [[*longest, "▁balo"]], max_input_length=0)
 
 
-def test_int8_export_is_smaller_and_scores_similarly(run_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("activation", ["relu", "swiglu"])
+def test_int8_export_is_smaller_and_scores_similarly(
+    activation: str, tokenizers: list[Path], tmp_path: Path
+) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers, [f"model.activation={activation}"])
     export(run_dir, tmp_path / "float32")
     export(run_dir, tmp_path / "int8", quantization="int8")
     float_size = (tmp_path / "float32/model.bin").stat().st_size

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mt.config.schema import ModelConfig
 from mt.kernels.dispatch import use_reference
 from mt.model.attention import Attention
-from mt.model.feed_forward import FeedForward
+from mt.model.feed_forward import FeedForward, GatedFeedForward
 from mt.model.recording import Recording
 from mt.model.transformer import Transformer
 
@@ -31,6 +31,7 @@ EVERY_VARIANT = pytest.mark.parametrize(
         pytest.param({}, id="pre-norm"),
         pytest.param({"norm": "post"}, id="post-norm"),
         pytest.param({"activation": "gelu"}, id="gelu"),
+        pytest.param({"activation": "swiglu"}, id="swiglu"),
         pytest.param({"self_attention": "additive", "cross_attention": "additive"}, id="additive"),
         pytest.param(
             {"self_attention": "dense_synthesizer", "max_length": MAX_LENGTH}, id="synthesizer"
@@ -126,9 +127,8 @@ def test_sublayers_compute_in_compute_dtype_and_norms_in_float32(
     settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
     model = make_model(dtype=dtype, **settings)
-    sublayers = [
-        module for module in model.modules() if isinstance(module, (Attention, FeedForward))
-    ]
+    sublayer_types = (Attention, FeedForward, GatedFeedForward)
+    sublayers = [module for module in model.modules() if isinstance(module, sublayer_types)]
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     src, tgt_in = make_batch()
     with Recording(sublayers) as sublayer_calls, Recording(norms) as norm_calls:

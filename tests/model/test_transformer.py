@@ -20,7 +20,7 @@ from mt.config.load import load_config
 from mt.config.schema import ModelConfig
 from mt.errors import ConfigError, DataError
 from mt.model.attention import ATTENTION_KINDS, DotProductAttention
-from mt.model.feed_forward import ACTIVATIONS
+from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
 from mt.model.kv_cache import AttentionMasks, KVCache
 from mt.model.positions import sinusoids
 from mt.model.transformer import (
@@ -64,6 +64,9 @@ LAYER_VARIANTS = [
         id=f"{norm}-{activation}-{tying}",
     )
     for norm, activation, tying in product(NORMS, ACTIVATIONS, TYINGS)
+]
+LAYER_VARIANTS += [
+    pytest.param({"norm": norm, "activation": "swiglu"}, id=f"{norm}-swiglu") for norm in NORMS
 ]
 NORM_VARIANTS = [pytest.param({"norm": norm}, id=norm) for norm in NORMS]
 # Settings of models with other attention; dense_synthesizer is for self-attention only.
@@ -525,7 +528,8 @@ def count_attention_parameters(kind: str) -> int:
 def test_number_of_parameters(settings: dict[str, Any]) -> None:
     self_attention = count_attention_parameters(settings.get("self_attention", "dot_product"))
     cross_attention = count_attention_parameters(settings.get("cross_attention", "dot_product"))
-    feed_forward = (D_MODEL * D_FF + D_FF) + (D_FF * D_MODEL + D_MODEL)
+    num_inner_layers = 2 if settings.get("activation") == "swiglu" else 1
+    feed_forward = num_inner_layers * (D_MODEL * D_FF + D_FF) + (D_FF * D_MODEL + D_MODEL)
     norm = 2 * D_MODEL
     encoder = NUM_LAYERS * (self_attention + feed_forward + 2 * norm)
     decoder = NUM_LAYERS * (self_attention + cross_attention + feed_forward + 3 * norm)
@@ -654,7 +658,8 @@ def test_embedding_dropout_defaults_to_dropout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "known"), [("activation", ACTIVATIONS), ("tie_embeddings", EMBEDDING_TYING)]
+    ("key", "known"),
+    [("activation", ACTIVATIONS | GATED_ACTIVATIONS), ("tie_embeddings", EMBEDDING_TYING)],
 )
 def test_config_values_are_known_to_the_model(key: str, known: dict[str, Any]) -> None:
     assert set(get_args(ModelConfig.model_fields[key].annotation)) == set(known)
