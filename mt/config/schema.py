@@ -302,6 +302,9 @@ class ModelConfig(Section):
     norm: Literal["pre", "post"] = setting(
         "pre", "layer normalization before each sublayer, or after it"
     )
+    norm_kind: Literal["layer_norm", "rms_norm"] = setting(
+        "layer_norm", "kind of these norms; rms_norm: without means and biases"
+    )
     activation: Literal["relu", "gelu", "swiglu"] = setting(
         "relu",
         "activation function of the feed-forward layers; swiglu: with a gate, which is a third "

@@ -19,6 +19,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
 from mt.model.feed_forward import GATED_ACTIVATIONS
+from mt.model.layers import NORM_EPSILON, RMSNorm
 from mt.model.positions import sinusoids
 from mt.model.transformer import Transformer
 from mt.storage.atomic import atomic_directory
@@ -129,8 +130,11 @@ def _make_spec(translator: Translator, config: Config) -> Any:
         pre_norm=shape.norm == "pre",
         activation=activations[shape.activation],
         ffn_glu=has_gates,
+        rms_norm=shape.norm_kind == "rms_norm",
     )
     spec.config.add_source_eos = True  # CTranslate2 begins targets with <s> by default
+    # CTranslate2's default depends on the kind of norm.
+    spec.config.layer_norm_epsilon = NORM_EPSILON
     spec.register_source_vocabulary(_pieces(translator.src_tokenizer))
     spec.register_target_vocabulary(_pieces(translator.tgt_tokenizer))
 
@@ -206,7 +210,8 @@ def _copy_weights(target: Any, modules: list[nn.Module]) -> None:
     weight_name = "gamma" if is_norm else "weight"
     bias_name = "beta" if is_norm else "bias"
     setattr(target, weight_name, _concatenate(modules, "weight"))
-    setattr(target, bias_name, _concatenate(modules, "bias"))
+    if not isinstance(modules[0], RMSNorm):
+        setattr(target, bias_name, _concatenate(modules, "bias"))
 
 
 def _concatenate(modules: list[nn.Module], parameter: str) -> torch.Tensor:

@@ -98,6 +98,7 @@ def require_equal_work(config: Config) -> None:
     values = {  # key: (value in the config, value in the plain loop)
         "tokenizer.joint": (config.tokenizer.joint, True),
         "model.norm": (model.norm, "pre"),
+        "model.norm_kind": (model.norm_kind, "layer_norm"),
         "model.activation": (model.activation, plain_activation),
         "model.tie_embeddings": (model.tie_embeddings, "all"),
         "model.self_attention": (model.self_attention, "dot_product"),

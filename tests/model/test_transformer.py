@@ -22,6 +22,7 @@ from mt.errors import ConfigError, DataError
 from mt.model.attention import ATTENTION_KINDS, DotProductAttention
 from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
 from mt.model.kv_cache import AttentionMasks, KVCache
+from mt.model.layers import NORM_KINDS
 from mt.model.positions import sinusoids
 from mt.model.transformer import (
     EMBEDDING_TYING,
@@ -67,6 +68,9 @@ LAYER_VARIANTS = [
 ]
 LAYER_VARIANTS += [
     pytest.param({"norm": norm, "activation": "swiglu"}, id=f"{norm}-swiglu") for norm in NORMS
+]
+LAYER_VARIANTS += [
+    pytest.param({"norm": norm, "norm_kind": "rms_norm"}, id=f"{norm}-rms_norm") for norm in NORMS
 ]
 NORM_VARIANTS = [pytest.param({"norm": norm}, id=norm) for norm in NORMS]
 # Settings of models with other attention; dense_synthesizer is for self-attention only.
@@ -530,7 +534,7 @@ def test_number_of_parameters(settings: dict[str, Any]) -> None:
     cross_attention = count_attention_parameters(settings.get("cross_attention", "dot_product"))
     num_inner_layers = 2 if settings.get("activation") == "swiglu" else 1
     feed_forward = num_inner_layers * (D_MODEL * D_FF + D_FF) + (D_FF * D_MODEL + D_MODEL)
-    norm = 2 * D_MODEL
+    norm = D_MODEL if settings.get("norm_kind") == "rms_norm" else 2 * D_MODEL
     encoder = NUM_LAYERS * (self_attention + feed_forward + 2 * norm)
     decoder = NUM_LAYERS * (self_attention + cross_attention + feed_forward + 3 * norm)
     final_norms = 0 if settings.get("norm") == "post" else 2 * norm
@@ -659,7 +663,11 @@ def test_embedding_dropout_defaults_to_dropout() -> None:
 
 @pytest.mark.parametrize(
     ("key", "known"),
-    [("activation", ACTIVATIONS | GATED_ACTIVATIONS), ("tie_embeddings", EMBEDDING_TYING)],
+    [
+        ("activation", ACTIVATIONS | GATED_ACTIVATIONS),
+        ("norm_kind", NORM_KINDS),
+        ("tie_embeddings", EMBEDDING_TYING),
+    ],
 )
 def test_config_values_are_known_to_the_model(key: str, known: dict[str, Any]) -> None:
     assert set(get_args(ModelConfig.model_fields[key].annotation)) == set(known)

@@ -136,6 +136,7 @@ def test_plain_model_masks_padding_and_the_future(tmp_path: Path) -> None:
         "train.optimizer=adamw",
         "model.attention_dropout=0.2",
         "model.norm=post",
+        "model.norm_kind=rms_norm",
         "model.activation=swiglu",
         "train.gradient_accumulation=2",
     ],
