@@ -474,6 +474,40 @@ def test_scaled_embeddings_start_with_unit_variance(tying: str) -> None:
         assert variance == pytest.approx(1.0, rel=0.05)
 
 
+@pytest.mark.parametrize("norm_kind", NORM_KINDS)
+def test_first_and_last_layer_of_a_deep_encoder_start_with_similar_gradients(
+    norm_kind: Any,
+) -> None:
+    """With pre-norm, no special initial weights are needed for 24 layers above one of the decoder.
+
+    With post-norm, the gradient of the first layer is a small part of that of the last.
+    """
+    torch.manual_seed(1)
+    config = ModelConfig(
+        d_model=32,
+        d_ff=64,
+        num_heads=2,
+        num_encoder_layers=24,
+        num_decoder_layers=1,
+        norm_kind=norm_kind,
+    )
+    model = Transformer(
+        config, src_vocab_size=SRC_VOCAB_SIZE, tgt_vocab_size=SRC_VOCAB_SIZE, pad_id=PAD_ID
+    )
+    src = random_ids(8, 10)
+    tgt = random_ids(8, 10, seed=2)
+    model.logits(model(src, tgt)).log_softmax(-1)[..., 1].mean().backward()
+    first = gradient_norm(model.encoder_layers[0])
+    last = gradient_norm(model.encoder_layers[-1])
+    assert 0.5 < first / last < 4
+
+
+def gradient_norm(module: nn.Module) -> float:
+    gradients = [parameter.grad for parameter in module.parameters()]
+    squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+    return float(sum(squares)) ** 0.5
+
+
 # Embeddings and parameters
 
 
