@@ -20,6 +20,7 @@ from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
 from mt.export.ctranslate2 import MARKER_FILE, MIN_POSITIONS, export
+from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
 from mt.model.layers import RMSNorm
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
@@ -181,7 +182,7 @@ def num_different(translations: list[list[str]]) -> int:
 MODEL_KINDS = [
     [f"model.norm={norm}", f"model.activation={activation}", *embeddings]
     for norm in ("pre", "post")
-    for activation in ("relu", "gelu", "swiglu")
+    for activation in (*ACTIVATIONS, *GATED_ACTIVATIONS)
     for embeddings in (
         ["model.tie_embeddings=all"],
         ["model.tie_embeddings=none"],

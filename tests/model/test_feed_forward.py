@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mt.config.schema import ModelConfig
-from mt.model.feed_forward import GatedFeedForward, build_feed_forward
+from mt.model.feed_forward import (
+    ACTIVATIONS,
+    GATED_ACTIVATIONS,
+    GatedFeedForward,
+    build_feed_forward,
+)
 from mt.model.transformer import Transformer
 
 D_MODEL = 6
@@ -81,10 +86,10 @@ def test_gate_and_inner_layer_start_in_the_range_of_glorot(name: str) -> None:
     assert float(weight.detach().abs().max()) == pytest.approx((6 / (64 + 128)) ** 0.5, rel=0.02)
 
 
-def test_number_of_weights_of_the_config_is_that_of_the_layer() -> None:
-    for activation in ("relu", "swiglu"):
-        config = ModelConfig(d_model=D_MODEL, d_ff=D_FF, num_heads=1, activation=activation)
-        layer = build_feed_forward(config)
-        matrices = [parameter for parameter in layer.parameters() if parameter.dim() == 2]
-        num_weights = sum(matrix.numel() for matrix in matrices)
-        assert config.num_feed_forward_weights == num_weights
+@pytest.mark.parametrize("activation", ACTIVATIONS | GATED_ACTIVATIONS)
+def test_number_of_weights_of_the_config_is_that_of_the_layer(activation: Any) -> None:
+    config = ModelConfig(d_model=D_MODEL, d_ff=D_FF, num_heads=1, activation=activation)
+    layer = build_feed_forward(config)
+    matrices = [parameter for parameter in layer.parameters() if parameter.dim() == 2]
+    num_weights = sum(matrix.numel() for matrix in matrices)
+    assert config.num_feed_forward_weights == num_weights
