@@ -478,7 +478,7 @@ def test_scaled_embeddings_start_with_unit_variance(tying: str) -> None:
 def test_first_and_last_layer_of_a_deep_encoder_start_with_similar_gradients(
     norm_kind: Any,
 ) -> None:
-    """With pre-norm, no special initial weights are needed for 24 layers above one of the decoder.
+    """So with pre-norm, 24 encoder layers and one decoder layer need no special initial weights.
 
     With post-norm, the gradient of the first layer is a small part of that of the last.
     """
