@@ -302,8 +302,13 @@ class ModelConfig(Section):
     norm: Literal["pre", "post"] = setting(
         "pre", "layer normalization before each sublayer, or after it"
     )
-    activation: Literal["relu", "gelu"] = setting(
-        "relu", "activation function of the feed-forward layers"
+    norm_kind: Literal["layer_norm", "rms_norm"] = setting(
+        "layer_norm", "kind of these norms; rms_norm: without means and biases"
+    )
+    activation: Literal["relu", "gelu", "swiglu"] = setting(
+        "relu",
+        "activation function of the feed-forward layers; swiglu: with a gate, which is a third "
+        "matrix of d_model by d_ff",
     )
     dropout: Probability = setting(0.1, "dropout on the output of each sublayer")
     attention_dropout: Probability = setting(0.0, "dropout on attention weights")
@@ -358,10 +363,16 @@ class ModelConfig(Section):
                 f"found {num_parameters:.0e}",
             )
 
+    @property
+    def num_feed_forward_weights(self) -> int:
+        """Return the number of weights in a feed-forward layer, without biases."""
+        num_matrices = 3 if self.activation == "swiglu" else 2
+        return num_matrices * self.d_model * self.d_ff
+
     def _num_layer_parameters(self) -> int:
         """Return the number of weights in all layers, without biases and norms."""
         attention = 4 * self.d_model**2
-        feed_forward = 2 * self.d_model * self.d_ff
+        feed_forward = self.num_feed_forward_weights
         # The weights of a dense synthesizer for each position; there are none without max_length.
         positions = self.num_heads * (self.max_length or 0) * self.d_model
         encoder_layer = attention + positions + feed_forward
