@@ -311,6 +311,11 @@ class ModelConfig(Section):
     embedding_dropout: Probability | None = setting(
         None, "dropout on embeddings; null: the value of dropout"
     )
+    token_dropout: Probability = setting(
+        0.0,
+        "probability that training hides a token of the source or of the decoder's input: its "
+        "embedding is zero, its position stays",
+    )
     tie_embeddings: Literal["all", "decoder", "none"] = setting(
         "all",
         "which embeddings share one matrix; all: source, target and output; decoder: target and "
