@@ -56,3 +56,13 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_dropout(x, self.rate)
+
+
+def drop_tokens(x: Tensor, p: float) -> Tensor:
+    """Set the embedding of each token to zero with probability `p`; `x` is (..., d_model).
+
+    This is the token cutoff of Shen et al. (2020). The other embeddings are not scaled up: a model
+    that translates sees embeddings of the same size.
+    """
+    is_kept = torch.rand(x.shape[:-1], device=x.device) >= p
+    return x * is_kept[..., None]

@@ -19,7 +19,7 @@ from mt.kernels.linear import linear
 from mt.model.attention import ATTENTION_KINDS
 from mt.model.feed_forward import build_feed_forward
 from mt.model.kv_cache import AttentionMasks, KeysValues, KVCache
-from mt.model.layers import NORM_KINDS, Dropout, Linear
+from mt.model.layers import NORM_KINDS, Dropout, Linear, drop_tokens
 from mt.model.positions import sinusoids
 
 # The name of the embedding matrix for each role. Roles with the same name share one parameter.
@@ -148,6 +148,7 @@ class Transformer(nn.Module):
         if embedding_dropout is None:
             embedding_dropout = config.dropout
         self.dropout = Dropout(embedding_dropout)
+        self.token_dropout = config.token_dropout
         self.encoder_layers = nn.ModuleList(
             EncoderLayer(config) for _ in range(config.num_encoder_layers)
         )
@@ -287,6 +288,8 @@ class Transformer(nn.Module):
         weight = self.embedding_weight(role)
         d_model = weight.size(1)
         x = F.embedding(ids, weight) * math.sqrt(d_model)
+        if self.training and self.token_dropout > 0.0:
+            x = drop_tokens(x, self.token_dropout)
         embedded: Tensor = self.dropout(x + sinusoids(positions, d_model))
         return embedded
 

@@ -53,7 +53,7 @@ from mt.training.metrics_log import (
     Validation,
     ValidationRecord,
 )
-from mt.training.objective import LossSums, Objective
+from mt.training.objective import LossSums, Objective, make_objective
 from mt.training.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -61,6 +61,7 @@ from mt.training.optimizer import (
     unpack_optimizer,
 )
 from mt.training.planner import RunPlanner
+from mt.training.resume_rules import check_same_teachers
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
@@ -150,7 +151,7 @@ class Trainer:
             load_initial_weights(model, config)
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
-        objective = Objective(model, label_smoothing=config.label_smoothing)
+        objective = make_objective(model, experiment, runtime)
         validator = Validator(experiment, runtime, translation_bar=translation_bar)
         return cls(
             objective,
@@ -697,6 +698,7 @@ class Trainer:
                     "ranks": rank_states,
                     "data_digest": self.dataset.digest,
                     "valid_digest": self.valid_digest,
+                    "teacher_digests": list(self.objective.teacher_digests),
                     "subword_sampling": SUBWORD_SAMPLING,
                     "metrics_size": self.metrics.sync(),
                     "environment": runtime.environment(),
@@ -721,6 +723,7 @@ class Trainer:
         meta = checkpoint.meta
         runtime = self.runtime
         path = self.checkpoints.path
+        check_same_teachers(meta, self.objective.teacher_digests, path)
         try:
             ranks = meta["ranks"]
             # Earlier versions of mt did not save it.

@@ -53,6 +53,7 @@ ALL_DROPOUT_OFF = {
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
     "embedding_dropout": 0.0,
+    "token_dropout": 0.0,
 }
 
 NORMS = ("pre", "post")
@@ -685,6 +686,37 @@ def test_training_mode_without_dropout_equals_evaluation_mode() -> None:
     tgt = random_ids(2, 4, seed=2)
     expected = compute_states(model, src, tgt)
     assert torch.equal(compute_states(model.train(), src, tgt), expected)
+
+
+def test_dropped_tokens_keep_only_their_position() -> None:
+    model = make_model(**{**ALL_DROPOUT_OFF, "token_dropout": 0.3})
+    positions = torch.arange(2000)[None]
+    ids = random_ids(3, 2000)
+    for role in ("src", "tgt"):
+        whole = model.eval()._embed(ids, role, positions)
+        embedded = model.train()._embed(ids, role, positions)
+        only_position = sinusoids(positions, D_MODEL).expand_as(whole)
+        is_dropped = (embedded == only_position).all(-1)
+        assert torch.equal(embedded[~is_dropped], whole[~is_dropped])  # not scaled up
+        assert is_dropped.double().mean().item() == pytest.approx(0.3, abs=0.05)
+        assert_different(is_dropped[0].double(), is_dropped[1].double())
+
+
+def test_token_dropout_draws_from_the_generator_that_a_checkpoint_keeps() -> None:
+    model = make_model(**{**ALL_DROPOUT_OFF, "token_dropout": 0.5}).train()
+    ids = random_ids(2, 6)
+    state = torch.get_rng_state()
+    first = compute_states(model, ids, ids)
+    assert_different(compute_states(model, ids, ids), first)
+    torch.set_rng_state(state)
+    assert torch.equal(compute_states(model, ids, ids), first)
+
+
+def test_without_token_dropout_no_random_number_is_drawn() -> None:
+    model = make_model(**ALL_DROPOUT_OFF).train()
+    state = torch.get_rng_state()
+    compute_states(model, random_ids(2, 6), random_ids(2, 5))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_embedding_dropout_defaults_to_dropout() -> None:

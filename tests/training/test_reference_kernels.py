@@ -33,7 +33,12 @@ SHAPE = {
     "num_encoder_layers": 1,
     "num_decoder_layers": 1,
 }
-DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
+DROPOUT = {
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "token_dropout": 0.02,
+}
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 EVERY_KIND_OF_MODEL = pytest.mark.parametrize(
     "kind",
