@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
@@ -537,6 +538,7 @@ class Translator:
         chunk_size: int = CHUNK_SIZE,
         prefix: Prefix = (),
         is_line_waiting: Callable[[], bool] | None = None,
+        target_prefixes: Iterable[str] | None = None,
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
@@ -546,6 +548,9 @@ class Translator:
         bytes while it is translated, or 350 times if its sentences have a few letters each, and
         `read_lines` bounds that size. So memory is bounded whatever the text is. The number of
         lines that were split is logged at the end.
+
+        `target_prefixes` are read chunk by chunk too. Raises DataError if there are more or fewer
+        of them than lines.
         """
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
@@ -557,8 +562,14 @@ class Translator:
         chunks = chunked(
             lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
         )
+        prefixes = None if target_prefixes is None else iter(target_prefixes)
         for chunk in chunks:
-            translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
+            translations = self.n_best(
+                chunk,
+                num_translations=n_best,
+                prefix=prefix,
+                target_prefix=_next_prefixes(prefixes, len(chunk), num_lines_before=num_lines),
+            )
             for line_translations in translations:
                 num_lines += 1
                 num_segments = len(line_translations[0].segments)
@@ -571,6 +582,8 @@ class Translator:
                 if unseen:
                     num_unseen_lines += 1
             yield TranslatedChunk(chunk, translations)
+        if prefixes is not None and next(prefixes, None) is not None:
+            raise DataError(f"wanted one target prefix for each of {num_lines:,} lines, found more")
         if num_unseen_lines > 0:
             logger.warning(
                 f"{num_unseen_lines:,} of {num_lines:,} lines hold unseen characters, "
@@ -900,6 +913,19 @@ def _prefixes_of_texts(
             f"{len(target_prefixes)} prefixes"
         )
     return target_prefixes
+
+
+def _next_prefixes(
+    prefixes: Iterator[str] | None, count: int, *, num_lines_before: int
+) -> list[str] | None:
+    """Return the target prefixes of the next `count` lines. Raises DataError if there are fewer."""
+    if prefixes is None:
+        return None
+    found = list(islice(prefixes, count))
+    if len(found) < count:
+        line = num_lines_before + len(found) + 1
+        raise DataError(f"line {line:,}: wanted a target prefix for each line, found no more")
+    return found
 
 
 def _single_target(tgt: Target | Sequence[Target]) -> Target:

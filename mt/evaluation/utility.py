@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.helpers import extract_char_ngrams, extract_word_ngrams
 
+from mt.config.choices import MbrUtility
+from mt.config.schema import Config
+from mt.decoding.rerank import Utility
+from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import Scoring
 
 CHRF_ORDER = 6  # the longest character n-grams
@@ -90,6 +94,16 @@ class BleuUtility:
                     effective_order=True,
                 ).score
         return scores
+
+
+def utility_of_run(name: MbrUtility, config: Config) -> Utility:
+    """Return a utility that counts words and case as the scores of a run do.
+
+    Raises TokenizerError when BLEU's tokenizer lacks a package or a file.
+    """
+    if name == "chrf":
+        return ChrfUtility(config.evaluation.lowercase)
+    return BleuUtility(scoring_of_run(config))
 
 
 def count_matches(ngrams: Sequence[Counter[str]]) -> NDArray[np.int64]:
