@@ -149,7 +149,9 @@ class Translator:
     search: SearchConfig
     max_length: int  # of a source segment in tokens, eos included, as in training
     normalization: Normalization = "none"
-    more_models: tuple[Transformer, ...] = ()  # of an ensemble; their vocabulary is the same
+    # The other models of an ensemble, with the same tokenizers. Alignments and attention are those
+    # of `model` alone.
+    more_models: tuple[Transformer, ...] = ()
     sampling: SamplingOptions | None = None  # None: beam search
     mbr: MinimumBayesRisk | None = None  # chooses among samples; None: take them as they are
     source_stats: SourceStats | None = None  # of the training text; None: unknown
@@ -268,16 +270,16 @@ class Translator:
                 f"{checkpoint}: wanted best, last or the name of a checkpoint in each run of the "
                 "ensemble, found a path"
             )
-        for other_dir in ensemble_with:
-            other = cls.load(other_dir, checkpoint=checkpoint, device=device, precision=precision)
-            translator = translator._join(other, other_dir)
-        return translator
+        others = [
+            cls.load(other_dir, checkpoint=checkpoint, device=device, precision=precision)
+            for other_dir in ensemble_with
+        ]
+        for other_dir, other in zip(ensemble_with, others, strict=True):
+            translator._require_same_tokens(other, other_dir)
+        return replace(translator, more_models=tuple(other.model for other in others))
 
-    def _join(self, other: Self, run_dir: str | Path) -> Self:
-        """Return an ensemble of this translator's models and that of another run.
-
-        Raises RunDirError, which names the other run, if its model reads or writes other tokens.
-        """
+    def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
+        """Raise RunDirError, which names the other run, if its model has other tokens."""
         facts = {
             "languages": (self._languages, other._languages),
             "source tokenizer": (self.src_tokenizer.digest, other.src_tokenizer.digest),
@@ -290,7 +292,6 @@ class Translator:
                     f"{run_dir}: cannot join the ensemble: wanted the {name} of the first run, "
                     f"{own:.20}, found {others:.20}"
                 )
-        return replace(self, more_models=(*self.more_models, *other.models))
 
     @property
     def _languages(self) -> str:
@@ -404,6 +405,7 @@ class Translator:
 
         The default is `beam_size`. All translations of a text are different. With sampling,
         exactly `num_translations` are drawn, and some can be equal; equal texts get equal samples.
+        With minimum Bayes risk, the best of `mbr.num_samples` samples are returned, all different.
         A text of several parts is translated part by part (see `split_text`). Its k-th translation
         joins the k-th translations of all parts. The other options are those of `translate`.
         """
