@@ -10,6 +10,7 @@ from mt.cli.options import (
     BeamOption,
     CheckpointOption,
     DeviceOption,
+    EnsembleOption,
     JsonOption,
     QuietOption,
     VerboseOption,
@@ -49,6 +50,7 @@ def evaluate(
         typer.Option(help="ignore case in BLEU and chrF  [default: the config's; no with --hyp]"),
     ] = None,
     json: JsonOption = False,
+    ensemble_with: EnsembleOption = None,
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
@@ -63,6 +65,8 @@ def evaluate(
     from mt.evaluation.evaluate import evaluate_file
 
     if hyp is not None:
+        if ensemble_with:
+            raise typer.BadParameter("goes with RUN_DIR, not with --hyp", param_hint="--with")
         results = evaluate_file(
             hyp,
             ref or [],
@@ -77,6 +81,7 @@ def evaluate(
                 run_dir,
                 src=src,
                 refs=ref or [],
+                ensemble_with=ensemble_with or [],
                 checkpoint=checkpoint,
                 device=device,
                 beam_size=beam_size,

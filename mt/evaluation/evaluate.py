@@ -43,6 +43,7 @@ def evaluate(
     *,
     src: str | Path | None = None,
     refs: Sequence[str | Path] = (),
+    ensemble_with: Sequence[str | Path] = (),
     checkpoint: str = "best",
     device: str = "auto",
     beam_size: int | None = None,
@@ -54,8 +55,9 @@ def evaluate(
 
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
     of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
-    default to the values in the run's config. `on_progress` is called at the start of each set and
-    after each batch of its translation.
+    default to the values in the run's config. `ensemble_with` names further runs, which translate
+    together with the first (see `Translator.load`). `on_progress` is called at the start of each
+    set and after each batch of its translation.
     """
     if isinstance(refs, str):
         raise TypeError("evaluate takes a list of references, not a single str")
@@ -68,7 +70,9 @@ def evaluate(
         eval_sets = experiment.evaluation_sets
     for eval_set in eval_sets:
         warn_of_unnormalized_references(eval_set, experiment.config.data.normalization)
-    translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
+    translator = experiment.translator(
+        checkpoint, device=device, beam_size=beam_size, ensemble_with=ensemble_with
+    )
     results = []
     for number, eval_set in enumerate(eval_sets, start=1):
         progress = EvaluationProgress(eval_set.name, number, len(eval_sets), len(eval_set.src))
