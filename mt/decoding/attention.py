@@ -55,7 +55,7 @@ def attend(
     if target is None:
         # As a whole, although `translate` may translate it sentence by sentence.
         whole = replace(translator, split_lines=False)
-        (best,) = whole.n_best(sentence, num_translations=1, prefix=prefix)
+        ((best,),) = whole.n_best([sentence], num_translations=1, prefix=prefix)
         target = best.text
         # The ids come from the search: encoding the text could split its words differently.
         (segment,) = best.segments

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train_until
 
 import mt.experiment
 from mt.errors import CheckpointError, DataError
@@ -38,7 +38,7 @@ def test_run_with_a_table_and_a_memory_equals_one_with_two_files(
 ) -> None:
     expected = train(configure(config_path, tmp_path / "two"))
     run_dir = tmp_path / "run"
-    train(configure(config_path, run_dir, both_files(tmp_path), "train.max_steps=6"))
+    train_until(6, configure(config_path, run_dir, both_files(tmp_path)))
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("text.tsv", "text.tmx"):
