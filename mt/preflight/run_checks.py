@@ -15,7 +15,8 @@ from mt.data.parallel_text import Side, parallel_texts
 from mt.data.progress import bytes_bar
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
-from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
+from mt.evaluation.evaluate import scoring_of_run
+from mt.evaluation.text_warnings import find_missing_spaces
 from mt.preflight import file_checks
 from mt.preflight.dry_run import try_training
 from mt.preflight.file_checks import Finding
