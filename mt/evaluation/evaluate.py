@@ -12,7 +12,11 @@ from mt.data.text import read_lines
 from mt.decoding.translator import TranslationProgress, Translator
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
-from mt.evaluation.text_warnings import describe_seen_sources, find_seen_sources, warn_of_text
+from mt.evaluation.text_warnings import (
+    describe_seen_sources,
+    find_seen_sources,
+    find_text_problems,
+)
 from mt.experiment import Experiment
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class TranslatedSets:
 
     sets: list[TranslatedSet]
     scoring: Scoring
+    warnings: list[str]  # about the sets and the text, logged already
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,10 @@ def translate_sets(
     if hyps and len(eval_sets) > 1:
         raise DataError(f"{hyps[0]}: translation of which of the test sets? Name it by --src")
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
-    _warn_of_sets(eval_sets, experiments)
+    warnings = _find_seen_sources(eval_sets, experiments)
+    for experiment in experiments[:1]:
+        for eval_set in eval_sets:
+            warn_of_unnormalized_references(eval_set, experiment.config.data.normalization)
 
     outputs_by_set: list[list[SystemOutput]] = [[] for _ in eval_sets]
     for index, experiment in enumerate(experiments):
@@ -153,9 +161,11 @@ def translate_sets(
     sets = []
     for eval_set, outputs in zip(eval_sets, outputs_by_set, strict=True):
         item = TranslatedSet(eval_set, [*outputs, *read_outputs], has_sources)
-        _warn_of_outputs(item, scoring)
+        warnings += _find_output_problems(item, scoring)
         sets.append(item)
-    return TranslatedSets(sets, scoring)
+    for warning in warnings:
+        logger.warning(warning)
+    return TranslatedSets(sets, scoring, warnings)
 
 
 def scoring_of_run(
@@ -201,6 +211,7 @@ def _common_scoring(
     scoring = scoring_of_run(first.config, tokenize=tokenize, lowercase=lowercase)
     for experiment in experiments[1:]:
         other = scoring_of_run(experiment.config, tokenize=tokenize, lowercase=lowercase)
+        _check_same_languages(first, experiment)
         if other != scoring:
             raise ConfigError(
                 f"{experiment.run_dir.path}: its config scores with {other}, but that of "
@@ -208,6 +219,18 @@ def _common_scoring(
                 "--no-lowercase"
             )
     return scoring
+
+
+def _check_same_languages(first: Experiment, other: Experiment) -> None:
+    """Raise ConfigError if two runs translate between different languages."""
+    languages = [
+        f"{item.config.data.src_lang} to {item.config.data.tgt_lang}" for item in (first, other)
+    ]
+    if languages[0] != languages[1]:
+        raise ConfigError(
+            f"{other.run_dir.path}: translates {languages[1]}, but {first.run_dir.path} translates "
+            f"{languages[0]}: their scores cannot be compared"
+        )
 
 
 def _read_set(
@@ -251,15 +274,14 @@ def _translate_set(
     return replace(translator, on_progress=report).translate(eval_set.src)
 
 
-def _warn_of_sets(eval_sets: Sequence[EvalSet], experiments: Sequence[Experiment]) -> None:
-    """Log what looks wrong about the sets, before they are translated."""
-    for normalization in dict.fromkeys(item.config.data.normalization for item in experiments):
-        for eval_set in eval_sets:
-            warn_of_unnormalized_references(eval_set, normalization)
+def _find_seen_sources(
+    eval_sets: Sequence[EvalSet], experiments: Sequence[Experiment]
+) -> list[str]:
+    """Return warnings about sources of the sets that are in the training text of a run."""
     # Most runs that are compared have the same training text. It is read once.
     training_texts = {}
-    for item in experiments:
-        data = item.config.data
+    for experiment in experiments:
+        data = experiment.config.data
         training_texts[repr((data.train, data.normalization))] = data
     messages = []
     for data in training_texts.values():
@@ -267,14 +289,14 @@ def _warn_of_sets(eval_sets: Sequence[EvalSet], experiments: Sequence[Experiment
         for eval_set, numbers in zip(eval_sets, seen or [], strict=False):
             if numbers:
                 messages.append(describe_seen_sources(eval_set, numbers))
-    for message in dict.fromkeys(messages):
-        logger.warning(message)
+    return list(dict.fromkeys(messages))
 
 
-def _warn_of_outputs(item: TranslatedSet, scoring: Scoring) -> None:
-    """Log what looks wrong about the translations and references of a set."""
-    sides = {"translations": item.outputs[0].lines, "references": item.eval_set.refs[0]}
-    if len(item.outputs) > 1:
-        outputs = {f"translations of {output.system}": output.lines for output in item.outputs}
-        sides = {**outputs, "references": item.eval_set.refs[0]}
-    warn_of_text(item.eval_set.name, sides, scoring)
+def _find_output_problems(item: TranslatedSet, scoring: Scoring) -> list[str]:
+    """Return warnings about the translations and references of a set."""
+    sides = {}
+    for output in item.outputs:
+        is_only = len(item.outputs) == 1
+        sides["translations" if is_only else f"translations of {output.system}"] = output.lines
+    sides["references"] = item.eval_set.refs[0]
+    return find_text_problems(item.eval_set.name, sides, scoring)

@@ -105,12 +105,16 @@ def is_lowercased(lines: Sequence[str]) -> bool:
     return has_text and num_capitals <= MAX_CAPITALS * num_small
 
 
-def warn_of_text(name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring) -> None:
-    """Log what looks wrong about the text of a set."""
-    for find in (find_missing_spaces, find_tokenized, find_lowercased):
-        problem = find(name, sides, scoring)
-        if problem is not None:
-            logger.warning(problem)
+def find_text_problems(
+    name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring
+) -> list[str]:
+    """Return warnings about the text of a set, from all three functions above."""
+    problems = [
+        find_missing_spaces(name, sides, scoring),
+        find_tokenized(name, sides, scoring),
+        find_lowercased(name, sides, scoring),
+    ]
+    return [problem for problem in problems if problem is not None]
 
 
 def find_seen_sources(eval_sets: Sequence[EvalSet], data: DataConfig) -> list[list[int]] | None:
