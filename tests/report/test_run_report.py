@@ -47,7 +47,10 @@ def report(trained_run: Path) -> ReportAndScores:
 def good_translations() -> Iterator[None]:
     """Replace the model's translations by ones that are good enough for scores above zero."""
 
-    def n_best(self: Translator, texts: list[str], **options: Any) -> list[list[Translation]]:
+    def n_best(self: Translator, texts: str | list[str], **options: Any) -> list[Any]:
+        if isinstance(texts, str):
+            (translations,) = n_best(self, [texts])
+            return list(translations)
         hyps = [drop_a_word(text) for text in texts]
         src_rows = self.src_tokenizer.encode(texts)
         tgt_rows = self.tgt_tokenizer.encode(hyps)
