@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def compare(
     run_dirs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_DIR...", help="two or more directories that mt train made"),
+        typer.Argument(metavar="RUN_DIR", help="two or more directories that mt train made"),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write")] = Path(
         "compare.html"

@@ -40,7 +40,7 @@ def evaluate(
     run_dirs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN_DIR...", help="directories that mt train made; none with --hyp alone"
+            metavar="RUN_DIR", help="directories that mt train made; none with --hyp alone"
         ),
     ] = None,
     src: Annotated[
