@@ -13,8 +13,7 @@ from mt.decoding.translator import TranslationProgress, Translator
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
 from mt.evaluation.text_warnings import (
-    describe_seen_sources,
-    find_seen_sources,
+    find_seen_source_problems,
     find_text_problems,
 )
 from mt.experiment import Experiment
@@ -130,39 +129,20 @@ def translate_sets(
         raise TypeError("evaluation takes a list of references, not a single str")
     experiments = [Experiment.open(run_dir) for run_dir in run_dirs]
     scoring = _common_scoring(experiments, tgt_lang, tokenize=tokenize, lowercase=lowercase)
-    has_sources = bool(experiments) or src is not None
-    if experiments and src is None:
-        eval_sets = experiments[0].evaluation_sets
-    else:
-        eval_sets = [_read_set(src, hyps, refs)]
-    if hyps and len(eval_sets) > 1:
-        raise DataError(f"{hyps[0]}: translation of which of the test sets? Name it by --src")
+    eval_sets = _load_sets(experiments, hyps, src=src, refs=refs)
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
     warnings = _find_seen_sources(eval_sets, experiments)
-    for experiment in experiments[:1]:
-        for eval_set in eval_sets:
-            warn_of_unnormalized_references(eval_set, experiment.config.data.normalization)
-
-    outputs_by_set: list[list[SystemOutput]] = [[] for _ in eval_sets]
-    for index, experiment in enumerate(experiments):
+    has_sources = bool(experiments) or src is not None
+    sets = [TranslatedSet(eval_set, [], has_sources) for eval_set in eval_sets]
+    for number, experiment in enumerate(experiments):
         translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
-        for set_index, eval_set in enumerate(eval_sets):
-            name = eval_set.name
-            if len(experiments) > 1:
-                name = f"{experiment.run_dir.path.name} {name}"
-            progress = EvaluationProgress(
-                name,
-                set_number=index * len(eval_sets) + set_index + 1,
-                num_sets=len(experiments) * len(eval_sets),
-                num_lines=len(eval_set.src),
-            )
-            lines = _translate_set(translator, eval_set, progress, on_progress)
-            outputs_by_set[set_index].append(SystemOutput(str(run_dirs[index]), lines))
-    sets = []
-    for eval_set, outputs in zip(eval_sets, outputs_by_set, strict=True):
-        item = TranslatedSet(eval_set, [*outputs, *read_outputs], has_sources)
+        for set_number, item in enumerate(sets):
+            progress = _start_progress(experiments, number, sets, set_number)
+            lines = _translate_set(translator, item.eval_set, progress, on_progress)
+            item.outputs.append(SystemOutput(str(run_dirs[number]), lines))
+    for item in sets:
+        item.outputs.extend(read_outputs)
         warnings += _find_output_problems(item, scoring)
-        sets.append(item)
     for warning in warnings:
         logger.warning(warning)
     return TranslatedSets(sets, scoring, warnings)
@@ -223,14 +203,41 @@ def _common_scoring(
 
 def _check_same_languages(first: Experiment, other: Experiment) -> None:
     """Raise ConfigError if two runs translate between different languages."""
-    languages = [
-        f"{item.config.data.src_lang} to {item.config.data.tgt_lang}" for item in (first, other)
-    ]
-    if languages[0] != languages[1]:
+    first_languages = _languages(first)
+    other_languages = _languages(other)
+    if first_languages != other_languages:
         raise ConfigError(
-            f"{other.run_dir.path}: translates {languages[1]}, but {first.run_dir.path} translates "
-            f"{languages[0]}: their scores cannot be compared"
+            f"{other.run_dir.path}: translates {other_languages}, but {first.run_dir.path} "
+            f"translates {first_languages}: their scores cannot be compared"
         )
+
+
+def _languages(experiment: Experiment) -> str:
+    """Return the languages of a run: "en to de"."""
+    data = experiment.config.data
+    return f"{data.src_lang} to {data.tgt_lang}"
+
+
+def _load_sets(
+    experiments: Sequence[Experiment],
+    hyps: Sequence[str | Path],
+    *,
+    src: str | Path | None,
+    refs: Sequence[str | Path],
+) -> list[EvalSet]:
+    """Return the set that the user named, or else those of the first run's config."""
+    if not experiments or src is not None:
+        eval_sets = [_read_set(src, hyps, refs)]
+    else:
+        eval_sets = experiments[0].evaluation_sets
+    if hyps and len(eval_sets) > 1:
+        names = ", ".join(eval_set.name for eval_set in eval_sets)
+        raise DataError(f"{hyps[0]}: the translation of which set ({names})? Give --src and --ref")
+    if experiments:
+        normalization = experiments[0].config.data.normalization
+        for eval_set in eval_sets:
+            warn_of_unnormalized_references(eval_set, normalization)
+    return eval_sets
 
 
 def _read_set(
@@ -255,6 +262,25 @@ def _read_output(hyp: Path, eval_set: EvalSet) -> SystemOutput:
             "line i must be the translation of line i"
         )
     return SystemOutput(str(hyp), lines)
+
+
+def _start_progress(
+    experiments: Sequence[Experiment],
+    number: int,
+    sets: Sequence[TranslatedSet],
+    set_number: int,
+) -> EvaluationProgress:
+    """Return the progress before run `number` translates a set; both numbers begin at 0."""
+    eval_set = sets[set_number].eval_set
+    name = eval_set.name
+    if len(experiments) > 1:
+        name = f"{experiments[number].run_dir.path.name} {name}"
+    return EvaluationProgress(
+        name,
+        set_number=number * len(sets) + set_number + 1,
+        num_sets=len(experiments) * len(sets),
+        num_lines=len(eval_set.src),
+    )
 
 
 def _translate_set(
@@ -283,13 +309,10 @@ def _find_seen_sources(
     for experiment in experiments:
         data = experiment.config.data
         training_texts[repr((data.train, data.normalization))] = data
-    messages = []
+    problems = []
     for data in training_texts.values():
-        seen = find_seen_sources(eval_sets, data)
-        for eval_set, numbers in zip(eval_sets, seen or [], strict=False):
-            if numbers:
-                messages.append(describe_seen_sources(eval_set, numbers))
-    return list(dict.fromkeys(messages))
+        problems += find_seen_source_problems(eval_sets, data)
+    return list(dict.fromkeys(problems))
 
 
 def _find_output_problems(item: TranslatedSet, scoring: Scoring) -> list[str]:

@@ -117,11 +117,11 @@ def find_text_problems(
     return [problem for problem in problems if problem is not None]
 
 
-def find_seen_sources(eval_sets: Sequence[EvalSet], data: DataConfig) -> list[list[int]] | None:
+def find_seen_sources(eval_sets: Sequence[EvalSet], data: DataConfig) -> list[list[int]]:
     """Return the numbers of the lines of each set whose source is in the training text.
 
-    The numbers begin at 1. Texts are compared after normalization. Blank lines do not count. None:
-    the training text is not there any more, or is large.
+    The numbers begin at 1. Texts are compared after normalization. Blank lines do not count. The
+    result is empty if the training text is not there any more, or is large.
     """
     form = "nfc" if data.normalization == "none" else data.normalization
     normalized_sources = [[normalize(line, form) for line in item.src] for item in eval_sets]
@@ -132,7 +132,7 @@ def find_seen_sources(eval_sets: Sequence[EvalSet], data: DataConfig) -> list[li
         num_bytes = sum(path.stat().st_size for text in texts for path in text.paths)
         if num_bytes > MAX_SEARCHED_BYTES:
             logger.debug(f"training text of {num_bytes:,} bytes: not searched for test sources")
-            return None
+            return []
         for text in texts:
             for line in text.read_side("src"):
                 normalized = normalize(line, form)
@@ -140,17 +140,23 @@ def find_seen_sources(eval_sets: Sequence[EvalSet], data: DataConfig) -> list[li
                     seen.add(normalized)
     except (DataError, OSError) as error:
         logger.debug(f"not searched for test sources: {error}")
-        return None
+        return []
     return [
         [number for number, line in enumerate(lines, start=1) if line in seen]
         for lines in normalized_sources
     ]
 
 
-def describe_seen_sources(eval_set: EvalSet, numbers: Sequence[int]) -> str:
-    """Return a warning about the lines of a set whose source is in the training text."""
-    share = len(numbers) / len(eval_set.src)
-    return (
-        f"{eval_set.name}: {len(numbers):,} of {len(eval_set.src):,} sources ({share:.1%}; the "
-        f"first: line {numbers[0]}) are in the training text too, so the scores may be too high"
-    )
+def find_seen_source_problems(eval_sets: Sequence[EvalSet], data: DataConfig) -> list[str]:
+    """Return a warning about each set with sources that are in the training text."""
+    lines_by_set = find_seen_sources(eval_sets, data)
+    problems = []
+    for eval_set, numbers in zip(eval_sets, lines_by_set, strict=False):
+        if numbers:
+            share = len(numbers) / len(eval_set.src)
+            problems.append(
+                f"{eval_set.name}: {len(numbers):,} of {len(eval_set.src):,} sources ({share:.1%}; "
+                f"the first: line {numbers[0]}) are in the training text too, so the scores may be "
+                "too high"
+            )
+    return problems

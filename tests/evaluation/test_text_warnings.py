@@ -14,8 +14,8 @@ from mt.data.eval_set import EvalSet
 from mt.evaluation import text_warnings
 from mt.evaluation.metrics import Scoring
 from mt.evaluation.text_warnings import (
-    describe_seen_sources,
     find_lowercased,
+    find_seen_source_problems,
     find_seen_sources,
     find_tokenized,
     is_lowercased,
@@ -123,8 +123,8 @@ def test_sources_in_the_training_text_are_found_after_normalization(tmp_path: Pa
     sources = ["a dog", "a bird", "cafe\u0301", "", "a cat"]
     sets = [EvalSet("test", sources, [sources]), EvalSet("other", ["x"], [["x"]])]
     assert find_seen_sources(sets, data) == [[1, 3], []]
-    message = describe_seen_sources(sets[0], [1, 3])
-    assert "test: 2 of 5 sources (40.0%; the first: line 1)" in message
+    (problem,) = find_seen_source_problems(sets, data)
+    assert "test: 2 of 5 sources (40.0%; the first: line 1)" in problem
 
 
 def test_nothing_is_said_when_the_training_text_is_gone_or_large(
@@ -134,9 +134,9 @@ def test_nothing_is_said_when_the_training_text_is_gone_or_large(
     data = write_training_text(tmp_path, ["a dog"])
     sets = [EvalSet("test", ["a dog"], [["a dog"]])]
     monkeypatch.setattr(text_warnings, "MAX_SEARCHED_BYTES", 5)
-    assert find_seen_sources(sets, data) is None
+    assert find_seen_sources(sets, data) == []
     monkeypatch.undo()
     assert find_seen_sources(sets, data) == [[1]]
     (tmp_path / "train.aa").unlink()
-    assert find_seen_sources(sets, data) is None
+    assert find_seen_sources(sets, data) == []
     assert caplog.text == ""

@@ -280,3 +280,12 @@ def test_compare_needs_two_runs(run_dir: Path) -> None:
     ended = mt("compare", run_dir)
     assert ended.code == 2
     assert "two runs" in ended.err
+
+
+def test_file_needs_a_single_set(run_dir: Path, tmp_path: Path) -> None:
+    hyp = tmp_path / "hyp"
+    hyp.write_text("x\n", encoding="utf-8")
+    ended = mt("evaluate", run_dir, "--hyp", hyp)
+    assert ended.code == 1
+    assert "test, other" in ended.err
+    assert "--src" in ended.err

@@ -191,6 +191,10 @@ def test_validation_set_is_scored_without_test_sets(run_dir: Path) -> None:
     assert f"BLEU {evaluated['valid']['BLEU']['score']:.2f} on valid" in text
 
 
+def test_sources_in_the_training_text_are_reported(report: ReportAndScores) -> None:
+    assert "test: 39 of 40 sources (97.5%; the first: line 1)" in report.text
+
+
 def test_unreadable_test_set_is_named_and_skipped(run_dir: Path) -> None:
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("/test\n", "/gone\n"))
