@@ -80,7 +80,10 @@ def find_lowercased(name: str, sides: Mapping[str, Sequence[str]], scoring: Scor
     lowercased = [side for side, lines in sides.items() if is_lowercased(lines)]
     if not lowercased:
         return None
-    remedy = "give --lowercase, so that the signature says that case is ignored"
+    remedy = (
+        "use --lowercase, or evaluation.lowercase in a config, so that the signature says that "
+        "case is ignored"
+    )
     if len(lowercased) < len(sides):
         remedy += ", and the case of the other text does not count as an error"
     return f"{name}: the {' and '.join(lowercased)} have no capital letters; {remedy}"
