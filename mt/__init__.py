@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from mt.config.load import load_config
     from mt.config.schema import Config
     from mt.decoding.attention import SentenceAttention
+    from mt.decoding.rerank import MinimumBayesRisk
     from mt.decoding.sampling import SamplingOptions
     from mt.decoding.scoring import PairScore
     from mt.decoding.translator import Translation, Translator
     from mt.errors import MtError
     from mt.evaluation.evaluate import evaluate
+    from mt.evaluation.utility import ChrfUtility
     from mt.training.api import TrainingResult, train
     from mt.training.metrics_log import (
         FinalRecord,
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 __all__ = [
+    "ChrfUtility",
     "Config",
     "FinalRecord",
     "IncidentRecord",
+    "MinimumBayesRisk",
     "MtError",
     "PairScore",
     "PlanRecord",
@@ -54,9 +58,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ChrfUtility": "mt.evaluation.utility",
     "Config": "mt.config.schema",
     "FinalRecord": "mt.training.metrics_log",
     "IncidentRecord": "mt.training.metrics_log",
+    "MinimumBayesRisk": "mt.decoding.rerank",
     "MtError": "mt.errors",
     "PairScore": "mt.decoding.scoring",
     "PlanRecord": "mt.training.metrics_log",

@@ -165,11 +165,20 @@ class Experiment:
         return model
 
     def translator(
-        self, checkpoint: str = "best", *, device: str = "auto", beam_size: int | None = None
+        self,
+        checkpoint: str = "best",
+        *,
+        device: str = "auto",
+        beam_size: int | None = None,
+        ensemble_with: Sequence[str | Path] = (),
     ) -> Translator:
         """Return the translator of a checkpoint of this run (see `Translator.load`)."""
         return Translator.load(
-            self.run_dir.path, checkpoint=checkpoint, device=device, beam_size=beam_size
+            self.run_dir.path,
+            ensemble_with=ensemble_with,
+            checkpoint=checkpoint,
+            device=device,
+            beam_size=beam_size,
         )
 
     def _make_tokenizer(

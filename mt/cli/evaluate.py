@@ -12,6 +12,7 @@ from mt.cli.options import (
     BeamOption,
     CheckpointOption,
     DeviceOption,
+    EnsembleOption,
     JsonOption,
     QuietOption,
     VerboseOption,
@@ -83,6 +84,7 @@ def evaluate(
         ),
     ] = None,
     json: JsonOption = False,
+    ensemble_with: EnsembleOption = None,
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
@@ -97,6 +99,8 @@ def evaluate(
     run_dirs = run_dirs or []
     hyps = hyp or []
     _check_combination(run_dirs, src=src, ref=ref, hyps=hyps, lang=lang, by_length=by_length)
+    if ensemble_with and len(run_dirs) != 1:
+        raise typer.BadParameter("goes with one RUN_DIR", param_hint="--with")
     from mt.cli.evaluate_progress import EvaluationBar
     from mt.evaluation.evaluate import translate_sets
     from mt.evaluation.metrics import DEFAULT_METRICS
@@ -108,6 +112,7 @@ def evaluate(
             src=src,
             refs=ref or [],
             tgt_lang=lang,
+            ensemble_with=ensemble_with or [],
             checkpoint=checkpoint,
             device=device,
             beam_size=beam_size,

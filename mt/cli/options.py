@@ -8,6 +8,7 @@ import typer
 from mt.cli.logs import configure_logging
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def _set_quiet(value: bool) -> bool:
@@ -52,6 +53,15 @@ CheckpointOption = Annotated[
 BeamOption = Annotated[
     int | None,
     typer.Option(min=1, max=1000, help="beam size; 1 is greedy  [default: the config's]"),
+]
+EnsembleOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        metavar="RUN_DIR",
+        help="another run, which computes together with the first (an ensemble); "
+        "may be given again",
+    ),
 ]
 InputOption = Annotated[
     Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")

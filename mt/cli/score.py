@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mt.cli.options import (
     CheckpointOption,
     DeviceOption,
+    EnsembleOption,
     OutputOption,
     QuietOption,
     RunDirArgument,
@@ -29,6 +30,7 @@ def score(
     src: Annotated[Path, typer.Option(help="file of sentences")],
     tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
     output: OutputOption = None,
+    ensemble_with: EnsembleOption = None,
     jsonl: Annotated[
         bool,
         typer.Option("--jsonl", help="print a JSON object a line, with the score of each token"),
@@ -49,7 +51,9 @@ def score(
     from mt.decoding.scoring import score_pairs
     from mt.decoding.translator import Translator
 
-    translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
+    translator = Translator.load(
+        run_dir, ensemble_with=ensemble_with or (), checkpoint=checkpoint, device=device
+    )
     scores = score_pairs(translator, read_parallel(src, tgt))
     format_score = json_line if jsonl else plain_line
     with_bar = output is not None and sys.stderr.isatty()

@@ -15,11 +15,25 @@ from mt.cli.options import (
     BeamOption,
     CheckpointOption,
     DeviceOption,
+    EnsembleOption,
     InputOption,
     OutputOption,
+    Precision,
     QuietOption,
     RunDirArgument,
     VerboseOption,
+)
+from mt.cli.sampling_options import (
+    EpsilonOption,
+    MbrOption,
+    SampleOption,
+    SeedOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    UtilityOption,
+    make_mbr,
+    make_sampling,
 )
 from mt.cli.streams import write_lines
 from mt.cli.text_input import (
@@ -49,6 +63,7 @@ def translate(
     ] = None,
     source: InputOption = None,
     output: OutputOption = None,
+    ensemble_with: EnsembleOption = None,
     beam_size: BeamOption = None,
     length_penalty: Annotated[
         float | None,
@@ -61,6 +76,18 @@ def translate(
         typer.Option(
             min=1, max=1000, help="print the N best translations of each line, in Moses' format"
         ),
+    ] = None,
+    sample: SampleOption = False,
+    mbr: MbrOption = None,
+    utility: UtilityOption = None,
+    seed: SeedOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    epsilon: EpsilonOption = None,
+    target_prefix: Annotated[
+        Path | None,
+        typer.Option(help="file: the translation of line i begins with line i of it"),
     ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="print a JSON object per line, with scores")
@@ -86,6 +113,9 @@ def translate(
     ] = False,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="of matrix products; auto: the fast one of the device")
+    ] = "fp32",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -98,24 +128,36 @@ def translate(
     """
     if length_penalty is not None and math.isnan(length_penalty):
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
-    if n_best is not None and beam_size is not None and n_best > beam_size:
-        raise typer.BadParameter(
-            f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best"
-        )
     if texts and source is not None:
         raise typer.BadParameter("give either texts or --input", param_hint="--input")
+    _check_numbers(n_best=n_best, beam_size=beam_size, sample=sample, mbr=mbr)
+    sampling = make_sampling(
+        sample=sample,
+        mbr=mbr,
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        epsilon=epsilon,
+    )
     refuse_overwriting_input(source, output, written="its translation")
+    if target_prefix is not None:
+        refuse_overwriting_input(target_prefix, output, written="the translation")
 
     from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.translator import Translator
 
     translator = Translator.load(
         run_dir,
+        ensemble_with=ensemble_with or (),
         checkpoint=checkpoint,
         device=device,
+        precision=precision,
         beam_size=beam_size,
         length_penalty=length_penalty,
         exact=exact,
+        sampling=sampling,
+        mbr=make_mbr(run_dir, num_samples=mbr, utility=utility),
         split_lines=not no_split,
     )
     num_translations = n_best or 1
@@ -143,6 +185,7 @@ def translate(
             n_best=num_translations,
             alignments=alignments,
             one_by_one=input_is_terminal,
+            target_prefixes=_read_target_prefixes(target_prefix),
         )
         write_lines(formatted, output, at_once=output is None)
 
@@ -156,6 +199,7 @@ def translate_lines(
     n_best: int,
     alignments: bool,
     one_by_one: bool,
+    target_prefixes: Iterator[str] | None = None,
 ) -> Iterator[str]:
     """Yield what to print for each line, in order.
 
@@ -169,6 +213,7 @@ def translate_lines(
         n_best=n_best,
         chunk_size=1 if one_by_one else CHUNK_SIZE,
         is_line_waiting=text.is_line_waiting,
+        target_prefixes=target_prefixes,
     )
     number = 0
     for chunk in chunks:
@@ -179,6 +224,37 @@ def translate_lines(
             number += 1
             yield format_line(number, line, translations)
         progress.finish_chunk()
+
+
+def _check_numbers(
+    *, n_best: int | None, beam_size: int | None, sample: bool, mbr: int | None
+) -> None:
+    """Raise BadParameter for numbers of translations that do not fit together."""
+    if sample and mbr is not None:
+        raise typer.BadParameter("give either --sample or --mbr", param_hint="--mbr")
+    if beam_size is not None and (sample or mbr is not None):
+        raise typer.BadParameter(
+            "--sample and --mbr draw translations, without a beam", param_hint="--beam-size"
+        )
+    if n_best is None:
+        return
+    if beam_size is not None and n_best > beam_size:
+        raise typer.BadParameter(
+            f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best"
+        )
+    if mbr is not None and n_best > mbr:
+        raise typer.BadParameter(
+            f"{n_best} translations need --mbr {n_best} at least", param_hint="--n-best"
+        )
+
+
+def _read_target_prefixes(path: Path | None) -> Iterator[str] | None:
+    """Return the lines of a file, or None without one. Reading them raises DataError."""
+    if path is None:
+        return None
+    from mt.data.text import read_lines
+
+    return read_lines(path, may_be_empty=True)
 
 
 def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":

@@ -4,6 +4,8 @@ from typing import Literal
 
 Normalization = Literal["nfc", "nfkc", "none"]
 
+MbrUtility = Literal["chrf", "bleu"]  # how alike two translations are
+
 # The tokenizers of sacreBLEU's BLEU, and "auto"; spm is an older name of flores101.
 BleuTokenizer = Literal[
     "auto",

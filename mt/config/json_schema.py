@@ -35,6 +35,7 @@ def config_json_schema() -> dict[str, Any]:
     }
     schema["properties"] = {"format_version": format_version, **schema["properties"]}
     _add_short_forms(schema["$defs"]["DataConfig"]["properties"])
+    _add_single_teacher(schema["$defs"]["TrainConfig"]["properties"])
     return {"$schema": DIALECT, **schema}
 
 
@@ -55,3 +56,12 @@ def _add_short_forms(data: dict[str, Any]) -> None:
         many_texts = {**data[key], "items": {"anyOf": one_text}}
         default = {"default": many_texts.pop("default")} if "default" in many_texts else {}
         data[key] = {"anyOf": [many_texts, *one_text], **default, **description}
+
+
+def _add_single_teacher(train: dict[str, Any]) -> None:
+    """Allow one path for a list of one, as in `teacher: runs/large`."""
+    teachers = train["teacher"]
+    description = teachers.pop("description")
+    default = teachers.pop("default")
+    forms = [teachers, teachers["items"]]
+    train["teacher"] = {"anyOf": forms, "default": default, "description": description}

@@ -302,14 +302,24 @@ class ModelConfig(Section):
     norm: Literal["pre", "post"] = setting(
         "pre", "layer normalization before each sublayer, or after it"
     )
-    activation: Literal["relu", "gelu"] = setting(
-        "relu", "activation function of the feed-forward layers"
+    norm_kind: Literal["layer_norm", "rms_norm"] = setting(
+        "layer_norm", "kind of these norms; rms_norm: without means and biases"
+    )
+    activation: Literal["relu", "gelu", "swiglu"] = setting(
+        "relu",
+        "activation function of the feed-forward layers; swiglu: with a gate, which is a third "
+        "matrix of d_model by d_ff",
     )
     dropout: Probability = setting(0.1, "dropout on the output of each sublayer")
     attention_dropout: Probability = setting(0.0, "dropout on attention weights")
     activation_dropout: Probability = setting(0.0, "dropout inside the feed-forward layers")
     embedding_dropout: Probability | None = setting(
         None, "dropout on embeddings; null: the value of dropout"
+    )
+    token_dropout: Probability = setting(
+        0.0,
+        "probability that training hides a token of the source or of the decoder's input: its "
+        "embedding is zero, its position stays",
     )
     tie_embeddings: Literal["all", "decoder", "none"] = setting(
         "all",
@@ -358,10 +368,28 @@ class ModelConfig(Section):
                 f"found {num_parameters:.0e}",
             )
 
+    @property
+    def num_feed_forward_weights(self) -> int:
+        """Return the number of weights in a feed-forward layer, without biases."""
+        num_matrices = 3 if self.activation == "swiglu" else 2
+        return num_matrices * self.d_model * self.d_ff
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether two passes over a batch differ in training."""
+        rates = (
+            self.dropout,
+            self.attention_dropout,
+            self.activation_dropout,
+            self.embedding_dropout or 0.0,
+            self.token_dropout,
+        )
+        return max(rates) > 0.0
+
     def _num_layer_parameters(self) -> int:
         """Return the number of weights in all layers, without biases and norms."""
         attention = 4 * self.d_model**2
-        feed_forward = 2 * self.d_model * self.d_ff
+        feed_forward = self.num_feed_forward_weights
         # The weights of a dense synthesizer for each position; there are none without max_length.
         positions = self.num_heads * (self.max_length or 0) * self.d_model
         encoder_layer = attention + positions + feed_forward
@@ -439,6 +467,22 @@ class TrainConfig(Section):
     label_smoothing: Probability = setting(
         0.1, "label smoothing: probability taken from the correct token and spread over all"
     )
+    r_drop: Factor = setting(
+        0.0,
+        "weight alpha of R-Drop: each batch is computed twice with different dropout, and a "
+        "difference between the two predictions adds to the loss; 5 in its paper; 0: off",
+    )
+    teacher: tuple[FilePath, ...] = setting(
+        (),
+        "run directory of a teacher with the same tokenizer, or a list of several: the model also "
+        "learns from their predicted probabilities (word-level distillation)",
+    )
+    teacher_checkpoint: Name = setting(
+        "best", "checkpoint of each teacher, such as best, last or average"
+    )
+    teacher_weight: Part = setting(
+        0.5, "weight of the teachers in the loss; the reference translations have the rest"
+    )
     max_steps: Count | None = setting(None, "stop after this many updates")
     max_epochs: Count | None = setting(None, "stop after this many epochs")
     max_minutes: Minutes | None = setting(
@@ -478,6 +522,14 @@ class TrainConfig(Section):
     )
     num_samples: CountOrZero = setting(3, "sample translations shown at each validation")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_one_teacher_as_list(cls, values: Any) -> Any:
+        """Allow `teacher: RUN_DIR` for a list of one."""
+        if not isinstance(values, dict) or not isinstance(values.get("teacher"), str):
+            return values
+        return values | {"teacher": (values["teacher"],)}
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             yield "max_steps", "wanted an end to training: max_steps, max_epochs or max_minutes"
@@ -485,6 +537,12 @@ class TrainConfig(Section):
             yield "freeze", "keeps the weights of another run: wanted init_from"
         if self.init_checkpoint != "best" and self.init_from is None:
             yield "init_checkpoint", "names a checkpoint of another run: wanted init_from"
+        for key in ("teacher_checkpoint", "teacher_weight"):
+            is_changed = getattr(self, key) != type(self).model_fields[key].default
+            if is_changed and not self.teacher:
+                yield key, "is for distillation: wanted teacher"
+        if self.teacher and self.r_drop > 0:
+            yield "r_drop", "cannot be combined with teacher: wanted one of them"
         if self.device == "cpu" and self.compile:
             yield "compile", "is slower on a cpu: wanted false, or device: cuda"
         if self.device == "cpu" and self.precision == "fp16":
@@ -530,6 +588,8 @@ class Config(Section):
                 "model.tie_embeddings",
                 "all shares one matrix, but tokenizer.joint is false: wanted decoder or none",
             )
+        if self.train.r_drop > 0 and not self.model.has_dropout:
+            yield "train.r_drop", "compares two passes with different dropout: wanted model.dropout"
         wanted = f"wanted data.max_length ({self.data.max_length}) or more"
         num_positions = self.model.max_length or 0
         if (

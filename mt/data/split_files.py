@@ -48,7 +48,7 @@ def _complete_pairs(text: ParallelText, on_bytes: OnBytes) -> Iterator[tuple[str
         else:
             yield unit
     if num_incomplete > 0:
-        logger.info(f"{text.name}: {num_incomplete:,} entries without one of the sides, left out")
+        logger.info(f"{text.name}: left out {num_incomplete:,} without one of the sides")
 
 
 def refuse_existing(path: Path) -> None:

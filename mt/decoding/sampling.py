@@ -17,13 +17,16 @@ class SamplingOptions:
 
     `temperature` divides the log-probabilities. Then only the `top_k` most probable tokens are
     kept, and of these the fewest that together have at least the probability `top_p` ("nucleus
-    sampling", Holtzman et al. 2020). The others are never drawn.
+    sampling", Holtzman et al. 2020). Of these, tokens with a probability below `epsilon` are left
+    out, but never the most probable one ("epsilon sampling", Hewitt et al. 2022). What is left out
+    is never drawn.
     """
 
     seed: int
     temperature: float = 1.0
     top_k: int | None = None  # None: all tokens
     top_p: float = 1.0
+    epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -34,6 +37,8 @@ class SamplingOptions:
             raise ValueError(f"wanted a top_k of at least 1, found {self.top_k}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"wanted a top_p above 0 and at most 1, found {self.top_p}")
+        if not 0.0 <= self.epsilon < 1.0:
+            raise ValueError(f"wanted an epsilon of at least 0 and below 1, found {self.epsilon}")
 
 
 class Sampling:
@@ -90,6 +95,10 @@ class Sampling:
             sum_before = descending.cumsum(2) - descending
             descending = descending.masked_fill(sum_before >= self.options.top_p, 0.0)
             probabilities = torch.zeros_like(probabilities).scatter(2, order, descending)
+        if self.options.epsilon > 0.0:
+            largest = probabilities.amax(2, keepdim=True)
+            threshold = largest.clamp(max=self.options.epsilon)
+            probabilities = probabilities.masked_fill(probabilities < threshold, 0.0)
         return probabilities
 
     def _draw(self, probabilities: Tensor, sentences: Sequence[int]) -> Tensor:

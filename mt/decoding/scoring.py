@@ -17,6 +17,7 @@ from torch import Tensor
 from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import is_blank, normalize
+from mt.decoding.ensemble import mean_log_probs
 from mt.decoding.translator import CHUNK_SIZE, Segment, Target, Translation, Translator
 from mt.device import oom_as_device_error
 from mt.errors import TrainingError
@@ -83,7 +84,7 @@ def score_segments(translator: Translator, segments: Sequence[Segment]) -> list[
     for batch in group_by_length(lengths, batch_tokens=translator.search.batch_tokens):
         targets = [segments[index].tgt for index in batch]
         log_probs = target_log_probs(
-            translator.model,
+            translator.models,
             src=translator.pad([segments[index].src for index in batch]),
             tgt_in=translator.pad([[tokenizer.bos_id, *tgt[:-1]] for tgt in targets]),
             tgt_out=translator.pad(targets),
@@ -103,20 +104,27 @@ def score_segments(translator: Translator, segments: Sequence[Segment]) -> list[
 
 
 @torch.inference_mode()
-def target_log_probs(model: Transformer, *, src: Tensor, tgt_in: Tensor, tgt_out: Tensor) -> Tensor:
+def target_log_probs(
+    models: Sequence[Transformer], *, src: Tensor, tgt_in: Tensor, tgt_out: Tensor
+) -> Tensor:
     """Return the log-probability of each token of `tgt_out`: float32 (batch, tgt_length).
 
     All three tensors are padded ids, long (batch, length). Position i of `tgt_in` is the token
-    before position i of `tgt_out`. The values at padding mean nothing.
+    before position i of `tgt_out`. The values at padding mean nothing. Several models are an
+    ensemble.
     """
-    states = model(src, tgt_in).flatten(0, 1)  # (batch * tgt_length, d_model)
+    # Of each model: (batch * tgt_length, d_model)
+    states = [model(src, tgt_in).flatten(0, 1) for model in models]
     targets = tgt_out.flatten()[:, None]
-    chunk_size = max(1, CHUNK_LOGITS // len(model.output_weight))  # tokens
+    chunk_size = max(1, CHUNK_LOGITS // len(models[0].output_weight))  # tokens
     chunks = []
-    for start in range(0, len(states), chunk_size):
+    for start in range(0, len(targets), chunk_size):
         chunk = slice(start, start + chunk_size)
-        log_probs = model.logits(states[chunk]).float().log_softmax(dim=-1)
-        chunks.append(log_probs.gather(1, targets[chunk]))
+        log_probs = [
+            model.logits(own_states[chunk]).float().log_softmax(dim=-1).gather(1, targets[chunk])
+            for model, own_states in zip(models, states, strict=True)
+        ]
+        chunks.append(mean_log_probs(log_probs))
     return torch.cat(chunks).view(tgt_out.shape)
 
 
@@ -139,8 +147,8 @@ def _segments(
     src_ids = [*prefix, *src_ids]
     num_tokens = max(len(src_ids), len(tgt_ids))
     limit = LONGEST_FACTOR * translator.max_length
-    if translator.model.max_length is not None:
-        limit = translator.model.max_length
+    if translator.max_positions is not None:
+        limit = translator.max_positions
     if num_tokens > limit:
         logger.warning(f"line {number}: {num_tokens:,} tokens, over {limit:,}: not scored")
         return None

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
@@ -20,18 +21,20 @@ from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
-from mt.data.normalization import Normalizer, describe_characters, is_blank
+from mt.data.normalization import Normalizer, describe_characters, is_blank, normalize
 from mt.data.sentences import Cut, middle_cut, sentence_cuts, separator
 from mt.data.source_stats import SourceStats
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
+from mt.decoding.ensemble import EnsembleState, EnsembleStep
+from mt.decoding.rerank import MinimumBayesRisk
 from mt.decoding.sampling import Sampling, SamplingOptions
 from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
-from mt.device import DTYPES, find_device, oom_as_device_error
-from mt.errors import TrainingError
-from mt.model.kv_cache import KVCache
+from mt.decoding.target_prefix import PrefixState, PrefixStep
+from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
+from mt.errors import CheckpointError, DataError, RunDirError, TrainingError
 from mt.model.transformer import Memory, Transformer
-from mt.storage.checkpoint import find_checkpoint, load_weights
+from mt.storage.checkpoint import META, find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
 
 # The modules behind `score`, `align` and `attention` use the translator, so they are imported when
@@ -80,6 +83,7 @@ class TextPart(NamedTuple):
     start: int  # where it begins in the text
     text: str
     src_ids: list[int]
+    target_prefix: tuple[int, ...] = ()  # tokens that its translation begins with
 
 
 class Translation(NamedTuple):
@@ -90,7 +94,9 @@ class Translation(NamedTuple):
     """
 
     text: str
-    score: float  # what translations are sorted by: log_prob, normalised by length
+    # What translations are sorted by: log_prob, normalised by length, or with minimum Bayes risk
+    # the mean utility.
+    score: float
     log_prob: float  # of all tokens, by the model
     segments: tuple[Segment, ...] = ()
     alignment: Alignment | None = None  # None: not computed
@@ -128,7 +134,7 @@ OnProgress = Callable[[TranslationProgress], None]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Translator:
-    """Translates texts with a trained model.
+    """Translates texts with a trained model, or with several as an ensemble.
 
     The translation of a text does not depend on the other texts of the same call, except for
     near-ties: the shape of a batch changes the last bits of a sum, and this may change the order of
@@ -143,7 +149,11 @@ class Translator:
     search: SearchConfig
     max_length: int  # of a source segment in tokens, eos included, as in training
     normalization: Normalization = "none"
+    # The other models of an ensemble, with the same tokenizers. Alignments and attention are those
+    # of `model` alone.
+    more_models: tuple[Transformer, ...] = ()
     sampling: SamplingOptions | None = None  # None: beam search
+    mbr: MinimumBayesRisk | None = None  # chooses among samples; None: take them as they are
     source_stats: SourceStats | None = None  # of the training text; None: unknown
     split_lines: bool = True  # False: split only texts of more than max_length tokens
     on_progress: OnProgress | None = None  # called after each batch of segments
@@ -151,14 +161,28 @@ class Translator:
     tgt_lang: str = "?"
 
     def __repr__(self) -> str:
-        num_parameters = sum(weight.numel() for weight in self.model.parameters())
+        num_parameters = sum(
+            weight.numel() for model in self.models for weight in model.parameters()
+        )
         weight = self.model.output_weight
         precisions = {dtype: precision for precision, dtype in DTYPES.items()}
         precision = precisions.get(self.model.compute_dtype, str(self.model.compute_dtype))
+        ensemble = f"{len(self.models)} models, " if self.more_models else ""
         return (
-            f"Translator({self.src_lang} -> {self.tgt_lang}, "
+            f"Translator({self.src_lang} -> {self.tgt_lang}, {ensemble}"
             f"{num_parameters / 1e6:.2f}M parameters, {weight.device.type}, {precision})"
         )
+
+    @property
+    def models(self) -> tuple[Transformer, ...]:
+        """All models of the ensemble, `model` first."""
+        return (self.model, *self.more_models)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The most tokens that all models have positions for; None: any number."""
+        limits = [model.max_length for model in self.models if model.max_length is not None]
+        return min(limits, default=None)
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -176,27 +200,40 @@ class Translator:
         cls,
         run_dir: str | Path,
         *,
+        ensemble_with: Sequence[str | Path] = (),
         checkpoint: str = "best",
         device: str = "auto",
+        precision: str = "fp32",
         beam_size: int | None = None,
         length_penalty: float | None = None,
         exact: bool = False,
         sampling: SamplingOptions | None = None,
+        mbr: MinimumBayesRisk | None = None,
         split_lines: bool = True,
     ) -> Self:
-        """Load the model of a run directory, in float32. Raises MtError when there is none.
+        """Load the model of a run directory. Raises MtError when there is none.
+
+        `ensemble_with` names further run directories with the same tokenizers: their models
+        translate together with the first (see mt/decoding/ensemble.py). Settings are those of the
+        first run, and `checkpoint` is the name of a checkpoint in each of them. `precision` is
+        "fp32", "bf16", "fp16" or "auto", as `train.precision` in a config.
 
         `beam_size` and `length_penalty` default to the values in the run's config. `exact` searches
         each text alone, so that no bit of a score depends on other texts. This is slower. With
-        `sampling`, the translator draws translations of each text instead of searching.
+        `sampling`, the translator draws translations of each text instead of searching. With `mbr`,
+        it chooses among such samples by minimum Bayes risk (see mt/decoding/rerank.py).
         Without `split_lines`, a text is translated as a whole if it has at most `data.max_length`
         tokens.
         """
+        if mbr is not None and sampling is None:
+            raise ValueError("mbr chooses among samples: wanted sampling too")
         run = open_run_dir(Path(run_dir))
         config = load_run_config(run.config_path)
         src_path, tgt_path = run.tokenizer_paths(config.tokenizer.joint)
         src_tokenizer = Tokenizer.load(src_path)
         tgt_tokenizer = Tokenizer.load(tgt_path)
+        torch_device = find_device(device)
+        dtype = find_dtype(precision, torch_device)
 
         # On the meta device, a model takes no memory. So a config that claims a huge model does no
         # harm: `load_weights` checks that the file has tensors of these shapes, and assigns them.
@@ -208,12 +245,13 @@ class Translator:
                 pad_id=src_tokenizer.pad_id,
             )
         load_weights(model, find_checkpoint(run.checkpoints_dir, checkpoint))
-        model = model.eval().to(find_device(device))
+        model = model.eval().to(torch_device)
+        model.compute_dtype = dtype
 
         search = _change_search(config.search, beam_size=beam_size, length_penalty=length_penalty)
         if exact:
             search = search.model_copy(update={"batch_tokens": 1})
-        return cls(
+        translator = cls(
             model,
             src_tokenizer,
             tgt_tokenizer,
@@ -221,11 +259,43 @@ class Translator:
             config.data.max_length,
             config.data.normalization,
             sampling=sampling,
+            mbr=mbr,
             source_stats=SourceStats.load(run.source_stats_path),
             split_lines=split_lines,
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
         )
+        if ensemble_with and (Path(checkpoint) / META).is_file():
+            raise CheckpointError(
+                f"{checkpoint}: wanted best, last or the name of a checkpoint in each run of the "
+                "ensemble, found a path"
+            )
+        others = [
+            cls.load(other_dir, checkpoint=checkpoint, device=device, precision=precision)
+            for other_dir in ensemble_with
+        ]
+        for other_dir, other in zip(ensemble_with, others, strict=True):
+            translator._require_same_tokens(other, other_dir)
+        return replace(translator, more_models=tuple(other.model for other in others))
+
+    def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
+        """Raise RunDirError, which names the other run, if its model has other tokens."""
+        facts = {
+            "languages": (self._languages, other._languages),
+            "source tokenizer": (self.src_tokenizer.digest, other.src_tokenizer.digest),
+            "target tokenizer": (self.tgt_tokenizer.digest, other.tgt_tokenizer.digest),
+            "data.normalization": (self.normalization, other.normalization),
+        }
+        for name, (own, others) in facts.items():
+            if own != others:
+                raise RunDirError(
+                    f"{run_dir}: cannot join the ensemble: wanted the {name} of the first run, "
+                    f"{own:.20}, found {others:.20}"
+                )
+
+    @property
+    def _languages(self) -> str:
+        return f"{self.src_lang} -> {self.tgt_lang}"
 
     # A str is also a Sequence[str]; mypy takes the first overload that fits.
     @overload
@@ -237,6 +307,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        target_prefix: str | None = None,
     ) -> str: ...
 
     @overload
@@ -248,6 +319,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        target_prefix: Sequence[str] | None = None,
     ) -> list[str]: ...
 
     def translate(
@@ -258,12 +330,19 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        target_prefix: str | Sequence[str] | None = None,
     ) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. An option that is None has the translator's own
         value. With `sampling`, the translation is drawn instead of searched. `prefix` holds ids of
         tags, such as a target language. Use the same tags as in training (see `split_text`).
+
+        The translation of a text begins with its `target_prefix`. Spaces at the end of the prefix
+        are ignored, and the model may continue its last word: a prefix that ends with a whole word
+        works best. A text with a prefix is translated as a whole if it has at most `max_length`
+        tokens; otherwise the prefix begins the translation of its first part. A list of texts takes
+        a list of prefixes; a blank prefix is none.
         """
         if isinstance(texts, str):
             return self.translate(
@@ -272,6 +351,7 @@ class Translator:
                 length_penalty=length_penalty,
                 sampling=sampling,
                 prefix=prefix,
+                target_prefix=_prefixes_of_one_text(target_prefix),
             )[0]
         n_best_lists = self.n_best(
             texts,
@@ -280,6 +360,7 @@ class Translator:
             length_penalty=length_penalty,
             sampling=sampling,
             prefix=prefix,
+            target_prefix=_prefixes_of_texts(texts, target_prefix),
         )
         return [translations[0].text for translations in n_best_lists]
 
@@ -293,6 +374,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        target_prefix: str | None = None,
     ) -> list[Translation]: ...
 
     @overload
@@ -305,6 +387,7 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        target_prefix: Sequence[str] | None = None,
     ) -> list[list[Translation]]: ...
 
     def n_best(
@@ -316,11 +399,13 @@ class Translator:
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
         prefix: Prefix = (),
+        target_prefix: str | Sequence[str] | None = None,
     ) -> list[Translation] | list[list[Translation]]:
         """Return up to `num_translations` translations of one text, or of each text, best first.
 
         The default is `beam_size`. All translations of a text are different. With sampling,
         exactly `num_translations` are drawn, and some can be equal; equal texts get equal samples.
+        With minimum Bayes risk, the best of `mbr.num_samples` samples are returned, all different.
         A text of several parts is translated part by part (see `split_text`). Its k-th translation
         joins the k-th translations of all parts. The other options are those of `translate`.
         """
@@ -332,8 +417,10 @@ class Translator:
         if num_translations < 1:
             raise ValueError(f"wanted num_translations of at least 1, found {num_translations}")
         if isinstance(texts, str):
-            return translator._n_best_lists([texts], num_translations, prefix)[0]
-        return translator._n_best_lists(texts, num_translations, prefix)
+            own_prefix = _prefixes_of_one_text(target_prefix)
+            return translator._n_best_lists([texts], num_translations, prefix, own_prefix)[0]
+        own_prefixes = _prefixes_of_texts(texts, target_prefix)
+        return translator._n_best_lists(texts, num_translations, prefix, own_prefixes)
 
     @overload
     def score(  # type: ignore[overload-overlap]
@@ -417,13 +504,29 @@ class Translator:
         return replace(self, search=search, sampling=sampling or self.sampling)
 
     def _n_best_lists(
-        self, texts: Sequence[str], num_translations: int, prefix: Prefix
+        self,
+        texts: Sequence[str],
+        num_translations: int,
+        prefix: Prefix,
+        target_prefixes: Sequence[str] | None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each text, best first."""
         texts = [self.src_normalizer(text) for text in texts]
-        parts_of_texts = [self.split_text(text, prefix=prefix) for text in texts]
-        all_segments = [part.src_ids for parts in parts_of_texts for part in parts]
-        translations = iter(self._translate_segments(all_segments, num_translations))
+        if target_prefixes is None:
+            parts_of_texts = [self.split_text(text, prefix=prefix) for text in texts]
+        else:
+            parts_of_texts = [
+                self._split_text_with_target(text, target_prefix, prefix=prefix)
+                for text, target_prefix in zip(texts, target_prefixes, strict=True)
+            ]
+        all_parts = [part for parts in parts_of_texts for part in parts]
+        translations = iter(
+            self._translate_segments(
+                [part.src_ids for part in all_parts],
+                num_translations,
+                target_prefixes=[part.target_prefix for part in all_parts],
+            )
+        )
         return [
             _join_translations(text, parts, [next(translations) for _ in parts])
             for text, parts in zip(texts, parts_of_texts, strict=True)
@@ -437,6 +540,7 @@ class Translator:
         chunk_size: int = CHUNK_SIZE,
         prefix: Prefix = (),
         is_line_waiting: Callable[[], bool] | None = None,
+        target_prefixes: Iterable[str] | None = None,
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
@@ -446,6 +550,9 @@ class Translator:
         bytes while it is translated, or 350 times if its sentences have a few letters each, and
         `read_lines` bounds that size. So memory is bounded whatever the text is. The number of
         lines that were split is logged at the end.
+
+        `target_prefixes` are read chunk by chunk too. Raises DataError if there are more or fewer
+        of them than lines.
         """
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
@@ -457,8 +564,14 @@ class Translator:
         chunks = chunked(
             lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
         )
+        prefixes = None if target_prefixes is None else iter(target_prefixes)
         for chunk in chunks:
-            translations = self.n_best(chunk, num_translations=n_best, prefix=prefix)
+            translations = self.n_best(
+                chunk,
+                num_translations=n_best,
+                prefix=prefix,
+                target_prefix=_next_prefixes(prefixes, len(chunk), num_lines_before=num_lines),
+            )
             for line_translations in translations:
                 num_lines += 1
                 num_segments = len(line_translations[0].segments)
@@ -471,6 +584,8 @@ class Translator:
                 if unseen:
                     num_unseen_lines += 1
             yield TranslatedChunk(chunk, translations)
+        if prefixes is not None and next(prefixes, None) is not None:
+            raise DataError(f"wanted one target prefix for each of {num_lines:,} lines, found more")
         if num_unseen_lines > 0:
             logger.warning(
                 f"{num_unseen_lines:,} of {num_lines:,} lines hold unseen characters, "
@@ -508,6 +623,33 @@ class Translator:
                 for start, end in zip(starts, ends, strict=True)
             ]
         return [part for sentence in sentences for part in self._short_parts(sentence, prefix)]
+
+    def _split_text_with_target(
+        self, text: str, target_prefix: str, *, prefix: Prefix
+    ) -> list[TextPart]:
+        """Return the parts of a text (see `split_text`), the first with its target prefix.
+
+        A text with a target prefix has one part, unless it is longer than `max_length` tokens.
+        Raises DataError for a target prefix that has a line break or no place in the model.
+        """
+        if is_blank(target_prefix):
+            return self.split_text(text, prefix=prefix)
+        if "\n" in target_prefix:
+            raise DataError(f"target prefix {target_prefix!r}: it has a line break")
+        normalized = normalize(target_prefix, self.normalization).rstrip()
+        (target_ids,) = self.tgt_tokenizer.encode([normalized])
+        target_ids = target_ids[:-1]  # without eos
+        limit = self.max_positions
+        if limit is not None and len(target_ids) >= limit:
+            raise DataError(
+                f"target prefix {target_prefix!r}: {len(target_ids)} tokens, wanted less than "
+                f"{limit} (model.max_length)"
+            )
+        parts = replace(self, split_lines=False).split_text(text, prefix=prefix)
+        if not parts:  # a blank text
+            return parts
+        first = parts[0]._replace(target_prefix=tuple(target_ids))
+        return [first, *parts[1:]]
 
     def _short_parts(self, part: TextPart, prefix: Prefix) -> list[TextPart]:
         """Return a part, or parts of it that are short enough."""
@@ -556,36 +698,65 @@ class Translator:
 
     @torch.inference_mode()
     def _translate_segments(
-        self, segments: Sequence[Sequence[int]], num_translations: int
+        self,
+        segments: Sequence[Sequence[int]],
+        num_translations: int,
+        *,
+        target_prefixes: Sequence[Sequence[int]],
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each segment of ids, best first.
+
+        Each begins with the target prefix of its segment.
 
         Several hypotheses can be encodings of one text. If fewer than `num_translations` different
         texts are found, the search is repeated with a larger beam. The best translation stays the
         same.
         """
         beam_size = self.search.beam_size
+        if self.mbr is not None:
+            beam_size = self.mbr.num_samples
+        elif self.sampling is not None:
+            beam_size = num_translations
+        found = self._search(
+            segments, beam_size, target_prefixes=target_prefixes, on_progress=self.on_progress
+        )
+        if self.mbr is not None:
+            return [self._rerank(samples)[:num_translations] for samples in found]
         if self.sampling is not None:
-            return self._search(segments, num_translations, on_progress=self.on_progress)
-        found = self._search(segments, beam_size, on_progress=self.on_progress)
+            return found
         found = [_merge_equal_texts(translations) for translations in found]
         for _ in range(MAX_WIDER_SEARCHES):
             short = [i for i in range(len(found)) if len(found[i]) < num_translations]
             beam_size *= 2
             if not short or beam_size > MAX_WIDER_BEAM_SIZE:
                 break
-            wider = self._search([segments[i] for i in short], beam_size)
+            wider = self._search(
+                [segments[i] for i in short],
+                beam_size,
+                target_prefixes=[target_prefixes[i] for i in short],
+            )
             for i, more in zip(short, wider, strict=True):
                 best = found[i][0]
                 others = [translation for translation in more if translation.score <= best.score]
                 found[i] = _merge_equal_texts([*found[i], *others])
         return [translations[:num_translations] for translations in found]
 
+    def _rerank(self, samples: Sequence[Translation]) -> list[Translation]:
+        """Return the different samples of one segment, those with the least risk first.
+
+        Their scores are their mean utilities.
+        """
+        assert self.mbr is not None
+        most_probable = {sample.text: sample for sample in _merge_equal_texts(samples)}
+        ranked = self.mbr.rank([sample.text for sample in samples])
+        return [most_probable[text]._replace(score=utility) for text, utility in ranked]
+
     def _search(
         self,
         segments: Sequence[Sequence[int]],
         beam_size: int,
         *,
+        target_prefixes: Sequence[Sequence[int]],
         on_progress: OnProgress | None = None,
     ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
@@ -598,7 +769,11 @@ class Translator:
         num_segments = 0
         num_tokens = 0
         for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
-            results = self._search_batch([segments[index] for index in batch], beam_size)
+            results = self._search_batch(
+                [segments[index] for index in batch],
+                beam_size,
+                target_prefixes=[target_prefixes[index] for index in batch],
+            )
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
             num_segments += len(batch)
@@ -635,48 +810,56 @@ class Translator:
         "to translate: wanted a smaller beam, or search.batch_tokens in the config"
     )
     def _search_batch(
-        self, segments: Sequence[Sequence[int]], beam_size: int
+        self,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        target_prefixes: Sequence[Sequence[int]],
     ) -> list[list[Hypothesis]]:
         """Return the hypotheses of each segment of source ids, searched as one batch."""
-        model = self.model
-
-        def step(tokens: Tensor, cache: KVCache) -> Tensor:
-            states = model.decode(tokens.reshape(-1, 1), cache)  # (batch * beam, 1, d_model)
-            log_probs = model.logits(states[:, 0]).float().log_softmax(dim=-1)
-            return log_probs.view(*tokens.shape, -1)
-
         strategy: Strategy
         if self.sampling is None:
             strategy = BeamSearch(beam_size)
         else:
             strategy = Sampling(self.sampling, num_samples=beam_size, sources=segments)
-        options = GenerationOptions(
-            length_penalty=self.search.length_penalty,
-            max_lengths=self._max_lengths(segments),
-            forbidden_ids=self.tgt_tokenizer.forbidden_ids,
-        )
+        caches = [model.start(self._encode(model, segments)) for model in self.models]
         return generate(
-            step,
-            model.start(self._encode(segments)),
+            PrefixStep(EnsembleStep(self.models)),
+            PrefixState(EnsembleState(caches), target_prefixes),
             len(segments),
             strategy=strategy,
             bos_id=self.tgt_tokenizer.bos_id,
             eos_id=self.tgt_tokenizer.eos_id,
-            options=options,
+            options=GenerationOptions(
+                length_penalty=self.search.length_penalty,
+                max_lengths=self._max_lengths(segments, target_prefixes),
+                forbidden_ids=self.tgt_tokenizer.forbidden_ids,
+            ),
         )
 
-    def _max_lengths(self, segments: Sequence[Sequence[int]]) -> Tensor:
-        """Return how many tokens the translation of each segment may have, eos included."""
+    def _max_lengths(
+        self, segments: Sequence[Sequence[int]], target_prefixes: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return how many tokens the translation of each segment may have, eos included.
+
+        After a target prefix that is longer than this, there is room for `max_length_offset` tokens
+        and eos.
+        """
         factor = self.search.max_length_factor
         offset = self.search.max_length_offset
-        max_lengths = [math.ceil(factor * len(segment)) + offset for segment in segments]
-        limit = self.model.max_length
-        if limit is not None:
-            max_lengths = [min(length, limit) for length in max_lengths]
+        limit = self.max_positions
+        max_lengths = []
+        for segment, target_prefix in zip(segments, target_prefixes, strict=True):
+            length = math.ceil(factor * len(segment)) + offset
+            if len(target_prefix) >= length:
+                length = len(target_prefix) + offset + 1
+            if limit is not None:
+                length = min(length, limit)
+            max_lengths.append(length)
         return torch.tensor(max_lengths, device=self.model.output_weight.device)
 
-    def _encode(self, segments: Sequence[Sequence[int]]) -> Memory:
-        """Encode segments of source ids.
+    def _encode(self, model: Transformer, segments: Sequence[Sequence[int]]) -> Memory:
+        """Encode segments of source ids by one of the models.
 
         A CPU encodes a few at a time. Neighbours have similar lengths, so this computes less
         padding.
@@ -688,7 +871,7 @@ class Translator:
         states = []
         masks = []
         for start in range(0, len(segments), batch_size):
-            memory = self.model.encode(self.pad(segments[start : start + batch_size]))
+            memory = model.encode(self.pad(segments[start : start + batch_size]))
             num_padding = longest - memory.mask.size(3)
             states.append(F.pad(memory.states, (0, 0, 0, num_padding)))
             masks.append(F.pad(memory.mask, (0, num_padding)))
@@ -707,6 +890,44 @@ def _change_search(
     if length_penalty is not None:
         changes["length_penalty"] = length_penalty
     return search.model_copy(update=changes)
+
+
+def _prefixes_of_one_text(target_prefix: str | Sequence[str] | None) -> list[str] | None:
+    """Return the target prefix of a single text as a list. Raises TypeError for a list."""
+    if target_prefix is None:
+        return None
+    if isinstance(target_prefix, str):
+        return [target_prefix]
+    raise TypeError("wanted one target_prefix for one text, found a list")
+
+
+def _prefixes_of_texts(
+    texts: Sequence[str], target_prefixes: str | Sequence[str] | None
+) -> Sequence[str] | None:
+    """Return the target prefixes of a list of texts. Raises ValueError if their number differs."""
+    if target_prefixes is None:
+        return None
+    if isinstance(target_prefixes, str):
+        raise TypeError("wanted a list of target prefixes for a list of texts, found one")
+    if len(target_prefixes) != len(texts):
+        raise ValueError(
+            f"wanted one target_prefix for each text, found {len(texts)} texts and "
+            f"{len(target_prefixes)} prefixes"
+        )
+    return target_prefixes
+
+
+def _next_prefixes(
+    prefixes: Iterator[str] | None, count: int, *, num_lines_before: int
+) -> list[str] | None:
+    """Return the target prefixes of the next `count` lines. Raises DataError if there are fewer."""
+    if prefixes is None:
+        return None
+    found = list(islice(prefixes, count))
+    if len(found) < count:
+        line = num_lines_before + len(found) + 1
+        raise DataError(f"line {line:,}: wanted a target prefix for each line, found no more")
+    return found
 
 
 def _single_target(tgt: Target | Sequence[Target]) -> Target:

@@ -73,6 +73,7 @@ def evaluate(
     *,
     src: str | Path | None = None,
     refs: Sequence[str | Path] = (),
+    ensemble_with: Sequence[str | Path] = (),
     checkpoint: str = "best",
     device: str = "auto",
     beam_size: int | None = None,
@@ -85,13 +86,15 @@ def evaluate(
 
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
     of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
-    default to the values in the run's config. `metrics` are "bleu", "chrf", "chrf++" and "ter".
-    `on_progress` is called at the start of each set and after each batch of its translation.
+    default to the values in the run's config. `ensemble_with` names further runs, which translate
+    together with the first (see `Translator.load`). `metrics` are "bleu", "chrf", "chrf++" and
+    "ter". `on_progress` is called at the start of each set and after each batch of its translation.
     """
     translated = translate_sets(
         [run_dir],
         src=src,
         refs=refs,
+        ensemble_with=ensemble_with,
         checkpoint=checkpoint,
         device=device,
         beam_size=beam_size,
@@ -112,6 +115,7 @@ def translate_sets(
     src: str | Path | None = None,
     refs: Sequence[str | Path] = (),
     tgt_lang: str = "",
+    ensemble_with: Sequence[str | Path] = (),
     checkpoint: str = "best",
     device: str = "auto",
     beam_size: int | None = None,
@@ -124,6 +128,7 @@ def translate_sets(
     The set is the file `src` with its references `refs`; without `src`, the sets are those of the
     first run's config (see `evaluate`). Files of translations (`hyps`) need a single set; without
     runs, they need only its references. `tgt_lang` is their language, where there is no run.
+    `ensemble_with` names runs that translate together with each run (see `Translator.load`).
     """
     if isinstance(refs, str):
         raise TypeError("evaluation takes a list of references, not a single str")
@@ -135,11 +140,14 @@ def translate_sets(
     has_sources = bool(experiments) or src is not None
     sets = [TranslatedSet(eval_set, [], has_sources) for eval_set in eval_sets]
     for number, experiment in enumerate(experiments):
-        translator = experiment.translator(checkpoint, device=device, beam_size=beam_size)
+        translator = experiment.translator(
+            checkpoint, device=device, beam_size=beam_size, ensemble_with=ensemble_with
+        )
+        system = " + ".join(str(path) for path in (run_dirs[number], *ensemble_with))
         for set_number, item in enumerate(sets):
             progress = _start_progress(experiments, number, sets, set_number)
             lines = _translate_set(translator, item.eval_set, progress, on_progress)
-            item.outputs.append(SystemOutput(str(run_dirs[number]), lines))
+            item.outputs.append(SystemOutput(system, lines))
     for item in sets:
         item.outputs.extend(read_outputs)
         warnings += _find_output_problems(item, scoring)

@@ -18,6 +18,8 @@ from mt.config.schema import Config, ModelConfig
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
+from mt.model.feed_forward import GATED_ACTIVATIONS
+from mt.model.layers import NORM_EPSILON, RMSNorm
 from mt.model.positions import sinusoids
 from mt.model.transformer import Transformer
 from mt.storage.atomic import atomic_directory
@@ -45,6 +47,11 @@ DECODER_LAYER_MODULES = FEED_FORWARD_MODULES | {
     "attention/linear_0": ["cross_attention.query"],
     "attention/linear_1": ["cross_attention.key_value"],
     "attention/linear_2": ["cross_attention.output"],
+}
+# They replace and extend the above where the feed-forward layers have a gate.
+GATED_FEED_FORWARD_MODULES = {
+    "ffn/linear_0": ["feed_forward.gate"],
+    "ffn/linear_0_noact": ["feed_forward.inner"],
 }
 
 # CTranslate2's names of ids 0 to 3. It does not use the names in the tokenizer.
@@ -113,15 +120,21 @@ def _make_spec(translator: Translator, config: Config) -> Any:
     activations = {
         "relu": specs.common_spec.Activation.RELU,
         "gelu": specs.common_spec.Activation.GELU,
+        "swiglu": specs.common_spec.Activation.SWISH,
     }
     shape = config.model
+    has_gates = shape.activation in GATED_ACTIVATIONS
     spec = specs.TransformerSpec.from_config(
         (shape.num_encoder_layers, shape.num_decoder_layers),
         shape.num_heads,
         pre_norm=shape.norm == "pre",
         activation=activations[shape.activation],
+        ffn_glu=has_gates,
+        rms_norm=shape.norm_kind == "rms_norm",
     )
     spec.config.add_source_eos = True  # CTranslate2 begins targets with <s> by default
+    # CTranslate2's default depends on the kind of norm.
+    spec.config.layer_norm_epsilon = NORM_EPSILON
     spec.register_source_vocabulary(_pieces(translator.src_tokenizer))
     spec.register_target_vocabulary(_pieces(translator.tgt_tokenizer))
 
@@ -130,8 +143,11 @@ def _make_spec(translator: Translator, config: Config) -> Any:
     positions = sinusoids(torch.arange(_num_positions(config)), shape.d_model)
     spec.encoder.position_encodings.encodings = positions
     spec.decoder.position_encodings.encodings = positions
-    _copy_layers(spec.encoder, model.encoder_layers, ENCODER_LAYER_MODULES, specs)
-    _copy_layers(spec.decoder, model.decoder_layers, DECODER_LAYER_MODULES, specs)
+    gate_modules = GATED_FEED_FORWARD_MODULES if has_gates else {}
+    encoder_modules = ENCODER_LAYER_MODULES | gate_modules
+    decoder_modules = DECODER_LAYER_MODULES | gate_modules
+    _copy_layers(spec.encoder, model.encoder_layers, encoder_modules, specs)
+    _copy_layers(spec.decoder, model.decoder_layers, decoder_modules, specs)
     _copy_final_norms(spec, model, shape)
     spec.validate()
     return spec
@@ -194,7 +210,8 @@ def _copy_weights(target: Any, modules: list[nn.Module]) -> None:
     weight_name = "gamma" if is_norm else "weight"
     bias_name = "beta" if is_norm else "bias"
     setattr(target, weight_name, _concatenate(modules, "weight"))
-    setattr(target, bias_name, _concatenate(modules, "bias"))
+    if not isinstance(modules[0], RMSNorm):
+        setattr(target, bias_name, _concatenate(modules, "bias"))
 
 
 def _concatenate(modules: list[nn.Module], parameter: str) -> torch.Tensor:

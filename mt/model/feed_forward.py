@@ -1,4 +1,4 @@
-"""Feed-forward layer of the Transformer."""
+"""Feed-forward layers of the Transformer, with and without a gate."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from mt.kernels.feed_forward import feed_forward
 from mt.model.layers import Dropout, Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+GATED_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu}
 
 
 class FeedForward(nn.Module):
@@ -37,3 +38,34 @@ class FeedForward(nn.Module):
             activation=self.activation,
             dropout=self.dropout.rate,
         )
+
+
+class GatedFeedForward(nn.Module):
+    """Feed-forward layer in which a second inner layer is a gate (Shazeer 2020).
+
+    With V and c the parameters of `gate`, and the others as in `FeedForward`:
+
+        W_2 dropout(activation(V x + c) * (W_1 x + b_1)) + b_2
+
+    In SwiGLU, the activation is x * sigmoid(x). The paper has no biases.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.d_model, config.d_ff)
+        self.inner = Linear(config.d_model, config.d_ff)
+        self.outer = Linear(config.d_ff, config.d_model)
+        self.activation = GATED_ACTIVATIONS[config.activation]
+        self.dropout = Dropout(config.activation_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.gate(x)) * self.inner(x)  # (rows, length, d_ff)
+        output: Tensor = self.outer(self.dropout(hidden))
+        return output
+
+
+def build_feed_forward(config: ModelConfig) -> FeedForward | GatedFeedForward:
+    """Return the layer for `model.activation`."""
+    if config.activation in GATED_ACTIVATIONS:
+        return GatedFeedForward(config)
+    return FeedForward(config)

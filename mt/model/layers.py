@@ -1,9 +1,14 @@
 """Layers that the parts of the Transformer share."""
 
+import torch
 from torch import Tensor, nn
 
 from mt.kernels.dropout import apply_dropout
 from mt.kernels.linear import linear
+from mt.kernels.rms_norm import rms_norm
+
+# Added to the mean of squares in a norm. It is also PyTorch's default for LayerNorm.
+NORM_EPSILON = 1e-5
 
 
 class Linear(nn.Linear):
@@ -14,6 +19,27 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """Norm that divides each vector by its root mean square (Zhang and Sennrich 2019).
+
+    Unlike LayerNorm, it subtracts no mean and adds no bias.
+    """
+
+    def __init__(self, d_model: int, eps: float = NORM_EPSILON) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, epsilon=self.eps)
+
+
+NORM_KINDS: dict[str, type[nn.LayerNorm | RMSNorm]] = {
+    "layer_norm": nn.LayerNorm,
+    "rms_norm": RMSNorm,
+}
 
 
 class Dropout(nn.Module):
@@ -30,3 +56,13 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_dropout(x, self.rate)
+
+
+def drop_tokens(x: Tensor, p: float) -> Tensor:
+    """Set the embedding of each token to zero with probability `p`; `x` is (..., d_model).
+
+    This is the token cutoff of Shen et al. (2020). The other embeddings are not scaled up: a model
+    that translates sees embeddings of the same size.
+    """
+    is_kept = torch.rand(x.shape[:-1], device=x.device) >= p
+    return x * is_kept[..., None]

@@ -17,9 +17,9 @@ from mt.config.schema import ModelConfig
 from mt.errors import DataError
 from mt.kernels.linear import linear
 from mt.model.attention import ATTENTION_KINDS
-from mt.model.feed_forward import FeedForward
+from mt.model.feed_forward import build_feed_forward
 from mt.model.kv_cache import AttentionMasks, KeysValues, KVCache
-from mt.model.layers import Dropout, Linear
+from mt.model.layers import NORM_KINDS, Dropout, Linear, drop_tokens
 from mt.model.positions import sinusoids
 
 # The name of the embedding matrix for each role. Roles with the same name share one parameter.
@@ -38,7 +38,7 @@ class Memory(NamedTuple):
 
 
 class Residual(nn.Module):
-    """Residual connection with layer normalisation: x + dropout(sublayer(x)).
+    """Residual connection with a norm: x + dropout(sublayer(x)).
 
     Pre-norm normalises the input of the sublayer (Xiong et al. 2020), post-norm the sum. Norm and
     sum are float32; the sublayer computes in `compute_dtype`.
@@ -46,7 +46,7 @@ class Residual(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.d_model)
+        self.norm = NORM_KINDS[config.norm_kind](config.d_model)
         self.dropout = Dropout(config.dropout)
         self.norm_first = config.norm == "pre"
         self.compute_dtype = torch.float32
@@ -64,7 +64,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention = ATTENTION_KINDS[config.self_attention](config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = build_feed_forward(config)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
@@ -91,7 +91,7 @@ class DecoderLayer(nn.Module):
         self.index = index
         self.self_attention = ATTENTION_KINDS[config.self_attention](config)
         self.cross_attention = ATTENTION_KINDS[config.cross_attention](config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = build_feed_forward(config)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
@@ -148,6 +148,7 @@ class Transformer(nn.Module):
         if embedding_dropout is None:
             embedding_dropout = config.dropout
         self.dropout = Dropout(embedding_dropout)
+        self.token_dropout = config.token_dropout
         self.encoder_layers = nn.ModuleList(
             EncoderLayer(config) for _ in range(config.num_encoder_layers)
         )
@@ -156,8 +157,9 @@ class Transformer(nn.Module):
         )
         # With pre-norm, the last residual sum is not normalised yet.
         is_pre_norm = config.norm == "pre"
-        self.encoder_norm = nn.LayerNorm(config.d_model) if is_pre_norm else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(config.d_model) if is_pre_norm else nn.Identity()
+        norm_class = NORM_KINDS[config.norm_kind]
+        self.encoder_norm = norm_class(config.d_model) if is_pre_norm else nn.Identity()
+        self.decoder_norm = norm_class(config.d_model) if is_pre_norm else nn.Identity()
         self.compute_dtype = torch.float32
         # On the meta device there are no values to initialise, and drawing them there would import
         # torch._dynamo, which takes a second.
@@ -286,6 +288,8 @@ class Transformer(nn.Module):
         weight = self.embedding_weight(role)
         d_model = weight.size(1)
         x = F.embedding(ids, weight) * math.sqrt(d_model)
+        if self.training and self.token_dropout > 0.0:
+            x = drop_tokens(x, self.token_dropout)
         embedded: Tensor = self.dropout(x + sinusoids(positions, d_model))
         return embedded
 

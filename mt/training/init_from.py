@@ -16,6 +16,7 @@ KEYS_THAT_MAY_DIFFER = {
     "model.attention_dropout",
     "model.activation_dropout",
     "model.embedding_dropout",
+    "model.token_dropout",
     "tokenizer.bpe_dropout",
 }
 

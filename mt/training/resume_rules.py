@@ -1,7 +1,7 @@
 """What may change when a run is resumed: some keys of its config, and where its files are."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ PATH_KEYS = re.compile(
     r"|data\.valid\.(prefix|src|refs\.\d+|tsv|columns(\.\d+)?|tmx)"
     r"|tokenizer\.(model|src_model|tgt_model)"
     r"|train\.(init_from|init_checkpoint)"  # read only when the run begins
+    r"|train\.teacher(_checkpoint|\.\d+)?"
 )
 
 
@@ -69,6 +70,19 @@ def check_same_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
         raise CheckpointError(
             f"{path}: the validation text has changed since the run began, so scores cannot be "
             f"compared; {OTHER_RUN_HINT}"
+        )
+
+
+def check_same_teachers(meta: Mapping[str, Any], digests: Sequence[str], path: Path) -> None:
+    """Raise CheckpointError when the teachers are not those that the run began with.
+
+    `meta` is the meta.json of a checkpoint in the directory `path`, `digests` are of the present
+    teachers.
+    """
+    if meta.get("teacher_digests", []) != list(digests):  # older versions of mt had no teachers
+        raise CheckpointError(
+            f"{path}: the run began with other teachers than train.teacher names now, or their "
+            f"weights have changed; {OTHER_RUN_HINT}"
         )
 
 

@@ -43,6 +43,7 @@ from mt.training.resume_rules import (
     check_same_tokenizers,
     forbidden_changes,
 )
+from mt.training.teacher import require_teachers
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -194,6 +195,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     elif runtime.is_main:
         write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
+        require_teachers(config.train)
         valid = experiment.validation_set
         warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
         warn_of_unnormalized_references(valid, config.data.normalization)

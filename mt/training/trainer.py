@@ -47,22 +47,21 @@ from mt.training.metrics_log import (
     IncidentRecord,
     MetricsLine,
     MetricsLog,
-    PlanRecord,
     Record,
     StartRecord,
     TrainRecord,
     Validation,
     ValidationRecord,
 )
-from mt.training.objective import LossSums, Objective
+from mt.training.objective import LossSums, Objective, make_objective
 from mt.training.optimizer import (
     build_optimizer,
     clip_gradients,
     pack_optimizer,
     unpack_optimizer,
 )
-from mt.training.pace import Pace
-from mt.training.schedule import NOT_MEASURED, RunPlan, learning_rate
+from mt.training.planner import RunPlanner
+from mt.training.resume_rules import check_same_teachers
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
@@ -130,9 +129,7 @@ class Trainer:
         self.clock = clock
         # When the run would have started if it had trained without an interruption until now.
         self.start_time = clock() if start_time is None else start_time
-        self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
-        self.pace = Pace()
-        self.reserved_seconds = 0.0  # of `max_minutes`, for the final scoring
+        self.planner = RunPlanner(config)
         self.seconds_per_line: float | None = None  # of the latest validation, to translate
         # What metrics.jsonl had after the checkpoint from which this process resumed.
         self.earlier_final_scores: Sequence[MetricsLine] = ()
@@ -154,7 +151,7 @@ class Trainer:
             load_initial_weights(model, config)
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
-        objective = Objective(model, label_smoothing=config.label_smoothing)
+        objective = make_objective(model, experiment, runtime)
         validator = Validator(experiment, runtime, translation_bar=translation_bar)
         return cls(
             objective,
@@ -298,8 +295,7 @@ class Trainer:
         state = self.state
         config = self.config
         self._update_elapsed_time()
-        memory_seconds = stopping.pace_memory_seconds(config)
-        self.pace.count_update(state.elapsed_seconds, memory_seconds=memory_seconds)
+        self.planner.count_update(state)
         self.console.advance(self._position())
         if state.step % config.log_every == 0:
             self._log_window()
@@ -375,7 +371,7 @@ class Trainer:
         With `max_minutes`, this also revises the plan by the clock.
         """
         total_steps = None
-        if stopping.plan_is_due(self.state, self.plan, self.config, self.pace):
+        if self.planner.is_due(self.state):
             total_steps = self._planned_steps()
         # Clocks differ, and signals may reach some ranks only: all take the values of rank 0.
         signal, save_requested, total_steps = self.runtime.broadcast(
@@ -384,7 +380,7 @@ class Trainer:
         self.signals.save_requested = False
         self.save_requested = self.save_requested or save_requested
         self._revise_plan(total_steps)
-        reason = stopping.stop_reason(self.state, self.plan, self.config)
+        reason = stopping.stop_reason(self.state, self.planner.plan, self.config)
         if reason is None and signal is not None:
             reason = f"stopped by {signal}"
         return reason
@@ -394,61 +390,34 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of update `state.step`."""
-        return learning_rate(self.state.step, self.plan, self.config)
-
-    @property
-    def progress(self) -> stopping.Progress:
-        """How far the run is, and the time until it ends."""
-        return stopping.progress(
-            self.state,
-            self.plan,
-            self.config,
-            pace=self.pace,
-            reserved_seconds=self.reserved_seconds,
-        )
+        return self.planner.learning_rate(self.state.step)
 
     def _reserve_time(self) -> None:
         """Reserve the part of `max_minutes` that the final scoring needs."""
         if self.final_scoring is not None:
             reserved_seconds = self.final_scoring.reserved_seconds(self.seconds_per_line)
-            self.reserved_seconds = reserved_seconds
+            self.planner.reserved_seconds = reserved_seconds
 
     def _examine_plan(self) -> None:
-        """Plan the number of updates, or revise it, on all ranks.
-
-        A run with `max_minutes` that has done its updates is complete, whatever time is left.
-        """
-        is_done = self.plan.is_measured and self.state.step >= self.plan.total_steps
-        if is_done and self.config.max_minutes is not None:
+        """Plan the number of updates, or revise it, on all ranks."""
+        if self.planner.is_complete(self.state):
             return
         self._update_elapsed_time()
         self._revise_plan(self.runtime.broadcast(self._planned_steps()))
 
     def _planned_steps(self) -> int | None:
         """Return how many updates the limits allow now; None when this is not known yet."""
-        self.pace.planned_at = self.state.elapsed_seconds
-        return stopping.planned_steps(
+        return self.planner.planned_steps(
             self.state,
-            self.config,
-            pace=self.pace,
             epoch_length=self.epoch_length,
             batches_per_update=self.batches_per_update,
-            reserved_seconds=self.reserved_seconds,
         )
 
     def _revise_plan(self, total_steps: int | None) -> None:
         """Give the plan another number of updates, if it is known and differs enough."""
-        step = self.state.step
-        plan = self.plan
-        if total_steps is None:
-            return
-        if not stopping.is_worth_revising(plan, total_steps, self.config, step=step):
-            return
-        if plan.is_measured:
-            self.plan = plan.revised(total_steps, self.config, step=step)
-        else:
-            self.plan = plan.extended(total_steps, self.config, step=step)
-        self._write(PlanRecord(total_steps, self.plan.warmup.to_step))
+        record = self.planner.revise(total_steps, step=self.state.step)
+        if record is not None:
+            self._write(record)
 
     # Validation
 
@@ -480,8 +449,7 @@ class Trainer:
 
         # So that validation time does not lower the logged tokens per second.
         self._restart_speed_measurement()
-        self.pace.validation_seconds = self.clock() - start_time
-        self.pace.skip_to(state.elapsed_seconds)
+        self.planner.count_validation(state, seconds=self.clock() - start_time)
         self.seconds_per_line = validation.seconds_per_line
         self._reserve_time()
         record = ValidationRecord(state.epoch, validation, is_best)
@@ -596,10 +564,10 @@ class Trainer:
     def _position(self) -> Position:
         """Return how far the run is, for a person who watches it."""
         state = self.state
-        progress = self.progress
+        progress = self.planner.progress(state)
         return Position(
             step=state.step,
-            total_steps=self.plan.total_steps if self.plan.is_measured else self.config.max_steps,
+            total_steps=self.planner.total_steps,
             epoch=state.epoch + state.batch_index / self.epoch_length,
             fraction=progress.fraction,
             seconds_left=progress.seconds_left,
@@ -724,14 +692,13 @@ class Trainer:
             try:
                 meta = {
                     "state": asdict(self.state),
-                    "plan": asdict(self.plan),
-                    "limits": self._limits(),
-                    "pace": asdict(self.pace),
+                    **self.planner.save(),
                     "scaler": self.scaler.state_dict(),
                     "batches_per_update": self.batches_per_update,
                     "ranks": rank_states,
                     "data_digest": self.dataset.digest,
                     "valid_digest": self.valid_digest,
+                    "teacher_digests": list(self.objective.teacher_digests),
                     "subword_sampling": SUBWORD_SAMPLING,
                     "metrics_size": self.metrics.sync(),
                     "environment": runtime.environment(),
@@ -756,6 +723,7 @@ class Trainer:
         meta = checkpoint.meta
         runtime = self.runtime
         path = self.checkpoints.path
+        check_same_teachers(meta, self.objective.teacher_digests, path)
         try:
             ranks = meta["ranks"]
             # Earlier versions of mt did not save it.
@@ -764,7 +732,7 @@ class Trainer:
                 meta.get("batches_per_update", batches_per_update), strict=True
             )
             self.state = TypeAdapter(TrainState).validate_python(meta["state"])
-            self._restore_plan(meta)
+            self.planner.restore(meta)
             self.scaler.load_state_dict(meta["scaler"])
             self.objective.transformer.load_state_dict(checkpoint.model)
             unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
@@ -791,30 +759,6 @@ class Trainer:
         self._warn_if_environment_changed(meta.get("environment"))
         if not has_same_batches:
             self._skip_rest_of_old_epoch()
-
-    def _limits(self) -> dict[str, float | None]:
-        """Return the limits of the run: a run that resumes with others gets another plan."""
-        config = self.config
-        return {
-            "max_steps": config.max_steps,
-            "max_epochs": config.max_epochs,
-            "max_minutes": config.max_minutes,
-        }
-
-    def _restore_plan(self, meta: Mapping[str, Any]) -> None:
-        """Restore the plan and the measured speed.
-
-        Earlier versions of mt did not save them: their learning rate depended on max_steps alone.
-        """
-        self.pace = TypeAdapter(Pace).validate_python(meta.get("pace", {}))
-        self.pace.restart()
-        if "plan" not in meta:
-            total_steps = self.config.max_steps or NOT_MEASURED
-            self.plan = RunPlan.of_new_run(total_steps, self.config)
-            return
-        self.plan = TypeAdapter(RunPlan).validate_python(meta["plan"])
-        if meta["limits"] != self._limits():
-            self.plan = replace(self.plan, total_steps=NOT_MEASURED)
 
     def _read_earlier_scores(self) -> None:
         """Read from metrics.jsonl what the final scoring needs, on rank 0."""

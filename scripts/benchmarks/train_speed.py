@@ -39,6 +39,7 @@ from tqdm import tqdm
 from mt.cli.process import SETTINGS
 from mt.config.load import load_config
 from mt.config.schema import Config
+from mt.model.feed_forward import ACTIVATIONS
 from mt.storage.run_dir import RunDir
 from scripts.benchmarks.train_worker import MT, PLAIN_LOOP, Block, prepare_run, serve
 
@@ -93,15 +94,21 @@ def require_equal_work(config: Config) -> None:
     model = config.model
     train = config.train
     embedding_dropout = model.embedding_dropout or model.dropout
+    plain_activation = model.activation if model.activation in ACTIVATIONS else "relu"
     values = {  # key: (value in the config, value in the plain loop)
         "tokenizer.joint": (config.tokenizer.joint, True),
         "model.norm": (model.norm, "pre"),
+        "model.norm_kind": (model.norm_kind, "layer_norm"),
+        "model.activation": (model.activation, plain_activation),
         "model.tie_embeddings": (model.tie_embeddings, "all"),
         "model.self_attention": (model.self_attention, "dot_product"),
         "model.cross_attention": (model.cross_attention, "dot_product"),
         "model.attention_dropout": (model.attention_dropout, model.dropout),
         "model.activation_dropout": (model.activation_dropout, model.dropout),
         "model.embedding_dropout": (embedding_dropout, model.dropout),
+        "model.token_dropout": (model.token_dropout, 0.0),
+        "train.r_drop": (train.r_drop, 0.0),
+        "train.teacher": (train.teacher, ()),
         "train.optimizer": (train.optimizer, "adam"),
         "train.weight_decay": (train.weight_decay, 0.0),
         "train.gradient_accumulation": (train.gradient_accumulation, 1),

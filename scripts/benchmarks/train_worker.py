@@ -243,7 +243,7 @@ def useful_flops(model: ModelConfig, batch: Batch, *, pad_id: int, vocab_size: i
     tgt_lengths = (batch.tgt_out != pad_id).sum(1).double()  # (batch,)
     width = model.d_model
     square = width**2  # weights of a query, key, value or output projection
-    feed_forward = 2 * width * model.d_ff
+    feed_forward = model.num_feed_forward_weights
 
     encoder_products = 6 * (4 * square + feed_forward) * src_lengths
     encoder_attention = 12 * width * src_lengths**2

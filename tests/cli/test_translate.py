@@ -515,7 +515,7 @@ def test_terminal_is_greeted_and_each_line_is_answered_at_once(run_dir: Path) ->
         assert read_line(process) == f"{answers[1]}\n"
         screen.type("\x04")  # Ctrl-D
         assert process.stdout.read() == b""
-        assert process.wait() == 0
+        assert screen.wait_for_end(process) == 0
 
 
 @pytest.mark.parametrize("command", ["translate", "tokenizer"])
@@ -558,7 +558,7 @@ def test_file_has_a_bar_with_its_total_and_the_time_left(run_dir: Path, tmp_path
     ):
         screen.wait_for("0/1,200 lines")
         screen.wait_for(" left | ")
-        assert process.wait() == 0
+        assert screen.wait_for_end(process) == 0
         screen.type("end\n")
         screen.wait_for("end\r\n")
     assert longest_line(screen.received) < 60

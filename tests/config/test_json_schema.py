@@ -89,6 +89,8 @@ def test_complete_config_of_a_run_is_valid(tmp_path: Path, validator: Draft20201
         "data.train=7",
         "data.train=[7]",
         "data.valid=[valid]",
+        "train.teacher=7",
+        "train.teacher=[7]",
         "data=null",
         "format_version=1",
     ],
@@ -103,7 +105,14 @@ def test_schema_refuses_what_load_config_refuses(
 
 
 @pytest.mark.parametrize(
-    "override", ["search=null", "model.embedding_dropout=null", "train.seed=2"]
+    "override",
+    [
+        "search=null",
+        "model.embedding_dropout=null",
+        "train.seed=2",
+        "train.teacher=runs/large",
+        "train.teacher=[runs/large, runs/other]",
+    ],
 )
 def test_schema_allows_what_load_config_allows(
     override: str, validator: Draft202012Validator

@@ -125,6 +125,13 @@ def test_one_corpus_needs_no_list(tmp_path: Path) -> None:
     assert config.data.train == (CorpusConfig(tsv="a", columns=(2, 1)),)
 
 
+def test_one_teacher_needs_no_list(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), ["train.teacher=/runs/large"])
+    assert config.train.teacher == ("/runs/large",)
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    assert load_run_config(tmp_path / "run.yaml") == config
+
+
 def test_config_with_all_forms_of_text_is_written_and_read_back(tmp_path: Path) -> None:
     override = "data.train=[a, {tsv: b, columns: [en, sv]}, {tsv: c}, {tmx: d}, {src: e, tgt: f}]"
     config = load_config(write(tmp_path, MINIMAL), [override])
@@ -372,6 +379,11 @@ TWO_EVAL_TEXTS = "wanted one of prefix, tsv, tmx, or src and refs; found prefix 
         ("train.device=cpu; train.precision=fp16", "train.precision",
          "fp16 needs cuda: wanted auto, fp32 or bf16 with device: cpu"),
         ("train.device=cpu; train.compile=true", "train.compile", "is slower on a cpu: wanted false, or device: cuda"),
+        ("train.teacher=a; train.r_drop=5", "train.r_drop", "cannot be combined with teacher: wanted one of them"),
+        ("train.teacher_weight=0.9", "train.teacher_weight", "is for distillation: wanted teacher"),
+        ("train.teacher_checkpoint=last", "train.teacher_checkpoint", "is for distillation: wanted teacher"),
+        ("train.r_drop=5; model.dropout=0", "train.r_drop",
+         "compares two passes with different dropout: wanted model.dropout"),
         ("train.batch_tokens=100", "train.batch_tokens", "wanted data.max_length (256) or more, found 100"),
     ],
 )  # fmt: skip
@@ -391,7 +403,12 @@ def test_conflict_names_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [EXISTING_TOKENIZERS, "tokenizer.model=a", "data.train=[{src: a, tgt: b, src_lang: fr}]"],
+    [
+        EXISTING_TOKENIZERS,
+        "tokenizer.model=a",
+        "data.train=[{src: a, tgt: b, src_lang: fr}]",
+        "train.r_drop=5; model.dropout=0; model.attention_dropout=0.1",
+    ],
 )
 def test_valid_combination_is_accepted(tmp_path: Path, overrides: str) -> None:
     load_config(write(tmp_path, MINIMAL), overrides.split("; "))

@@ -13,7 +13,9 @@ import pytest
 from tqdm import tqdm
 
 import mt.data.progress
+import mt.progress_bar
 from mt.data.progress import bytes_bar, elapsed_time
+from mt.progress_bar import ERASE_REST_OF_LINE
 
 
 class Terminal(io.StringIO):
@@ -44,27 +46,28 @@ def test_bar_on_a_terminal_is_removed_at_the_end(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(mt.data.progress, "MIN_INTERVAL", 0)
+    monkeypatch.setattr(mt.progress_bar, "REDRAW_SECONDS", 0.0)
     path = tmp_path / "text"
     path.write_bytes(b"x" * 1000)
     with bytes_bar("reading", [path, path, tmp_path / "missing"]) as on_bytes:
         on_bytes(500)
         on_bytes(1000)
         *_, last = terminal.getvalue().split("\r")
-        assert last.startswith("reading:  75%|")
-    *_, last, rest = terminal.getvalue().split("\r")
-    assert (last.strip(), rest) == ("", "")
+        assert last.startswith("reading | ")
+        assert " 75% | 0:0" in last
+    assert terminal.getvalue().endswith(f"\r{ERASE_REST_OF_LINE}\r")
 
 
 def test_elapsed_time_is_shown_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(mt.data.progress, "REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(mt.progress_bar, "REDRAW_SECONDS", 0.0)
     with elapsed_time("tokenizer"):
         start = time.monotonic()
-        while terminal.getvalue().count("tokenizer: 00:") < 3 and time.monotonic() < start + 60:
+        while terminal.getvalue().count("tokenizer | 0:") < 3 and time.monotonic() < start + 60:
             time.sleep(0.001)
-    assert terminal.getvalue().count("tokenizer: 00:") >= 3
+    assert terminal.getvalue().count("tokenizer | 0:") >= 3
 
 
 def test_nothing_is_shown_without_a_terminal(
@@ -81,7 +84,7 @@ def test_closed_terminal_does_not_stop_the_work(
 ) -> None:
     terminal = Terminal(num_writes)
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(mt.data.progress, "MIN_INTERVAL", 0)
+    monkeypatch.setattr(mt.progress_bar, "REDRAW_SECONDS", 0.0)
     with bytes_bar("reading", []) as on_bytes, elapsed_time("tokenizer"):
         for _ in range(10):
             on_bytes(10**9)

@@ -64,6 +64,8 @@ def first_token_shares(options: SamplingOptions) -> dict[int, float]:
         (SamplingOptions(seed=1, top_k=2), {EOS: 4 / 7, 3: 3 / 7}),
         (SamplingOptions(seed=1, top_p=0.71), {EOS: 4 / 9, 3: 3 / 9, 4: 2 / 9}),
         (SamplingOptions(seed=1, top_p=0.69), {EOS: 4 / 7, 3: 3 / 7}),
+        (SamplingOptions(seed=1, epsilon=0.15), {EOS: 4 / 9, 3: 3 / 9, 4: 2 / 9}),
+        (SamplingOptions(seed=1, epsilon=0.5), {EOS: 1.0}),
         (SamplingOptions(seed=1, temperature=0.5), {EOS: 16 / 30, 3: 9 / 30, 4: 4 / 30, 0: 1 / 30}),
         (SamplingOptions(seed=1, temperature=0.01), {EOS: 1.0}),
     ],
@@ -106,6 +108,8 @@ def test_samples_depend_on_the_seed_and_the_source_alone() -> None:
         {"temperature": float("inf")},
         {"top_k": 0},
         {"top_p": 0.0},
+        {"epsilon": -0.1},
+        {"epsilon": 1.0},
     ],
 )
 def test_impossible_options_are_refused(values: dict[str, float]) -> None:

@@ -302,9 +302,10 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
     translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
     model = translator.model
     segments = [ids for text in texts for ids in ids_of_parts(translator, text)]
-    results = translator._search_batch(segments, beam_size=1)
+    no_prefixes: list[list[int]] = [[] for _ in segments]
+    results = translator._search_batch(segments, beam_size=1, target_prefixes=no_prefixes)
     for segment, (in_a_batch,) in zip(segments, results, strict=True):
-        ((alone,),) = translator._search_batch([segment], beam_size=1)
+        ((alone,),) = translator._search_batch([segment], beam_size=1, target_prefixes=[[]])
         alone_ids = (*alone.ids, tokenizer.eos_id)
         batch_ids = (*in_a_batch.ids, tokenizer.eos_id)
         if alone_ids == batch_ids:
@@ -370,10 +371,14 @@ def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.Monk
         return [decode([[id_ - id_ % 2 for id_ in row]])[0] for row in rows]
 
     def record_and_search(
-        self: Translator, segments: Sequence[Sequence[int]], beam_size: int
+        self: Translator,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        target_prefixes: Sequence[Sequence[int]],
     ) -> list[list[Hypothesis]]:
         beam_sizes.append(beam_size)
-        return search_batch(self, segments, beam_size)
+        return search_batch(self, segments, beam_size, target_prefixes=target_prefixes)
 
     monkeypatch.setattr(translator.tgt_tokenizer, "decode", decode_in_pairs)
     monkeypatch.setattr(Translator, "_search_batch", record_and_search)
@@ -406,7 +411,8 @@ def test_parts_are_joined_by_what_stood_in_the_normalized_text(
         self: Translator,
         segments: Sequence[Sequence[int]],
         num_translations: int,
-        progress: object,
+        *,
+        target_prefixes: Sequence[Sequence[int]],
     ) -> list[list[Translation]]:
         return [[Translation("word", -1.0, -1.0)] for _ in segments]
 
@@ -450,7 +456,8 @@ def test_model_max_length_bounds_translations(tokenizer: Tokenizer) -> None:
 
     def longest_translation(shape: ModelConfig) -> int:
         translator = make_translator(tokenizer, shape=shape, max_length_factor=20.0)
-        (hypotheses,) = translator._search_batch(tokenizer.encode(["balo"]), beam_size=3)
+        segments = tokenizer.encode(["balo"])
+        (hypotheses,) = translator._search_batch(segments, beam_size=3, target_prefixes=[[]])
         return max(len(hypothesis.ids) + 1 for hypothesis in hypotheses)  # eos included
 
     assert longest_translation(bounded_shape) == MAX_LENGTH
@@ -803,6 +810,28 @@ def test_search_options_override_the_config(run_dir: Path) -> None:
     assert len(translator.n_best(["balo"])[0]) == 2
 
 
+@pytest.mark.usefixtures("kernels")
+def test_precision_is_that_of_matrix_products(run_dir: Path) -> None:
+    """The weights stay float32, and scores are close to those of float32."""
+    plain = Translator.load(run_dir, device="cpu")
+    assert plain.model.compute_dtype is torch.float32
+    translator = Translator.load(run_dir, device="cpu", precision="bf16")
+    assert translator.model.compute_dtype is torch.bfloat16
+    assert {weight.dtype for weight in translator.model.parameters()} == {torch.float32}
+    texts = make_texts(7, max_words=3)
+    n_best_lists = translator.n_best(texts)
+    for text, translations in zip(texts, n_best_lists, strict=True):
+        for translation in translations:
+            exact = plain.score(text, translation).log_prob
+            assert translation.log_prob == pytest.approx(exact, rel=0.02)
+    assert n_best_lists != plain.n_best(texts), "the log-probabilities are not those of float32"
+
+
+def test_fp16_needs_a_gpu(run_dir: Path) -> None:
+    with pytest.raises(DeviceError, match="fp16"):
+        Translator.load(run_dir, device="cpu", precision="fp16")
+
+
 @pytest.mark.parametrize(("exact", "batch_sizes"), [(True, [1] * 7), (False, [7])])
 def test_exact_searches_one_text_at_a_time(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, exact: bool, batch_sizes: list[int]
@@ -811,10 +840,14 @@ def test_exact_searches_one_text_at_a_time(
     seen: list[int] = []
 
     def count_and_search(
-        self: Translator, segments: Sequence[Sequence[int]], beam_size: int
+        self: Translator,
+        segments: Sequence[Sequence[int]],
+        beam_size: int,
+        *,
+        target_prefixes: Sequence[Sequence[int]],
     ) -> list[list[Hypothesis]]:
         seen.append(len(segments))
-        return search_batch(self, segments, beam_size)
+        return search_batch(self, segments, beam_size, target_prefixes=target_prefixes)
 
     monkeypatch.setattr(Translator, "_search_batch", count_and_search)
     Translator.load(run_dir, device="cpu", exact=exact).translate(make_texts(7, max_words=3))

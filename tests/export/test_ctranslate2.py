@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from shell import mt
+from torch import nn
 
 from mt.config.load import load_config
 from mt.data.tokenizer import Tokenizer
@@ -19,6 +20,8 @@ from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
 from mt.export.ctranslate2 import MARKER_FILE, MIN_POSITIONS, export
+from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
+from mt.model.layers import RMSNorm
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 
@@ -179,12 +182,17 @@ def num_different(translations: list[list[str]]) -> int:
 MODEL_KINDS = [
     [f"model.norm={norm}", f"model.activation={activation}", *embeddings]
     for norm in ("pre", "post")
-    for activation in ("relu", "gelu")
+    for activation in (*ACTIVATIONS, *GATED_ACTIVATIONS)
     for embeddings in (
         ["model.tie_embeddings=all"],
         ["model.tie_embeddings=none"],
         ["model.tie_embeddings=decoder", "tokenizer.joint=false"],
     )
+]
+MODEL_KINDS += [
+    [f"model.norm={norm}", "model.norm_kind=rms_norm", f"model.activation={activation}"]
+    for norm in ("pre", "post")
+    for activation in ("relu", "swiglu")
 ]
 
 
@@ -231,6 +239,20 @@ def test_a_thousand_sentences_are_scored_and_translated_alike(
     assert num_different(translations) > 100, "the model ignores its input"
 
 
+@pytest.mark.parametrize("norm_kind", ["layer_norm", "rms_norm"])
+def test_epsilon_of_the_norms_is_exported(
+    norm_kind: str, tokenizers: list[Path], tmp_path: Path
+) -> None:
+    """CTranslate2 has another default for RMSNorm."""
+    run_dir = make_run(tmp_path / "run", tokenizers, [f"model.norm_kind={norm_kind}"])
+    export(run_dir, tmp_path / "exported")
+    config = json.loads((tmp_path / "exported" / "config.json").read_text(encoding="utf-8"))
+    model = Translator.load(run_dir, device="cpu").model
+    norm = model.encoder_norm
+    assert isinstance(norm, (nn.LayerNorm, RMSNorm))
+    assert config["layer_norm_epsilon"] == norm.eps
+
+
 def test_export_is_self_contained(run_dir: Path, tmp_path: Path) -> None:
     exported = tmp_path / "exported"
     assert mt("export", run_dir, "--to", "ctranslate2", exported).code == 0
@@ -262,7 +284,11 @@ def test_positions_cover_the_longest_translation(
         exported.score_batch([["▁balo"]], [[*longest, "▁balo"]], max_input_length=0)
 
 
-def test_int8_export_is_smaller_and_scores_similarly(run_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("activation", ["relu", "swiglu"])
+def test_int8_export_is_smaller_and_scores_similarly(
+    activation: str, tokenizers: list[Path], tmp_path: Path
+) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers, [f"model.activation={activation}"])
     export(run_dir, tmp_path / "float32")
     export(run_dir, tmp_path / "int8", quantization="int8")
     float_size = (tmp_path / "float32/model.bin").stat().st_size

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mt.kernels import additive, attention, cross_entropy, dropout, feed_forward, linear
+from mt.kernels import additive, attention, cross_entropy, dropout, feed_forward, linear, rms_norm
 from mt.kernels.dispatch import use_fast_kernel, use_reference
 from mt.kernels.dropout import DropoutMask, draw_mask
 
@@ -145,6 +145,16 @@ def reference_additive_scores(*inputs: Tensor) -> Tensor:
         return additive.additive_scores(*inputs)
 
 
+def rms_norm_cases() -> Iterator[Case]:
+    for *shape, width in [(3, 5, 8), (1, 1, 4), (4, 3), (2, 0, 4), (2, 17, 33)]:
+        yield Case(
+            f"rms_norm-{shape}-{width}",
+            lambda x, weight: rms_norm.fast(x, weight, epsilon=1e-5),
+            lambda x, weight: rms_norm.reference(x, weight, epsilon=1e-5),
+            [(*shape, width), (width,)],
+        )
+
+
 def random_mask(*shape: int) -> DropoutMask:
     torch.manual_seed(3)
     return draw_mask(torch.Size(shape), DROPOUT)
@@ -156,6 +166,7 @@ CASES = [
     *feed_forward_cases(),
     *attention_cases(),
     *additive_cases(),
+    *rms_norm_cases(),
 ]
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mt.config.schema import ModelConfig
 from mt.kernels.dispatch import use_reference
 from mt.model.attention import Attention
-from mt.model.feed_forward import FeedForward
+from mt.model.feed_forward import FeedForward, GatedFeedForward
+from mt.model.layers import RMSNorm
 from mt.model.recording import Recording
 from mt.model.transformer import Transformer
 
@@ -31,6 +32,8 @@ EVERY_VARIANT = pytest.mark.parametrize(
         pytest.param({}, id="pre-norm"),
         pytest.param({"norm": "post"}, id="post-norm"),
         pytest.param({"activation": "gelu"}, id="gelu"),
+        pytest.param({"activation": "swiglu"}, id="swiglu"),
+        pytest.param({"norm_kind": "rms_norm"}, id="rms_norm"),
         pytest.param({"self_attention": "additive", "cross_attention": "additive"}, id="additive"),
         pytest.param(
             {"self_attention": "dense_synthesizer", "max_length": MAX_LENGTH}, id="synthesizer"
@@ -126,15 +129,16 @@ def test_sublayers_compute_in_compute_dtype_and_norms_in_float32(
     settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
     model = make_model(dtype=dtype, **settings)
-    sublayers = [
-        module for module in model.modules() if isinstance(module, (Attention, FeedForward))
-    ]
-    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    sublayer_types = (Attention, FeedForward, GatedFeedForward)
+    sublayers = [module for module in model.modules() if isinstance(module, sublayer_types)]
+    norm_types = (nn.LayerNorm, RMSNorm)
+    norms = [module for module in model.modules() if isinstance(module, norm_types)]
     src, tgt_in = make_batch()
     with Recording(sublayers) as sublayer_calls, Recording(norms) as norm_calls:
         memory = model.encode(src)
         states = model(src, tgt_in)
     assert len(sublayers) == 10
+    assert len(norms) == (10 if settings.get("norm") == "post" else 12)
     assert all(arguments[0].dtype is dtype for calls in sublayer_calls for arguments in calls)
     assert all(arguments[0].dtype is torch.float32 for calls in norm_calls for arguments in calls)
     assert memory.states.dtype is dtype

@@ -20,8 +20,9 @@ from mt.config.load import load_config
 from mt.config.schema import ModelConfig
 from mt.errors import ConfigError, DataError
 from mt.model.attention import ATTENTION_KINDS, DotProductAttention
-from mt.model.feed_forward import ACTIVATIONS
+from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
 from mt.model.kv_cache import AttentionMasks, KVCache
+from mt.model.layers import NORM_KINDS
 from mt.model.positions import sinusoids
 from mt.model.transformer import (
     EMBEDDING_TYING,
@@ -52,6 +53,7 @@ ALL_DROPOUT_OFF = {
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
     "embedding_dropout": 0.0,
+    "token_dropout": 0.0,
 }
 
 NORMS = ("pre", "post")
@@ -64,6 +66,12 @@ LAYER_VARIANTS = [
         id=f"{norm}-{activation}-{tying}",
     )
     for norm, activation, tying in product(NORMS, ACTIVATIONS, TYINGS)
+]
+LAYER_VARIANTS += [
+    pytest.param({"norm": norm, "activation": "swiglu"}, id=f"{norm}-swiglu") for norm in NORMS
+]
+LAYER_VARIANTS += [
+    pytest.param({"norm": norm, "norm_kind": "rms_norm"}, id=f"{norm}-rms_norm") for norm in NORMS
 ]
 NORM_VARIANTS = [pytest.param({"norm": norm}, id=norm) for norm in NORMS]
 # Settings of models with other attention; dense_synthesizer is for self-attention only.
@@ -467,6 +475,40 @@ def test_scaled_embeddings_start_with_unit_variance(tying: str) -> None:
         assert variance == pytest.approx(1.0, rel=0.05)
 
 
+@pytest.mark.parametrize("norm_kind", NORM_KINDS)
+def test_first_and_last_layer_of_a_deep_encoder_start_with_similar_gradients(
+    norm_kind: Any,
+) -> None:
+    """So with pre-norm, 24 encoder layers and one decoder layer need no special initial weights.
+
+    With post-norm, the gradient of the first layer is a small part of that of the last.
+    """
+    torch.manual_seed(1)
+    config = ModelConfig(
+        d_model=32,
+        d_ff=64,
+        num_heads=2,
+        num_encoder_layers=24,
+        num_decoder_layers=1,
+        norm_kind=norm_kind,
+    )
+    model = Transformer(
+        config, src_vocab_size=SRC_VOCAB_SIZE, tgt_vocab_size=SRC_VOCAB_SIZE, pad_id=PAD_ID
+    )
+    src = random_ids(8, 10)
+    tgt = random_ids(8, 10, seed=2)
+    model.logits(model(src, tgt)).log_softmax(-1)[..., 1].mean().backward()
+    first = gradient_norm(model.encoder_layers[0])
+    last = gradient_norm(model.encoder_layers[-1])
+    assert 0.5 < first / last < 4
+
+
+def gradient_norm(module: nn.Module) -> float:
+    gradients = [parameter.grad for parameter in module.parameters()]
+    squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+    return float(sum(squares)) ** 0.5
+
+
 # Embeddings and parameters
 
 
@@ -525,8 +567,9 @@ def count_attention_parameters(kind: str) -> int:
 def test_number_of_parameters(settings: dict[str, Any]) -> None:
     self_attention = count_attention_parameters(settings.get("self_attention", "dot_product"))
     cross_attention = count_attention_parameters(settings.get("cross_attention", "dot_product"))
-    feed_forward = (D_MODEL * D_FF + D_FF) + (D_FF * D_MODEL + D_MODEL)
-    norm = 2 * D_MODEL
+    num_inner_layers = 2 if settings.get("activation") == "swiglu" else 1
+    feed_forward = num_inner_layers * (D_MODEL * D_FF + D_FF) + (D_FF * D_MODEL + D_MODEL)
+    norm = D_MODEL if settings.get("norm_kind") == "rms_norm" else 2 * D_MODEL
     encoder = NUM_LAYERS * (self_attention + feed_forward + 2 * norm)
     decoder = NUM_LAYERS * (self_attention + cross_attention + feed_forward + 3 * norm)
     final_norms = 0 if settings.get("norm") == "post" else 2 * norm
@@ -645,6 +688,37 @@ def test_training_mode_without_dropout_equals_evaluation_mode() -> None:
     assert torch.equal(compute_states(model.train(), src, tgt), expected)
 
 
+def test_dropped_tokens_keep_only_their_position() -> None:
+    model = make_model(**{**ALL_DROPOUT_OFF, "token_dropout": 0.3})
+    positions = torch.arange(2000)[None]
+    ids = random_ids(3, 2000)
+    for role in ("src", "tgt"):
+        whole = model.eval()._embed(ids, role, positions)
+        embedded = model.train()._embed(ids, role, positions)
+        only_position = sinusoids(positions, D_MODEL).expand_as(whole)
+        is_dropped = (embedded == only_position).all(-1)
+        assert torch.equal(embedded[~is_dropped], whole[~is_dropped])  # not scaled up
+        assert is_dropped.double().mean().item() == pytest.approx(0.3, abs=0.05)
+        assert_different(is_dropped[0].double(), is_dropped[1].double())
+
+
+def test_token_dropout_draws_from_the_generator_that_a_checkpoint_keeps() -> None:
+    model = make_model(**{**ALL_DROPOUT_OFF, "token_dropout": 0.5}).train()
+    ids = random_ids(2, 6)
+    state = torch.get_rng_state()
+    first = compute_states(model, ids, ids)
+    assert_different(compute_states(model, ids, ids), first)
+    torch.set_rng_state(state)
+    assert torch.equal(compute_states(model, ids, ids), first)
+
+
+def test_without_token_dropout_no_random_number_is_drawn() -> None:
+    model = make_model(**ALL_DROPOUT_OFF).train()
+    state = torch.get_rng_state()
+    compute_states(model, random_ids(2, 6), random_ids(2, 5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_embedding_dropout_defaults_to_dropout() -> None:
     assert make_model(dropout=0.3).dropout.p == 0.3
     assert make_model(dropout=0.3, embedding_dropout=0.0).dropout.p == 0.0
@@ -654,7 +728,12 @@ def test_embedding_dropout_defaults_to_dropout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "known"), [("activation", ACTIVATIONS), ("tie_embeddings", EMBEDDING_TYING)]
+    ("key", "known"),
+    [
+        ("activation", ACTIVATIONS | GATED_ACTIVATIONS),
+        ("norm_kind", NORM_KINDS),
+        ("tie_embeddings", EMBEDDING_TYING),
+    ],
 )
 def test_config_values_are_known_to_the_model(key: str, known: dict[str, Any]) -> None:
     assert set(get_args(ModelConfig.model_fields[key].annotation)) == set(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import statistics
@@ -289,3 +290,15 @@ def test_file_needs_a_single_set(run_dir: Path, tmp_path: Path) -> None:
     assert ended.code == 1
     assert "test, other" in ended.err
     assert "--src" in ended.err
+
+
+def test_ensemble_is_compared_with_a_file(run_dir: Path, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.write_text("balo deru.\n" * 3, encoding="utf-8")
+    files = ("--src", src, "--ref", src, "--hyp", src)
+    ended = mt("evaluate", run_dir, "--with", run_dir, *files, "--json")
+    assert ended.code == 0, ended.err
+    systems = json.loads(ended.out)["src"]["systems"]
+    assert [item["system"] for item in systems] == [f"{run_dir} + {run_dir}", str(src)]
+    assert systems[1]["chrF"]["score"] == 100.0
+    assert mt("evaluate", run_dir, run_dir, "--with", run_dir).code == 2

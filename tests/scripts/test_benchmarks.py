@@ -89,6 +89,18 @@ def test_useful_flops_count_real_tokens_only() -> None:
     assert flops == products + attention
 
 
+def test_useful_flops_count_the_gate() -> None:
+    sizes = {"d_model": 2, "d_ff": 3, "num_heads": 1}
+    plain = ModelConfig(**sizes, num_encoder_layers=1, num_decoder_layers=1)
+    gated = plain.model_copy(update={"activation": "swiglu"})
+    num_tokens = 3 + 1 + 2 + 4
+    gate_weights = 2 * 3
+    difference = useful_flops(gated, make_batch(), pad_id=0, vocab_size=10) - useful_flops(
+        plain, make_batch(), pad_id=0, vocab_size=10
+    )
+    assert difference == 6 * gate_weights * num_tokens
+
+
 def test_plain_loop_has_the_model_size_and_the_loss_of_mt(tmp_path: Path) -> None:
     config = load_config(write_copy_task(tmp_path, CONFIG))
     plain = PlainTrainer(config, vocab_size=20, pad_id=0, device=torch.device("cpu"))
@@ -124,6 +136,8 @@ def test_plain_model_masks_padding_and_the_future(tmp_path: Path) -> None:
         "train.optimizer=adamw",
         "model.attention_dropout=0.2",
         "model.norm=post",
+        "model.norm_kind=rms_norm",
+        "model.activation=swiglu",
         "train.gradient_accumulation=2",
     ],
 )

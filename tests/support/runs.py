@@ -58,7 +58,8 @@ FULL_VALIDATION = (
     "train.validation_beam_size=null",
     "train.validation_length_limit=search",
 )
-RANDOM = ("model.dropout=0.1", "tokenizer.bpe_dropout=0.2")  # everything that draws random numbers
+# Everything that draws random numbers.
+RANDOM = ("model.dropout=0.1", "model.token_dropout=0.1", "tokenizer.bpe_dropout=0.2")
 
 
 def configure(path: Path, run_dir: Path, *overrides: str) -> Config:

@@ -47,6 +47,19 @@ class Terminal:
             self.received += self._decoder.decode(os.read(self.controller, 4096))
         self._position = found + len(text)
 
+    def wait_for_end(self, process: subprocess.Popen[bytes]) -> int:
+        """Read until a program has ended, so that it never waits for its terminal.
+
+        Returns its exit code.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while process.poll() is None:
+            assert time.monotonic() < deadline, f"still running, received {self.received!r}"
+            readable, _, _ = select.select([self.controller], [], [], 0.1)
+            if readable:
+                self.received += os.read(self.controller, 4096).decode(errors="replace")
+        return process.returncode
+
     def close(self) -> None:
         os.close(self.controller)
         os.close(self.descriptor)

@@ -290,7 +290,7 @@ def test_training_on_a_terminal_shows_each_stage_and_a_signal_on_its_own_line(
         screen.wait_for("trying the largest batches")
         screen.wait_for(" left | loss ")
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+        assert screen.wait_for_end(process) == 130
         screen.type("end\n")
         screen.wait_for("end\r\n")
     lines = screen_lines(screen.received)

@@ -184,13 +184,13 @@ def test_complete_run_of_minutes_does_not_go_on_with_time_that_is_left(
     config = make_config(config_path, run_dir, "train.max_steps=null", "train.max_minutes=60")
     trainer = Trainer.from_experiment(Experiment(config, RunDir(run_dir)), open_runtime("cpu"))
     trainer.state.step = 12
-    trainer.plan = RunPlan.of_new_run(12, config.train)
-    trainer.pace = Pace(seconds=1.0, num_updates=100.0)
+    trainer.planner.plan = RunPlan.of_new_run(12, config.train)
+    trainer.planner.pace = Pace(seconds=1.0, num_updates=100.0)
     trainer._examine_plan()
-    assert trainer.plan.total_steps == 12
+    assert trainer.planner.plan.total_steps == 12
     trainer.state.step = 11
     trainer._examine_plan()
-    assert trainer.plan.total_steps > 1000
+    assert trainer.planner.plan.total_steps > 1000
 
 
 # Time

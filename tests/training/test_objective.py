@@ -9,15 +9,24 @@ import torch
 import torch.nn.functional as F
 from fake_data import FakeDataset
 from runs import read_lines_without_timing
+from torch import Tensor
 
 from mt.config.schema import ModelConfig, TrainConfig
 from mt.data.batching import Batch
 from mt.distributed import Runtime
+from mt.kernels.chunked_loss import CHUNK_LOGITS
+from mt.model.layers import Dropout
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import find_checkpoint, load_meta
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
-from mt.training.objective import LossSums, Objective, mean_nll
+from mt.training.objective import (
+    DistillationObjective,
+    Objective,
+    RDropObjective,
+    mean_nll,
+)
+from mt.training.teacher import weights_digest
 from mt.training.trainer import Trainer
 
 D_MODEL = 16
@@ -136,25 +145,7 @@ def test_bf16_sums_stay_close_and_float32() -> None:
     assert bf16.nll.item() == pytest.approx(exact.nll.item(), rel=0.02)
 
 
-# An objective with another term
-
-
-class RDropObjective(Objective):
-    """Cross-entropy, and the distance of the predictions of two passes with other dropout."""
-
-    sum_names = ("loss", "nll", "distance")
-
-    def forward(self, batch: Batch) -> LossSums:
-        logits, targets = self.logits_and_targets(batch.repeat(2))
-        cross_entropy = F.cross_entropy(
-            logits, targets, label_smoothing=self.label_smoothing, reduction="sum"
-        )
-        nll = F.cross_entropy(logits.detach(), targets, reduction="sum")
-        first, second = logits.log_softmax(dim=-1).chunk(2)
-        distance = ((first.exp() - second.exp()) * (first - second)).sum() / 2
-        loss = cross_entropy / 2 + 5.0 * distance
-        sums = {"loss": loss, "nll": nll / 2, "distance": distance}
-        return LossSums(sums, batch.num_tokens)
+# Logits for other objectives
 
 
 def test_logits_and_targets_are_those_of_the_real_tokens() -> None:
@@ -182,9 +173,105 @@ def test_repeated_batch_gives_the_logits_of_both_passes() -> None:
     assert (first - second).abs().max() > 0.01
 
 
-def test_objective_with_another_term_trains_and_logs_it(tmp_path: Path) -> None:
-    transformer = make_model().transformer
-    objective = RDropObjective(transformer, label_smoothing=0.1)
+# R-Drop
+
+ALPHA = 5.0
+EVERY_DTYPE = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make chunks of at most three tokens, so that a batch of LENGTHS has several."""
+    monkeypatch.setitem(CHUNK_LOGITS, "cpu", 2 * 3 * VOCAB_SIZE)
+
+
+def make_r_drop(*, alpha: float = ALPHA) -> RDropObjective:
+    return RDropObjective(make_model().transformer, label_smoothing=0.1, alpha=alpha)
+
+
+def assert_same_gradients(
+    loss: Tensor, expected_loss: Tensor, model: Objective, *, tolerance: float
+) -> None:
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    expected_gradients = torch.autograd.grad(expected_loss, parameters)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
+        largest = max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=tolerance * largest)
+
+
+@EVERY_DTYPE
+@pytest.mark.usefixtures("small_chunks")
+def test_r_drop_is_half_of_the_loss_of_its_paper(dtype: torch.dtype, tolerance: float) -> None:
+    """Liang et al. (2021), equations 1 to 3, with label smoothing as in the authors' program."""
+    objective = make_r_drop().train()
+    objective.transformer.compute_dtype = dtype
+    batch = make_batch(LENGTHS, extra_padding=2)
+    torch.manual_seed(7)
+    sums = objective(batch)
+
+    torch.manual_seed(7)  # the same dropout
+    logits, targets = objective.logits_and_targets(batch.repeat(2))
+    first, second = logits.log_softmax(dim=-1).chunk(2)
+    both_cross_entropies = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum")
+    kl_first = F.kl_div(second, first, log_target=True, reduction="sum")  # KL(first || second)
+    kl_second = F.kl_div(first, second, log_target=True, reduction="sum")
+    loss_of_the_paper = both_cross_entropies + ALPHA * (kl_first + kl_second) / 2
+
+    assert sums.sums.keys() == set(objective.sum_names)
+    torch.testing.assert_close(2 * sums.loss, loss_of_the_paper, rtol=1e-5, atol=0)
+    torch.testing.assert_close(sums.sums["kl"], (kl_first + kl_second) / 2, rtol=1e-4, atol=0)
+    nll = F.cross_entropy(logits, targets, reduction="sum") / 2
+    torch.testing.assert_close(sums.nll, nll, rtol=1e-5, atol=0)
+    assert sums.num_tokens == batch.num_tokens
+    assert sums.sums["kl"] > 0.01
+    assert_same_gradients(2 * sums.loss, loss_of_the_paper, objective, tolerance=tolerance)
+
+
+def test_r_drop_of_two_equal_passes_is_the_cross_entropy() -> None:
+    """In a model without dropout, one pass is like the other."""
+    config = ModelConfig(d_model=D_MODEL, d_ff=32, num_heads=2, dropout=0.0)
+    transformer = Transformer(
+        config, src_vocab_size=VOCAB_SIZE, tgt_vocab_size=VOCAB_SIZE, pad_id=PAD_ID
+    )
+    batch = make_batch(LENGTHS)
+    expected = Objective(transformer, label_smoothing=0.1).train()(batch)
+    sums = RDropObjective(transformer, label_smoothing=0.1, alpha=ALPHA).train()(batch)
+    torch.testing.assert_close(sums.loss, expected.loss)
+    torch.testing.assert_close(sums.nll, expected.nll)
+    assert sums.sums["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert sums.num_tokens == expected.num_tokens
+
+
+class ScaledSecondPass(torch.nn.Module):
+    """Stands for dropout: changes the second half of the rows, always in the same way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2)
+        return torch.cat([first, 0.8 * second])
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_r_drop_of_batches_is_that_of_one_big_batch() -> None:
+    objective = make_r_drop().train()
+    for module in objective.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    objective.transformer.dropout = ScaledSecondPass()  # type: ignore[assignment]
+    whole = objective(make_batch([*LENGTHS, (4, 9), (2, 3)]))
+    parts = [objective(make_batch(LENGTHS)), objective(make_batch([(4, 9), (2, 3)]))]
+    assert whole.sums["kl"] > 0.01
+    for name in objective.sum_names:
+        torch.testing.assert_close(parts[0].sums[name] + parts[1].sums[name], whole.sums[name])
+    assert parts[0].num_tokens + parts[1].num_tokens == whole.num_tokens
+    parts_loss = parts[0].loss + parts[1].loss
+    assert_same_gradients(parts_loss, whole.loss, objective, tolerance=1e-5)
+
+
+def test_r_drop_trains_and_logs_its_term(tmp_path: Path) -> None:
+    objective = make_r_drop()
     trainer = Trainer(
         objective,
         FakeDataset([make_batch(LENGTHS), make_batch([(4, 9), (2, 3)])]),  # type: ignore[arg-type]
@@ -198,10 +285,119 @@ def test_objective_with_another_term_trains_and_logs_it(tmp_path: Path) -> None:
     trainer._log_window()
     (line,) = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "train"]
     assert line["loss"] > line["nll"] > 0.0
-    assert line["distance"] > 0.0
-    first_loss = RDropObjective(make_model().transformer, label_smoothing=0.1)(
-        make_batch(LENGTHS)
-    ).loss
+    assert line["kl"] > 0.0
+    assert line["tokens_seen"] == 15 * (8 + 12)  # each target token counts once
+    first_loss = make_r_drop().eval()(make_batch(LENGTHS)).loss
     assert objective.eval()(make_batch(LENGTHS)).loss < 0.8 * first_loss
     window = load_meta(find_checkpoint(tmp_path / "checkpoints", "last"))["ranks"][0]["window"]
-    assert "distance" in window
+    assert "kl" in window
+
+
+# Distillation
+
+TEACHER_WEIGHT = 0.3
+
+
+def make_teachers() -> list[Transformer]:
+    """Return two models of different size with the vocabulary of the student."""
+    teachers = []
+    for seed, d_model in ((2, 8), (3, 24)):
+        torch.manual_seed(seed)
+        config = ModelConfig(d_model=d_model, d_ff=32, num_heads=2, dropout=0.3)
+        teacher = Transformer(
+            config, src_vocab_size=VOCAB_SIZE, tgt_vocab_size=VOCAB_SIZE, pad_id=PAD_ID
+        )
+        teachers.append(teacher.eval().requires_grad_(False))
+    return teachers
+
+
+def make_distillation(
+    teachers: list[Transformer], *, weight: float = TEACHER_WEIGHT
+) -> DistillationObjective:
+    return DistillationObjective(
+        make_model().transformer, teachers, label_smoothing=0.1, weight=weight
+    )
+
+
+@EVERY_DTYPE
+@pytest.mark.usefixtures("small_chunks")
+def test_distillation_learns_from_the_mean_of_the_teachers(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    teachers = make_teachers()
+    objective = make_distillation(teachers).train()
+    for model in (objective.transformer, *teachers):
+        model.compute_dtype = dtype
+    batch = make_batch(LENGTHS, extra_padding=2)
+    torch.manual_seed(7)
+    sums = objective(batch)
+
+    torch.manual_seed(7)  # the same dropout
+    logits, targets = objective.logits_and_targets(batch)
+    teacher_logits = [
+        Objective(teacher, label_smoothing=0.0).logits_and_targets(batch)[0] for teacher in teachers
+    ]
+    mean_probs = (teacher_logits[0].softmax(-1) + teacher_logits[1].softmax(-1)) / 2
+    cross_entropy = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum")
+    kl = (mean_probs * (mean_probs.log() - logits.log_softmax(-1))).sum()
+    expected_loss = (1 - TEACHER_WEIGHT) * cross_entropy + TEACHER_WEIGHT * kl
+
+    assert sums.sums.keys() == set(objective.sum_names)
+    torch.testing.assert_close(sums.loss, expected_loss, rtol=1e-4, atol=0)
+    torch.testing.assert_close(sums.sums["kl"], kl, rtol=1e-4, atol=0)
+    torch.testing.assert_close(sums.nll, F.cross_entropy(logits, targets, reduction="sum"))
+    assert sums.num_tokens == batch.num_tokens
+    assert_same_gradients(sums.loss, expected_loss, objective, tolerance=tolerance)
+
+
+def test_model_has_nothing_to_learn_from_itself() -> None:
+    objective = make_distillation([make_model().transformer], weight=1.0).train()
+    for module in objective.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    sums = objective(make_batch(LENGTHS))
+    assert sums.loss.item() == pytest.approx(0.0, abs=1e-5)
+    assert all(
+        gradient.abs().max() < 1e-5
+        for gradient in torch.autograd.grad(sums.loss, list(objective.parameters()))
+    )
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_distillation_of_batches_is_that_of_one_big_batch() -> None:
+    objective = make_distillation(make_teachers()).train()
+    for module in objective.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    whole = objective(make_batch([*LENGTHS, (4, 9), (2, 3)]))
+    parts = [objective(make_batch(LENGTHS)), objective(make_batch([(4, 9), (2, 3)]))]
+    for name in objective.sum_names:
+        torch.testing.assert_close(parts[0].sums[name] + parts[1].sums[name], whole.sums[name])
+    parts_loss = parts[0].loss + parts[1].loss
+    assert_same_gradients(parts_loss, whole.loss, objective, tolerance=1e-5)
+
+
+def test_teachers_are_no_part_of_the_model() -> None:
+    teachers = make_teachers()
+    weights_before = [weights_digest(teacher) for teacher in teachers]
+    objective = make_distillation(teachers).train()
+    plain = make_model()
+    assert objective.state_dict().keys() == plain.state_dict().keys()
+    assert len(list(objective.parameters())) == len(list(plain.parameters()))
+    objective(make_batch(LENGTHS)).loss.backward()
+    for teacher in teachers:
+        assert not teacher.training
+        assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert list(objective.teacher_digests) == weights_before
+
+
+@pytest.mark.parametrize("name", ["r_drop", "distillation"])
+def test_evaluation_gives_the_plain_cross_entropy(name: str) -> None:
+    objective = make_r_drop() if name == "r_drop" else make_distillation(make_teachers())
+    batch = make_batch(LENGTHS)
+    expected = make_model()(batch)
+    sums = objective.eval()(batch)
+    assert sums.sums.keys() == {"loss", "nll"}
+    assert torch.equal(sums.loss, expected.loss)
+    assert torch.equal(sums.nll, expected.nll)
+    assert mean_nll(objective, [batch], CPU) == mean_nll(make_model(), [batch], CPU)

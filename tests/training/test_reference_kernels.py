@@ -33,14 +33,20 @@ SHAPE = {
     "num_encoder_layers": 1,
     "num_decoder_layers": 1,
 }
-DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
+DROPOUT = {
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "token_dropout": 0.02,
+}
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-EVERY_ATTENTION = pytest.mark.parametrize(
-    "attention",
+EVERY_KIND_OF_MODEL = pytest.mark.parametrize(
+    "kind",
     [
         pytest.param({}, id="dot_product"),
         pytest.param({"self_attention": "additive", "cross_attention": "additive"}, id="additive"),
         pytest.param({"self_attention": "dense_synthesizer", "max_length": 9}, id="synthesizer"),
+        pytest.param({"norm_kind": "rms_norm", "activation": "swiglu"}, id="rms_norm-swiglu"),
     ],
 )
 EVERY_DTYPE = pytest.mark.parametrize(
@@ -87,29 +93,27 @@ def train(run_dir: Path, *, dtype: torch.dtype, **settings: Any) -> list[float]:
     return [line["loss"] for line in read_lines_without_timing(run_dir) if line["kind"] == "train"]
 
 
-@EVERY_ATTENTION
+@EVERY_KIND_OF_MODEL
 @EVERY_DTYPE
-def test_loss_is_finite_and_falls(
-    dtype: torch.dtype, attention: dict[str, Any], tmp_path: Path
-) -> None:
+def test_loss_is_finite_and_falls(dtype: torch.dtype, kind: dict[str, Any], tmp_path: Path) -> None:
     """In fp16 with a GradScaler, which finds its scale by skipping updates."""
     with use_reference():
-        losses = train(tmp_path / "run", dtype=dtype, **DROPOUT, **attention)
+        losses = train(tmp_path / "run", dtype=dtype, **DROPOUT, **kind)
     assert len(losses) == NUM_UPDATES
     assert None not in losses
     assert losses[-1] < losses[0] - 0.2
 
 
-@EVERY_ATTENTION
+@EVERY_KIND_OF_MODEL
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)], ids=str
 )
 def test_losses_are_those_of_the_fast_kernels(
-    dtype: torch.dtype, tolerance: float, attention: dict[str, Any], tmp_path: Path
+    dtype: torch.dtype, tolerance: float, kind: dict[str, Any], tmp_path: Path
 ) -> None:
     with use_reference():
-        reference = train(tmp_path / "reference", dtype=dtype, **NO_DROPOUT, **attention)
-    fast = train(tmp_path / "fast", dtype=dtype, **NO_DROPOUT, **attention)
+        reference = train(tmp_path / "reference", dtype=dtype, **NO_DROPOUT, **kind)
+    fast = train(tmp_path / "fast", dtype=dtype, **NO_DROPOUT, **kind)
     assert reference == pytest.approx(fast, rel=tolerance)
 
 
@@ -129,14 +133,14 @@ def test_attention_is_that_of_pytorch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert rates == [0.1, 0.1, 0.1]
 
 
-@EVERY_ATTENTION
+@EVERY_KIND_OF_MODEL
 @EVERY_DTYPE
-def test_training_is_compiled_to_one_graph(dtype: torch.dtype, attention: dict[str, Any]) -> None:
+def test_training_is_compiled_to_one_graph(dtype: torch.dtype, kind: dict[str, Any]) -> None:
     """With dropout, which draws other masks: only without it can results be compared."""
     torch._dynamo.reset()
     batch: Batch = BATCHES[0]
     for rates in (DROPOUT, NO_DROPOUT):
-        compiled = make_objective(**rates, **attention).train()
+        compiled = make_objective(**rates, **kind).train()
         compiled.transformer.compute_dtype = dtype
         compiled.transformer.compile(dynamic=True, fullgraph=True, backend="eager")
         loss = compiled(batch).loss
@@ -144,7 +148,7 @@ def test_training_is_compiled_to_one_graph(dtype: torch.dtype, attention: dict[s
         assert loss.isfinite()
         gradients = [p.grad for p in compiled.parameters() if p.grad is not None]
         assert all(gradient.isfinite().all() for gradient in gradients)
-    plain = make_objective(**NO_DROPOUT, **attention).train()
+    plain = make_objective(**NO_DROPOUT, **kind).train()
     plain.transformer.compute_dtype = dtype
     with use_reference():
         expected = plain(batch).loss

@@ -140,7 +140,7 @@ def test_run_lands_whatever_ends_it(tmp_path: Path, limits: dict[str, Any]) -> N
     assert peak_step <= 0.105 * num_updates
     assert max(trainer.rates) > 0.95 * PEAK
     assert trainer.rates[-1] < 0.02 * PEAK
-    assert trainer.plan.total_steps == num_updates
+    assert trainer.planner.plan.total_steps == num_updates
     assert plan_lines(tmp_path)[-1]["total_steps"] == num_updates
 
 
@@ -228,8 +228,8 @@ def test_resumed_run_knows_its_speed(tmp_path: Path) -> None:
     resumed = TimedTrainer(tmp_path, max_steps=60, validate_every=20)
     checkpoint, _ = resumed.checkpoints.load_newest()
     resumed.restore(checkpoint)
-    assert resumed.pace.update_seconds == pytest.approx(0.5)
-    assert resumed.pace.validation_seconds == 2.0
+    assert resumed.planner.pace.update_seconds == pytest.approx(0.5)
+    assert resumed.planner.pace.validation_seconds == 2.0
 
 
 def test_time_of_all_processes_counts(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_other_ranks_take_the_plan_of_rank_0(
     from_rank_0 = (None, False, 90)
     monkeypatch.setattr(Runtime, "broadcast", lambda self, value: from_rank_0)
     assert trainer.stop_reason() is None
-    assert trainer.plan.total_steps == 90
+    assert trainer.planner.plan.total_steps == 90
 
 
 # What the console shows
@@ -287,9 +287,9 @@ def test_other_ranks_take_the_plan_of_rank_0(
 
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
     trainer = TimedTrainer(tmp_path, max_steps=80, validate_every=40)
-    assert trainer.progress == (0.0, None)
+    assert trainer.planner.progress(trainer.state) == (0.0, None)
     found = []
-    trainer.console.advance = lambda step: found.append(trainer.progress)  # type: ignore[method-assign]
+    trainer.console.advance = lambda step: found.append(trainer.planner.progress(trainer.state))  # type: ignore[method-assign]
     trainer.fit()
     assert [fraction for fraction, _ in found] == [step / 80 for step in range(1, 81)]
     assert found[49].seconds_left == pytest.approx(30 * 0.5 + 2.0)

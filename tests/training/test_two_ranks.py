@@ -166,6 +166,18 @@ def test_two_ranks_equal_one_rank_with_reference_kernels(config_path: Path, tmp_
     assert_equal_runs(two_ranks, one_rank)
 
 
+def test_two_ranks_learn_from_a_teacher_as_one_rank_does(
+    config_path: Path, two_ranks: Path, tmp_path: Path
+) -> None:
+    overrides = (*OVERRIDES, f"train.teacher={two_ranks}", "train.teacher_weight=0.7")
+    train_on_two_ranks(config_path, tmp_path / "two", overrides=overrides)
+    one_rank = train(
+        configure(config_path, tmp_path / "one", *overrides, "train.gradient_accumulation=4")
+    )
+    assert_equal_runs(tmp_path / "two", one_rank)
+    assert logged_losses(one_rank) != pytest.approx(logged_losses(two_ranks), abs=1e-2)
+
+
 def assert_equal_runs(two_ranks: Path, one_rank: Path) -> None:
     """Compare to 1e-5, because sums in another order round differently."""
     weights = load_file(checkpoint_path(two_ranks) / "model.safetensors")

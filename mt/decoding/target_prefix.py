@@ -1,0 +1,57 @@
+"""Translations that begin with given tokens.
+
+A search is bound to a prefix by a step that gives a log-probability of -inf to all other tokens.
+The tokens of the prefix keep the log-probability that the model gives them, so a translation has
+the same score as without a prefix.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from mt.decoding.search import DecodeStep, State
+
+
+class PrefixState(Generic[State]):
+    """The state of a step, with the prefix of each sentence and the number of tokens so far."""
+
+    def __init__(self, state: State, prefixes: Sequence[Sequence[int]]) -> None:
+        self.state = state
+        self.prefixes = list(prefixes)
+        self.max_length = max((len(prefix) for prefix in prefixes), default=0)
+        self.position = 0
+
+    def reorder(self, beam_index: Tensor) -> None:
+        """Reorder the beams of a sentence; they share its prefix."""
+        self.state.reorder(beam_index)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep the state and the prefixes of these sentences."""
+        self.state.keep_rows(rows)
+        self.prefixes = [self.prefixes[row] for row in rows]
+
+
+@dataclass(frozen=True)
+class PrefixStep(Generic[State]):
+    """A decoding step (see `DecodeStep`) that allows only the prefix, as long as it lasts."""
+
+    step: DecodeStep[State]
+
+    def __call__(self, tokens: Tensor, state: PrefixState[State]) -> Tensor:
+        """Return the log-probabilities of the next token, -inf for all that are not allowed."""
+        log_probs = self.step(tokens, state.state)
+        position = state.position
+        state.position += 1
+        if position >= state.max_length:
+            return log_probs
+        for row, prefix in enumerate(state.prefixes):
+            if position < len(prefix):
+                token = prefix[position]
+                forced = torch.full_like(log_probs[row], -math.inf)
+                forced[:, token] = log_probs[row, :, token]
+                log_probs[row] = forced
+        return log_probs

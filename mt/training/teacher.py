@@ -1,0 +1,65 @@
+"""The teachers of a distillation: `train.teacher`."""
+
+import hashlib
+from pathlib import Path
+
+from mt.config.schema import TrainConfig
+from mt.distributed import Runtime
+from mt.errors import ConfigError
+from mt.experiment import Experiment
+from mt.model.transformer import Transformer
+from mt.storage.atomic import sha256
+from mt.storage.checkpoint import find_checkpoint
+from mt.storage.run_dir import open_run_dir
+
+
+def require_teachers(config: TrainConfig) -> None:
+    """Raise RunDirError or CheckpointError for a teacher that does not exist."""
+    for run_dir in config.teacher:
+        find_checkpoint(open_run_dir(Path(run_dir)).checkpoints_dir, config.teacher_checkpoint)
+
+
+def load_teachers(experiment: Experiment, runtime: Runtime) -> list[Transformer]:
+    """Return the teachers of a run, in evaluation mode and without gradients.
+
+    Their moving averages are loaded if they have any. ConfigError when a teacher has another
+    tokenizer, CheckpointError when there is no such checkpoint.
+    """
+    config = experiment.config.train
+    teachers = []
+    for run_dir in config.teacher:
+        teacher = Experiment.open(run_dir)
+        require_same_tokenizers(experiment, teacher)
+        model = teacher.translator(config.teacher_checkpoint, device="cpu").model
+        model.compute_dtype = runtime.dtype
+        teachers.append(model.requires_grad_(False).to(runtime.device))
+    return teachers
+
+
+def require_same_tokenizers(experiment: Experiment, teacher: Experiment) -> None:
+    """Raise ConfigError when the ids of the teacher stand for other tokens."""
+    own_paths = experiment.run_dir.tokenizer_paths(experiment.config.tokenizer.joint)
+    paths = teacher.run_dir.tokenizer_paths(teacher.config.tokenizer.joint)
+    if [sha256(path) for path in own_paths] == [sha256(path) for path in paths]:
+        return
+    src_path, tgt_path = paths
+    if teacher.config.tokenizer.joint:
+        wanted = f"tokenizer.model: {src_path}"
+    else:
+        wanted = (
+            f"tokenizer.joint: false, tokenizer.src_model: {src_path} and "
+            f"tokenizer.tgt_model: {tgt_path}"
+        )
+    raise ConfigError(
+        f"train.teacher: {teacher.run_dir.path} has another tokenizer than this run: wanted "
+        f"{wanted}, in a new run"
+    )
+
+
+def weights_digest(model: Transformer) -> str:
+    """Return a digest of the weights, by which a resumed run recognises its teacher."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
