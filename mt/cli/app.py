@@ -17,6 +17,7 @@ from mt.cli.align import align
 from mt.cli.attention import attention
 from mt.cli.average import average
 from mt.cli.check import check
+from mt.cli.compare import compare
 from mt.cli.evaluate import evaluate
 from mt.cli.export import export
 from mt.cli.init import init
@@ -48,6 +49,7 @@ for command in (
     align,
     score,
     report,
+    compare,
     attention,
     export,
     split,

@@ -1,8 +1,10 @@
 """The command `mt evaluate`."""
 
 import logging
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,13 +21,28 @@ from mt.cli.streams import write_lines
 from mt.config.choices import BleuTokenizer
 from mt.progress_bar import ProgressBar
 
+if TYPE_CHECKING:
+    from mt.cli.evaluate_output import ComparedSet, SystemLengths
+    from mt.evaluation.evaluate import SetScores, TranslatedSets
+
 logger = logging.getLogger(__name__)
 
 
+class Metric(StrEnum):
+    """A score that can be asked for. (Typer takes no list of a Literal.)"""
+
+    BLEU = "bleu"
+    CHRF = "chrf"
+    CHRF_WITH_WORDS = "chrf++"
+    TER = "ter"
+
+
 def evaluate(
-    run_dir: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN_DIR", help="directory that mt train made; none with --hyp"),
+    run_dirs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN_DIR", help="directories that mt train made; none with --hyp alone"
+        ),
     ] = None,
     src: Annotated[
         Path | None,
@@ -34,7 +51,10 @@ def evaluate(
     ref: Annotated[
         list[Path] | None, typer.Option(help="file of references; may be given again")
     ] = None,
-    hyp: Annotated[Path | None, typer.Option(help="file of translations to score")] = None,
+    hyp: Annotated[
+        list[Path] | None,
+        typer.Option(help="file of translations to score; may be given again"),
+    ] = None,
     lang: Annotated[
         str, typer.Option(help="target language of --hyp, such as zh, zho_Hant or pt-BR")
     ] = "",
@@ -49,6 +69,20 @@ def evaluate(
         bool | None,
         typer.Option(help="ignore case in BLEU and chrF  [default: the config's; no with --hyp]"),
     ] = None,
+    metric: Annotated[
+        list[Metric] | None,
+        typer.Option(help="score to compute; may be given again  [default: bleu, chrf, ter]"),
+    ] = None,
+    by_length: Annotated[
+        bool, typer.Option("--by-length", help="show the scores by source length too")
+    ] = False,
+    per_sentence: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="write each sentence with its BLEU and chrF, one JSON object a line",
+        ),
+    ] = None,
     json: JsonOption = False,
     ensemble_with: EnsembleOption = None,
     beam_size: BeamOption = None,
@@ -57,58 +91,136 @@ def evaluate(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature."""
-    _check_combination(run_dir, src=src, ref=ref, hyp=hyp, lang=lang)
-    from mt.cli.evaluate_output import as_json, as_text
-    from mt.cli.evaluate_progress import EvaluationBar
-    from mt.evaluation.evaluate import evaluate as evaluate_run
-    from mt.evaluation.evaluate import evaluate_file
+    """Score translations by BLEU, chrF and TER, each with its sacreBLEU signature.
 
-    if hyp is not None:
-        if ensemble_with:
-            raise typer.BadParameter("goes with RUN_DIR, not with --hyp", param_hint="--with")
-        results = evaluate_file(
-            hyp,
-            ref or [],
+    With several runs or files, each is compared with the first: confidence intervals, and p-values
+    of a paired bootstrap (bs) and of a paired approximate randomization (ar).
+    """
+    run_dirs = run_dirs or []
+    hyps = hyp or []
+    _check_combination(run_dirs, src=src, ref=ref, hyps=hyps, lang=lang, by_length=by_length)
+    if ensemble_with and len(run_dirs) != 1:
+        raise typer.BadParameter("goes with one RUN_DIR", param_hint="--with")
+    from mt.cli.evaluate_progress import EvaluationBar
+    from mt.evaluation.evaluate import translate_sets
+    from mt.evaluation.metrics import DEFAULT_METRICS
+
+    with ProgressBar(enabled=logger.isEnabledFor(logging.INFO)) as bar:
+        translated = translate_sets(
+            run_dirs,
+            hyps=hyps,
+            src=src,
+            refs=ref or [],
             tgt_lang=lang,
-            tokenize=tokenize or "auto",
-            lowercase=bool(lowercase),
+            ensemble_with=ensemble_with or [],
+            checkpoint=checkpoint,
+            device=device,
+            beam_size=beam_size,
+            tokenize=tokenize,
+            lowercase=lowercase,
+            on_progress=EvaluationBar(bar).on_progress,
         )
+    metrics = list(dict.fromkeys(str(name) for name in metric or DEFAULT_METRICS))
+    _print_scores(translated, metrics, json=json, by_length=by_length)
+    if per_sentence is not None:
+        _write_sentences(translated, per_sentence)
+
+
+def _print_scores(
+    translated: "TranslatedSets", metrics: Sequence[str], *, json: bool, by_length: bool
+) -> None:
+    """Score the translations and print the scores: a list for one system, a table for several."""
+    from mt.cli import evaluate_output as output
+
+    lengths = _score_by_length(translated, metrics) if by_length else []
+    if len(translated.sets[0].outputs) == 1:
+        results = _score_sets(translated, metrics)
+        text = output.as_json(results, lengths) if json else output.as_text(results)
     else:
-        assert run_dir is not None, "checked above"
-        with ProgressBar(enabled=logger.isEnabledFor(logging.INFO)) as bar:
-            results = evaluate_run(
-                run_dir,
-                src=src,
-                refs=ref or [],
-                ensemble_with=ensemble_with or [],
-                checkpoint=checkpoint,
-                device=device,
-                beam_size=beam_size,
-                tokenize=tokenize,
-                lowercase=lowercase,
-                on_progress=EvaluationBar(bar).on_progress,
+        compared = _compare_systems(translated, metrics)
+        if json:
+            text = output.comparison_as_json(compared, lengths)
+        else:
+            text = output.comparison_as_text(compared)
+    if lengths and not json:
+        text += "\n" + output.lengths_as_text(lengths)
+    write_lines([text])
+
+
+def _score_sets(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[SetScores]":
+    """Return the scores of the only system."""
+    from mt.evaluation.evaluate import score_set
+
+    scoring = translated.scoring
+    return [
+        score_set(item.eval_set, item.outputs[0].lines, scoring=scoring, metrics=metrics)
+        for item in translated.sets
+    ]
+
+
+def _compare_systems(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[ComparedSet]":
+    """Return the scores of several systems, each compared with the first."""
+    from mt.cli.evaluate_output import ComparedSet
+    from mt.evaluation.significance import compare_with_baseline
+
+    compared = []
+    for item in translated.sets:
+        scores = compare_with_baseline(
+            [output.lines for output in item.outputs],
+            item.eval_set.refs,
+            metrics=metrics,
+            scoring=translated.scoring,
+        )
+        systems = [output.system for output in item.outputs]
+        eval_set = item.eval_set
+        compared.append(ComparedSet(eval_set.name, len(eval_set.src), systems, scores))
+    return compared
+
+
+def _score_by_length(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[SystemLengths]":
+    """Return the scores of each set and system by source length."""
+    from mt.cli.evaluate_output import SystemLengths
+    from mt.evaluation.by_length import score_by_length
+
+    scored = []
+    for item in translated.sets:
+        for system, lines in item.outputs:
+            lengths = score_by_length(
+                item.eval_set, lines, scoring=translated.scoring, metrics=metrics
             )
-    write_lines([as_json(results) if json else as_text(results)])
+            scored.append(SystemLengths(item.eval_set.name, system, lengths))
+    return scored
+
+
+def _write_sentences(translated: "TranslatedSets", path: Path) -> None:
+    """Write each sentence with its scores to a file, and log the signatures of these."""
+    from mt.cli.evaluate_output import sentences_as_jsonl
+    from mt.evaluation.per_sentence import SentenceScorer
+
+    scorer = SentenceScorer(translated.scoring)
+    write_lines(sentences_as_jsonl(translated.sets, scorer), path)
+    for name, signature in scorer.signatures.items():
+        logger.info(f"{path}: {name} of each sentence: {signature}")
 
 
 def _check_combination(
-    run_dir: Path | None,
+    run_dirs: Sequence[Path],
     *,
     src: Path | None,
     ref: list[Path] | None,
-    hyp: Path | None,
+    hyps: Sequence[Path],
     lang: str,
+    by_length: bool,
 ) -> None:
-    """Raise BadParameter unless the arguments name a run, or a file of translations, to score."""
-    is_run = run_dir is not None and hyp is None and not lang
-    is_file = run_dir is None and hyp is not None and src is None
-    if not is_run and not is_file:
+    """Raise BadParameter unless the arguments name runs or files of translations to score."""
+    if not run_dirs and not hyps:
+        raise typer.BadParameter("give RUN_DIR, with or without --src, or --hyp, or both")
+    if run_dirs and lang:
+        raise typer.BadParameter("a run has its language in its config", param_hint="--lang")
+    if bool(ref) != (src is not None or not run_dirs):
         raise typer.BadParameter(
-            "give either RUN_DIR, with or without --src, or --hyp, with or without --lang"
+            "--src and --hyp need --ref, and --ref needs one of them; with a run, it needs --src",
+            param_hint="--ref",
         )
-    has_text = src is not None or hyp is not None
-    if has_text != bool(ref):
-        raise typer.BadParameter(
-            "--src and --hyp need --ref, and --ref needs one of them", param_hint="--ref"
-        )
+    if by_length and src is None and not run_dirs:
+        raise typer.BadParameter("needs the sources: --src", param_hint="--by-length")

@@ -199,6 +199,24 @@ def choose_examples(
     return {"best": best, "worst": worst, "instructive": instructive}
 
 
+def most_different(
+    sources: Sequence[str], scores_by_system: Sequence[Sequence[float]], *, num_sentences: int
+) -> list[int]:
+    """Return the sentences with the largest differences between the scores of several systems.
+
+    The first has the largest difference. No source is chosen twice, and no blank source.
+    """
+    ranges = [max(scores) - min(scores) for scores in zip(*scores_by_system, strict=True)]
+    chosen: list[int] = []
+    chosen_sources = {""}
+    for index in sorted(range(len(sources)), key=lambda index: -ranges[index]):
+        src = sources[index].strip()
+        if ranges[index] > 0 and src not in chosen_sources and len(chosen) < num_sentences:
+            chosen.append(index)
+            chosen_sources.add(src)
+    return chosen
+
+
 def _missing_names_and_numbers(
     sentences: Sequence[ScoredSentence], wrong: Sequence[int]
 ) -> list[Example]:

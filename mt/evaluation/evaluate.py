@@ -1,16 +1,21 @@
-"""Evaluation of a run, or of a file of translations, by BLEU, chrF and TER."""
+"""Evaluation of runs, and of files of translations, by BLEU, chrF and TER."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
-from mt.data.words import lacks_spaces
+from mt.data.text import read_lines
 from mt.decoding.translator import TranslationProgress, Translator
-from mt.evaluation.metrics import WORD_TOKENIZERS, Score, Scoring, score_corpus
+from mt.errors import ConfigError, DataError
+from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
+from mt.evaluation.text_warnings import (
+    find_seen_source_problems,
+    find_text_problems,
+)
 from mt.experiment import Experiment
 
 logger = logging.getLogger(__name__)
@@ -22,6 +27,31 @@ class SetScores(NamedTuple):
     name: str
     num_lines: int
     scores: list[Score]
+
+
+class SystemOutput(NamedTuple):
+    """What one system wrote: a translation of each line of a set."""
+
+    system: str  # the run directory or the file
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class TranslatedSet:
+    """An evaluation set with its translations by one or more systems, the baseline first."""
+
+    eval_set: EvalSet
+    outputs: list[SystemOutput]
+    has_sources: bool = True  # False: the sources are not known, and those of `eval_set` are blank
+
+
+@dataclass(frozen=True)
+class TranslatedSets:
+    """Evaluation sets with their translations, and how these are scored."""
+
+    sets: list[TranslatedSet]
+    scoring: Scoring
+    warnings: list[str]  # about the sets and the text, logged already
 
 
 @dataclass(frozen=True)
@@ -49,6 +79,7 @@ def evaluate(
     beam_size: int | None = None,
     tokenize: str | None = None,
     lowercase: bool | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     on_progress: OnEvaluationProgress | None = None,
 ) -> list[SetScores]:
     """Translate evaluation sets with a run and score them. Raises MtError.
@@ -56,47 +87,73 @@ def evaluate(
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
     of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
     default to the values in the run's config. `ensemble_with` names further runs, which translate
-    together with the first (see `Translator.load`). `on_progress` is called at the start of each
-    set and after each batch of its translation.
+    together with the first (see `Translator.load`). `metrics` are "bleu", "chrf", "chrf++" and
+    "ter". `on_progress` is called at the start of each set and after each batch of its translation.
+    """
+    translated = translate_sets(
+        [run_dir],
+        src=src,
+        refs=refs,
+        ensemble_with=ensemble_with,
+        checkpoint=checkpoint,
+        device=device,
+        beam_size=beam_size,
+        tokenize=tokenize,
+        lowercase=lowercase,
+        on_progress=on_progress,
+    )
+    return [
+        score_set(item.eval_set, item.outputs[0].lines, scoring=translated.scoring, metrics=metrics)
+        for item in translated.sets
+    ]
+
+
+def translate_sets(
+    run_dirs: Sequence[str | Path],
+    *,
+    hyps: Sequence[str | Path] = (),
+    src: str | Path | None = None,
+    refs: Sequence[str | Path] = (),
+    tgt_lang: str = "",
+    ensemble_with: Sequence[str | Path] = (),
+    checkpoint: str = "best",
+    device: str = "auto",
+    beam_size: int | None = None,
+    tokenize: str | None = None,
+    lowercase: bool | None = None,
+    on_progress: OnEvaluationProgress | None = None,
+) -> TranslatedSets:
+    """Translate evaluation sets with each run, and read files of translations. Raises MtError.
+
+    The set is the file `src` with its references `refs`; without `src`, the sets are those of the
+    first run's config (see `evaluate`). Files of translations (`hyps`) need a single set; without
+    runs, they need only its references. `tgt_lang` is their language, where there is no run.
+    `ensemble_with` names runs that translate together with each run (see `Translator.load`).
     """
     if isinstance(refs, str):
-        raise TypeError("evaluate takes a list of references, not a single str")
-    experiment = Experiment.open(run_dir)
-    scoring = scoring_of_run(experiment.config, tokenize=tokenize, lowercase=lowercase)
-    if src is not None:
-        src_path = Path(src)
-        eval_sets = [read_eval_set(src_path.name, src_path, [Path(ref) for ref in refs])]
-    else:
-        eval_sets = experiment.evaluation_sets
-    for eval_set in eval_sets:
-        warn_of_unnormalized_references(eval_set, experiment.config.data.normalization)
-    translator = experiment.translator(
-        checkpoint, device=device, beam_size=beam_size, ensemble_with=ensemble_with
-    )
-    results = []
-    for number, eval_set in enumerate(eval_sets, start=1):
-        progress = EvaluationProgress(eval_set.name, number, len(eval_sets), len(eval_set.src))
-        hypotheses = _translate_set(translator, eval_set, progress, on_progress)
-        _warn_of_set(eval_set, hypotheses, scoring)
-        results.append(score_set(eval_set, hypotheses, scoring=scoring))
-    return results
-
-
-def evaluate_file(
-    hyp: Path,
-    refs: Sequence[Path],
-    *,
-    tgt_lang: str = "",
-    tokenize: str = "auto",
-    lowercase: bool = False,
-) -> list[SetScores]:
-    """Score a file of translations against files of references. Raises MtError."""
-    scoring = Scoring.for_language(tgt_lang, tokenize=tokenize, lowercase=lowercase)
-    # Scoring needs no source. The hypotheses take its place, so that line counts are checked.
-    eval_set = read_eval_set(hyp.name, hyp, refs)
-    hypotheses = eval_set.src
-    _warn_of_set(eval_set, hypotheses, scoring)
-    return [score_set(eval_set, hypotheses, scoring=scoring)]
+        raise TypeError("evaluation takes a list of references, not a single str")
+    experiments = [Experiment.open(run_dir) for run_dir in run_dirs]
+    scoring = _common_scoring(experiments, tgt_lang, tokenize=tokenize, lowercase=lowercase)
+    eval_sets = _load_sets(experiments, hyps, src=src, refs=refs)
+    read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
+    warnings = _find_seen_sources(eval_sets, experiments)
+    has_sources = bool(experiments) or src is not None
+    sets = [TranslatedSet(eval_set, [], has_sources) for eval_set in eval_sets]
+    for number, experiment in enumerate(experiments):
+        translator = experiment.translator(
+            checkpoint, device=device, beam_size=beam_size, ensemble_with=ensemble_with
+        )
+        system = " + ".join(str(path) for path in (run_dirs[number], *ensemble_with))
+        for set_number, item in enumerate(sets):
+            progress = _start_progress(experiments, number, sets, set_number)
+            lines = _translate_set(translator, item.eval_set, progress, on_progress)
+            item.outputs.append(SystemOutput(system, lines))
+    for item in sets:
+        item.outputs.extend(read_outputs)
+        warnings += _find_output_problems(item, scoring)
+    for warning in warnings:
+        logger.warning(warning)
+    return TranslatedSets(sets, scoring, warnings)
 
 
 def scoring_of_run(
@@ -119,37 +176,119 @@ def score_set(
     hypotheses: Sequence[str],
     *,
     scoring: Scoring,
-    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> SetScores:
     """Return the scores of one translation of an evaluation set."""
     scores = score_corpus(hypotheses, eval_set.refs, metrics=metrics, scoring=scoring)
     return SetScores(eval_set.name, len(eval_set.src), scores)
 
 
-def find_missing_spaces(
-    name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring
-) -> str | None:
-    """Return a warning about the first side without spaces, if BLEU counts words between spaces.
-
-    `sides` maps a name, such as "references", to the lines of a set.
-    """
-    if scoring.tokenize not in WORD_TOKENIZERS:
-        return None
-    for side, lines in sides.items():
-        if lacks_spaces(lines):
-            return (
-                f"{name}: the {side} have about one word a line, and BLEU counts words between "
-                f"spaces (tok:{scoring.tokenize}): use --tokenize zh or char, "
-                "or evaluation.tokenize in a config"
+def _common_scoring(
+    experiments: Sequence[Experiment],
+    tgt_lang: str,
+    *,
+    tokenize: str | None,
+    lowercase: bool | None,
+) -> Scoring:
+    """Return how all systems are scored. Raises ConfigError if the runs' configs disagree."""
+    if not experiments:
+        return Scoring.for_language(
+            tgt_lang, tokenize=tokenize or "auto", lowercase=bool(lowercase)
+        )
+    first = experiments[0]
+    scoring = scoring_of_run(first.config, tokenize=tokenize, lowercase=lowercase)
+    for experiment in experiments[1:]:
+        other = scoring_of_run(experiment.config, tokenize=tokenize, lowercase=lowercase)
+        _check_same_languages(first, experiment)
+        if other != scoring:
+            raise ConfigError(
+                f"{experiment.run_dir.path}: its config scores with {other}, but that of "
+                f"{first.run_dir.path} with {scoring}; give --tokenize and --lowercase or "
+                "--no-lowercase"
             )
-    return None
+    return scoring
 
 
-def warn_of_missing_spaces(name: str, sides: Mapping[str, Sequence[str]], scoring: Scoring) -> None:
-    """Log what `find_missing_spaces` finds."""
-    problem = find_missing_spaces(name, sides, scoring)
-    if problem is not None:
-        logger.warning(problem)
+def _check_same_languages(first: Experiment, other: Experiment) -> None:
+    """Raise ConfigError if two runs translate between different languages."""
+    first_languages = _languages(first)
+    other_languages = _languages(other)
+    if first_languages != other_languages:
+        raise ConfigError(
+            f"{other.run_dir.path}: translates {other_languages}, but {first.run_dir.path} "
+            f"translates {first_languages}: their scores cannot be compared"
+        )
+
+
+def _languages(experiment: Experiment) -> str:
+    """Return the languages of a run: "en to de"."""
+    data = experiment.config.data
+    return f"{data.src_lang} to {data.tgt_lang}"
+
+
+def _load_sets(
+    experiments: Sequence[Experiment],
+    hyps: Sequence[str | Path],
+    *,
+    src: str | Path | None,
+    refs: Sequence[str | Path],
+) -> list[EvalSet]:
+    """Return the set that the user named, or else those of the first run's config."""
+    if not experiments or src is not None:
+        eval_sets = [_read_set(src, hyps, refs)]
+    else:
+        eval_sets = experiments[0].evaluation_sets
+    if hyps and len(eval_sets) > 1:
+        names = ", ".join(eval_set.name for eval_set in eval_sets)
+        raise DataError(f"{hyps[0]}: the translation of which set ({names})? Give --src and --ref")
+    if experiments:
+        normalization = experiments[0].config.data.normalization
+        for eval_set in eval_sets:
+            warn_of_unnormalized_references(eval_set, normalization)
+    return eval_sets
+
+
+def _read_set(
+    src: str | Path | None, hyps: Sequence[str | Path], refs: Sequence[str | Path]
+) -> EvalSet:
+    """Read the set that the user named. Without `src`, its sources are blank."""
+    ref_paths = [Path(ref) for ref in refs]
+    if src is not None:
+        return read_eval_set(Path(src).name, Path(src), ref_paths)
+    # The translations take the place of the sources, so that line counts are checked.
+    hyp = Path(hyps[0])
+    eval_set = read_eval_set(hyp.name if len(hyps) == 1 else ref_paths[0].name, hyp, ref_paths)
+    return eval_set._replace(src=[""] * len(eval_set.src))
+
+
+def _read_output(hyp: Path, eval_set: EvalSet) -> SystemOutput:
+    """Read a file of translations. Raises DataError if it has another number of lines."""
+    lines = list(read_lines(hyp))
+    if len(lines) != len(eval_set.src):
+        raise DataError(
+            f"{hyp}: {len(lines):,} lines, but {eval_set.name} has {len(eval_set.src):,}; "
+            "line i must be the translation of line i"
+        )
+    return SystemOutput(str(hyp), lines)
+
+
+def _start_progress(
+    experiments: Sequence[Experiment],
+    number: int,
+    sets: Sequence[TranslatedSet],
+    set_number: int,
+) -> EvaluationProgress:
+    """Return the progress before run `number` translates a set; both numbers begin at 0."""
+    eval_set = sets[set_number].eval_set
+    name = eval_set.name
+    if len(experiments) > 1:
+        name = f"{experiments[number].run_dir.path.name} {name}"
+    return EvaluationProgress(
+        name,
+        set_number=number * len(sets) + set_number + 1,
+        num_sets=len(experiments) * len(sets),
+        num_lines=len(eval_set.src),
+    )
 
 
 def _translate_set(
@@ -169,6 +308,26 @@ def _translate_set(
     return replace(translator, on_progress=report).translate(eval_set.src)
 
 
-def _warn_of_set(eval_set: EvalSet, hypotheses: Sequence[str], scoring: Scoring) -> None:
-    sides = {"translations": hypotheses, "references": eval_set.refs[0]}
-    warn_of_missing_spaces(eval_set.name, sides, scoring)
+def _find_seen_sources(
+    eval_sets: Sequence[EvalSet], experiments: Sequence[Experiment]
+) -> list[str]:
+    """Return warnings about sources of the sets that are in the training text of a run."""
+    # Most runs that are compared have the same training text. It is read once.
+    training_texts = {}
+    for experiment in experiments:
+        data = experiment.config.data
+        training_texts[repr((data.train, data.normalization))] = data
+    problems = []
+    for data in training_texts.values():
+        problems += find_seen_source_problems(eval_sets, data)
+    return list(dict.fromkeys(problems))
+
+
+def _find_output_problems(item: TranslatedSet, scoring: Scoring) -> list[str]:
+    """Return warnings about the translations and references of a set."""
+    sides = {}
+    for output in item.outputs:
+        is_only = len(item.outputs) == 1
+        sides["translations" if is_only else f"translations of {output.system}"] = output.lines
+    sides["references"] = item.eval_set.refs[0]
+    return find_text_problems(item.eval_set.name, sides, scoring)

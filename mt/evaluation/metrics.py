@@ -32,7 +32,9 @@ MIN_RESAMPLES = 100
 # gets fewer resamples.
 MAX_RESAMPLED_SENTENCES = 5_000_000
 
-NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER"}  # of the metrics, as scores show them
+# Of the metrics, as scores show them.
+NAMES = {"bleu": "BLEU", "chrf": "chrF", "chrf++": "chrF++", "ter": "TER"}
+DEFAULT_METRICS = ("bleu", "chrf", "ter")
 
 # BLEU's tokenizers that need spaces between words.
 WORD_TOKENIZERS = ("none", "13a", "intl")
@@ -43,7 +45,7 @@ class Scoring:
     """How translations are scored, as options of sacreBLEU."""
 
     tokenize: str = "13a"  # BLEU's tokenizer
-    lowercase: bool = False  # for BLEU and chrF; TER always ignores case
+    lowercase: bool = False  # for BLEU, chrF and chrF++; TER always ignores case
     ter_words: TerWords = "spaces"
 
     @classmethod
@@ -60,13 +62,16 @@ class Scoring:
         return cls(tokenize, lowercase, ter_words(language))
 
     def metric(self, metric: str) -> Metric:
-        """Return sacreBLEU's metric "bleu", "chrf" or "ter"."""
+        """Return sacreBLEU's metric "bleu", "chrf", "chrf++" or "ter"."""
         if metric == "bleu":
             # sacreBLEU warns that "spm" is an older name of flores101.
             tokenize = "flores101" if self.tokenize == "spm" else self.tokenize
             return BLEU(tokenize=tokenize, lowercase=self.lowercase)
         if metric == "chrf":
             return CHRF(lowercase=self.lowercase)
+        if metric == "chrf++":
+            # Popović 2017, "chrF++: words helping character n-grams": words and pairs of words too.
+            return CHRF(lowercase=self.lowercase, word_order=2)
         assert metric == "ter", metric
         is_asian = self.ter_words == "asian"
         # sacreBLEU splits Chinese and Japanese text only if it also normalizes it.
@@ -79,7 +84,7 @@ DEFAULT_SCORING = Scoring()
 class Score(NamedTuple):
     """A corpus score, with the signature that says how it was computed.
 
-    BLEU and chrF are between 0 and 100; TER can be above 100.
+    BLEU, chrF and chrF++ are between 0 and 100; TER can be above 100.
 
     If it was asked for and there are enough sentences, the score has a 95 % confidence interval,
     mean ± half_width, from bootstrap resamples of the sentences (Koehn 2004, "Statistical
@@ -107,7 +112,7 @@ def score_corpus(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     *,
-    metrics: Sequence[str] = ("bleu", "chrf", "ter"),
+    metrics: Sequence[str] = DEFAULT_METRICS,
     scoring: Scoring = DEFAULT_SCORING,
     num_resamples: int = 1,
 ) -> list[Score]:
@@ -126,13 +131,10 @@ def score_corpus(
     # sacreBLEU's command removes white space at line ends before any metric sees the text.
     hypotheses = [line.rstrip() for line in hypotheses]
     references = [[line.rstrip() for line in lines] for lines in references]
-    max_resamples = max(MIN_RESAMPLES, MAX_RESAMPLED_SENTENCES // num_lines)
-    num_resamples = min(num_resamples, max_resamples)
+    num_resamples = affordable_resamples(num_resamples, num_lines)
 
     scores = []
-    for metric_name in metrics:
-        if metric_name == "ter" and scoring.ter_words is None:
-            continue
+    for metric_name in usable_metrics(metrics, scoring):
         metric = scoring.metric(metric_name)
         value, mean, half_width = _compute_score(metric, hypotheses, references, num_resamples)
         if num_lines < MIN_SENTENCES:
@@ -141,6 +143,17 @@ def score_corpus(
         signature = str(metric.get_signature())
         scores.append(Score(NAMES[metric_name], value, signature, mean, half_width))
     return scores
+
+
+def usable_metrics(metrics: Sequence[str], scoring: Scoring) -> list[str]:
+    """Return the metrics without TER if the language has no words to count for it."""
+    return [name for name in metrics if name != "ter" or scoring.ter_words is not None]
+
+
+def affordable_resamples(num_resamples: int, num_lines: int) -> int:
+    """Return how many bootstrap resamples of a set fit into the memory."""
+    max_resamples = max(MIN_RESAMPLES, MAX_RESAMPLED_SENTENCES // num_lines)
+    return min(num_resamples, max_resamples)
 
 
 def check_tokenizer(tokenize: str) -> None:

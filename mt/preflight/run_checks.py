@@ -15,7 +15,8 @@ from mt.data.parallel_text import Side, parallel_texts
 from mt.data.progress import bytes_bar
 from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError, DeviceError, MtError
-from mt.evaluation.evaluate import find_missing_spaces, scoring_of_run
+from mt.evaluation.evaluate import scoring_of_run
+from mt.evaluation.text_warnings import find_text_problems
 from mt.preflight import file_checks
 from mt.preflight.dry_run import try_training
 from mt.preflight.file_checks import Finding
@@ -298,12 +299,14 @@ def _add_sets_that_agree(
 
 
 def check_scoring(config: Config) -> Finding:
-    """Check that BLEU's tokenizer fits the references of the validation set. Raises MtError."""
+    """Check that the references of the validation set are plain text, and that BLEU's tokenizer
+    fits them. Raises MtError.
+    """
     scoring = scoring_of_run(config)
     valid = load_eval_set(config.data.valid, config.data)
-    problem = find_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
-    if problem is not None:
-        return Finding("warning", "scores", "", problem)
+    problems = find_text_problems(valid.name, {"references": valid.refs[0]}, scoring)
+    if problems:
+        return Finding("warning", "scores", "", "; ".join(problems))
     return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {scoring.tokenize}")
 
 

@@ -35,6 +35,9 @@ PALETTE = {
     "first": "#2563b8",
     "second": "#d4650a",
     "third": "#0e8a72",
+    "fourth": "#7b4fb5",
+    "fifth": "#a1790f",
+    "sixth": "#c03d7a",
 }
 STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
@@ -61,6 +64,7 @@ STYLE: "dict[RcKeyType, Any]" = {
 METRIC_COLOURS = ("second", "first", "third")  # of BLEU, chrF and TER in every plot
 MAX_BANDS = 80  # areas along a curve that have a tooltip
 MAX_VALUE = 1e100  # larger values are not drawn
+MAX_DOTS = 60  # a curve with more points has no dots
 
 
 class Line(NamedTuple):
@@ -72,6 +76,18 @@ class Line(NamedTuple):
     colour: str = "first"  # a name in PALETTE
     as_points: bool = False
     value_format: str = ",.3f"  # of a value in a tooltip
+
+
+class Curve(NamedTuple):
+    """The values of one run, or of a group of runs, over any measure of its progress."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()  # with `high`: the range of a group; empty for a single run
+    high: Sequence[float] = ()
+    colour: str = "first"  # a name in PALETTE
+    has_dots: bool = False  # mark each point with a dot, which has a tooltip
 
 
 def plot_lines(
@@ -107,6 +123,32 @@ def plot_lines(
             _set_log_scale(axes)
         elif curves:
             _start_at_zero(axes)
+        _format_ticks(axes)
+        return _to_svg(figure, label)
+
+
+def plot_curves(curves: Sequence[Curve], *, label: str, x_name: str) -> str:
+    """Plot the curves of several runs over `x_name` as an SVG element, without a legend.
+
+    `label` describes the plot to screen readers. The first curves are drawn above the others.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**STYLE, "svg.hashsalt": repr((label, curves))}):
+        figure = Figure(figsize=(4.0, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        for curve in reversed(curves):
+            colour = PALETTE[curve.colour]
+            values = _within_range(curve.y)
+            if curve.low:
+                low = _within_range(curve.low)
+                high = _within_range(curve.high)
+                axes.fill_between(curve.x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(curve.x, values, color=colour)
+            if curve.has_dots and len(curve.x) <= MAX_DOTS:
+                _draw_dots(axes, curve, x_name=x_name)
+        _start_at_zero(axes)
         _format_ticks(axes)
         return _to_svg(figure, label)
 
@@ -174,13 +216,37 @@ def _draw_points(axes: "Axes", line: Line, *, log: bool) -> None:
         axes.plot([step], [value], "o", **dot_style, gid=_gid("dot", tooltip))
 
 
+def _draw_dots(axes: "Axes", curve: Curve, *, x_name: str) -> None:
+    """Draw a dot with a tooltip at each point of a curve."""
+    for index, (x, y) in enumerate(zip(curve.x, _within_range(curve.y), strict=True)):
+        tooltip = f"{curve.name}\n{x:,.6g} {x_name}\n{y:,.3f}"
+        if curve.low:
+            tooltip += f" ({curve.low[index]:,.3f} to {curve.high[index]:,.3f})"
+        gid = _gid("dot", tooltip)
+        axes.plot(
+            [x],
+            [y],
+            "o",
+            color=PALETTE[curve.colour],
+            markersize=4.0,
+            markeredgecolor=PALETTE["paper"],
+            markeredgewidth=0.6,
+            gid=gid,
+        )
+
+
 def _drawable_values(line: Line, *, log: bool) -> NDArray[np.float64]:
     """Return the values with nan in place of what cannot be drawn."""
-    values = np.array(line.values, float)
-    drawable = np.abs(values) < MAX_VALUE  # False for nan and infinity
+    values = _within_range(line.values)
     if log:
-        drawable &= values >= 1 / MAX_VALUE
-    return np.where(drawable, values, np.nan)
+        values = np.where(values >= 1 / MAX_VALUE, values, np.nan)
+    return values
+
+
+def _within_range(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return the values with nan in place of those that are not finite, or too large."""
+    array = np.array(values, float)
+    return np.where(np.abs(array) < MAX_VALUE, array, np.nan)
 
 
 def _draw_event(axes: "Axes", step: float, description: str) -> None:

@@ -11,6 +11,7 @@ from mt.decoding.translator import Translator
 from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import MIN_SENTENCES, Score
+from mt.evaluation.text_warnings import find_seen_source_problems
 from mt.planning.advice import Advice
 from mt.planning.next_steps import suggest_next_steps
 from mt.planning.output_advice import OutputCounts, count_outputs
@@ -137,6 +138,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     scoring = scoring_of_run(config)
     translator = Translator.load(run.path, checkpoint=checkpoint, device=device)
     eval_sets, problems = load_evaluation_sets(config)
+    problems += [f"{text}." for text in find_seen_source_problems(eval_sets, config.data)]
     scored_sets = []
     heat_maps: list[HeatMap] = []
     heat_maps_source = ""

@@ -13,9 +13,9 @@ from mt.evaluation.analysis import (
     Example,
     ScoredSentence,
     choose_examples,
-    length_buckets,
     sentence_chrf,
 )
+from mt.evaluation.by_length import score_by_length
 from mt.evaluation.metrics import NUM_RESAMPLES, Score, Scoring, score_corpus
 
 NUM_EXAMPLES = 5  # at most, of each kind and set
@@ -66,20 +66,14 @@ def translate_and_score(
         sentences.append(score_sentence(eval_set.src[index], translation, refs))
 
     hyps = [sentence.hyp for sentence in sentences]
-    all_indices = range(len(hyps))
-    metrics = ("bleu", "chrf", "ter")
-    scores = _score(hyps, eval_set.refs, all_indices, metrics=metrics, scoring=scoring)
+    scores = score_corpus(hyps, eval_set.refs, scoring=scoring, num_resamples=NUM_RESAMPLES)
 
-    length_unit, buckets = length_buckets(eval_set.src)
-    by_length = []
-    for bucket in buckets:
-        bucket_scores = _score(
-            hyps, eval_set.refs, bucket.indices, metrics=("bleu", "chrf"), scoring=scoring
-        )
-        by_length.append((bucket, bucket_scores))
+    lengths = score_by_length(
+        eval_set, hyps, scoring=scoring, metrics=("bleu", "chrf"), num_resamples=NUM_RESAMPLES
+    )
 
     examples = choose_examples(sentences, num_each=NUM_EXAMPLES)
-    return ScoredSet(eval_set.name, sentences, scores, length_unit, by_length, examples)
+    return ScoredSet(eval_set.name, sentences, scores, lengths.unit, lengths.buckets, examples)
 
 
 def score_sentence(src: str, translation: Translation, refs: Sequence[str]) -> ScoredSentence:
@@ -91,21 +85,3 @@ def score_sentence(src: str, translation: Translation, refs: Sequence[str]) -> S
     num_tokens = sum(len(segment.tgt) for segment in translation.segments)
     probability = math.exp(translation.log_prob / max(1, num_tokens))
     return ScoredSentence(src, hyp, ref, sentence_chrf(hyp, refs), probability)
-
-
-def _score(
-    hyps: Sequence[str],
-    refs: Sequence[Sequence[str]],
-    indices: Sequence[int],
-    *,
-    metrics: Sequence[str],
-    scoring: Scoring,
-) -> list[Score]:
-    """Score the sentences at `indices`, with intervals where there are enough of them."""
-    return score_corpus(
-        [hyps[i] for i in indices],
-        [[lines[i] for i in indices] for lines in refs],
-        metrics=metrics,
-        scoring=scoring,
-        num_resamples=NUM_RESAMPLES,
-    )

@@ -28,8 +28,9 @@ from mt.errors import (
     RunDirError,
     TokenizerError,
 )
-from mt.evaluation.evaluate import scoring_of_run, warn_of_missing_spaces
+from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.languages import bleu_tokenizer
+from mt.evaluation.text_warnings import warn_of_missing_spaces
 from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta

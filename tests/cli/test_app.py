@@ -149,6 +149,22 @@ def test_evaluate_scores_the_test_sets_of_the_config(run_dir: Path) -> None:
         assert f"{test_scores[metric]['score']:.2f}" == value
 
 
+def test_evaluate_compares_runs_and_files_with_the_first(run_dir: Path, tmp_path: Path) -> None:
+    hyp = tmp_path / "hyp"
+    lines = mt("translate", run_dir, "-i", run_dir.parent / "test.aa").out.splitlines()
+    hyp.write_text("".join(f"{line[:-3]}\n" for line in lines), encoding="utf-8")
+    ended = mt("evaluate", run_dir, run_dir, "--hyp", hyp, "--json")
+    assert_silent_success(ended)
+    compared = json.loads(ended.out)["test"]
+    baseline, same, worse = compared["systems"]
+    assert [baseline["system"], worse["system"]] == [str(run_dir), str(hyp)]
+    single = json.loads(mt("evaluate", run_dir, "--json").out)["test"]
+    for name in ("BLEU", "chrF", "TER"):
+        assert baseline[name]["score"] == same[name]["score"] == single[name]["score"]
+        assert same[name]["p_bootstrap"] == same[name]["p_randomization"] == 1.0
+        assert worse[name]["p_randomization"] < 0.05
+
+
 def test_evaluate_shows_its_set_on_a_terminal(run_dir: Path) -> None:
     with (
         terminal(columns=60) as screen,
@@ -585,8 +601,11 @@ def test_help_explains_defaults_that_are_not_values() -> None:
         ("evaluate", "run", "--src", "a"),
         ("evaluate", "run", "--ref", "a"),
         ("evaluate", "--hyp", "a"),
-        ("evaluate", "--hyp", "a", "--ref", "b", "--src", "c"),
+        ("evaluate", "--hyp", "a", "--src", "c"),
+        ("evaluate", "--hyp", "a", "--ref", "b", "--by-length"),
+        ("evaluate", "--hyp", "a", "--ref", "b", "--metric", "meteor"),
         ("evaluate", "run", "--hyp", "a", "--ref", "b"),
+        ("evaluate", "run", "--lang", "de"),
         ("tokenizer", "train", "--model", "m"),
     ],
     ids=" ".join,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 from shell import mt
 
 from mt.cli.evaluate_progress import format_evaluation_progress
@@ -132,3 +134,118 @@ def test_long_or_hostile_name_of_a_set_leaves_room_for_the_meter(name: str) -> N
     assert line.startswith("0:45 left | ")
     assert line.endswith("40%")
     assert line.isprintable()
+
+
+# Several systems
+
+
+SOURCES = [f"source {number}" for number in range(20)]
+REFERENCES = [f"Der Satz {number} steht hier und ist lang." for number in range(20)]
+
+
+def write_systems(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """Write a source file, references, good translations and bad translations."""
+    good = [line.replace("steht", "ist") for line in REFERENCES]
+    bad = [line.replace("hier und ist", "dort oder war") for line in REFERENCES]
+    return (
+        write(folder / "src", SOURCES),
+        write(folder / "ref", REFERENCES),
+        write(folder / "good", good),
+        write(folder / "bad", bad),
+    )
+
+
+def test_several_files_are_compared_with_the_first(tmp_path: Path) -> None:
+    _, ref, good, bad = write_systems(tmp_path)
+    arguments = ("evaluate", "--hyp", good, "--hyp", bad, "--ref", ref, "--metric", "bleu")
+    ended = mt(*arguments, "--json")
+    assert ended.code == 0, ended.err
+    compared = json.loads(ended.out)["ref"]
+    assert compared["num_lines"] == 20
+    first, second = compared["systems"]
+    assert [first["system"], second["system"]] == [str(good), str(bad)]
+    assert first["BLEU"]["score"] > second["BLEU"]["score"]
+    assert first["BLEU"]["p_bootstrap"] is None
+    assert second["BLEU"]["p_bootstrap"] < 0.01
+    assert second["BLEU"]["p_randomization"] < 0.01
+    low, high = second["BLEU"]["interval"]
+    assert low - 0.01 <= second["BLEU"]["score"] <= high + 0.01
+    single = json.loads(mt("evaluate", "--hyp", bad, "--ref", ref, "--json").out)
+    assert single["bad"]["BLEU"]["score"] == second["BLEU"]["score"]
+
+    table = mt(*arguments).out
+    rows = [line.split() for line in table.splitlines() if line.startswith("BLEU  ")]
+    assert rows[0][:3] == ["BLEU", str(good), f"{first['BLEU']['score']:.2f}"]
+    assert rows[1][-2:] == [
+        f"{second['BLEU']['p_bootstrap']:.4f}",
+        f"{second['BLEU']['p_randomization']:.4f}",
+    ]
+    assert compared["signatures"]["BLEU"]["bootstrap"] in table
+    assert compared["signatures"]["BLEU"]["randomization"] in table
+
+
+def test_file_with_another_number_of_lines_is_refused(tmp_path: Path) -> None:
+    _, ref, good, _ = write_systems(tmp_path)
+    short = write(tmp_path / "short", REFERENCES[:7])
+    ended = mt("evaluate", "--hyp", good, "--hyp", short, "--ref", ref)
+    assert ended.code == 1
+    assert f"{short}: 7 lines, but" in ended.err
+    assert "20" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_chrf_with_words_is_computed_when_asked_for(tmp_path: Path) -> None:
+    scores, _ = score(tmp_path, slice(2, 3), "--metric", "chrf++", "--metric", "bleu")
+    assert list(scores) == ["num_lines", "chrF++", "BLEU"]
+    assert "|nw:2|" in scores["chrF++"]["signature"]
+
+
+def test_sentences_are_written_with_their_scores(tmp_path: Path) -> None:
+    src, ref, good, bad = write_systems(tmp_path)
+    output = tmp_path / "sentences.jsonl"
+    ended = mt(
+        "evaluate", "--src", src, "--hyp", good, "--hyp", bad, "--ref", ref,
+        "--metric", "chrf", "--per-sentence", output,
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 2 * len(SOURCES)
+    first, second, *_, last = lines
+    assert (first["line"], first["system"], second["system"]) == (1, str(good), str(bad))
+    assert last["line"] == len(SOURCES)
+    assert last["src"] == SOURCES[-1]
+    assert last["refs"] == [REFERENCES[-1]]
+    assert last["hyp"] == REFERENCES[-1].replace("hier und ist", "dort oder war")
+    expected = CHRF().sentence_score(last["hyp"], last["refs"]).score
+    assert last["chrF"] == pytest.approx(expected)
+    expected = BLEU(effective_order=True).sentence_score(last["hyp"], last["refs"]).score
+    assert last["BLEU"] == pytest.approx(expected)
+    assert "eff:yes" in ended.err
+
+
+def test_unknown_source_is_null(tmp_path: Path) -> None:
+    _, ref, good, _ = write_systems(tmp_path)
+    output = tmp_path / "sentences.jsonl"
+    assert mt("evaluate", "--hyp", good, "--ref", ref, "--per-sentence", output).code == 0
+    first = json.loads(output.read_text(encoding="utf-8").splitlines()[0])
+    assert first["src"] is None
+
+
+def test_scores_by_length_are_those_of_the_lines_of_that_length(tmp_path: Path) -> None:
+    sources = ["a b c"] * 12 + ["a b c d e f g"] * 8
+    _, ref, good, _ = write_systems(tmp_path)
+    src = write(tmp_path / "src", sources)
+    arguments = ("evaluate", "--src", src, "--hyp", good, "--ref", ref, "--by-length")
+    result = json.loads(mt(*arguments, "--json").out)["src"]["by_length"]
+    assert result["unit"] == "words"
+    assert [(item["length"], item["num_lines"]) for item in result["buckets"]] == [
+        ("up to 5", 12),
+        ("6–10", 8),
+    ]
+    short_lines = [line.replace("steht", "ist") for line in REFERENCES[:12]]
+    short_hyp = write(tmp_path / "short_hyp", short_lines)
+    short_ref = write(tmp_path / "short_ref", REFERENCES[:12])
+    short = json.loads(mt("evaluate", "--hyp", short_hyp, "--ref", short_ref, "--json").out)
+    for name in ("BLEU", "chrF", "TER"):
+        assert result["buckets"][0][name] == short["short_hyp"][name]["score"]
+    assert f"6–10              8{result['buckets'][1]['BLEU']:8.2f}" in mt(*arguments).out

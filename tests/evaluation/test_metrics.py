@@ -103,6 +103,16 @@ def test_language_without_words_has_no_ter() -> None:
     assert "tok:char" in scores[0].signature
 
 
+@pytest.mark.parametrize("scoring", [Scoring(), Scoring(lowercase=True)])
+def test_chrf_with_words_equals_that_of_sacrebleu(tmp_path: Path, scoring: Scoring) -> None:
+    options = ["--chrf-word-order", "2", *(LOWERCASE if scoring.lowercase else ())]
+    (score,) = score_corpus(HYPOTHESES, [REFERENCES], metrics=["chrf++"], scoring=scoring)
+    _, expected, _ = scores_of_sacrebleu_command(tmp_path, [REFERENCES], *options)
+    assert (f"{score.value:.10f}", score.signature) == expected
+    assert score.name == "chrF++"
+    assert "|nw:2|" in score.signature
+
+
 def test_score_has_its_name_and_signature() -> None:
     bleu, chrf, ter = score_corpus(HYPOTHESES, [REFERENCES])
     assert [score.name for score in (bleu, chrf, ter)] == ["BLEU", "chrF", "TER"]

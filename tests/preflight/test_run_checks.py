@@ -13,10 +13,11 @@ from parallel_text import MULTI30K, toy_lines, write_lines
 
 import mt.device
 from mt.cli.check_output import print_findings
+from mt.config.load import load_config
 from mt.config.schema import DataConfig
 from mt.preflight import dry_run
 from mt.preflight.file_checks import Finding
-from mt.preflight.run_checks import check, check_files
+from mt.preflight.run_checks import check, check_files, check_scoring
 from mt.training.run import read_config, train
 
 Text = dict[str, list[str]]  # lines by file name
@@ -88,6 +89,15 @@ def problems(findings: list[Finding]) -> list[tuple[str, str]]:
 
 def read_files(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_tokenized_references_are_found(text: Text) -> None:
+    path = write_project(text)
+    assert check_scoring(load_config(path)).level == "ok"
+    text["valid.de"] = [line.replace(".", " .").replace("?", " ?") for line in text["valid.de"]]
+    finding = check_scoring(load_config(write_project(text)))
+    assert (finding.level, finding.topic) == ("warning", "scores")
+    assert "valid: the references look tokenized" in finding.text
 
 
 # Planted faults

@@ -47,7 +47,10 @@ def report(trained_run: Path) -> ReportAndScores:
 def good_translations() -> Iterator[None]:
     """Replace the model's translations by ones that are good enough for scores above zero."""
 
-    def n_best(self: Translator, texts: list[str], **options: Any) -> list[list[Translation]]:
+    def n_best(self: Translator, texts: str | list[str], **options: Any) -> list[Any]:
+        if isinstance(texts, str):
+            (translations,) = n_best(self, [texts])
+            return list(translations)
         hyps = [drop_a_word(text) for text in texts]
         src_rows = self.src_tokenizer.encode(texts)
         tgt_rows = self.tgt_tokenizer.encode(hyps)
@@ -186,6 +189,10 @@ def test_validation_set_is_scored_without_test_sets(run_dir: Path) -> None:
         evaluated = json.loads(mt("evaluate", run_dir, "--json").out)
     assert "The config has no test sets" in text
     assert f"BLEU {evaluated['valid']['BLEU']['score']:.2f} on valid" in text
+
+
+def test_sources_in_the_training_text_are_reported(report: ReportAndScores) -> None:
+    assert "test: 39 of 40 sources (97.5%; the first: line 1)" in report.text
 
 
 def test_unreadable_test_set_is_named_and_skipped(run_dir: Path) -> None:

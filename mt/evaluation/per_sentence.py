@@ -1,0 +1,77 @@
+"""BLEU and chrF of single sentences, for a look at what a system does well and badly."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from mt.evaluation.evaluate import TranslatedSet
+from mt.evaluation.metrics import Scoring
+
+
+class SentenceScores(NamedTuple):
+    """The scores of one translation; with several references, chrF is that of the best."""
+
+    bleu: float
+    chrf: float
+
+
+class TranslatedSentence(NamedTuple):
+    """One line of a set, with the translation of one system and its scores."""
+
+    set_name: str
+    line: int  # from 1
+    system: str
+    src: str | None  # None: not known
+    refs: tuple[str, ...]
+    hyp: str
+    scores: SentenceScores
+
+
+class SentenceScorer:
+    """Scores single sentences.
+
+    BLEU counts only the lengths of n-grams that the translation has (sacreBLEU's effective order),
+    because most sentences would have a score of 0 otherwise. The mean of these scores is not the
+    score of the set.
+    """
+
+    def __init__(self, scoring: Scoring) -> None:
+        tokenize = "flores101" if scoring.tokenize == "spm" else scoring.tokenize
+        self._bleu = BLEU(tokenize=tokenize, lowercase=scoring.lowercase, effective_order=True)
+        self._chrf = CHRF(lowercase=scoring.lowercase)
+
+    def score(self, hyp: str, refs: Sequence[str]) -> SentenceScores:
+        """Return the scores of a translation."""
+        hyp = hyp.rstrip()
+        refs = [ref.rstrip() for ref in refs]
+        bleu = self._bleu.sentence_score(hyp, refs)
+        chrf = self._chrf.sentence_score(hyp, refs)
+        return SentenceScores(float(bleu.score), float(chrf.score))
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """Return the signature of each score; there is none before a sentence was scored."""
+        return {
+            "BLEU": str(self._bleu.get_signature()),
+            "chrF": str(self._chrf.get_signature()),
+        }
+
+
+def score_sentences(item: TranslatedSet, scorer: SentenceScorer) -> Iterator[TranslatedSentence]:
+    """Yield each line of a set once for each system."""
+    eval_set = item.eval_set
+    for index, src in enumerate(eval_set.src):
+        refs = tuple(lines[index] for lines in eval_set.refs)
+        for output in item.outputs:
+            hyp = output.lines[index]
+            yield TranslatedSentence(
+                eval_set.name,
+                index + 1,
+                output.system,
+                src if item.has_sources else None,
+                refs,
+                hyp,
+                scorer.score(hyp, refs),
+            )
