@@ -142,7 +142,8 @@ def test_options_that_do_not_fit_together_are_refused(
 
 @pytest.mark.parametrize("utility", ["chrf", "bleu"])
 def test_minimum_bayes_risk_is_reproducible(run_dir: Path, utility: str) -> None:
-    command = ("translate", run_dir, "--mbr", "6", "--utility", utility, "--epsilon", "0")
+    command = ("translate", run_dir, "--mbr", "6", "--utility", utility)
+    command = (*command, "--epsilon", "0", "--temperature", "1")
     lines = output_lines(mt(*command, stdin=STDIN))
     assert [output_lines(mt(*command, stdin=f"{text}\n"))[0] for text in TEXTS] == lines
     assert lines != output_lines(mt(*command, "--seed", "2", stdin=STDIN))
@@ -156,12 +157,14 @@ def test_minimum_bayes_risk_is_reproducible(run_dir: Path, utility: str) -> None
     assert lines == translator.translate(TEXTS)
 
 
-def test_minimum_bayes_risk_draws_by_epsilon_sampling(run_dir: Path) -> None:
-    """Without an option, it does not draw tokens with a probability below 0.02."""
+def test_minimum_bayes_risk_draws_probable_samples(run_dir: Path) -> None:
+    """By default, the temperature is 0.5, and the probability of a token is 0.02 at least."""
     command = ("translate", run_dir, "--mbr", "4", "--jsonl")
     lines = output_lines(mt(*command, stdin=STDIN))
-    assert lines == output_lines(mt(*command, "--epsilon", "0.02", stdin=STDIN))
+    same = ("--epsilon", "0.02", "--temperature", "0.5")
+    assert lines == output_lines(mt(*command, *same, stdin=STDIN))
     assert lines != output_lines(mt(*command, "--epsilon", "0", stdin=STDIN))
+    assert lines != output_lines(mt(*command, "--temperature", "1", stdin=STDIN))
 
 
 # Target prefixes
