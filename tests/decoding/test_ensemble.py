@@ -19,7 +19,7 @@ from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.ensemble import mean_log_probs
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.translator import Translator
-from mt.errors import CheckpointError, RunDirError
+from mt.errors import CheckpointError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
 from mt.training.run import train
@@ -71,6 +71,12 @@ def test_tiny_probabilities_do_not_underflow() -> None:
     mean = mean_log_probs([log_probs, log_probs - 5000.0])
     expected = log_probs - torch.tensor(2.0).log()
     assert mean.tolist() == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("num_copies", [2, 3, 7])
+def test_mean_of_equal_values_is_exact(num_copies: int) -> None:
+    log_probs = torch.randn(1000, generator=torch.Generator().manual_seed(1)).log_softmax(dim=0)
+    assert torch.equal(mean_log_probs([log_probs] * num_copies), log_probs)
 
 
 @pytest.mark.parametrize("num_copies", [2, 3])
@@ -155,7 +161,7 @@ def test_ensemble_with_a_diverged_model_is_refused(tokenizer: Tokenizer) -> None
     for parameter in diverged.parameters():
         parameter.data.fill_(float("nan"))
     ensemble = translator_of(tokenizer, random_model(tokenizer, seed=1), diverged)
-    with pytest.raises(Exception, match="not finite"):
+    with pytest.raises(TrainingError, match="not finite"):
         ensemble.translate("balo")
 
 

@@ -79,6 +79,17 @@ def test_prefix_of_one_text_does_not_change_the_others(translator: Translator) -
     ]
 
 
+def test_long_prefix_outlasts_the_translations_of_other_texts(translator: Translator) -> None:
+    """Other sentences leave the batch while the prefix goes on."""
+    prefix = " ".join(INVENTED_WORDS[:9])
+    texts = ["balo", "gona", "deru", "fimi"]
+    n_best_lists = translator.n_best(texts, target_prefix=["", "", prefix, ""])
+    assert all(translation.text.startswith(prefix) for translation in n_best_lists[2])
+    longest = max(len(found.segments[0].tgt) for found in n_best_lists[0] + n_best_lists[3])
+    (prefix_ids,) = translator.tgt_tokenizer.encode([prefix])
+    assert longest < len(prefix_ids)
+
+
 def test_blank_prefix_is_none(translator: Translator) -> None:
     plain = translator.n_best(TEXTS)
     assert translator.n_best(TEXTS, target_prefix=["", " ", "", "\u3000", ""]) == plain
