@@ -1,9 +1,9 @@
 """Held-out text: a split of pairs into training, validation and test sets without leaks.
 
 Two pairs with an equal source or an equal target belong together: if one of them were in the
-training text and the other in a test set, the model would have seen the answer, or the question.
-So are all pairs that such equalities connect. Such a group, a connected component, stays on one
-side.
+training text and the other in a test set, the model would have seen the source or the target of a
+test pair in training. All pairs that such equalities connect are a group, a connected component.
+It stays on one side.
 """
 
 from collections.abc import Iterable, Iterator
@@ -169,7 +169,7 @@ def _random_order(components: NDArray[np.int64], pairs: Digests, *, seed: int) -
     names = np.full(components.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(names, components, pairs)
     keys = [_digest(f"{seed} {name}") for name in names.tolist()]
-    return sorted(range(len(keys)), key=keys.__getitem__)
+    return sorted(range(len(keys)), key=lambda component: keys[component])
 
 
 def _draw(order: Iterator[int], sizes: NDArray[np.int64], num_pairs: int) -> Iterator[int]:

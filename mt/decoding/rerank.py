@@ -1,4 +1,4 @@
-"""Minimum Bayes risk decoding: the sample that is most like all others.
+"""Minimum Bayes risk decoding: the sample that is most like all samples.
 
 Kumar and Byrne (2004), "Minimum Bayes-Risk Decoding for Statistical Machine Translation", choose
 the translation with the highest expected utility, such as chrF, if the model's translations are

@@ -19,7 +19,7 @@ Beam search for one sentence, with a beam size of k:
 5. The best k candidates that do not end in eos are the beams of the next position.
 6. Repeat from 2 until k hypotheses are finished or no beam is left. At the maximum length only eos
    is allowed, so no beam is left after it.
-7. Sort the finished hypotheses by their log-probability, normalised by length, and return the
+7. Sort the finished hypotheses by their log-probability, normalized by length, and return the
    best k.
 
 Steps 3 to 6 are the rules of fairseq (Ott et al. 2019). Where two candidates have equal
@@ -91,7 +91,7 @@ class GenerationOptions(NamedTuple):
 class Hypothesis(NamedTuple):
     """A finished translation as token ids, with its score.
 
-    score = log_prob / (len(ids) + 1) ** length_penalty. This is the length normalisation of Wu et
+    score = log_prob / (len(ids) + 1) ** length_penalty. This is the length normalization of Wu et
     al. (2016), section 7, without its constants 5 and 6.
     """
 

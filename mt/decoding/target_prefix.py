@@ -1,8 +1,8 @@
 """Translations that begin with given tokens.
 
 A search is bound to a prefix by a step that gives a log-probability of -inf to all other tokens.
-The tokens of the prefix keep the log-probability that the model gives them, so a translation has
-the same score as without a prefix.
+The tokens of the prefix keep the log-probability that the model gives them, so the score
+of a translation does not depend on whether its beginning was given.
 """
 
 import math

@@ -94,7 +94,7 @@ class Translation(NamedTuple):
     """
 
     text: str
-    # What translations are sorted by: log_prob, normalised by length, or with minimum Bayes risk
+    # What translations are sorted by: log_prob, normalized by length, or with minimum Bayes risk
     # the mean utility.
     score: float
     log_prob: float  # of all tokens, by the model

@@ -1,4 +1,4 @@
-"""BLEU, chrF and TER of detokenised text by sacreBLEU, each with its signature.
+"""BLEU, chrF and TER of detokenized text by sacreBLEU, each with its signature.
 
 The scores are the same as those of sacreBLEU's own command.
 """

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 class Residual(nn.Module):
     """Residual connection with a norm: x + dropout(sublayer(x)).
 
-    Pre-norm normalises the input of the sublayer (Xiong et al. 2020), post-norm the sum. Norm and
+    Pre-norm normalizes the input of the sublayer (Xiong et al. 2020), post-norm the sum. Norm and
     sum are float32; the sublayer computes in `compute_dtype`.
     """
 
@@ -155,7 +155,7 @@ class Transformer(nn.Module):
         self.decoder_layers = nn.ModuleList(
             DecoderLayer(config, index=index) for index in range(config.num_decoder_layers)
         )
-        # With pre-norm, the last residual sum is not normalised yet.
+        # With pre-norm, the last residual sum is not normalized yet.
         is_pre_norm = config.norm == "pre"
         norm_class = NORM_KINDS[config.norm_kind]
         self.encoder_norm = norm_class(config.d_model) if is_pre_norm else nn.Identity()

@@ -20,14 +20,14 @@ MIN_TOKENS_PER_PARAMETER = 1.0
 # ended with 27 to 41.
 MIN_UPDATES = 500
 
-# After so many epochs more updates only help to memorise the text: the validation loss of the
+# After so many epochs more updates only help to memorize the text: the validation loss of the
 # Tatoeba run of RECORDS.md no longer fell after 18.
 ENOUGH_EPOCHS = 20
 
 # Part of the updates that a warm-up may take.
 MAX_WARMUP_FRACTION = 0.1
 
-# A model memorises its training text if it is large for it and sees it often: many parameters for
+# A model memorizes its training text if it is large for it and sees it often: many parameters for
 # each target token of the text, and many epochs. A run on 500 pairs without dropout had its lowest
 # validation loss after 11 epochs. 10 parameters a token with a dropout of 0.1 went well for 18
 # epochs (Tatoeba in RECORDS.md), and 17 parameters with 0.2 and BPE-dropout for 24 (Multi30k, 7M
@@ -128,7 +128,7 @@ def advise_on_warmup(plan: TrainingPlan) -> Advice | None:
 
 
 def advise_on_model_size(plan: TrainingPlan) -> Advice | None:
-    """Say that a model is large for its text, and will memorise it without more dropout."""
+    """Say that a model is large for its text, and will memorize it without more dropout."""
     parameters_per_token = plan.num_parameters / plan.num_tgt_tokens
     wanted = 0.0
     for min_epochs, min_parameters, dropout in WANTED_DROPOUTS:

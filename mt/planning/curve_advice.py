@@ -185,7 +185,7 @@ def advise_on_overfitting(curves: RunCurves) -> Advice | None:
         return None
     observation = (
         f"From update {best.step:,} on, the validation loss rose by {rise:.2f} nats while the "
-        f"training loss fell by {train_fall:.2f}: the model memorises the training text."
+        f"training loss fell by {train_fall:.2f}: the model memorizes the training text."
     )
     changes = {"model.dropout": 1, "model.d_model": -1}
     if curves.dropout < LARGEST_DROPOUT:
@@ -244,11 +244,12 @@ def advise_on_final_rate(curves: RunCurves) -> Advice | None:
         return None
     observation = (
         f"At the end the learning rate was still {100 * final_rate / peak:.0f} % of its peak. "
-        "Most models gain when it comes down."
+        "Most models gain when it falls to zero."
     )
     remedy = (
-        "If the run was interrupted, resume it with the same command, up to its end. Otherwise set "
-        "train.schedule to cosine."
+        "If the run was interrupted, resume it with the same command, up to its end. If "
+        "train.patience ended it, set a limit near the best update instead. Otherwise raise "
+        "train.cooldown."
     )
     return Advice("Learning rate", observation, remedy)
 

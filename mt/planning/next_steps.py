@@ -24,7 +24,7 @@ from mt.planning.output_advice import (
     advise_on_scores,
 )
 
-MAX_STEPS = 3  # who changes more at once does not learn what helped
+MAX_STEPS = 3  # with more changes at once, nobody knows which one helped
 
 
 def suggest_next_steps(

@@ -26,7 +26,7 @@ MIN_REPEATS = 3
 MAX_SAME_FRACTION = 0.1
 
 # BLEU was 0.28 of chrF for the weakest runs of RECORDS.md (6 and 22), and 0.5 to 0.75 for trained
-# ones. Below chrF 30, BLEU is near 0 for all young models.
+# ones. Below chrF 30, BLEU is near 0 for all models early in training.
 MIN_CHRF = 30.0
 MIN_BLEU_OF_CHRF = 0.2
 
@@ -54,7 +54,7 @@ def count_outputs(sources: Sequence[str], hyps: Sequence[str], refs: Sequence[st
         ref = ref.strip()
         if source and not hyp:
             num_empty += 1
-        if hyp and hyp == source != ref:
+        if hyp and hyp == source and hyp != ref:
             num_copied += 1
         if has_repetition(hyp) and not has_repetition(ref):
             num_repetitive += 1

@@ -37,7 +37,8 @@ class ModelSize:
 
 
 # The settings of TINY and SMALL come from the runs in docs/recipes.md. BASE and BIG are those of
-# Vaswani et al. 2017, with the pre-norm layers of mt, which bear a shorter warm-up.
+# Vaswani et al. 2017, with the pre-norm layers of mt, which train stably with a
+# shorter warm-up.
 TINY = ModelSize("tiny", 128, 512, 4, 2, batch_tokens=1536, learning_rate=2e-3, warmup_steps=400)
 SMALL = ModelSize("small", 256, 1024, 4, 3, batch_tokens=3072, learning_rate=1e-3, warmup_steps=800)
 MEDIUM = ModelSize(
@@ -67,9 +68,9 @@ class Row:
 
 
 # For each amount of text, the rows go from little to much time. With little time, regularization
-# slows a model down, and a large model makes too few passes. With much time, a small model is full,
-# and without regularization it repeats its text: with 3,000 pairs of Tatoeba and dropout 0.1, the
-# validation loss of TINY is 3.32 after 29 passes and 3.49 after 58.
+# slows a model down, and a large model makes too few passes. With much time, a small model stops
+# improving, and without regularization it overfits: with 3,000 pairs of Tatoeba and dropout 0.1,
+# the validation loss of TINY is 3.32 after 29 passes and 3.49 after 58.
 #
 # Rows that are not measured follow published results: on little text, a smaller vocabulary and more
 # dropout (Sennrich and Zhang 2019), fewer or narrower layers (Araabi and Monz 2020), small batches

@@ -48,7 +48,7 @@ def advise_on_validation(
         return None
     fewer_lines = f"a smaller train.validation_lines (now {num_lines:,})"
     remedy = fewer_lines
-    # validations / (training + validations) is the largest share at so many validations.
+    # Solve v / (training_seconds + v) = LARGEST_SHARE for the time v of all validations.
     training_seconds = num_updates * update_seconds
     seconds_allowed = training_seconds * LARGEST_SHARE / (1 - LARGEST_SHARE)
     num_allowed = int(seconds_allowed / validation_seconds)

@@ -24,7 +24,7 @@ from mt.training.teacher import load_teachers, weights_digest
 class LossSums(NamedTuple):
     """Named sums over the target tokens of a batch, as float32 device scalars.
 
-    Training minimises "loss". "nll" is the unsmoothed negative log-likelihood in nats, for the
+    Training minimizes "loss". "nll" is the unsmoothed negative log-likelihood in nats, for the
     perplexity. An objective may add more terms for the log.
     """
 

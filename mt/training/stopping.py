@@ -9,8 +9,8 @@ from mt.training.pace import Pace
 from mt.training.schedule import RunPlan
 from mt.training.state import TrainState
 
-# With `train.max_minutes`, the plan is examined when one of these parts of the run's time has
-# passed since the last time: of the whole time, or of the time that the remaining updates take.
+# With `train.max_minutes`, the plan is examined again after this part of `max_minutes`, or of the
+# time that the remaining updates take, whichever is less.
 EXAMINED_PART = 0.01
 EXAMINED_PART_LEFT = 0.1
 # Until a validation is measured, this part of `train.max_minutes` is kept for validation.

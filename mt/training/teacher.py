@@ -57,7 +57,7 @@ def require_same_tokenizers(experiment: Experiment, teacher: Experiment) -> None
 
 
 def weights_digest(model: Transformer) -> str:
-    """Return a digest of the weights, by which a resumed run recognises its teacher."""
+    """Return a digest of the weights, by which a resumed run recognizes its teacher."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())

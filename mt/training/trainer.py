@@ -644,7 +644,7 @@ class Trainer:
         raise TrainingError(
             f"stopped at update {self.state.step:,}: {cause}; {checkpoint_text}; "
             "try a lower train.learning_rate, a larger train.warmup_steps and train.max_warmup, "
-            "a lower train.clip_norm, or train.precision fp32"
+            "train.clip_norm of at most 1, or train.precision fp32"
         )
 
     # Start, save and resume

@@ -35,8 +35,8 @@ LONGEST_FACTOR = 10  # a validation line of so many times data.max_length is tak
 LENGTH_FACTOR = 1.5
 LENGTH_OFFSET = 10
 
-# Shows a progress bar with this text inside its `with` block; the progress is told to what it
-# yields.
+# Returns a context manager that shows a progress bar with this text. It yields the function that
+# receives the progress.
 TranslationBar = Callable[[str], AbstractContextManager[OnProgress | None]]
 
 

@@ -80,8 +80,8 @@ def random_weights(rng: np.random.Generator, shape: tuple[int, int, int], *, cau
     weights = np.exp(2.5 * rng.standard_normal(shape))
     if causal:
         weights = np.tril(weights)
-    normalised: Array = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return normalised
+    normalized: Array = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return normalized
 
 
 def text_of(side: AxisTokens) -> str:

@@ -208,7 +208,7 @@ def test_next_steps_are_the_last_section_in_their_order() -> None:
     assert positions == sorted(positions)
     assert "to 0.2" in words
     assert "<code>model.dropout</code>" in html
-    for heading in ("Scores of the detokenised", "Details: test", "Cross-attention"):
+    for heading in ("Scores of the detokenized", "Details: test", "Cross-attention"):
         assert heading not in section
 
 
