@@ -1,6 +1,7 @@
 """The command `mt init`."""
 
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,6 @@ from mt.cli.text_options import (
     ColumnsOption,
     FilesArgument,
     NumTestOption,
-    NumValidOption,
     SeedOption,
     SrcLangOption,
     TgtLangOption,
@@ -41,7 +41,12 @@ def init(
             help="config to write; its name is that of the run  [default: SRC-TGT.yaml]",
         ),
     ] = None,
-    num_valid: NumValidOption = None,
+    num_valid: Annotated[
+        int | None,
+        typer.Option(
+            "--valid", min=1, help="pairs for validation  [default: 5 %, within 200 and 1,000]"
+        ),
+    ] = None,
     num_test: NumTestOption = None,
     columns: ColumnsOption = None,
     seed: SeedOption = 1,
@@ -65,10 +70,7 @@ def init(
         seed=seed,
         config_path=config_path,
         data_dir=config_path.with_name(f"{config_path.stem}-data"),
-        command=escape_control_chars(
-            f"mt init {shlex.join(files)} --src-lang {src_lang} --tgt-lang {tgt_lang} "
-            f"--minutes {minutes:g}"
-        ),
+        command=escape_control_chars(shlex.join(["mt", *sys.argv[1:]])),
     )
     project = create_project(request)
     write_lines(describe_project(request, project))

@@ -150,7 +150,7 @@ class EvalSetConfig(Section):
         if not isinstance(values, str):
             return values
         name = os.path.basename(values.rstrip("/"))
-        return {"name": name} | file_keys(values)
+        return {"name": re.sub(r"[^A-Za-z0-9_.-]", "_", name)} | file_keys(values)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         files = {"src": self.src, "refs": self.refs}
@@ -494,7 +494,7 @@ class TrainConfig(Section):
     validation_lines: Count | None = setting(
         500,
         "lines of data.valid that a validation translates, a fixed sample; null: all; at the end "
-        "of a run, all are scored",
+        "of a run, all are scored, or a sample if max_minutes is short",
     )
     validation_beam_size: BeamSize | None = setting(
         1, "beam size of validations; null: search.beam_size; at the end of a run, that is used"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mt.config.choices import Normalization
 from mt.data.corpus import FilterCounts, TrainingCorpus
 from mt.data.normalization import is_blank_line
-from mt.data.parallel_text import ParallelText
+from mt.data.parallel_text import ParallelText, warn_of_incomplete_units
 from mt.data.progress import bytes_bar
 from mt.data.text import OnBytes
 from mt.errors import DataError
@@ -40,7 +40,12 @@ def count_training_text(
             for corpus in corpora
         ]
     for corpus, corpus_counts in zip(corpora, counts, strict=True):
-        _warn_of_incomplete(corpus.text, corpus_counts)
+        warn_of_incomplete_units(
+            corpus.text,
+            corpus_counts.num_pairs,
+            num_incomplete=corpus_counts.num_incomplete,
+            first_incomplete=corpus_counts.first_incomplete,
+        )
     num_pairs = sum(corpus_counts.num_pairs for corpus_counts in counts)
     num_blank = sum(corpus_counts.num_blank for corpus_counts in counts)
     if num_pairs == num_blank:
@@ -69,12 +74,3 @@ def count_pairs(
         if is_blank_line(src, normalization) or is_blank_line(tgt, normalization):
             num_blank += 1
     return TextCounts(num_pairs, num_blank, num_units - num_pairs, first_incomplete)
-
-
-def _warn_of_incomplete(text: ParallelText, counts: TextCounts) -> None:
-    if counts.num_incomplete:
-        num_all = counts.num_pairs + counts.num_incomplete
-        logger.warning(
-            f"{text.name}: left out: {counts.num_incomplete:,} of {num_all:,} entries, without "
-            f"one of the two sides (the first: entry {counts.first_incomplete})"
-        )

@@ -11,7 +11,7 @@ from mt.config.choices import Normalization
 from mt.config.schema import DataConfig, EvalSetConfig
 from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import normalize
-from mt.data.parallel_text import TwoFiles, parallel_texts, read_pairs
+from mt.data.parallel_text import TwoFiles, complete_pairs, parallel_texts
 from mt.data.text import read_lines
 from mt.errors import DataError
 
@@ -74,7 +74,7 @@ def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     if two_files:
         return read_eval_set(section.name, two_files[0].src, [text.tgt for text in two_files])
     (text,) = texts
-    pairs = list(read_pairs(text))
+    pairs = list(complete_pairs(text))
     return EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]])
 
 

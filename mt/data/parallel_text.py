@@ -7,6 +7,7 @@ Each of the three classes has the same members: `name`, `paths`, `has_line_numbe
 `read_units` and `read_side`.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from mt.data.tmx import read_tmx
 from mt.data.tsv import read_tsv
 from mt.errors import DataError
 from mt.storage.atomic import sha256
+
+logger = logging.getLogger(__name__)
 
 Side = Literal["src", "tgt"]
 Unit = tuple[str, str] | None  # None: a row or unit without one of the sides, which is left out
@@ -149,6 +152,36 @@ def read_pairs(text: ParallelText, *, on_bytes: OnBytes | None = None) -> Iterat
     return (unit for unit in text.read_units(on_bytes=on_bytes) if unit is not None)
 
 
+def complete_pairs(
+    text: ParallelText, *, on_bytes: OnBytes | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield all pairs of a text, and warn at the end of what was left out. Raises DataError."""
+    num_units = 0
+    num_pairs = 0
+    first_incomplete = None
+    for unit in text.read_units(on_bytes=on_bytes):
+        num_units += 1
+        if unit is None:
+            first_incomplete = first_incomplete or num_units
+        else:
+            num_pairs += 1
+            yield unit
+    warn_of_incomplete_units(
+        text, num_pairs, num_incomplete=num_units - num_pairs, first_incomplete=first_incomplete
+    )
+
+
+def warn_of_incomplete_units(
+    text: ParallelText, num_pairs: int, *, num_incomplete: int, first_incomplete: int | None
+) -> None:
+    """Warn of rows or units that lack one of the sides; they are counted from 1."""
+    if num_incomplete > 0:
+        logger.warning(
+            f"{text.name}: left out {num_incomplete:,} of {num_pairs + num_incomplete:,}, without "
+            f"one of the two sides (the first: number {first_incomplete})"
+        )
+
+
 def parallel_texts(section: CorpusConfig | EvalSetConfig, data: DataConfig) -> list[ParallelText]:
     """Return the text of a corpus or an evaluation set; for several references, one text for each.
 
@@ -183,6 +216,8 @@ def text_of_names(
     columns are given is a TSV file, whatever its name is. Raises DataError.
     """
     if len(names) == 2:
+        if columns is not None:
+            raise DataError(f"columns are those of a TSV file; found two files, {', '.join(names)}")
         return TwoFiles(Path(names[0]), Path(names[1]))
     if len(names) != 1:
         raise DataError(f"wanted one file or two, source and target; found {len(names)}")

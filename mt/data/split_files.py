@@ -1,18 +1,14 @@
 """Writes a split text to files: train, valid and test, each in two languages."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mt.data.parallel_text import ParallelText, read_pairs
+from mt.data.parallel_text import ParallelText, complete_pairs, read_pairs
 from mt.data.progress import bytes_bar
 from mt.data.split import Part, Split, digest_pairs, split_pairs
-from mt.data.text import OnBytes
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_directory
-
-logger = logging.getLogger(__name__)
 
 FILE_NAMES = {Part.TRAIN: "train", Part.VALID: "valid", Part.TEST: "test"}
 
@@ -25,7 +21,7 @@ def split_text(
     Raises DataError for a text that cannot be read, and if a part that should have pairs has none.
     """
     with bytes_bar("reading", text.paths) as on_bytes:
-        digests = digest_pairs(_complete_pairs(text, on_bytes))
+        digests = digest_pairs(complete_pairs(text, on_bytes=on_bytes))
     split = split_pairs(digests, num_valid=num_valid, num_test=num_test, seed=seed)
     num_wanted = {Part.TRAIN: None, Part.VALID: num_valid, Part.TEST: num_test}
     for part, number in num_wanted.items():
@@ -37,18 +33,6 @@ def split_text(
                 "with a common source or target"
             )
     return split
-
-
-def _complete_pairs(text: ParallelText, on_bytes: OnBytes) -> Iterator[tuple[str, str]]:
-    """Yield all pairs of a text; log how many rows or units lack a side."""
-    num_incomplete = 0
-    for unit in text.read_units(on_bytes=on_bytes):
-        if unit is None:
-            num_incomplete += 1
-        else:
-            yield unit
-    if num_incomplete > 0:
-        logger.info(f"{text.name}: left out {num_incomplete:,} without one of the sides")
 
 
 def refuse_existing(path: Path) -> None:

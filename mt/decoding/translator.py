@@ -677,18 +677,26 @@ class Translator:
         return self.source_stats.several_sentences_share < MIN_SEVERAL_SENTENCES_SHARE
 
     @property
+    def _longest_source(self) -> int:
+        """Return the number of tokens that no source of a search may exceed.
+
+        In an ensemble, another model than the first may have fewer positions.
+        """
+        return min(self.max_length, self.max_positions or self.max_length)
+
+    @property
     def _usual_length(self) -> int:
         """Return the number of tokens above which a text is split where its sentences end."""
         if self.source_stats is None or not self.split_lines:
-            return self.max_length
-        return min(self.source_stats.usual_length, self.max_length)
+            return self._longest_source
+        return min(self.source_stats.usual_length, self._longest_source)
 
     @property
     def _rare_length(self) -> int:
         """Return the number of tokens above which a sentence is split."""
         if self.source_stats is None or not self.split_lines:
-            return self.max_length
-        return min(self.source_stats.rare_length, self.max_length)
+            return self._longest_source
+        return min(self.source_stats.rare_length, self._longest_source)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return rows of ids as one padded tensor (batch, length) on the device of the model."""

@@ -47,9 +47,13 @@ def config_text(
     length: RunLength,
     *,
     minutes: float,
+    device: str,
     command: str,
 ) -> str:
-    """Return a config in YAML. `command` made it, and `minutes` is the limit of its training."""
+    """Return a config in YAML. `command` made it, and `minutes` is the limit of its training.
+
+    `device` is the one that the person asked for: "auto", "cpu" or "cuda".
+    """
     num_epochs = count_epochs(settings, length, text)
     origin = "a measured row" if settings.row.measured else "a row that is not measured"
     lines = [
@@ -65,7 +69,7 @@ def config_text(
         "data": _data_entries(files),
         "tokenizer": _tokenizer_entries(text, settings),
         "model": _model_entries(settings, num_epochs),
-        "train": _train_entries(settings, length, minutes),
+        "train": _train_entries(settings, length, minutes=minutes, device=device),
     }
     for section, entries in sections.items():
         lines += ["", f"{section}:"]
@@ -125,9 +129,13 @@ def _model_entries(settings: Settings, num_epochs: float) -> list[Entry]:
     ]
 
 
-def _train_entries(settings: Settings, length: RunLength, minutes: float) -> list[Entry]:
+def _train_entries(
+    settings: Settings, length: RunLength, *, minutes: float, device: str
+) -> list[Entry]:
     size = settings.size
+    entries = [Entry("device", device)] if device != "auto" else []
     return [
+        *entries,
         Entry("max_minutes", f"{minutes:g}", "from the start of the command to its end"),
         Entry("batch_tokens", str(settings.batch_tokens), "of the longer side"),
         Entry("learning_rate", f"{size.learning_rate:g}", "a larger model needs a lower one"),

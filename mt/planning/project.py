@@ -146,6 +146,7 @@ def write_project(request: Request, project: Project) -> None:
         project.settings,
         project.length,
         minutes=request.minutes,
+        device=request.device,
         command=request.command,
     )
     directory = split_directory(

@@ -3,6 +3,7 @@
 import math
 
 from mt.config.schema import TrainConfig
+from mt.training.stopping import count_validations
 
 # `mt check` warns when validation takes a larger share of a run's time.
 LARGEST_SHARE = 0.15
@@ -16,13 +17,9 @@ def validation_share(
 ) -> float:
     """Return the share of a run's time that its validations take, from 0 to 1."""
     training_seconds = num_updates * update_seconds
-    all_validations_seconds = num_validations(train, num_updates) * validation_seconds
+    num_validations = count_validations(0, num_updates, train.validate_every)
+    all_validations_seconds = num_validations * validation_seconds
     return all_validations_seconds / (training_seconds + all_validations_seconds)
-
-
-def num_validations(train: TrainConfig, num_updates: int) -> int:
-    """Return the number of validations of a run; the last update is always validated."""
-    return math.ceil(num_updates / train.validate_every)
 
 
 def advise_on_validation(
@@ -43,7 +40,7 @@ def advise_on_validation(
         update_seconds=update_seconds,
         validation_seconds=validation_seconds,
     )
-    seconds = num_validations(train, num_updates) * validation_seconds
+    seconds = count_validations(0, num_updates, train.validate_every) * validation_seconds
     if share <= LARGEST_SHARE or seconds < UNNOTICED_SECONDS:
         return None
     fewer_lines = f"a smaller train.validation_lines (now {num_lines:,})"

@@ -7,13 +7,13 @@ from pathlib import Path
 from mt.config.load import diff_configs, load_run_config
 from mt.config.schema import Config
 from mt.progress_bar import format_duration
+from mt.report.facts import hide_directories
 from mt.storage.run_dir import open_run_dir
 from mt.training.metrics_log import MetricsHistory, read_metrics_log
 
 # Runs that differ in these keys only are of one group: they show how much chance changes a score.
 SEED_KEYS = {"train.seed", "train.run_dir", "train.device"}
-# Keys that are not shown as differences: the page may be shown to people who should not see local
-# paths.
+# Keys that are not shown as differences.
 HIDDEN_KEYS = {"train.run_dir"}
 
 
@@ -49,7 +49,9 @@ def read_runs(run_dirs: Sequence[Path]) -> list[ComparedRun]:
     runs = []
     for run, name, config, group in zip(opened, names, configs, groups, strict=True):
         differences = [
-            line for line in diff_configs(configs[0], config) if _key(line) not in HIDDEN_KEYS
+            hide_directories(line)
+            for line in diff_configs(configs[0], config)
+            if _key(line) not in HIDDEN_KEYS
         ]
         history = read_metrics_log(run.metrics_path)
         runs.append(ComparedRun(run.path, name, config, history, differences, group))

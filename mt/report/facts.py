@@ -1,5 +1,6 @@
 """Facts about a run for the tables of its report, taken from its config and metrics.jsonl."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -103,16 +104,21 @@ def _file_names(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: 
     return ", ".join(Path(path or "").name for path in (section.src, *targets))
 
 
-def _changed_settings(section: Section) -> list[Fact]:
-    """Return the settings that differ from their defaults.
+def hide_directories(text: str) -> str:
+    """Return a text with absolute paths in quotes replaced by the names of the files.
 
-    `run_dir` is left out: the report may be shown to people who should not see local paths.
+    A page may be shown to people who should not see local paths.
     """
+    return re.sub(r'"/[^"]*?([^"/]*)"', r'"\1"', text)
+
+
+def _changed_settings(section: Section) -> list[Fact]:
+    """Return the settings that differ from their defaults, without `run_dir`."""
     fields = type(section).model_fields
     facts = []
     for key, value in section:
         if key != "run_dir" and value != fields[key].default:
-            facts.append(Fact(key, show(value)))
+            facts.append(Fact(key, hide_directories(show(value))))
     return facts
 
 

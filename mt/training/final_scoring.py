@@ -69,13 +69,15 @@ class FinalScoring:
         """Return the score that a line has."""
         signatures = line["signatures"]
         elapsed_seconds = None
+        scope = self.validator.scope
         if line["kind"] == FinalRecord.kind:
             elapsed_seconds = line.get("timing", {}).get("elapsed_seconds")
+            scope = self._scope(num_lines)
         return FinalRecord(
             checkpoint,
             scores={name: line[name] for name in signatures},
             signatures=signatures,
-            scope=self._scope(num_lines),
+            scope=scope,
             elapsed_seconds=elapsed_seconds,
         )
 

@@ -472,4 +472,8 @@ def _parse_line(raw_line: bytes) -> MetricsLine | None:
         TYPES_BY_KIND.get(kind, _LineTypes).model_validate(line)
     except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
         return None
+    if "timing" in line:
+        # A null says nothing, so it is as if the key were missing.
+        timing = line["timing"] or {}
+        line["timing"] = {key: value for key, value in timing.items() if value is not None}
     return line

@@ -78,7 +78,13 @@ class RunPlan:
         warmup = self.warmup
         decay = self.decay
         if step < warmup.to_step:
-            warmup = warmup.with_end_at(planned_warmup(total_steps, config), step=step)
+            warmup_steps = planned_warmup(total_steps, config)
+            if warmup_steps <= step:
+                # The run is shorter than planned. The rest of the warm-up takes as many updates as
+                # in a new plan, because a jump of the learning rate can destroy the model.
+                part_left = 1.0 - warmup.value(step) / config.learning_rate
+                warmup_steps = step + math.ceil(part_left * warmup_steps)
+            warmup = warmup.with_end_at(warmup_steps, step=step)
             decay = replace(decay, from_step=warmup.to_step)
         decay = decay.with_end_at(total_steps, step=step)
         return replace(self, total_steps=total_steps, warmup=warmup, decay=decay)

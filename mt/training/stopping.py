@@ -20,10 +20,9 @@ PACE_MEMORY_PART = 0.1
 PACE_MEMORY_SECONDS = 60.0
 # The first plan needs the time of so many updates.
 NUM_FIRST_UPDATES = 3
-# A plan by the clock is revised when its total changes by more than these parts: of the updates
-# that are left, and of all updates.
+# With `train.max_minutes`, a plan is revised when its total changes by more than this part of the
+# updates that are left. At the end, every change counts: another limit may end the run.
 REVISED_PART_LEFT = 0.02
-REVISED_PART = 0.002
 
 
 def stop_reason(state: TrainState, plan: RunPlan, config: TrainConfig) -> str | None:
@@ -132,9 +131,8 @@ def is_worth_revising(plan: RunPlan, total_steps: int, config: TrainConfig, *, s
     """
     if config.max_minutes is None or not plan.is_measured:
         return total_steps != plan.total_steps
-    tolerance_left = REVISED_PART_LEFT * (plan.total_steps - step)
-    tolerance = REVISED_PART * plan.total_steps
-    return abs(total_steps - plan.total_steps) > max(tolerance_left, tolerance)
+    tolerance = REVISED_PART_LEFT * (plan.total_steps - step)
+    return abs(total_steps - plan.total_steps) > tolerance
 
 
 class Progress(NamedTuple):

@@ -489,7 +489,10 @@ class Trainer:
 
         When a signal asks to stop, this is left to the resumed run.
         """
-        if self.final_scoring is None or self.signals.name is not None:
+        # A signal may have reached some ranks only, so all take the value of rank 0.
+        signal = self.runtime.broadcast(self.signals.name)
+        self.signals.name = signal
+        if self.final_scoring is None or signal is not None:
             return
         if self.runtime.is_main:
             final = self._final_score_until_signal(self.final_scoring)

@@ -40,9 +40,9 @@ def test_incomplete_rows_and_units_are_counted_and_reported(
     assert counts == [TextCounts(100, 0, 1, 101), TextCounts(1, 0, 2, 2)]
     tsv_line, tmx_line, summary = caplog.messages
     assert "1 of 101" in tsv_line
-    assert "entry 101" in tsv_line
+    assert "number 101" in tsv_line
     assert "2 of 3" in tmx_line
-    assert "entry 2" in tmx_line
+    assert "number 2" in tmx_line
     assert summary == "train: 101 pairs"
 
 

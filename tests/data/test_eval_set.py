@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 
-from mt.data.eval_set import EvalSet
+from mt.config.schema import DataConfig, EvalSetConfig
+from mt.data.eval_set import EvalSet, load_eval_set
 
 NUM_LINES = 1000
 SET = EvalSet(
@@ -55,3 +59,24 @@ def test_sample_comes_from_all_of_the_set_and_follows_no_period() -> None:
 def test_equal_lines_can_all_be_in_a_sample() -> None:
     repeated = EvalSet("valid", ["Hello."] * 9, [["Hallo."] * 9])
     assert repeated.sample(4).src == ["Hello."] * 4
+
+
+def test_incomplete_row_of_a_table_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "test.tsv"
+    path.write_text("a\tb\n" * 200 + "alone\n", encoding="utf-8")
+    section = EvalSetConfig(name="test", tsv=str(path))
+    data = DataConfig(src_lang="en", tgt_lang="de", train=("x",), valid="y")  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "mt"):
+        assert len(load_eval_set(section, data).src) == 200
+    (message,) = caplog.messages
+    assert "1 of 201" in message
+    assert "number 201" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("my test", "my_test"), ("news/größe.tsv", "gr__e.tsv")]
+)
+def test_path_with_any_characters_gives_a_name(path: str, name: str) -> None:
+    assert EvalSetConfig.model_validate(path).name == name

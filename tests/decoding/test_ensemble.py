@@ -156,6 +156,29 @@ def test_runs_that_differ_in_their_seed_can_be_joined(run_dirs: list[Path]) -> N
     assert "3 models" in repr(ensemble)
 
 
+def test_line_is_split_for_the_model_with_the_fewest_positions(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(3)
+    few_positions = Transformer(
+        ModelConfig(
+            d_model=16,
+            d_ff=32,
+            num_heads=2,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            self_attention="dense_synthesizer",
+            max_length=8,
+        ),
+        src_vocab_size=tokenizer.vocab_size,
+        tgt_vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+    ).eval()
+    ensemble = translator_of(tokenizer, random_model(tokenizer, seed=1), few_positions)
+    parts = ensemble.split_text("balo deru fimi gona balo deru fimi gona")
+    assert len(parts) > 1
+    assert max(len(part.src_ids) for part in parts) <= 8
+    assert ensemble.translate(["balo deru fimi gona balo deru fimi gona"])
+
+
 def test_ensemble_with_a_diverged_model_is_refused(tokenizer: Tokenizer) -> None:
     diverged = random_model(tokenizer, seed=2)
     for parameter in diverged.parameters():

@@ -32,7 +32,14 @@ def test_config_has_the_chosen_values(minutes: float, tmp_path: Path) -> None:
     files = DataFiles("en", "de", train="a/train", valid="a/valid", test=None)
     path = tmp_path / "x.yaml"
     content = config_text(
-        files, text, machine, settings, length, minutes=minutes, command="mt init 'x\ny: z'"
+        files,
+        text,
+        machine,
+        settings,
+        length,
+        minutes=minutes,
+        device="cpu",
+        command="mt init 'x\ny: z'",
     )
     path.write_text(content, encoding="utf-8")
     values = read_config_file(path).values
@@ -47,6 +54,7 @@ def test_config_has_the_chosen_values(minutes: float, tmp_path: Path) -> None:
     assert values["model"]["d_model"] == settings.size.d_model
     assert values["model"]["dropout"] == settings.row.dropout
     assert values["train"] == {
+        "device": "cpu",
         "max_minutes": minutes,
         "batch_tokens": settings.batch_tokens,
         "learning_rate": settings.size.learning_rate,

@@ -9,7 +9,7 @@ from copy_task import write_copy_task
 from runs import CONFIG
 
 from mt.config.load import load_config
-from mt.report.facts import list_facts
+from mt.report.facts import hide_directories, list_facts
 from mt.training.metrics_log import MetricsHistory
 
 SCOPE = {"num_lines": 500, "num_lines_in_set": 1791, "beam_size": 1}
@@ -35,3 +35,8 @@ def test_facts_have_the_final_score(tmp_path: Path) -> None:
     final |= {"checkpoint": "step_00000006"}
     facts = progress_facts(tmp_path, [final])
     assert facts["final score of step_00000006"] == "BLEU 12.35 (1,791 lines, beam 5)"
+
+
+def test_directories_are_hidden() -> None:
+    text = 'data.train.0.prefix: "/home/me/secret/a" -> "/b/c.tsv", ["/x/y", 1, "no/path"]'
+    assert hide_directories(text) == 'data.train.0.prefix: "a" -> "c.tsv", ["y", 1, "no/path"]'

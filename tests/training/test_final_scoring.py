@@ -33,6 +33,7 @@ from mt.training.final_scoring import (
     beam_cost,
     scoring_budget,
 )
+from mt.training.metrics_log import read_metrics_log
 from mt.training.pace import Pace
 from mt.training.run import run_training, train
 from mt.training.schedule import RunPlan
@@ -241,6 +242,17 @@ def test_nothing_is_reserved_after_validations_like_evaluate(
     scoring = make_scoring(run_dir)
     scoring.budget_seconds = 60.0
     assert scoring.reserved_seconds(0.01) == 0.0
+
+
+def test_score_of_a_validation_has_the_scope_of_that_validation(
+    config_path: Path, tmp_path: Path
+) -> None:
+    """The whole set was scored, although a translation of it would not fit into the budget."""
+    run_dir = train(configure(config_path, tmp_path, *FULL_VALIDATION, "train.max_steps=3"))
+    scoring = make_scoring(run_dir)
+    scoring.budget_seconds = 0.1
+    lines = read_metrics_log(run_dir / "metrics.jsonl").valid
+    assert scoring.score(lines, seconds_per_line=1.0).scope == scoring.validator.scope
 
 
 def test_set_that_does_not_fit_is_sampled(

@@ -308,3 +308,13 @@ def test_incidents_lists_incidents_only(tmp_path: Path) -> None:
     metrics.write(StartRecord(1, {"x": '"kind": "incident"'}), step=0, timing={})
     write_incident(metrics, 1234, "the disk was full")
     assert metrics.incidents() == ["update 1,234: the disk was full"]
+
+
+def test_null_in_the_timing_is_as_if_it_were_missing() -> None:
+    lines = [
+        {"kind": "train", "step": 1, "timing": None},
+        {"kind": "train", "step": 2, "timing": {"elapsed_seconds": None, "peak_memory": 5}},
+    ]
+    content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    history = parse_metrics(content)
+    assert [line["timing"] for line in history.train] == [{}, {"peak_memory": 5}]

@@ -282,6 +282,25 @@ def test_other_ranks_take_the_plan_of_rank_0(
     assert trainer.planner.plan.total_steps == 90
 
 
+@pytest.mark.parametrize("signal_of_this_rank", [None, "SIGTERM"])
+def test_final_scoring_follows_the_signal_of_rank_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_of_this_rank: str | None
+) -> None:
+    """All ranks take part in the exchange, whatever signal each of them has."""
+    trainer = TimedTrainer(tmp_path, max_steps=10)
+    trainer.signals.name = signal_of_this_rank
+    exchanged = []
+
+    def broadcast(runtime: Runtime, value: Any) -> str:
+        exchanged.append(value)
+        return "SIGINT"
+
+    monkeypatch.setattr(Runtime, "broadcast", broadcast)
+    trainer._score_best()
+    assert exchanged == [signal_of_this_rank]
+    assert trainer.signals.name == "SIGINT"
+
+
 # What the console shows
 
 

@@ -173,6 +173,21 @@ def test_many_small_revisions_never_make_the_rate_jump(schedule: str) -> None:
     assert values[-1] < 0.02 * config.learning_rate
 
 
+@EVERY_SCHEDULE
+def test_warm_up_of_a_run_that_gets_much_shorter_does_not_jump(schedule: str) -> None:
+    """The new plan would have ended its warm-up long ago."""
+    config = make_config(schedule=schedule, warmup_steps=1000)
+    plan = RunPlan.of_new_run(10_000, config)
+    shorter = plan.revised(3000, config, step=500)
+    values = [learning_rate(step, shorter, config) for step in range(500, 3001)]
+    assert values[0] == pytest.approx(0.5 * config.learning_rate)
+    # The slope is at most that of a run planned with 3,000 updates and 300 of warm-up.
+    steepest = max(after - before for before, after in pairwise(values))
+    assert steepest <= 1.01 * config.learning_rate / 300
+    assert max(values) > 0.99 * config.learning_rate or schedule == "inverse_sqrt"
+    assert values[-1] < 0.02 * config.learning_rate
+
+
 def test_equal_total_changes_nothing() -> None:
     config = make_config()
     plan = RunPlan.of_new_run(100, config)

@@ -244,3 +244,12 @@ def test_pace_follows_a_change_of_the_speed() -> None:
     for second in range(100, 200, 2):
         pace.count_update(float(second), memory_seconds=20.0)
     assert pace.update_seconds == pytest.approx(2.0, rel=0.02)
+
+
+def test_exact_limit_is_reached_although_minutes_are_set() -> None:
+    """Epochs differ in length, so the total of 10 epochs changes a little with each epoch."""
+    config = make_config(max_epochs=10, max_minutes=600.0)
+    plan = make_plan(10_000)
+    assert not is_worth_revising(plan, 10_010, config, step=5000)
+    assert is_worth_revising(plan, 10_010, config, step=9600)
+    assert is_worth_revising(plan, 10_001, config, step=9999)
