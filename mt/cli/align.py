@@ -1,11 +1,9 @@
 """The command `mt align`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from tqdm import tqdm
 
 from mt.cli.options import (
     CheckpointOption,
@@ -16,7 +14,7 @@ from mt.cli.options import (
     VerboseOption,
 )
 from mt.cli.streams import write_lines
-from mt.cli.text_input import refuse_overwriting_input
+from mt.cli.text_input import count_lines, refuse_overwriting_input
 from mt.errors import DataError
 
 
@@ -52,6 +50,7 @@ def align(
     """
     refuse_overwriting_input(src, output, written="alignments")
     refuse_overwriting_input(tgt, output, written="alignments")
+    from mt.cli.translate_progress import show_lines
     from mt.data.text import read_parallel
     from mt.decoding.alignment import align_lines, format_alignment
     from mt.decoding.translator import Translator
@@ -64,9 +63,7 @@ def align(
             raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
         layer_index = layer - 1
     alignments = align_lines(translator, read_parallel(src, tgt), layer=layer_index, step=step)
-    with_bar = output is not None and sys.stderr.isatty()
-    lines = (
-        format_alignment(alignment)
-        for alignment in tqdm(alignments, unit="line", dynamic_ncols=True, disable=not with_bar)
-    )
-    write_lines(lines, output)
+    has_bar = output is not None
+    num_lines = count_lines(src) if has_bar else None
+    shown_alignments = show_lines(alignments, total=num_lines, enabled=has_bar)
+    write_lines((format_alignment(alignment) for alignment in shown_alignments), output)

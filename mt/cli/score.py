@@ -2,12 +2,10 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tqdm import tqdm
 
 from mt.cli.options import (
     CheckpointOption,
@@ -19,7 +17,7 @@ from mt.cli.options import (
     VerboseOption,
 )
 from mt.cli.streams import write_lines
-from mt.cli.text_input import refuse_overwriting_input
+from mt.cli.text_input import count_lines, refuse_overwriting_input
 
 if TYPE_CHECKING:
     from mt.decoding.scoring import PairScore
@@ -47,6 +45,7 @@ def score(
     """
     refuse_overwriting_input(src, output, written="scores")
     refuse_overwriting_input(tgt, output, written="scores")
+    from mt.cli.translate_progress import show_lines
     from mt.data.text import read_parallel
     from mt.decoding.scoring import score_pairs
     from mt.decoding.translator import Translator
@@ -56,8 +55,9 @@ def score(
     )
     scores = score_pairs(translator, read_parallel(src, tgt))
     format_score = json_line if jsonl else plain_line
-    with_bar = output is not None and sys.stderr.isatty()
-    shown_scores = tqdm(scores, unit="line", dynamic_ncols=True, disable=not with_bar)
+    has_bar = output is not None
+    num_lines = count_lines(src) if has_bar else None
+    shown_scores = show_lines(scores, total=num_lines, enabled=has_bar)
     write_lines((format_score(index, score) for index, score in enumerate(shown_scores)), output)
 
 

@@ -1,10 +1,16 @@
-"""The progress bar of `mt translate`."""
+"""The progress bars of commands that work line by line."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from mt.decoding.translator import TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TranslateProgress:
@@ -46,6 +52,17 @@ class TranslateProgress:
         seconds = time.monotonic() - self._start
         text = format_translate_progress(num_lines, self._total, fraction=fraction, seconds=seconds)
         self._bar.show(text)
+
+
+def show_lines(items: Iterable[T], *, total: int | None, enabled: bool) -> Iterator[T]:
+    """Yield the items, one for each line; show how many there were and how long the rest takes."""
+    start = time.monotonic()
+    with ProgressBar(enabled=enabled and logger.isEnabledFor(logging.INFO)) as bar:
+        for number, item in enumerate(items, start=1):
+            yield item
+            fraction = number / total if total else 0.0
+            seconds = time.monotonic() - start
+            bar.show(format_translate_progress(number, total, fraction=fraction, seconds=seconds))
 
 
 def format_translate_progress(

@@ -188,8 +188,12 @@ class _TmxParser:
 
     def _end_unit(self) -> None:
         codes = list(self._variants)
-        src_code = find_language(codes, self._src_lang)
-        tgt_code = find_language(codes, self._tgt_lang)
+        # With pt and pt-BR, the code pt-BR is the second language, not a variant of the first.
+        tgt_lang = _normalize_code(self._tgt_lang)
+        not_tgt = [code for code in codes if _normalize_code(code) != tgt_lang]
+        src_code = find_language(not_tgt, self._src_lang)
+        not_src = [code for code in codes if code != src_code]
+        tgt_code = find_language(not_src, self._tgt_lang)
         self._num_units += 1
         for code in codes:
             if code in self._languages or len(self._languages) < MAX_LANGUAGES:

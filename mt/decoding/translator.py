@@ -850,8 +850,7 @@ class Translator:
     ) -> Tensor:
         """Return how many tokens the translation of each segment may have, eos included.
 
-        After a target prefix that is longer than this, there is room for `max_length_offset` tokens
-        and eos.
+        After a target prefix, there is always room for `max_length_offset` tokens and eos.
         """
         factor = self.search.max_length_factor
         offset = self.search.max_length_offset
@@ -859,8 +858,8 @@ class Translator:
         max_lengths = []
         for segment, target_prefix in zip(segments, target_prefixes, strict=True):
             length = math.ceil(factor * len(segment)) + offset
-            if len(target_prefix) >= length:
-                length = len(target_prefix) + offset + 1
+            if target_prefix:
+                length = max(length, len(target_prefix) + offset + 1)
             if limit is not None:
                 length = min(length, limit)
             max_lengths.append(length)

@@ -61,6 +61,19 @@ def test_language_matches_its_variants(codes: list[str], lang: str, expected: st
     assert find_language(codes, lang) == expected
 
 
+@pytest.mark.parametrize("languages", [("pt", "pt-BR"), ("pt-BR", "pt")])
+def test_language_and_its_variant_are_two_languages(
+    tmp_path: Path, languages: tuple[str, str]
+) -> None:
+    path = tmp_path / "a.tmx"
+    tuv = '<tuv xml:lang="{}"><seg>{}</seg></tuv>'
+    unit = f"<tu>{tuv.format('pt-BR', 'ônibus')}{tuv.format('pt-PT', 'autocarro')}</tu>"
+    path.write_text(f"<tmx>{unit}</tmx>", encoding="utf-8")
+    src_lang, tgt_lang = languages
+    expected = ("autocarro", "ônibus") if src_lang == "pt" else ("ônibus", "autocarro")
+    assert list(read_tmx(path, src_lang=src_lang, tgt_lang=tgt_lang)) == [expected]
+
+
 def test_code_of_the_document_is_left_out(tmp_path: Path) -> None:
     segment = (
         'Click <bpt i="1">&lt;a href="<sub>x</sub>"&gt;</bpt><hi>here</hi>'

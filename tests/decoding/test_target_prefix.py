@@ -123,6 +123,16 @@ def test_there_is_room_after_a_long_prefix(translator: Translator) -> None:
     assert any(len(translation.text) > len(prefix) for translation in translations)
 
 
+@pytest.mark.parametrize("prefix_length", [1, 3, 4, 5, 6, 30])
+def test_room_after_a_prefix_does_not_depend_on_the_source(
+    translator: Translator, prefix_length: int
+) -> None:
+    """There is room for `max_length_offset` tokens and eos, or more."""
+    source = [7] * 4
+    (length,) = translator._max_lengths([source], [[7] * prefix_length]).tolist()
+    assert length >= prefix_length + translator.search.max_length_offset + 1
+
+
 def test_text_with_a_prefix_is_translated_as_a_whole(translator: Translator) -> None:
     stats = SourceStats(usual_length=3, rare_length=4, several_sentences_share=0.0)
     splitting = replace(translator, source_stats=stats)
