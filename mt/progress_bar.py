@@ -133,6 +133,11 @@ class _Line(tqdm):  # type: ignore[type-arg]
         blocks = ASCII_BLOCKS if self.ascii else BLOCKS
         return format_progress(self.text, width=width, blocks=blocks)
 
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        """Draw the line. tqdm's own method would keep its lock when the terminal fails."""
+        with self.get_lock():  # type: ignore[no-untyped-call]
+            self.display()
+
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
         """Return a function that replaces the whole line of a terminal."""

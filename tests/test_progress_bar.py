@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tqdm import tqdm
 from tqdm.utils import disp_len
 
 from mt.progress_bar import (
     ASCII_BLOCKS,
+    ProgressBar,
     ProgressText,
     format_duration,
     format_meter,
@@ -86,3 +92,28 @@ def test_meter_of_a_terminal_without_unicode() -> None:
 )
 def test_format_duration(seconds: float, expected: str) -> None:
     assert format_duration(seconds) == expected
+
+
+class FailingTerminal(io.StringIO):
+    """A terminal that cannot be written."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise OSError("broken")
+
+
+def test_failing_terminal_does_not_block_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FailingTerminal())
+    with ProgressBar() as bar:
+        bar.show(TEXT, at_once=True)
+        assert not bar.is_shown
+    has_lock = threading.Event()
+
+    def take_lock() -> None:
+        with tqdm.get_lock():
+            has_lock.set()
+
+    threading.Thread(target=take_lock, daemon=True).start()
+    assert has_lock.wait(60)
