@@ -77,7 +77,7 @@ def test_units_without_one_of_the_languages_are_counted(tmp_path: Path) -> None:
     path.write_text(f'<tmx version="1.4"><header/>{body}</tmx>', encoding="utf-8")
     ended = split(path, "-o", tmp_path / "out")
     assert ended.code == 0, ended.err
-    assert "3 entries" in ended.err
+    assert "left out 3 of 33" in ended.err
     assert ended.out.split()[0] == "30"
 
 

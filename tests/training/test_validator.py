@@ -157,8 +157,10 @@ def test_translations_of_a_validation_have_the_length_limit(
     factors: list[float] = []
     original = Translator._max_lengths
 
-    def record(translator: Translator, segments: list[list[int]]) -> Tensor:
-        limits = original(translator, segments)
+    def record(
+        translator: Translator, segments: list[list[int]], target_prefixes: list[list[int]]
+    ) -> Tensor:
+        limits = original(translator, segments, target_prefixes)
         src_lengths = torch.tensor([len(ids) for ids in segments])
         factors.extend(((limits - 10) / src_lengths).tolist())
         return limits
