@@ -22,7 +22,7 @@ from mt.config.choices import BleuTokenizer
 from mt.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
-    from mt.cli.evaluate_output import ComparedSet, SystemLengths
+    from mt.cli.evaluate_output import SetComparison, SystemLengths
     from mt.evaluation.evaluate import SetScores, TranslatedSets
 
 logger = logging.getLogger(__name__)
@@ -158,22 +158,16 @@ def _score_sets(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[S
     ]
 
 
-def _compare_systems(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[ComparedSet]":
+def _compare_systems(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[SetComparison]":
     """Return the scores of several systems, each compared with the first."""
-    from mt.cli.evaluate_output import ComparedSet
-    from mt.evaluation.significance import compare_with_baseline
+    from mt.cli.evaluate_output import SetComparison
 
     compared = []
     for item in translated.sets:
-        scores = compare_with_baseline(
-            [output.lines for output in item.outputs],
-            item.eval_set.refs,
-            metrics=metrics,
-            scoring=translated.scoring,
-        )
+        scores = item.compare_systems(metrics, scoring=translated.scoring)
         systems = [output.system for output in item.outputs]
         eval_set = item.eval_set
-        compared.append(ComparedSet(eval_set.name, len(eval_set.src), systems, scores))
+        compared.append(SetComparison(eval_set.name, len(eval_set.src), systems, scores))
     return compared
 
 

@@ -13,7 +13,7 @@ from mt.evaluation.per_sentence import SentenceScorer, TranslatedSentence, score
 from mt.evaluation.significance import PairedScores
 
 
-class ComparedSet(NamedTuple):
+class SetComparison(NamedTuple):
     """A set with the scores of several systems, the baseline first."""
 
     name: str
@@ -56,7 +56,7 @@ def as_json(results: Sequence[SetScores], lengths: Sequence[SystemLengths] = ())
     return json.dumps(sets, indent=2)
 
 
-def comparison_as_text(results: Sequence[ComparedSet]) -> str:
+def comparison_as_text(results: Sequence[SetComparison]) -> str:
     """Return a table for each set: metric, system, value, interval and p-values.
 
     The signatures of the bootstrap and of the randomization follow.
@@ -84,7 +84,7 @@ def comparison_as_text(results: Sequence[ComparedSet]) -> str:
 
 
 def comparison_as_json(
-    results: Sequence[ComparedSet], lengths: Sequence[SystemLengths] = ()
+    results: Sequence[SetComparison], lengths: Sequence[SystemLengths] = ()
 ) -> str:
     """Return one JSON object: sets by name; in each the systems with their scores in full."""
     sets: dict[str, dict[str, Any]] = {}

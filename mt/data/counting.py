@@ -27,7 +27,7 @@ class TextCounts(NamedTuple):
 def count_training_text(
     corpora: Sequence[TrainingCorpus], *, normalization: Normalization
 ) -> list[TextCounts]:
-    """Read all corpora and return the counts of each; report what is left out.
+    """Read all corpora and return the counts of each; warn of incomplete rows.
 
     This takes seconds, while training a tokenizer and encoding take minutes for a large text.
     Raises DataError for what cannot be read or decoded, when the files of a pair differ in their

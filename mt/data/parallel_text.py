@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig, file_keys
 from mt.data.text import Errors, OnBytes, find_pair, read_lines, read_parallel
-from mt.data.tmx import read_tmx
+from mt.data.tmx import Unit, read_tmx
 from mt.data.tsv import read_tsv
 from mt.errors import DataError
 from mt.storage.atomic import sha256
@@ -23,7 +23,6 @@ from mt.storage.atomic import sha256
 logger = logging.getLogger(__name__)
 
 Side = Literal["src", "tgt"]
-Unit = tuple[str, str] | None  # None: a row or unit without one of the sides, which is left out
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,10 @@ def read_pairs(text: ParallelText, *, on_bytes: OnBytes | None = None) -> Iterat
 def complete_pairs(
     text: ParallelText, *, on_bytes: OnBytes | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield all pairs of a text, and warn at the end of what was left out. Raises DataError."""
+    """Yield all pairs of a text; warn at the end of rows without one of the sides.
+
+    Raises DataError.
+    """
     num_units = 0
     num_pairs = 0
     first_incomplete = None

@@ -26,7 +26,7 @@ END_ERRORS = {expat.errors.XML_ERROR_NO_ELEMENTS, expat.errors.XML_ERROR_UNCLOSE
 
 _WORD = re.compile(r"[^ \t\r\n]+")  # separated by what is white space in XML
 
-Unit = tuple[str, str] | None
+Unit = tuple[str, str] | None  # None: a row or unit without one of the sides; it is not used
 
 
 def read_tmx(

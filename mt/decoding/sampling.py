@@ -17,9 +17,9 @@ class SamplingOptions:
 
     `temperature` divides the log-probabilities. Then only the `top_k` most probable tokens are
     kept, and of these the fewest that together have at least the probability `top_p` ("nucleus
-    sampling", Holtzman et al. 2020). Of these, tokens with a probability below `epsilon` are left
-    out, but never the most probable one ("epsilon sampling", Hewitt et al. 2022). What is left out
-    is never drawn.
+    sampling", Holtzman et al. 2020). Of these, tokens with a probability below `epsilon` are
+    removed, except the most probable one ("epsilon sampling", Hewitt et al. 2022). A token that is
+    not kept is never drawn.
     """
 
     seed: int

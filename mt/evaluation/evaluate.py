@@ -12,6 +12,7 @@ from mt.data.text import read_lines
 from mt.decoding.translator import TranslationProgress, Translator
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
+from mt.evaluation.significance import PairedScores, compare_with_baseline
 from mt.evaluation.text_warnings import (
     find_seen_source_problems,
     find_text_problems,
@@ -43,6 +44,15 @@ class TranslatedSet:
     eval_set: EvalSet
     outputs: list[SystemOutput]
     has_sources: bool = True  # False: the sources are not known, and those of `eval_set` are blank
+
+    def compare_systems(self, metrics: Sequence[str], *, scoring: Scoring) -> list[PairedScores]:
+        """Return the scores of the systems, each compared with the baseline."""
+        return compare_with_baseline(
+            [output.lines for output in self.outputs],
+            self.eval_set.refs,
+            metrics=metrics,
+            scoring=scoring,
+        )
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ MIN_EXAMPLES = 10
 
 @dataclass(frozen=True)
 class Advice:
-    """What stands out in a plan or in a run, and what to do about it."""
+    """A problem of a plan or of a run, with its remedy."""
 
     topic: str  # one or two words
     observation: str

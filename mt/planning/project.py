@@ -33,7 +33,7 @@ NUM_SAMPLED_PAIRS = 200_000
 
 @dataclass(frozen=True)
 class Request:
-    """What a person wants."""
+    """Input of `mt init`."""
 
     text: ParallelText
     src_lang: str
@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Project:
-    """What was found and chosen."""
+    """Result of `mt init`: facts about the text and the machine, and the chosen settings."""
 
     split: Split
     text: TextFacts  # of the training text

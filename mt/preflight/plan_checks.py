@@ -45,7 +45,7 @@ def check_plan(
 
 
 def as_finding(advice: Advice) -> Finding:
-    """Return a warning: what was found, and what to do."""
+    """Return the advice as a warning."""
     return Finding("warning", advice.topic, "", f"{advice.observation}; {advice.remedy}")
 
 

@@ -16,7 +16,7 @@ from mt.evaluation.evaluate import (
 )
 from mt.evaluation.metrics import DEFAULT_METRICS, MIN_SENTENCES
 from mt.evaluation.per_sentence import SentenceScorer
-from mt.evaluation.significance import PairedScores, compare_with_baseline
+from mt.evaluation.significance import PairedScores
 from mt.report.compared_runs import ComparedRun, read_runs, run_facts
 from mt.report.comparison_plots import Plot, comparison_plots, group_colour
 from mt.report.template import render
@@ -144,12 +144,7 @@ def compare_sets(translated: TranslatedSets, runs: Sequence[ComparedRun]) -> lis
     scorer = SentenceScorer(translated.scoring)
     compared = []
     for item in translated.sets:
-        scores = compare_with_baseline(
-            [output.lines for output in item.outputs],
-            item.eval_set.refs,
-            metrics=DEFAULT_METRICS,
-            scoring=translated.scoring,
-        )
+        scores = item.compare_systems(DEFAULT_METRICS, scoring=translated.scoring)
         compared.append(
             ComparedSet(
                 name=item.eval_set.name,

@@ -244,7 +244,7 @@ def _drawable_values(line: Line, *, log: bool) -> NDArray[np.float64]:
 
 
 def _within_range(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the values with nan in place of those that are not finite, or too large."""
+    """Return the values with nan for each value that is not finite or too large."""
     array = np.array(values, float)
     return np.where(np.abs(array) < MAX_VALUE, array, np.nan)
 
