@@ -103,12 +103,17 @@ def test_greedy_search_goes_on_from_its_own_beginning(translator: Translator) ->
     (src_ids,) = translator.src_tokenizer.encode(["balo gona deru hako"])
     ((free,),) = translator._search_batch([src_ids], 1, target_prefixes=[[]])
     assert len(free.ids) > 3
+    free_limit = translator._max_lengths([src_ids], [[]])
+    num_equal = 0
     for length in range(len(free.ids)):
         prefix = free.ids[:length]
         ((forced,),) = translator._search_batch([src_ids], 1, target_prefixes=[prefix])
         assert forced.ids[: len(free.ids)] == free.ids
-        if length <= 1:
+        limit = translator._max_lengths([src_ids], [prefix])
+        if limit.equal(free_limit):
             assert forced == free
+            num_equal += 1
+    assert num_equal > 3
 
 
 def test_spaces_at_the_end_of_a_prefix_are_ignored(translator: Translator) -> None:
