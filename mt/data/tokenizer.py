@@ -4,13 +4,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import sentencepiece
 
 from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler
 from mt.data.sentencepiece_model import replaces_characters
 from mt.errors import TokenizerError
+
+TokenizerKind = Literal["bpe", "unigram"]
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 NUM_BYTES = 256
@@ -143,6 +145,16 @@ class Tokenizer:
     def piece(self, token_id: int) -> str:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
+
+    @property
+    def ordinary_pieces(self) -> Pieces:
+        """The pieces that encode text; control ids and the unknown id have none."""
+        return self._pieces
+
+    @property
+    def kind(self) -> TokenizerKind:
+        """The algorithm that chooses the pieces of a text."""
+        return "bpe" if self._is_bpe() else "unigram"
 
     def token_names(self, ids: Sequence[int]) -> list[str]:
         """Return a name for each token, for people: its piece, or <bos> or <eos>."""

@@ -229,6 +229,18 @@ def average_weights(directories: Sequence[Path], output: Path) -> None:
     _write_directory(output, {MODEL: mean}, {**load_meta(directories[0]), "average_of": names})
 
 
+def write_weights(weights: Mapping[str, Tensor], checkpoints: Path, *, step: int) -> None:
+    """Write the only checkpoint of `checkpoints`, which is both `best` and `last`.
+
+    It has weights and no more: a run cannot resume from it. DiskError when it cannot be written.
+    """
+    name = step_name(step)
+    _write_directory(checkpoints / name, {MODEL: weights}, {"state": {"step": step}})
+    for pointer in (BEST, LAST):
+        with atomic_file(checkpoints / pointer) as file:
+            file.write(f"{name}\n".encode())
+
+
 def load_meta(directory: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's meta.json, which may be of an older format.
 

@@ -19,11 +19,13 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
-from mt.export.ctranslate2 import MARKER_FILE, MIN_POSITIONS, export
+from mt.export.ctranslate2 import export
+from mt.export.positions import MIN_POSITIONS
 from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
 from mt.model.layers import RMSNorm
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.storage.run_dir import EXPORT_MARKER
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
@@ -257,8 +259,9 @@ def test_export_is_self_contained(run_dir: Path, tmp_path: Path) -> None:
     exported = tmp_path / "exported"
     assert mt("export", run_dir, "--to", "ctranslate2", exported).code == 0
     assert {path.name for path in exported.iterdir()} == {
-        MARKER_FILE,
+        EXPORT_MARKER,
         "model.bin",
+        "README.md",
         "config.json",
         "shared_vocabulary.json",
         "tokenizer.model",
