@@ -133,6 +133,11 @@ def run_training(
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
+    if run_dir.is_bundle:
+        raise RunDirError(
+            f"{run_dir.path}: a bundle by mt export cannot be trained further; start another run "
+            "from it: train.init_from"
+        )
     runtime = open_runtime(config.train.device)
     old_run = None
     if fresh:
@@ -176,11 +181,6 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     `auto` is resolved in its config. The runtime returned has the precision of the config. Raises
     RunDirError when the run began with a config that differs in a key that must not change.
     """
-    if run_dir.is_bundle:
-        raise RunDirError(
-            f"{run_dir.path}: a bundle by mt export cannot be trained further; start another run "
-            "from it: train.init_from"
-        )
     # A run without a checkpoint has nothing to resume, so its config may still be changed.
     can_resume = has_checkpoint(run_dir.checkpoints_dir)
     run_config = runtime.broadcast(load_run_config(run_dir.config_path) if can_resume else None)
