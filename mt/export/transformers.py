@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mt.config.schema import ModelConfig
 from mt.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from mt.export.directory import export_directory, require_replaceable
 from mt.export.model_card import CardOptions, write_model_card
@@ -23,7 +22,6 @@ from mt.export.positions import max_translation_length, num_positions
 from mt.export.run import ExportedRun
 from mt.export.transformers_tokenizer import tokenizer_json
 from mt.model.positions import sinusoids
-from mt.model.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ source = tokenizer(["A sentence."], return_tensors="pt", padding=True)
 print(tokenizer.batch_decode(model.generate(**source), skip_special_tokens=True))
 ```
 
-Needs Transformers 5 or newer; no code of its own and no network.
+It needs Transformers 4.57 or newer, no code of its own and no network.
 """
 
 
@@ -107,12 +105,16 @@ def export(
 
 def _require_supported(run: ExportedRun) -> None:
     """Raise ConfigError for a setting that the architectures do not have."""
+    if not run.config.tokenizer.joint:
+        raise run.refuse("tokenizer.joint: Transformers needs one tokenizer for both languages")
     model = run.config.model
     wanted = {
         "model.self_attention": (model.self_attention, {"dot_product"}),
         "model.cross_attention": (model.cross_attention, {"dot_product"}),
         "model.activation": (model.activation, {"relu", "gelu"}),
         "model.norm_kind": (model.norm_kind, {"layer_norm"}),
+        # Version 5 can load others, but version 4 would take one matrix for all, and say nothing.
+        "model.tie_embeddings": (model.tie_embeddings, {"all"}),
     }
     for key, (value, supported) in wanted.items():
         if value not in supported:
@@ -120,8 +122,6 @@ def _require_supported(run: ExportedRun) -> None:
                 f"{key}: Transformers has no architecture of this kind with {value}, "
                 f"only with {' or '.join(sorted(supported))}"
             )
-    if not run.config.tokenizer.joint:
-        raise run.refuse("tokenizer.joint: Transformers needs one tokenizer for both languages")
 
 
 def _config(run: ExportedRun) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _config(run: ExportedRun) -> dict[str, Any]:
         "activation_dropout": model.activation_dropout,
         "max_position_embeddings": num_positions(run.config),
         "scale_embedding": True,
-        "tie_word_embeddings": _is_tied(model),
+        "tie_word_embeddings": True,
         "pad_token_id": PAD_ID,
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,
@@ -187,15 +187,13 @@ def _tokenizer_config(run: ExportedRun) -> dict[str, Any]:
     }
 
 
-def _is_tied(model: ModelConfig) -> bool:
-    return model.tie_embeddings == "all"
-
-
 def _weights(run: ExportedRun) -> Iterator[tuple[str, Tensor]]:
     """Yield each tensor of the model with its name in Transformers."""
     model = run.translator.model
     shape = run.config.model
-    yield from _embeddings(model, is_tied=_is_tied(shape))
+    embeddings = model.embedding_weight("output").detach().clone()  # the only matrix
+    yield "model.shared.weight", embeddings
+    yield "final_logits_bias", torch.zeros(1, len(embeddings))  # our model has none
     positions = sinusoids(torch.arange(num_positions(run.config)), shape.d_model)
     stacks = {
         "encoder": (model.encoder_layers, model.encoder_norm, ENCODER_LAYER_MODULES),
@@ -209,17 +207,6 @@ def _weights(run: ExportedRun) -> Iterator[tuple[str, Tensor]]:
                 yield from _module_weights(layer.get_submodule(own_name), prefixes)
         if shape.norm == "pre":
             yield from _module_weights(norm, [f"model.{name}.layer_norm"])
-
-
-def _embeddings(model: Transformer, *, is_tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """Yield the embeddings, and the bias of the logits, which our model does not have."""
-    output = model.embedding_weight("output").detach()
-    yield "final_logits_bias", torch.zeros(1, len(output))
-    yield "model.shared.weight", model.embedding_weight("src").detach().clone()
-    if not is_tied:
-        yield "model.encoder.embed_tokens.weight", model.embedding_weight("src").detach().clone()
-        yield "model.decoder.embed_tokens.weight", model.embedding_weight("tgt").detach().clone()
-        yield "lm_head.weight", output.clone()
 
 
 def _module_weights(module: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
