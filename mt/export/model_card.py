@@ -42,7 +42,8 @@ def model_card(run: ExportedRun, options: CardOptions) -> str:
     sections = [
         _front_matter(run, options.license),
         f"# {data.src_lang} → {data.tgt_lang}\n",
-        f"Translates from {data.src_lang} to {data.tgt_lang}. Trained with mt {mt.__version__}.\n",
+        f"A model that translates from {data.src_lang} to {data.tgt_lang}, trained with mt and "
+        f"exported by mt {mt.__version__}.\n",
         f"## Use\n\n{options.how_to_load.strip()}\n",
         _differences(options.differences),
         f"## Training\n\n{_table(('', ''), _training_facts(run))}",
