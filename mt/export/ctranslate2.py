@@ -88,7 +88,7 @@ def export(
         for tokenizer in run.tokenizer_paths:
             shutil.copy(tokenizer, partial)
         options = CardOptions(
-            how_to_load=_how_to_load(run, directory.name),
+            how_to_load=_how_to_load(run, directory.resolve().name),
             differences=differences(run),
             license=license_name,
         )

@@ -11,7 +11,7 @@ from mt.storage.run_dir import EXPORT_MARKER
 
 # All files that an export of any format writes, by their path in its directory.
 EXPORTED_FILES = re.compile(
-    rf"{re.escape(EXPORT_MARKER)}|README\.md|config\.(json|yaml)|source_stats\.json"
+    rf"{re.escape(EXPORT_MARKER)}|README\.md|config\.(json|yaml)|source_stats\.json|metrics\.jsonl"
     r"|model\.(bin|safetensors)|\w+_vocabulary\.json|tokenizer(\.src|\.tgt)?\.model"
     r"|tokenizer\.json|tokenizer_config\.json|generation_config\.json"
     r"|checkpoints|checkpoints/(best|last)|checkpoints/step_[0-9]{8,}"

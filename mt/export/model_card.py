@@ -15,8 +15,7 @@ from mt.config.schema import CorpusConfig, EvalSetConfig
 from mt.config.yaml_file import write_yaml
 from mt.export.portable_config import portable_values
 from mt.export.run import ExportedRun
-from mt.storage.checkpoint import load_meta, step_name
-from mt.training.metrics_log import MetricsLine, read_metrics_log, read_scope
+from mt.training.metrics_log import MetricsLine, read_scope
 
 CARD_FILE = "README.md"
 SETTINGS = ("model", "tokenizer", "train", "search")  # the sections of the config on a card
@@ -77,7 +76,10 @@ def _training_facts(run: ExportedRun) -> list[tuple[str, ...]]:
     data = run.config.data
     model = run.translator.model
     langs = (data.src_lang, data.tgt_lang)
-    training_files = [name for corpus in data.train for name in _file_names(corpus, langs)]
+    training_files = []
+    for corpus in data.train:
+        corpus_langs = (corpus.src_lang or data.src_lang, corpus.tgt_lang or data.tgt_lang)
+        training_files += _file_names(corpus, corpus_langs)
     num_parameters = sum(weight.numel() for weight in model.parameters())
     return [
         ("training text", ", ".join(training_files)),
@@ -100,37 +102,19 @@ def _file_names(section: CorpusConfig | EvalSetConfig, langs: tuple[str, str]) -
 
 def _weights(run: ExportedRun) -> str:
     """Return which updates the weights are from."""
-    meta = load_meta(run.checkpoint)
-    if "average_of" in meta:
-        return f"average of {', '.join(meta['average_of'])}"
-    step = f"update {_step(meta):,}"
+    if "average_of" in run.meta:
+        return f"average of {', '.join(run.meta['average_of'])}"
     if run.config.train.ema_decay > 0.0:
-        return f"{step}, moving average"
-    return step
-
-
-def _step(meta: dict[str, Any]) -> int:
-    """Return the number of updates of a checkpoint."""
-    return int(meta.get("state", {}).get("step", 0))
+        return f"update {run.step:,}, moving average"
+    return f"update {run.step:,}"
 
 
 def _scores(run: ExportedRun) -> str:
     """Return a table with the scores of these weights that training recorded."""
-    line = _scores_line(run)
+    line = run.scores_line
     if line is None:
         return "The run has no scores of these weights.\n"
-    return _table(("set", "score", "", "of", "signature"), list(_score_rows(run, line)))
-
-
-def _scores_line(run: ExportedRun) -> MetricsLine | None:
-    """Return the line of metrics.jsonl with the scores of the checkpoint; None if there is none."""
-    history = read_metrics_log(run.run_dir.metrics_path)
-    name = run.checkpoint.name
-    lines = [line for line in history.final if line.get("checkpoint") == name]
-    if not lines:
-        lines = [line for line in history.valid if step_name(line["step"]) == name]
-    with_scores = [line for line in lines if line.get("signatures")]
-    return with_scores[-1] if with_scores else None
+    return _table(("set", "metric", "score", "of", "signature"), list(_score_rows(run, line)))
 
 
 def _score_rows(run: ExportedRun, line: MetricsLine) -> Iterator[tuple[str, ...]]:

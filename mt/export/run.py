@@ -1,15 +1,17 @@
 """The run that is exported: its config, its weights and where they come from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from mt.config.load import load_run_config
 from mt.config.schema import Config
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError
-from mt.storage.checkpoint import find_checkpoint
+from mt.storage.checkpoint import STEP_NAME, find_checkpoint, load_meta, step_name
 from mt.storage.run_dir import RunDir, open_run_dir
+from mt.training.metrics_log import MetricsLine, read_metrics_log
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,30 @@ class ExportedRun:
             checkpoint=find_checkpoint(run.checkpoints_dir, checkpoint),
             translator=Translator.load(run_dir, checkpoint=checkpoint, device="cpu"),
         )
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """The content of the checkpoint's meta.json."""
+        return load_meta(self.checkpoint)
+
+    @property
+    def step(self) -> int:
+        """The number of updates of the weights; of an average, that of its first checkpoint."""
+        name = self.checkpoint.name
+        if STEP_NAME.fullmatch(name):
+            return int(name.removeprefix("step_"))
+        return int(self.meta.get("state", {}).get("step", 0))
+
+    @property
+    def scores_line(self) -> MetricsLine | None:
+        """The line of metrics.jsonl with scores of the checkpoint; None if there is none."""
+        history = read_metrics_log(self.run_dir.metrics_path)
+        name = self.checkpoint.name
+        lines = [line for line in history.final if line.get("checkpoint") == name]
+        if not lines:
+            lines = [line for line in history.valid if step_name(line["step"]) == name]
+        with_scores = [line for line in lines if line.get("signatures")]
+        return with_scores[-1] if with_scores else None
 
     @property
     def tokenizer_paths(self) -> list[Path]:

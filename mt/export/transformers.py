@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mt.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
@@ -22,6 +21,7 @@ from mt.export.positions import max_translation_length, num_positions
 from mt.export.run import ExportedRun
 from mt.export.transformers_tokenizer import tokenizer_json
 from mt.model.positions import sinusoids
+from mt.storage.checkpoint import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +91,10 @@ def export(
         for name, content in contents.items():
             text = json.dumps(content, ensure_ascii=False, indent=1)
             (partial / name).write_text(text, encoding="utf-8")
-        weights = partial / "model.safetensors"
-        save_file(dict(_weights(run)), weights, metadata={"format": "pt"})
-        weights.chmod(partial.stat().st_mode & 0o666)  # safetensors makes files for the owner only
+        weights = dict(_weights(run))
+        save_tensors(weights, partial / "model.safetensors", metadata={"format": "pt"})
         options = CardOptions(
-            how_to_load=HOW_TO_LOAD.format(directory=directory.name),
+            how_to_load=HOW_TO_LOAD.format(directory=directory.resolve().name),
             differences=_differences(run),
             license=license_name,
         )

@@ -25,7 +25,7 @@ Step = dict[str, Any]
 WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 # A step removes one group of joiners after a character that they cannot join. Each accent between
-# two groups needs a further step; a text with more than this is an attack or an accident.
+# two groups needs a further step, and more of them are in no natural text.
 NUM_JOINER_STEPS = 3
 
 

@@ -42,6 +42,7 @@ def test_bundle_holds_what_translates_and_no_more(run_dir: Path, bundle: Path) -
         ".made_by_mt_export",
         "README.md",
         "config.yaml",
+        "metrics.jsonl",
         "source_stats.json",
         "tokenizer.model",
         "checkpoints/best",
@@ -79,9 +80,10 @@ def test_commands_read_a_bundle_as_they_read_its_run(
 def test_bundle_of_a_bundle_is_the_same(bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     assert mt("export", bundle, "--to", "bundle", again).code == 0
-    for path, content in read_all_files(bundle).items():
-        if path.name != "README.md":  # scores are in the log of a run
-            assert (again / path.relative_to(bundle)).read_bytes() == content, path
+    contents = read_all_files(bundle)
+    assert b"| valid | BLEU |" in contents[bundle / "README.md"]
+    for path, content in contents.items():
+        assert (again / path.relative_to(bundle)).read_bytes() == content, path
 
 
 def test_another_checkpoint_is_exported(run_dir: Path, tmp_path: Path) -> None:

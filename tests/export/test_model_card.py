@@ -130,6 +130,19 @@ def test_only_an_export_is_replaced(name: str, run_dir: Path, tmp_path: Path) ->
     assert read_all_files(directory) == contents
 
 
+@pytest.mark.parametrize("name", ["transformers", "bundle"])
+def test_full_disk_is_one_line_and_leaves_nothing(
+    name: str, run_dir: Path, full_disk: Path
+) -> None:
+    filler = full_disk / "filler"
+    filler.write_bytes(bytes(950_000))
+    ended = mt("export", run_dir, "--to", name, full_disk / "exported")
+    assert ended.code == 1
+    assert ended.err.startswith(f"mt: {full_disk}/exported: cannot write")
+    assert ended.err.count("\n") == 1
+    assert list(full_disk.iterdir()) == [filler]
+
+
 def test_files_of_an_export_can_be_read_by_others(run_dir: Path, tmp_path: Path) -> None:
     directory = export_to("transformers", run_dir, tmp_path)
     modes = {path.stat().st_mode & 0o777 for path in read_all_files(directory)}
