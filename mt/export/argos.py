@@ -56,21 +56,19 @@ def export(
         raise ConfigError(f"{path}: wanted a file that ends in {SUFFIX}, such as en-sv{SUFFIX}")
     run = ExportedRun.load(run_dir, checkpoint=checkpoint)
     if not run.config.tokenizer.joint:
-        raise run.refuse("tokenizer.joint: Argos needs one tokenizer for both languages")
-    data = run.config.data
+        raise run.config_error("tokenizer.joint: Argos needs one tokenizer for both languages")
     with tempfile.TemporaryDirectory() as temporary:
+        data = run.config.data
         package = Path(temporary) / f"translate-{data.src_lang}_{data.tgt_lang}"
-        model = package / "model"
-        model.mkdir(parents=True)
-        ctranslate2.write_model(run, model, quantization=quantization)
-        shutil.copy(run.tokenizer_paths[0], package / "sentencepiece.model")
-        (package / "metadata.json").write_text(
-            json.dumps(_metadata(run), indent=1, ensure_ascii=False), encoding="utf-8"
+        package.mkdir()
+        _write_package(package, run, quantization=quantization)
+        options = CardOptions(
+            how_to_load=HOW_TO_LOAD.format(
+                file=path.name, src_lang=data.src_lang, tgt_lang=data.tgt_lang
+            ),
+            differences=_differences(run),
+            license=license_name,
         )
-        how_to_load = HOW_TO_LOAD.format(
-            file=path.name, src_lang=data.src_lang, tgt_lang=data.tgt_lang
-        )
-        options = CardOptions(how_to_load, differences=_differences(run), license=license_name)
         write_model_card(package, run, options)
         archive = Path(temporary) / "archive.zip"
         _write_archive(archive, package)
@@ -79,6 +77,16 @@ def export(
                 file.write(block)
     megabytes = path.stat().st_size / 1e6
     logger.info(f"{path}: {megabytes:.1f} MB, {quantization}, for Argos Translate")
+
+
+def _write_package(package: Path, run: ExportedRun, *, quantization: str) -> None:
+    """Write all files of a package but its card into a folder."""
+    model = package / "model"
+    model.mkdir()
+    ctranslate2.write_model(run, model, quantization=quantization)
+    shutil.copy(run.tokenizer_paths[0], package / "sentencepiece.model")
+    metadata = json.dumps(_metadata(run), indent=1, ensure_ascii=False)
+    (package / "metadata.json").write_text(metadata, encoding="utf-8")
 
 
 def _metadata(run: ExportedRun) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def write_model(run: ExportedRun, directory: Path, *, quantization: str) -> None
     model = run.config.model
     unsupported = {model.self_attention, model.cross_attention} - {"dot_product"}
     if unsupported:
-        raise run.refuse(
+        raise run.config_error(
             "CTranslate2 supports only dot_product attention,"
             f" found {', '.join(sorted(unsupported))}"
         )

@@ -53,6 +53,8 @@ class ExportedRun:
     @property
     def scores_line(self) -> MetricsLine | None:
         """The line of metrics.jsonl with scores of the checkpoint; None if there is none."""
+        if self.checkpoint.parent != self.run_dir.checkpoints_dir:
+            return None  # the checkpoint is of another run
         history = read_metrics_log(self.run_dir.metrics_path)
         name = self.checkpoint.name
         lines = [line for line in history.final if line.get("checkpoint") == name]
@@ -66,6 +68,6 @@ class ExportedRun:
         """The tokenizer models of the run, each once."""
         return sorted(set(self.run_dir.tokenizer_paths(self.config.tokenizer.joint)))
 
-    def refuse(self, problem: str) -> ConfigError:
+    def config_error(self, problem: str) -> ConfigError:
         """Return the error for a setting of the run that a format cannot represent."""
         return ConfigError(f"{self.run_dir.config_path}: {problem}")

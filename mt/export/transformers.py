@@ -105,7 +105,9 @@ def export(
 def _require_supported(run: ExportedRun) -> None:
     """Raise ConfigError for a setting that the architectures do not have."""
     if not run.config.tokenizer.joint:
-        raise run.refuse("tokenizer.joint: Transformers needs one tokenizer for both languages")
+        raise run.config_error(
+            "tokenizer.joint: Transformers needs one tokenizer for both languages"
+        )
     model = run.config.model
     wanted = {
         "model.self_attention": (model.self_attention, {"dot_product"}),
@@ -117,7 +119,7 @@ def _require_supported(run: ExportedRun) -> None:
     }
     for key, (value, supported) in wanted.items():
         if value not in supported:
-            raise run.refuse(
+            raise run.config_error(
                 f"{key}: Transformers has no architecture of this kind with {value}, "
                 f"only with {' or '.join(sorted(supported))}"
             )

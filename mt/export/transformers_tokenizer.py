@@ -36,7 +36,7 @@ def tokenizer_json(run: ExportedRun) -> dict[str, Any]:
     """
     tokenizer = run.translator.src_tokenizer
     if _has_user_defined_pieces(tokenizer):
-        raise run.refuse("tokenizer.model: it has pieces that a user defined")
+        raise run.config_error("tokenizer.model: it has pieces that a user defined")
     special_ids = sorted({*range(len(SPECIAL_TOKENS)), *tokenizer.tag_ids})
     names = vocabulary(tokenizer)
     return {

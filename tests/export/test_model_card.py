@@ -34,7 +34,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, tokenizers: list[Path]) ->
     overrides = [f"data.train=[{{prefix: {home}/europarl}}, {{tsv: {home}/secret_place/books.tsv, "]
     overrides[0] += "columns: [1, 2]}]"
     overrides += [f"data.valid={{name: news, src: {home}/news.aa, refs: [{home}/news.bb]}}"]
-    run_dir = make_run(home / "run", tokenizers, [*overrides, f"train.run_dir={home}/run"])
+    run_dir = make_run(
+        home / "run",
+        tokenizers,
+        [*overrides, f"train.run_dir={home}/run", f"train.init_from={home}/old"],
+    )
     lines = [
         {"kind": "start", "step": 0, "environment": {"host": str(home)}, "timing": {}},
         {"kind": "valid", "step": 1, "BLEU": 11.0, **SCOPE, "signatures": {"BLEU": "x"}},
@@ -172,3 +176,13 @@ def test_moved_run_is_exported_to_equal_files(run_dir: Path, tmp_path: Path) -> 
 
 def test_table_cells_escape_bars() -> None:
     assert model_card._table_line(("a|b", "c")) == "| a\\|b | c |\n"
+
+
+def test_scores_of_another_run_are_not_on_the_card(
+    run_dir: Path, tokenizers: list[Path], tmp_path: Path
+) -> None:
+    """The checkpoints of two runs have the same name."""
+    other = make_run(tmp_path / "other", tokenizers)
+    checkpoint = str(other / "checkpoints/step_00000001")
+    directory = export_to("bundle", run_dir, tmp_path, "--checkpoint", checkpoint)
+    assert "no scores" in (directory / "README.md").read_text(encoding="utf-8")
