@@ -21,6 +21,7 @@ from mt.cli.options import (
     Precision,
     QuietOption,
     RunDirArgument,
+    ToOption,
     VerboseOption,
 )
 from mt.cli.sampling_options import (
@@ -63,6 +64,7 @@ def translate(
     ] = None,
     source: InputOption = None,
     output: OutputOption = None,
+    to: ToOption = None,
     ensemble_with: EnsembleOption = None,
     beam_size: BeamOption = None,
     length_penalty: Annotated[
@@ -160,6 +162,7 @@ def translate(
         mbr=make_mbr(run_dir, num_samples=mbr, utility=utility),
         split_lines=not no_split,
     )
+    translator.language_prefix(to)  # raises DataError for an unknown language
     num_translations = n_best or 1
     if num_translations > translator.search.beam_size:
         search = translator.search.model_copy(update={"beam_size": num_translations})
@@ -172,7 +175,7 @@ def translate(
         text = open_input(source, errors=errors)
     input_is_terminal = not texts and source is None and sys.stdin.isatty()
     if input_is_terminal:
-        _greet(run_dir)
+        _greet(translator, to)
     with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
     with ProgressBar(enabled=with_bar) as bar:
         total = count_lines(source) if bar.is_shown else None
@@ -183,6 +186,7 @@ def translate(
             progress=progress,
             format_line=_choose_format(jsonl=jsonl, n_best=n_best),
             n_best=num_translations,
+            to=to,
             alignments=alignments,
             one_by_one=input_is_terminal,
             target_prefixes=_read_target_prefixes(target_prefix),
@@ -197,6 +201,7 @@ def translate_lines(
     progress: "TranslateProgress",
     format_line: "Format",
     n_best: int,
+    to: str | None = None,
     alignments: bool,
     one_by_one: bool,
     target_prefixes: Iterator[str] | None = None,
@@ -211,6 +216,7 @@ def translate_lines(
     chunks = replace(translator, on_progress=progress.on_progress).translate_chunks(
         progress.count_reading(text.lines),
         n_best=n_best,
+        to=to,
         chunk_size=1 if one_by_one else CHUNK_SIZE,
         is_line_waiting=text.is_line_waiting,
         target_prefixes=target_prefixes,
@@ -268,13 +274,16 @@ def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
     return formats.best_line
 
 
-def _greet(run_dir: Path) -> None:
+def _greet(translator: "Translator", to: str | None) -> None:
     """Say on a terminal what to do."""
-    from mt.config.load import load_run_config
-    from mt.storage.run_dir import open_run_dir
-
-    data = load_run_config(open_run_dir(run_dir).config_path).data
-    logger.info(f"{data.src_lang} -> {data.tgt_lang}, type a sentence, Ctrl-D ends")
+    src_lang = translator.src_lang
+    if translator.language_ids:
+        src_lang = "any source language"
+    text = f"{src_lang} -> {to or translator.tgt_lang}, type a sentence, Ctrl-D ends"
+    others = [language for language in translator.language_ids if language != to]
+    if others:
+        text += f" (--to translates into {', '.join(translator.language_ids)})"
+    logger.info(text)
 
 
 def _warn_of_file_names(texts: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -144,9 +144,14 @@ class Tokenizer:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
-    def token_names(self, ids: Sequence[int]) -> list[str]:
-        """Return a name for each token, for people: its piece, or <bos> or <eos>."""
-        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>"}
+    def token_names(
+        self, ids: Sequence[int], *, tag_names: Mapping[int, str] | None = None
+    ) -> list[str]:
+        """Return a name for each token, for people: its piece, or <bos> or <eos>.
+
+        `tag_names` has names for tags, which are called by their pieces otherwise.
+        """
+        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>", **(tag_names or {})}
         return [special_names.get(token_id) or self.piece(token_id) for token_id in ids]
 
     def has_piece(self, character: str) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mt.config.load import diff_configs, inherit_model, load_run_config
 from mt.config.schema import Config, TrainConfig
+from mt.data.tags import choose_tags
 from mt.errors import ConfigError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
@@ -32,6 +33,7 @@ def inherit_from_parent(config: Config) -> Config:
         return config
     parent = load_run_config(open_run_dir(Path(init_from)).config_path)
     child = inherit_model(config, parent)
+    child = _inherit_tags(child, parent)
     parent_parts = {
         "model": parent.model,
         "tokenizer": parent.tokenizer,
@@ -46,6 +48,22 @@ def inherit_from_parent(config: Config) -> Config:
             f"remove or correct:\n  {listed}"
         )
     return child
+
+
+def _inherit_tags(child: Config, parent: Config) -> Config:
+    """Return the config of the child with the tags of the parent first, and then its own.
+
+    Raises ConfigError if the user gives the control tokens another meaning.
+    """
+    parent_tags = choose_tags(parent.data)
+    tags = choose_tags(child.data, parent_tags)
+    if tags[: len(parent_tags)] != parent_tags:
+        raise ConfigError(
+            f"data.tags: wanted the tags of train.init_from first ({', '.join(parent_tags)}), "
+            f"found {', '.join(tags)}"
+        )
+    data = child.data.model_copy(update={"tags": tags})
+    return child.model_copy(update={"data": data})
 
 
 def load_initial_weights(model: Transformer, config: TrainConfig) -> None:

@@ -157,7 +157,7 @@ class Trainer:
             objective,
             dataset,
             validator,
-            valid_digest=experiment.validation_set.digest,
+            valid_digest=experiment.validation_digest,
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
