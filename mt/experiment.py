@@ -142,7 +142,7 @@ class Experiment:
         section = self.config.tokenizer
         src_path, tgt_path = self.run_dir.tokenizer_paths(section.joint)
         init_from = self.config.train.init_from
-        if init_from is not None:
+        if init_from is not None and self.config.train.init_tokenizer == "parent":
             parent_src, parent_tgt = RunDir(Path(init_from)).tokenizer_paths(section.joint)
             self._make_tokenizer(src_path, str(parent_src), [])
             if not section.joint:

@@ -501,6 +501,17 @@ class TrainConfig(Section):
     init_checkpoint: Name = setting(
         "best", "checkpoint of init_from, such as best, last or average"
     )
+    init_tokenizer: Literal["parent", "new"] = setting(
+        "parent",
+        "tokenizer of a training with init_from; parent: that of the other run; new: one for this "
+        "text, as the section tokenizer says, in which tokens of the other run keep their "
+        "embeddings",
+    )
+    init_new_tokens: Literal["mean", "random"] = setting(
+        "mean",
+        "embeddings of the tokens that only a new tokenizer has; mean: of the tokens into which "
+        "the other tokenizer splits them",
+    )
     freeze: tuple[Name, ...] = setting(
         (),
         "weights that are not trained, given as name prefixes, such as encoder_layers or "
@@ -628,6 +639,10 @@ class TrainConfig(Section):
             yield "freeze", "keeps the weights of another run: wanted init_from"
         if self.init_checkpoint != "best" and self.init_from is None:
             yield "init_checkpoint", "names a checkpoint of another run: wanted init_from"
+        if self.init_tokenizer != "parent" and self.init_from is None:
+            yield "init_tokenizer", "is for a training from another run: wanted init_from"
+        if self.init_new_tokens != "mean" and self.init_tokenizer != "new":
+            yield "init_new_tokens", "is for a new tokenizer: wanted init_tokenizer: new"
         for key in ("teacher_checkpoint", "teacher_weight"):
             is_changed = getattr(self, key) != type(self).model_fields[key].default
             if is_changed and not self.teacher:
