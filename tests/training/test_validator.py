@@ -17,7 +17,8 @@ from torch import Tensor
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
-from mt.decoding.translator import OnProgress, TranslationProgress, Translator
+from mt.decoding.translation import OnProgress, TranslationProgress
+from mt.decoding.translator import Translator
 from mt.distributed import open_runtime
 from mt.errors import RunDirError, TokenizerError
 from mt.evaluation.evaluate import evaluate
