@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mt.distributed import open_runtime
 from mt.errors import ConfigError, DataError
 from mt.evaluation.evaluate import evaluate
 from mt.experiment import Experiment
+from mt.export.ctranslate2 import export
 from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run, train
 
@@ -208,3 +210,22 @@ def test_child_has_the_tags_of_its_parent_first(
     config = configure(path, tmp_path / "other", *other_order)
     with pytest.raises(ConfigError, match=r"data\.tags"):
         prepare_run(config, RunDir(tmp_path / "other"), open_runtime("cpu"))
+
+
+def test_export_has_the_token_of_each_target_language(run_dir: Path, tmp_path: Path) -> None:
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    directory = tmp_path / "export"
+    export(run_dir, directory)
+    tokens = json.loads((directory / "target_languages.json").read_text(encoding="utf-8"))
+    translator = Translator.load(run_dir, device="cpu", beam_size=1)
+    tokenizer = translator.src_tokenizer
+    text = "balo deru fimi"
+    source = [tokenizer.piece(token_id) for token_id in tokenizer.encode([text])[0][:-1]]
+    exported = ctranslate2.Translator(str(directory), compute_type="float32")
+    for language, token in tokens.items():
+        assert tokenizer.piece(translator.language_ids[language]) == token
+        result = exported.score_batch([[token, *source]], [source])[0]
+        expected = translator.score(text, text, to=language)
+        assert sum(result.log_probs) == pytest.approx(expected.log_prob, abs=1e-3)
+    assert list(tokens) == ["bb", "cc", "aa"]
+    export(run_dir, directory)  # an older export with this file may be replaced
