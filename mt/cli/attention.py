@@ -10,6 +10,7 @@ from mt.cli.options import (
     DeviceOption,
     QuietOption,
     RunDirArgument,
+    ToOption,
     VerboseOption,
 )
 
@@ -26,6 +27,7 @@ def attention(
         str | None,
         typer.Option(help="show attention for this translation  [default: the model's own]"),
     ] = None,
+    to: ToOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -35,5 +37,11 @@ def attention(
     from mt.report.attention_maps import write_attention
 
     write_attention(
-        run_dir, sentence, output=output, target=target, checkpoint=checkpoint, device=device
+        run_dir,
+        sentence,
+        output=output,
+        target=target,
+        to=to,
+        checkpoint=checkpoint,
+        device=device,
     )

@@ -107,12 +107,13 @@ def fill_unset_keys(config: Config, run_config: Config) -> Config:
 def inherit_model(config: Config, parent: Config) -> Config:
     """Return `config` with the values of `parent` for what the user did not set of the model.
 
-    This is the sections `model` and `tokenizer`, and `data.normalization`. ConfigError when the
-    values cannot work together.
+    This is the sections `model` and `tokenizer`, unless the tokenizer is new, and
+    `data.normalization`. ConfigError when the values cannot work together.
     """
     values = config.model_dump()
     values["model"] = _filled_values(config.model, parent.model)
-    values["tokenizer"] = _filled_values(config.tokenizer, parent.tokenizer)
+    if config.train.init_tokenizer == "parent":
+        values["tokenizer"] = _filled_values(config.tokenizer, parent.tokenizer)
     if "normalization" not in config.data.model_fields_set:
         values["data"]["normalization"] = parent.data.normalization
     return _validate(ConfigFile(values, {(): "the config, completed with that of train.init_from"}))

@@ -23,6 +23,7 @@ from mt.data.normalization import Normalizer, is_blank_line, normalize
 from mt.data.parallel_text import ParallelText, TwoFiles, file_digest, read_pairs
 from mt.data.progress import bytes_bar
 from mt.data.sentences import sentence_cuts
+from mt.data.tags import Prefix
 from mt.data.text import OnBytes, chunked
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
@@ -34,9 +35,6 @@ FORMAT_VERSION = 3
 CHUNK_SIZE = 16_384  # pairs that are encoded at a time
 CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer pairs
 SHORT_LENGTH = 10  # tokens; if neither side is longer, a high length ratio means nothing
-
-
-Prefix = tuple[int, ...]  # ids of tags, such as a target language, in front of a source
 
 
 class TrainingCorpus(NamedTuple):

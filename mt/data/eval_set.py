@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from mt.config.schema import DataConfig, EvalSetConfig
 from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import normalize
 from mt.data.parallel_text import TwoFiles, complete_pairs, parallel_texts
+from mt.data.tags import corpus_prefix
 from mt.data.text import read_lines
 from mt.errors import DataError
 
@@ -24,6 +25,7 @@ class EvalSet(NamedTuple):
     name: str
     src: list[str]
     refs: list[list[str]]  # one list of lines for each reference file
+    tgt_lang: str | None = None  # None: that of the model which translates it
 
     @property
     def digest(self) -> str:
@@ -44,6 +46,7 @@ class EvalSet(NamedTuple):
             self.name,
             [self.src[index] for index in indices],
             [[lines[index] for index in indices] for lines in self.refs],
+            self.tgt_lang,
         )
 
     def _line_hash(self, index: int) -> bytes:
@@ -52,15 +55,18 @@ class EvalSet(NamedTuple):
         return hashlib.sha256(json.dumps(lines).encode()).digest()
 
 
-def training_corpora(data: DataConfig) -> list[TrainingCorpus]:
-    """Return the training corpora of a config.
+def training_corpora(
+    data: DataConfig, *, ids_by_tag: Mapping[str, int] | None = None
+) -> list[TrainingCorpus]:
+    """Return the training corpora of a config, with the tags in `ids_by_tag`.
 
     Raises DataError when a file that a prefix stands for does not exist.
     """
     corpora = []
     for section in data.train:
         (text,) = parallel_texts(section, data)
-        corpora.append(TrainingCorpus(text, section.weight))
+        src_prefix = corpus_prefix(section, data, ids_by_tag or {})
+        corpora.append(TrainingCorpus(text, section.weight, src_prefix))
     return corpora
 
 
@@ -70,21 +76,26 @@ def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     Raises DataError as `parallel_texts` and the readers do.
     """
     texts = parallel_texts(section, data)
+    tgt_lang = data.languages(section).tgt
     two_files = [text for text in texts if isinstance(text, TwoFiles)]
     if two_files:
-        return read_eval_set(section.name, two_files[0].src, [text.tgt for text in two_files])
+        refs = [text.tgt for text in two_files]
+        return read_eval_set(section.name, two_files[0].src, refs, tgt_lang=tgt_lang)
     (text,) = texts
     pairs = list(complete_pairs(text))
-    return EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]])
+    return EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]], tgt_lang)
 
 
-def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
+def read_eval_set(
+    name: str, src: Path, refs: Sequence[Path], *, tgt_lang: str | None = None
+) -> EvalSet:
     """Read the files of an evaluation set.
 
     Raises DataError for a file that cannot be read, and for a reference file with another number of
     lines than the source file.
     """
-    eval_set = EvalSet(name, list(read_lines(src)), [list(read_lines(ref)) for ref in refs])
+    src_lines = list(read_lines(src))
+    eval_set = EvalSet(name, src_lines, [list(read_lines(ref)) for ref in refs], tgt_lang)
     num_lines = len(eval_set.src)
     for path, lines in zip(refs, eval_set.refs, strict=True):
         if len(lines) != num_lines:

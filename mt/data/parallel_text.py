@@ -189,16 +189,14 @@ def parallel_texts(section: CorpusConfig | EvalSetConfig, data: DataConfig) -> l
 
     Raises DataError when a file that a prefix stands for does not exist.
     """
-    src_lang = data.src_lang
-    if isinstance(section, CorpusConfig) and section.src_lang is not None:
-        src_lang = section.src_lang
+    src_lang, tgt_lang = data.languages(section)
     if section.prefix is not None:
-        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
+        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=tgt_lang)
         return [TwoFiles(src, tgt)]
     if section.tsv is not None:
         return [_tsv_file(Path(section.tsv), section.columns)]
     if section.tmx is not None:
-        return [TmxFile(Path(section.tmx), src_lang, data.tgt_lang)]
+        return [TmxFile(Path(section.tmx), src_lang, tgt_lang)]
     # The schema has checked that all files are named.
     assert section.src is not None
     targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import sentencepiece
 
-from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler
+from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler, sample_segments
 from mt.data.sentencepiece_model import replaces_characters
 from mt.errors import TokenizerError
 
@@ -144,9 +144,30 @@ class Tokenizer:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
-    def token_names(self, ids: Sequence[int]) -> list[str]:
-        """Return a name for each token, for people: its piece, or <bos> or <eos>."""
-        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>"}
+    def find_piece(self, piece: str) -> int | None:
+        """Return the id of the token that SentencePiece writes as `piece`; None if there is none.
+
+        Control tokens and bytes are found too.
+        """
+        token_id = int(self._processor.piece_to_id(piece))
+        return token_id if self.piece(token_id) == piece else None
+
+    def split_piece(self, piece: str) -> list[int]:
+        """Return the tokens into which BPE merges split a piece of another tokenizer.
+
+        A unigram model has a few tokens more for a piece than in a text.
+        """
+        segments = sample_segments(piece, self._pieces, dropout=0.0, draw=lambda: 1.0)
+        return self._pieces.segment_ids(segments)
+
+    def token_names(
+        self, ids: Sequence[int], *, tag_names: Mapping[int, str] | None = None
+    ) -> list[str]:
+        """Return a name for each token, for people: its piece, or <bos> or <eos>.
+
+        `tag_names` has names for tags, which are called by their pieces otherwise.
+        """
+        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>", **(tag_names or {})}
         return [special_names.get(token_id) or self.piece(token_id) for token_id in ids]
 
     def has_piece(self, character: str) -> bool:

@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 from mt.config.choices import Normalization
 from mt.config.load import fill_unset_keys, load_run_config
-from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
+from mt.config.schema import (
+    Config,
+    CorpusConfig,
+    DataConfig,
+    EvalSetConfig,
+    LanguagePair,
+)
 from mt.data.eval_set import load_eval_set
 from mt.data.parallel_text import Side, parallel_texts
 from mt.data.progress import bytes_bar
@@ -30,6 +36,10 @@ from mt.training.resume_rules import forbidden_changes
 from mt.training.run import read_config, recorded_precision, resolve_auto
 
 logger = logging.getLogger(__name__)
+
+
+# What tells the two languages of a pair apart; None: they are too similar.
+LogOddsByLanguages = dict[LanguagePair, TrigramLogOdds | None]
 
 
 class Surveys(NamedTuple):
@@ -59,7 +69,8 @@ def _check_all(
     path: Path, overrides: Sequence[str], *, device: str | None, resume: bool
 ) -> Iterator[Finding]:
     config = read_config(path, overrides, run_dir=None, device=device)
-    text = f"{path}: {config.data.src_lang} to {config.data.tgt_lang}"
+    pairs = dict.fromkeys(config.data.languages(corpus) for corpus in config.data.train)
+    text = f"{path}: {', '.join(f'{pair.src} to {pair.tgt}' for pair in pairs)}"
     yield Finding("ok", "config", "", text)
 
     runtime = None
@@ -118,15 +129,20 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
 def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
     """Read each file once; return the surveys, and an error for each set that cannot be read.
 
-    The validation set is read first: from it the two languages are learned, by which the lines of
+    The validation sets are read first: from them the languages are learned, by which the lines of
     the other sets are scored.
     """
-    log_odds = None
-    valid, errors = survey_set(data.valid.name, data.valid, data, log_odds=None)
-    if valid:
-        log_odds = learn_log_odds(valid[0].src.trigram_counts, valid[0].tgt.trigram_counts)
+    surveys = Surveys([], [], [])
+    errors: list[Finding] = []
+    log_odds: LogOddsByLanguages = {}
+    for section in data.valid:
+        pairs, set_errors = survey_set(section.name, section, data, log_odds={})
+        surveys.valid.extend(pairs)
+        errors.extend(set_errors)
+        for pair in pairs:
+            learned = learn_log_odds(pair.src.trigram_counts, pair.tgt.trigram_counts)
+            log_odds.setdefault(data.languages(section), learned)
 
-    surveys = Surveys(valid, [], [])
     for section in data.test:
         pairs, set_errors = survey_set(section.name, section, data, log_odds=log_odds)
         surveys.test.extend(pairs)
@@ -144,13 +160,12 @@ def survey_set(
     section: EvalSetConfig | CorpusConfig,
     data: DataConfig,
     *,
-    log_odds: TrigramLogOdds | None,
+    log_odds: LogOddsByLanguages,
 ) -> tuple[list[ParallelSurvey], list[Finding]]:
     """Survey the files of one set: a pair for each reference, up to a file that cannot be read."""
     pairs: list[ParallelSurvey] = []
-    src_log_odds = log_odds
-    if isinstance(section, CorpusConfig) and section.src_lang not in (None, data.src_lang):
-        src_log_odds = None  # the corpus has a source language of its own, which is not learned
+    languages = data.languages(section)
+    own_log_odds = log_odds.get(languages)  # None: no validation set has these languages
     try:
         texts = parallel_texts(section, data)
         logger.info(f"reading {name}")
@@ -160,16 +175,16 @@ def survey_set(
             src = survey_side(
                 texts[0],
                 "src",
-                src_log_odds,
+                own_log_odds,
                 normalization=data.normalization,
                 on_bytes=on_bytes,
             )
             for number, text in enumerate(texts, start=1):
                 pair_name = f"{name} ref {number}" if len(texts) > 1 else name
                 tgt = survey_side(
-                    text, "tgt", log_odds, normalization=data.normalization, on_bytes=on_bytes
+                    text, "tgt", own_log_odds, normalization=data.normalization, on_bytes=on_bytes
                 )
-                pairs.append(ParallelSurvey(pair_name, src, tgt))
+                pairs.append(ParallelSurvey(pair_name, src, tgt, languages))
     except DataError as error:
         return pairs, [Finding("error", "files", "", str(error))]
     return pairs, []
@@ -252,13 +267,37 @@ def check_characters(
 def check_languages(surveys: Surveys) -> list[Finding]:
     """Check all sets for sides that are swapped or in the wrong language.
 
-    The languages are learned from the validation set. If there are several other sets, and all of
-    them seem to be swapped, then it is the validation set that is swapped.
+    The languages are learned from the validation sets, and each set is compared with the first one
+    that has its languages.
     """
-    if not surveys.valid:
-        return []
-    valid = surveys.valid[0]
-    others = [*surveys.train, *surveys.test]
+    findings = []
+    are_similar = False
+    references: dict[LanguagePair | None, ParallelSurvey] = {}
+    for pair in surveys.valid:
+        references.setdefault(pair.languages, pair)
+    for languages, valid in references.items():
+        others = [pair for pair in (*surveys.train, *surveys.test) if pair.languages == languages]
+        findings += _check_languages_of(others, valid)
+        if learn_log_odds(valid.src.trigram_counts, valid.tgt.trigram_counts) is None:
+            are_similar = True
+    for pair in (*surveys.train, *surveys.test):
+        if surveys.valid and pair.languages not in references and not pair.is_copy_wanted:
+            findings += file_checks.check_languages(pair, surveys.valid[0])
+    if findings or not surveys.valid:
+        return findings
+    if are_similar:
+        text = "not checked: the two sides are too similar to be told apart"
+    else:
+        text = "each side is in one language"
+    return [Finding("ok", "languages", "", text)]
+
+
+def _check_languages_of(others: Sequence[ParallelSurvey], valid: ParallelSurvey) -> list[Finding]:
+    """Check a validation set and other sets of its languages.
+
+    If there are several others, and all of them seem to be swapped, then it is the validation set
+    that is swapped.
+    """
     findings_by_set = {pair.name: file_checks.check_languages(pair, valid) for pair in others}
     swapped_names = []
     for name, set_findings in findings_by_set.items():
@@ -276,15 +315,7 @@ def check_languages(surveys: Surveys) -> list[Finding]:
                 if file_checks.is_swapped(finding):
                     finding = _add_sets_that_agree(finding, valid, agreeing_names)
                 findings.append(finding)
-    findings += file_checks.check_languages(valid, valid)
-    if findings:
-        return findings
-
-    if learn_log_odds(valid.src.trigram_counts, valid.tgt.trigram_counts) is None:
-        text = "not checked: the two sides are too similar to be told apart"
-    else:
-        text = "each side is in one language"
-    return [Finding("ok", "languages", "", text)]
+    return findings + file_checks.check_languages(valid, valid)
 
 
 def _add_sets_that_agree(
@@ -299,15 +330,20 @@ def _add_sets_that_agree(
 
 
 def check_scoring(config: Config) -> Finding:
-    """Check that the references of the validation set are plain text, and that BLEU's tokenizer
+    """Check that the references of the validation sets are plain text, and that BLEU's tokenizer
     fits them. Raises MtError.
     """
-    scoring = scoring_of_run(config)
-    valid = load_eval_set(config.data.valid, config.data)
-    problems = find_text_problems(valid.name, {"references": valid.refs[0]}, scoring)
+    problems = []
+    tokenizers = []
+    for section in config.data.valid:
+        valid = load_eval_set(section, config.data)
+        scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
+        problems += find_text_problems(valid.name, {"references": valid.refs[0]}, scoring)
+        tokenizers.append(scoring.tokenize)
     if problems:
         return Finding("warning", "scores", "", "; ".join(problems))
-    return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {scoring.tokenize}")
+    names = ", ".join(dict.fromkeys(tokenizers))
+    return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {names}")
 
 
 # Training

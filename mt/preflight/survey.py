@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
+from mt.config.schema import LanguagePair
 from mt.data.normalization import is_blank, normalize, remove_zero_width
 from mt.data.parallel_text import ParallelText, Side
 from mt.data.text import OnBytes
@@ -139,6 +140,12 @@ class ParallelSurvey(NamedTuple):
     name: str  # as shown to the user, such as "train" or "test ref 2"
     src: FileSurvey
     tgt: FileSurvey
+    languages: LanguagePair | None = None  # None: not known
+
+    @property
+    def is_copy_wanted(self) -> bool:
+        """Whether both sides are in the same language, as in copied monolingual text."""
+        return self.languages is not None and self.languages.src == self.languages.tgt
 
     @property
     def num_pairs(self) -> int:

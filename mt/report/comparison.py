@@ -19,6 +19,7 @@ from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
 from mt.report.compared_runs import ComparedRun, read_runs, run_facts
 from mt.report.comparison_plots import Plot, comparison_plots, group_colour
+from mt.report.facts import describe_languages
 from mt.report.template import render
 from mt.storage.atomic import atomic_file
 from mt.storage.run_dir import RunDir
@@ -115,7 +116,7 @@ def compare_runs(
 ) -> Comparison:
     """Read the records of runs, and translate and score the evaluation sets of the first one."""
     runs = read_runs(run_dirs)
-    languages = f"{runs[0].config.data.src_lang} → {runs[0].config.data.tgt_lang}"
+    languages = describe_languages(runs[0].config.data)
     notes = _notes_on_validations(runs)
     usable = runs
     if checkpoint == "best":
@@ -141,10 +142,10 @@ def compare_runs(
 
 def compare_sets(translated: TranslatedSets, runs: Sequence[ComparedRun]) -> list[ComparedSet]:
     """Score the translations of the runs, and find the sentences where they differ most."""
-    scorer = SentenceScorer(translated.scoring)
     compared = []
     for item in translated.sets:
-        scores = item.compare_systems(DEFAULT_METRICS, scoring=translated.scoring)
+        scorer = SentenceScorer(item.scoring)
+        scores = item.compare_systems(DEFAULT_METRICS)
         compared.append(
             ComparedSet(
                 name=item.eval_set.name,

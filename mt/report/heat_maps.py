@@ -30,14 +30,19 @@ class HeatMap(NamedTuple):
     weights: NDArray[np.float32]  # (num_queries, num_keys)
 
 
-def compute_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
-    """Return heat maps of up to MAX_HEAT_MAPS short sentences, evenly spaced over `sources`."""
+def compute_heat_maps(
+    sources: Sequence[str], translator: Translator, *, to: str | None = None
+) -> list[HeatMap]:
+    """Return heat maps of up to MAX_HEAT_MAPS short sentences, evenly spaced over `sources`.
+
+    They are translated into the language `to`, for a model of several.
+    """
     short = [source for source in sources if _is_suitable(source, translator)]
     num_maps = min(MAX_HEAT_MAPS, len(short))
     chosen = np.linspace(0, len(short) - 1, num_maps).round().astype(int)
     heat_maps = []
     for index in chosen:
-        maps = attention_maps(translator, short[index], target=None, name="")
+        maps = attention_maps(translator, short[index], target=None, name="", to=to)
         heat_maps.append(_cross_attention_map(maps))
     return heat_maps
 

@@ -15,7 +15,7 @@ from mt.evaluation.text_warnings import find_seen_source_problems
 from mt.planning.advice import Advice
 from mt.planning.next_steps import suggest_next_steps
 from mt.planning.output_advice import OutputCounts, count_outputs
-from mt.report.facts import Fact, list_facts, summarise
+from mt.report.facts import Fact, describe_languages, list_facts, summarise
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
@@ -94,7 +94,7 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
     evaluation = evaluate_run(run, config, checkpoint=checkpoint, device=device)
     return Report(
         name=run.path.resolve().name,
-        languages=f"{config.data.src_lang} → {config.data.tgt_lang}",
+        languages=describe_languages(config.data),
         summary=summarise(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,
@@ -135,7 +135,6 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     """Translate and score the run's evaluation sets, if there is a checkpoint yet."""
     if checkpoint == "best" and not (run.checkpoints_dir / "best").is_file():
         return Evaluation(missing=["The run has no checkpoint yet: nothing could be translated."])
-    scoring = scoring_of_run(config)
     translator = Translator.load(run.path, checkpoint=checkpoint, device=device)
     eval_sets, problems = load_evaluation_sets(config)
     problems += [f"{text}." for text in find_seen_source_problems(eval_sets, config.data)]
@@ -144,9 +143,10 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     heat_maps_source = ""
     for eval_set in eval_sets:
         logger.info(f"{eval_set.name}: translating {len(eval_set.src):,} sentences")
+        scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
         scored_sets.append(translate_and_score(eval_set, translator, scoring=scoring))
         if not heat_maps:  # the sets before had no suitable sentence
-            heat_maps = compute_heat_maps(eval_set.src, translator)
+            heat_maps = compute_heat_maps(eval_set.src, translator, to=eval_set.tgt_lang)
             heat_maps_source = eval_set.name
     return Evaluation(
         checkpoint=find_checkpoint(run.checkpoints_dir, checkpoint).name,

@@ -42,9 +42,10 @@ def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
     sections = config.data.test
     problems = []
     if not sections:
-        sections = (config.data.valid,)
+        sections = config.data.valid
+        names = ", ".join(section.name for section in sections)
         problems.append(
-            f"The config has no test sets. The scores are of {config.data.valid.name},"
+            f"The config has no test sets. The scores are of {names},"
             " which was also used to select the checkpoint."
         )
     eval_sets = []
@@ -61,7 +62,7 @@ def translate_and_score(
 ) -> ScoredSet:
     """Translate an evaluation set, score it as a whole and by length, and choose examples."""
     sentences = []
-    n_best_lists = translator.n_best(eval_set.src, num_translations=1)
+    n_best_lists = translator.n_best(eval_set.src, num_translations=1, to=eval_set.tgt_lang)
     for index, (translation,) in enumerate(n_best_lists):
         refs = [lines[index] for lines in eval_set.refs]
         sentences.append(score_sentence(eval_set.src[index], translation, refs))

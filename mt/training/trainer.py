@@ -129,7 +129,7 @@ class Trainer:
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
         if not has_checkpoint(experiment.run_dir.checkpoints_dir):
-            load_initial_weights(model, config)
+            load_initial_weights(model, experiment)
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = make_objective(model, experiment, runtime)
@@ -138,7 +138,7 @@ class Trainer:
             objective,
             dataset,
             validator,
-            valid_digest=experiment.validation_set.digest,
+            valid_digest=experiment.validation_digest,
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,

@@ -73,7 +73,7 @@ def translate(*hypotheses: list[str], text: str = "source") -> TranslatedSets:
     """Return an evaluation set with translations of the systems 0, 1 and so on."""
     eval_set = EvalSet("test", [f"{text} {number}" for number in range(12)], [REFERENCES])
     outputs = [SystemOutput(str(number), lines) for number, lines in enumerate(hypotheses)]
-    return TranslatedSets([TranslatedSet(eval_set, outputs)], Scoring(), [])
+    return TranslatedSets([TranslatedSet(eval_set, outputs, Scoring())], [])
 
 
 @pytest.fixture(autouse=True)

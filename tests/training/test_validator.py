@@ -38,7 +38,7 @@ def read_validations(run_dir: Path) -> list[dict[str, Any]]:
 def write_sample(directory: Path, num_lines: int) -> Path:
     """Write the lines that a run validates on to files, and return their prefix."""
     config = configure(directory / "copy.yaml", directory / "unused")
-    sample = Experiment(config, RunDir(directory)).validation_set.sample(num_lines)
+    sample = Experiment(config, RunDir(directory)).validation_sets[0].sample(num_lines)
     for lang, lines in (("aa", sample.src), ("bb", sample.refs[0])):
         text = "".join(f"{line}\n" for line in lines)
         (directory / f"sample.{lang}").write_text(text, encoding="utf-8")
