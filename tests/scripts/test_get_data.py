@@ -1,4 +1,4 @@
-"""get_multi30k.py: it writes only files with the right checksum, and each failure is one line."""
+"""get_data.py: it writes only files with the right checksum, and each failure is one line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import gzip
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from scripts.recipes import get_multi30k
+from scripts.recipes import get_data
+from scripts.recipes.get_data import DATA_SETS, DataSet
 
 TOP = Path(__file__).resolve().parents[2]
-MULTI30K = TOP.parent / "shared/data/multi30k/raw"
+SHARED = TOP.parent / "shared/data"
 
 
 @pytest.fixture
@@ -23,7 +25,8 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Two small files instead of the six of Multi30k."""
     texts = {"train.en": b"A dog.\n", "train.de": "Ein schöner Hund.\n".encode()}
     checksums = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
-    monkeypatch.setattr(get_multi30k, "SHA256", checksums)
+    data_set = DataSet(checksums, "For non-commercial research and education.", is_packed=True)
+    monkeypatch.setitem(DATA_SETS, "multi30k", data_set)
     return texts
 
 
@@ -53,8 +56,14 @@ def url(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
+def set_origins(monkeypatch: pytest.MonkeyPatch, *origins: str) -> None:
+    """Give Multi30k other origins."""
+    data_set = replace(DATA_SETS["multi30k"], origins=origins)
+    monkeypatch.setitem(DATA_SETS, "multi30k", data_set)
+
+
 def run(out: Path, *, origin: str | Path) -> int:
-    return get_multi30k.main(["--from", str(origin), "--out", str(out)])
+    return get_data.main(["multi30k", "--from", str(origin), "--out", str(out)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -111,7 +120,7 @@ def test_file_with_a_wrong_checksum_is_not_written(
     assert run(tmp_path / "out", origin=url) == 1
     assert set(contents(tmp_path / "out")) == {"train.en"}
     message = capsys.readouterr().err
-    assert message.startswith(f"get_multi30k: {url}: train.de")
+    assert message.startswith(f"get_data: {url}: train.de")
     assert "SHA-256" in message
     assert message.count("\n") == 1
 
@@ -142,7 +151,7 @@ def test_damaged_download_is_one_line(
     else:
         file.write_bytes(damage(file.read_bytes()))
     assert run(tmp_path / "out", origin=url) == 1
-    assert capsys.readouterr().err == f"get_multi30k: {url}/train.en.gz: {reason}\n"
+    assert capsys.readouterr().err == f"get_data: {url}/train.en.gz: {reason}\n"
     assert contents(tmp_path / "out") == {}
 
 
@@ -154,10 +163,10 @@ def test_missing_network_is_one_line_that_names_the_alternative(
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     origins = ("http://127.0.0.1:1/pinned", "http://127.0.0.1:1/other")
-    monkeypatch.setattr(get_multi30k, "ORIGINS", origins)
-    assert get_multi30k.main(["--out", str(tmp_path / "out")]) == 1
+    set_origins(monkeypatch, *origins)
+    assert get_data.main(["multi30k", "--out", str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
-    assert message.startswith("get_multi30k: http://127.0.0.1:1/pinned/train.en.gz: ")
+    assert message.startswith("get_data: http://127.0.0.1:1/pinned/train.en.gz: ")
     assert "Connection refused" in message
     assert "--from" in message
     assert message.count("\n") == 1
@@ -166,8 +175,8 @@ def test_missing_network_is_one_line_that_names_the_alternative(
 def test_second_origin_is_used_when_the_first_fails(
     texts: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(get_multi30k, "ORIGINS", (f"{url}/a3d2e0d", url))
-    assert get_multi30k.main(["--out", str(tmp_path / "out")]) == 0
+    set_origins(monkeypatch, f"{url}/a3d2e0d", url)
+    assert get_data.main(["multi30k", "--out", str(tmp_path / "out")]) == 0
     assert contents(tmp_path / "out") == texts
 
 
@@ -176,14 +185,66 @@ def test_folder_without_the_files_is_one_line(
 ) -> None:
     assert run(tmp_path / "out", origin=tmp_path / "nowhere") == 1
     message = capsys.readouterr().err
-    assert message.startswith(f"get_multi30k: {tmp_path}/nowhere/train.en: no such file")
+    assert message.startswith(f"get_data: {tmp_path}/nowhere/train.en: no such file")
     assert message.count("\n") == 1
 
 
-@pytest.mark.skipif(not MULTI30K.exists(), reason="needs Multi30k beside the repository")
-def test_checksums_are_those_of_multi30k(tmp_path: Path) -> None:
-    assert run(tmp_path, origin=MULTI30K) == 0
+def test_text_that_is_not_compressed_at_its_origin_is_downloaded(
+    texts: dict[str, bytes], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_set = replace(DATA_SETS["multi30k"], is_packed=False)
+    monkeypatch.setitem(DATA_SETS, "multi30k", data_set)
+    plain = tmp_path / "served here"
+    for name, text in texts.items():
+        (plain / name).write_bytes(text)
+    assert run(tmp_path / "out", origin=url) == 0
+    assert contents(tmp_path / "out") == texts
+
+
+@pytest.fixture
+def growing_text(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a text without an address that a program can download from."""
+    checksums = {"swe.txt": hashlib.sha256(b"Go.\tG\xc3\xa5.\n").hexdigest()}
+    data_set = DataSet(checksums, "CC BY 2.0", page="https://site/swe-eng.zip")
+    monkeypatch.setitem(DATA_SETS, "tatoeba-swe", data_set)
+    return "tatoeba-swe"
+
+
+def test_text_that_a_person_must_download_is_one_line(
+    growing_text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert get_data.main([growing_text, "--out", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert "https://site/swe-eng.zip" in message
+    assert "--from" in message
+    assert message.count("\n") == 1
+
+
+def test_later_version_of_a_growing_text_is_used_with_a_warning(
+    growing_text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [growing_text, "--from", str(tmp_path), "--out", str(tmp_path / "out")]
+    (tmp_path / "swe.txt").write_bytes(b"Go.\tG\xc3\xa5.\n")
+    assert get_data.main(arguments) == 0
+    assert capsys.readouterr().err == ""
+    (tmp_path / "out/swe.txt").unlink()
+    (tmp_path / "swe.txt").write_bytes(b"Go.\tG\xc3\xa5.\nRun!\tSpring!\n")
+    assert get_data.main(arguments) == 0
+    assert "another version" in capsys.readouterr().err
+    assert contents(tmp_path / "out")["swe.txt"].endswith(b"Spring!\n")
+    assert get_data.main(arguments) == 0, "it is there now"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs Multi30k beside the repository")
+@pytest.mark.parametrize(
+    ("name", "folder"), [("multi30k", "multi30k/raw"), ("multi30k-tok", "multi30k/tok")]
+)
+def test_checksums_are_those_of_multi30k(name: str, folder: str, tmp_path: Path) -> None:
+    assert get_data.main([name, "--from", str(SHARED / folder), "--out", str(tmp_path)]) == 0
+    middle = ".lc.norm.tok" if name == "multi30k-tok" else ""
     num_lines = {name: text.count(b"\n") for name, text in contents(tmp_path).items()}
     sizes = {"train": 29_000, "val": 1_014, "test_2016_flickr": 1_000}
-    expected = {f"{name}.{lang}": size for name, size in sizes.items() for lang in ("en", "de")}
+    expected = {
+        f"{part}{middle}.{lang}": size for part, size in sizes.items() for lang in ("en", "de")
+    }
     assert num_lines == expected
