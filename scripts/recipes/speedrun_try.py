@@ -72,6 +72,8 @@ class Trial:
         if not path.exists():
             few, many = SHORT_RUNS
             seconds = (self._short_run(many) - self._short_run(few)) / (many - few)
+            if seconds <= 0.0:
+                raise TryError(f"{self.variant.name}: its updates are too quick to be measured")
             path.write_text(json.dumps(seconds), encoding="utf-8")
         return float(json.loads(path.read_text(encoding="utf-8")))
 
@@ -152,10 +154,9 @@ def run_trials(trials: Sequence[Trial], *, jobs: int, source: Path) -> None:
     for trial in trials:
         seconds = trial.seconds_per_update()
         num_updates.append(num_updates_in(trial.minutes, seconds))
+        name_and_values = " ".join([trial.variant.name, *trial.variant.overrides])
         print(
-            f"{trial.variant.name}: {seconds:.3f} s an update, {num_updates[-1]:,} updates "
-            f"({' '.join(trial.variant.overrides)})",
-            flush=True,
+            f"{name_and_values}: {seconds:.3f} s an update, {num_updates[-1]:,} updates", flush=True
         )
 
     def train_and_translate(trial: Trial, num_updates: int) -> None:
