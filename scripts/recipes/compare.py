@@ -123,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
         expectations = expectations_for(read_expectations(options.recipe), scores)
         comparisons = [compare(expectation, scores) for expectation in expectations]
         if options.run is not None:
-            print(f"training: {training_minutes(options.run):.1f} minutes with validations")
+            minutes = training_minutes(options.run)
+            print(f"{options.run}: {minutes:.1f} minutes of training with validations")
     except (MtError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1

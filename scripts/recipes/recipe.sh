@@ -5,7 +5,7 @@
 #              downloaded
 #   SEED=2     seed of the training; 1 if it is not set
 #   $recipe    path of the recipe
-#   $run       directory of the run
+#   $run       directory of the run, which has the scores too
 #
 # shellcheck shell=bash
 
@@ -34,8 +34,9 @@ get_data() {
 
 # Scores the test sets and compares the scores with the header: evaluate RUN_DIR [OPTION ...]
 evaluate() {
-    show mt evaluate "$@" --json >"$1/scores.json"
-    python -m scripts.recipes.compare "$recipe" "$1/scores.json" --run "$1"
+    mkdir -p "$run"
+    show mt evaluate "$@" --json >"$run/scores.json"
+    python -m scripts.recipes.compare "$recipe" "$run/scores.json" --run "$1"
 }
 
 # Sets held-out text aside, once: split_table TABLE SRC TGT
@@ -58,11 +59,10 @@ install_sacremoses() {
 # are lowercased and tokenized as the release was, and BLEU does not tokenize them again.
 # evaluate_as_published RUN_DIR [OPTION ...]
 evaluate_as_published() {
-    local run_dir=$1
     local name=test_2016_flickr.lc.norm.tok.de
-    show mt translate "$@" -i data/multi30k/test_2016_flickr.en -o "$run_dir/test_2016_flickr.de"
-    python -m scripts.recipes.moses_tokenize de <"$run_dir/test_2016_flickr.de" >"$run_dir/$name"
-    show mt evaluate --hyp "$run_dir/$name" --ref "data/multi30k-tok/$name" --lang de \
-        --tokenize none --lowercase --json >"$run_dir/scores-as-published.json"
-    python -m scripts.recipes.compare "$recipe" "$run_dir/scores-as-published.json"
+    show mt translate "$@" -i data/multi30k/test_2016_flickr.en -o "$run/test_2016_flickr.de"
+    python -m scripts.recipes.moses_tokenize de <"$run/test_2016_flickr.de" >"$run/$name"
+    show mt evaluate --hyp "$run/$name" --ref "data/multi30k-tok/$name" --lang de \
+        --tokenize none --lowercase --json >"$run/scores-as-published.json"
+    python -m scripts.recipes.compare "$recipe" "$run/scores-as-published.json"
 }

@@ -222,6 +222,17 @@ def test_data_names_one_or_more_folders_from_where_the_recipe_is_started(tmp_pat
     )
 
 
+def test_scores_of_an_ensemble_do_not_replace_those_of_its_runs(tmp_path: Path) -> None:
+    top = tmp_path / "clone"
+    run_recipe("multi30k-best", top)
+    before = (top / "runs/multi30k-best-1/scores.json").stat().st_mtime_ns
+    log = run_recipe("multi30k-ensemble", top)
+    assert (top / "runs/multi30k-best-1/scores.json").stat().st_mtime_ns == before
+    assert (top / "runs/multi30k-ensemble-1/scores-as-published.json").exists()
+    scored = [line for line in log if "recipes.compare" in line]
+    assert all("runs/multi30k-ensemble-1/scores" in line for line in scored)
+
+
 def test_seed_has_a_run_of_its_own(tmp_path: Path) -> None:
     log = run_recipe("enja", tmp_path / "clone", SEED="3")
     (training,) = (line for line in log if line.startswith("mt train "))
