@@ -1,7 +1,7 @@
 """Compare the scores of a recipe with those that its header expects; exit code 1 if one is lower.
 
-    mt evaluate RUN_DIR --json >scores.json
-    python -m scripts.recipes.compare scripts/recipes/NAME scores.json [--run RUN_DIR]
+    mt evaluate RUN_DIR --json >RUN_DIR/scores.json
+    python -m scripts.recipes.compare scripts/recipes/NAME RUN_DIR/scores.json ...
 
 The header of a recipe has a line for each score:
 
@@ -10,7 +10,8 @@ The header of a recipe has a line for each score:
 
 These are the set, the metric, a part of sacreBLEU's signature, and the score with the largest
 distance that a seed may have from it. A score by another signature cannot be compared, so the
-signature must have this part. With --run, the time of the training is printed too.
+signature must have this part. If the folder of the first file is that of a run, the time of its
+training is printed too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +93,11 @@ def compare(expectation: Expectation, scores: Scores) -> Comparison:
     return Comparison(f"{name}: {score:.2f} is as {wanted}")
 
 
-def expectations_for(expectations: Sequence[Expectation], scores: Scores) -> list[Expectation]:
-    """Return the expectations for the sets that were scored. DataError when there is none."""
-    chosen = [item for item in expectations if item.set_name in scores]
-    if not chosen:
-        raise DataError(f"the scores are of {', '.join(scores)}: the recipe expects other sets")
-    return chosen
-
-
-def training_minutes(run_dir: Path) -> float:
-    """Return how long a run trained, in minutes: all resumes and validations together."""
+def training_minutes(run_dir: Path) -> float | None:
+    """Return how long a run trained, with validations, in minutes; None if it is no run."""
     lines = read_metrics_log(RunDir(run_dir).metrics_path).lines
     if not lines:
-        raise DataError(f"{run_dir}: has no lines in metrics.jsonl")
+        return None
     seconds: float = lines[-1]["timing"]["elapsed_seconds"]
     return seconds / 60.0
 
@@ -114,20 +107,22 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("scores", type=Path, help="what mt evaluate --json printed")
-    parser.add_argument("--run", type=Path, metavar="RUN_DIR", help="the run that was scored")
+    parser.add_argument("scores", type=Path, nargs="+", help="what mt evaluate --json printed")
     options = parser.parse_args(arguments)
 
     try:
-        scores = json.loads(options.scores.read_text(encoding="utf-8"))
-        expectations = expectations_for(read_expectations(options.recipe), scores)
-        comparisons = [compare(expectation, scores) for expectation in expectations]
-        if options.run is not None:
-            minutes = training_minutes(options.run)
-            print(f"{options.run}: {minutes:.1f} minutes of training with validations")
+        scores: dict[str, Mapping[str, Any]] = {}
+        for path in options.scores:
+            scores |= json.loads(path.read_text(encoding="utf-8"))
+        expectations = read_expectations(options.recipe)
     except (MtError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1
+    run_dir = options.scores[0].parent
+    minutes = training_minutes(run_dir)
+    if minutes is not None:
+        print(f"{run_dir}: {minutes:.1f} minutes of training with validations")
+    comparisons = [compare(expectation, scores) for expectation in expectations]
     for comparison in comparisons:
         print(comparison.text)
     return 1 if any(comparison.is_low for comparison in comparisons) else 0

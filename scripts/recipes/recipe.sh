@@ -32,11 +32,10 @@ get_data() {
     show python -m scripts.recipes.get_data "$1" ${origins[@]+"${origins[@]}"}
 }
 
-# Scores the test sets and compares the scores with the header: evaluate RUN_DIR [OPTION ...]
+# Scores the test sets: evaluate RUN_DIR [OPTION ...]
 evaluate() {
     mkdir -p "$run"
     show mt evaluate "$@" --json >"$run/scores.json"
-    python -m scripts.recipes.compare "$recipe" "$run/scores.json" --run "$1"
 }
 
 # Sets held-out text aside, once: split_table TABLE SRC TGT
@@ -64,5 +63,9 @@ evaluate_as_published() {
     python -m scripts.recipes.moses_tokenize de <"$run/test_2016_flickr.de" >"$run/$name"
     show mt evaluate --hyp "$run/$name" --ref "data/multi30k-tok/$name" --lang de \
         --tokenize none --lowercase --json >"$run/scores-as-published.json"
-    python -m scripts.recipes.compare "$recipe" "$run/scores-as-published.json"
+}
+
+# Compares the scores of the test sets with the header. This is the end of a recipe.
+compare_scores() {
+    show python -m scripts.recipes.compare "$recipe" "$run"/scores*.json
 }

@@ -92,20 +92,36 @@ def write_metrics(run_dir: Path, *lines: dict[str, Any]) -> Path:
 def test_command_prints_scores_and_time_and_fails_for_a_low_score(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scores = tmp_path / "scores.json"
-    scores.write_text(json.dumps(scores_of(37.0)), encoding="utf-8")
     end = {"kind": "final", "step": 9, "timing": {"elapsed_seconds": 90.0}}
-    run_dir = write_metrics(tmp_path / "run", end)
+    scores = write_metrics(tmp_path / "run", end) / "scores.json"
+    scores.write_text(json.dumps(scores_of(37.0)), encoding="utf-8")
     low = write_recipe(
         tmp_path / "low", "test BLEU tok:13a 38.0 ± 0.5", "other BLEU tok:13a 9.0 ± 0"
     )
     reached = write_recipe(tmp_path / "reached", "test BLEU tok:13a 37.0 ± 0.1")
-    assert compare.main([str(reached), str(scores), "--run", str(run_dir)]) == 0
+    assert compare.main([str(reached), str(scores)]) == 0
     printed = capsys.readouterr().out
     assert "1.5 minutes" in printed
     assert "37.00" in printed
-    assert compare.main([str(reached), str(scores)]) == 0
     assert compare.main([str(low), str(scores)]) == 1
+
+
+def test_several_files_of_scores_are_compared_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for name, bleu in (("raw", 37.0), ("tok", 41.0)):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({name: scores_of(bleu)["test"]}), encoding="utf-8")
+        files.append(str(path))
+    expected = ("raw BLEU tok:13a 38.0 ± 0.5", "tok BLEU tok:13a 41.0 ± 0.5")
+    recipe = write_recipe(tmp_path / "recipe", *expected)
+    assert compare.main([str(recipe), *files]) == 1
+    low, reached = capsys.readouterr().out.splitlines()
+    assert "lower" in low
+    assert "as expected" in reached
+    assert compare.main([str(recipe), files[0]]) == 1
+    assert "there is no such score" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,6 @@ def test_command_prints_scores_and_time_and_fails_for_a_low_score(
     [
         ("test BLEU tok:13a 38", "38.0 ± 0.5"),
         ("test BLEU tok:13a about 38.0 ± 0.5", "38.0 ± 0.5"),
-        ("valid BLEU tok:13a 38.0 ± 0.5", "test"),
     ],
 )
 def test_header_that_does_not_fit_is_one_line(
@@ -229,8 +244,9 @@ def test_scores_of_an_ensemble_do_not_replace_those_of_its_runs(tmp_path: Path) 
     log = run_recipe("multi30k-ensemble", top)
     assert (top / "runs/multi30k-best-1/scores.json").stat().st_mtime_ns == before
     assert (top / "runs/multi30k-ensemble-1/scores-as-published.json").exists()
-    scored = [line for line in log if "recipes.compare" in line]
-    assert all("runs/multi30k-ensemble-1/scores" in line for line in scored)
+    out = "runs/multi30k-ensemble-1"
+    files = f"{out}/scores-as-published.json {out}/scores.json"
+    assert log[-1].endswith(f"recipes.compare scripts/recipes/multi30k-ensemble {files}")
 
 
 def test_seed_has_a_run_of_its_own(tmp_path: Path) -> None:
