@@ -15,7 +15,7 @@ from mt.config.load import diff_configs, dump_config, load_config, load_run_conf
 from mt.config.schema import Config, CorpusConfig, EvalSetConfig, ModelConfig
 from mt.errors import ConfigError
 
-CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").glob("*.yaml"))
+CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").rglob("*.yaml"))
 
 MINIMAL = """\
 data:
