@@ -13,20 +13,26 @@ import pytest
 
 import mt.data.corpus
 from mt.config.choices import Normalization
-from mt.data.corpus import (
+from mt.data.chunk_encoder import (
     SHORT_LENGTH,
-    EncodedCorpus,
+    ChunkEncoder,
+    EncodedChunk,
     FilterCounts,
-    TokenArray,
+    TextChunk,
+)
+from mt.data.corpus import (
+    EncodedCorpus,
     TrainingCorpus,
     encode_corpus,
     encode_pairs,
     warn_of_equal_sides,
 )
 from mt.data.parallel_text import TwoFiles
+from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import DataError
+from mt.storage.known_files import KnownFiles
 
 PAIRS = [
     (f"The {adjective} dog sees {number}.", f"Der {adjective} Hund sieht {number}.")
@@ -243,17 +249,18 @@ def test_long_lines_are_encoded_in_smaller_chunks(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = encode_files(tmp_path, tokenizer, write_pairs(tmp_path, PAIRS))
-    num_chars_of_calls = []
+    num_chars_of_chunks = []
 
-    def recording_encode(texts: list[str]) -> list[list[int]]:
-        num_chars_of_calls.append(sum(len(text) for text in texts))
-        return Tokenizer.encode(tokenizer, texts)
+    class RecordingEncoder(ChunkEncoder):
+        def encode(self, chunk: TextChunk) -> EncodedChunk:
+            num_chars_of_chunks.append(sum(len(src + tgt) for src, tgt in chunk.pairs))
+            return super().encode(chunk)
 
     monkeypatch.setattr(mt.data.corpus, "CHUNK_CHARS", 100)
-    monkeypatch.setattr(tokenizer, "encode", recording_encode)
+    monkeypatch.setattr(mt.data.corpus, "ChunkEncoder", RecordingEncoder)
     corpus = encode_files(tmp_path / "again", tokenizer, write_pairs(tmp_path, PAIRS))
-    longest_line = 30
-    assert max(num_chars_of_calls) < 100 + longest_line
+    longest_pair = 60
+    assert max(num_chars_of_chunks) < 100 + longest_pair
     assert corpus.src.ids.tolist() == expected.src.ids.tolist()
 
 
@@ -300,7 +307,8 @@ def test_cache_depends_on_text_tokenizer_and_limits(tmp_path: Path, tokenizer: T
         encode_files(tmp_path, tokenizer, files, normalization="none").digest,
     }
     assert len(digests) == 8
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == digests
+    directories = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert {path.name for path in directories} == digests
 
 
 def test_digest_of_the_same_data_never_changes(tmp_path: Path) -> None:
@@ -311,6 +319,8 @@ def test_digest_of_the_same_data_never_changes(tmp_path: Path) -> None:
 
         digest = "0123"
         vocab_size = 10
+        eos_id = 3
+        encodes_words_alone = False
 
         def encode(self, texts: list[str]) -> list[list[int]]:
             return [[5, 3] for _ in texts]
@@ -355,7 +365,7 @@ def test_damaged_cache_is_refused_with_its_path(
 ) -> None:
     files = write_pairs(tmp_path, PAIRS)
     encode_files(tmp_path, tokenizer, files)
-    (directory,) = (tmp_path / "cache").iterdir()
+    (directory,) = (path.parent for path in tmp_path.glob("cache/*/meta.json"))
     (directory / name).write_bytes(content)
     with pytest.raises(DataError, match=f"^{directory}: this cache is damaged; delete it"):
         encode_files(tmp_path, tokenizer, files)
@@ -381,6 +391,7 @@ def test_cache_with_impossible_ids_or_offsets_is_refused(
             weights=[1.0],
             src_vocab_size=tokenizer.vocab_size,
             tgt_vocab_size=tokenizer.vocab_size,
+            known_files=KnownFiles(tmp_path / "known_files.json"),
         )
 
     for side in ("src", "tgt"):

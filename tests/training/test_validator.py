@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
-from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import EncodedCorpus
+from mt.data.token_array import TokenArray
 from mt.decoding.translator import OnProgress, TranslationProgress, Translator
 from mt.distributed import open_runtime
 from mt.errors import RunDirError, TokenizerError
