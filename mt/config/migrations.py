@@ -35,6 +35,7 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
         "train.batching": "sorted",
     },
     4: {
+        "tokenizer.max_sentences": None,
         "train.max_warmup": None,
         "train.cooldown": 0.0,
         "train.validation_lines": None,
