@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -100,17 +100,19 @@ class EncodedCorpus:
         return len(self.src)
 
     @property
-    def src_lengths(self) -> NDArray[np.int64]:
+    def src_lengths(self) -> NDArray[np.int32]:
         """Return the length of each source with its prefix, (len,)."""
-        if not self.src_prefixes:
-            return self.src.lengths
-        prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
-        return np.add(self.src.lengths, np.repeat(prefix_lengths, self.num_pairs))
+        lengths = self.src.lengths32
+        if self.src_prefixes:
+            bounds = np.cumsum([0, *self.num_pairs])
+            for prefix, (start, end) in zip(self.src_prefixes, pairwise(bounds), strict=True):
+                lengths[start:end] += len(prefix)
+        return lengths
 
     @property
-    def tgt_lengths(self) -> NDArray[np.int64]:
+    def tgt_lengths(self) -> NDArray[np.int32]:
         """Return the length of each target, (len,)."""
-        return self.tgt.lengths
+        return self.tgt.lengths32
 
     def pairs(self, indices: NDArray[np.int64]) -> EncodedPairs:
         """Return a copy of the pairs at `indices`, in that order."""
@@ -303,7 +305,7 @@ def _load_cache(
                 f"{len(src)} sources, {len(tgt)} targets, "
                 f"and in meta.json {numbers.counts.kept} pairs"
             )
-        pair_weights = np.repeat(np.array(weights, np.float32), numbers.num_pairs)
+        pair_weights = _repeat_weights(weights, numbers.num_pairs)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
@@ -318,6 +320,13 @@ def _load_cache(
         src_prefixes=src_prefixes,
         num_several_sentences=numbers.num_several_sentences,
     )
+
+
+def _repeat_weights(weights: Sequence[float], num_pairs: Sequence[int]) -> NDArray[np.float32]:
+    """Return the weight of each pair. Weights that are all equal take no memory."""
+    if len(weights) == len(num_pairs) and len(set(weights)) == 1:
+        return np.broadcast_to(np.float32(weights[0]), sum(num_pairs))
+    return np.repeat(np.array(weights, np.float32), num_pairs)
 
 
 class PairNumbers(NamedTuple):
