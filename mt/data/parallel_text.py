@@ -67,9 +67,11 @@ class TwoFiles:
         """Return what tells this text from others, wherever it is stored. Raises DataError."""
         return [digest_of(self.src), digest_of(self.tgt)]
 
-    def read_units(self, *, on_bytes: OnBytes | None = None) -> Iterator[Unit]:
+    def read_units(
+        self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[Unit]:
         """Yield the pair of each line. Raises DataError."""
-        return read_parallel(self.src, self.tgt, on_bytes=on_bytes)
+        return read_parallel(self.src, self.tgt, errors=errors, on_bytes=on_bytes)
 
     def read_side(
         self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
@@ -145,8 +147,13 @@ class TmxFile:
         """Return what tells this text from others, wherever it is stored. Raises DataError."""
         return ["tmx", digest_of(self.path), self.src_lang, self.tgt_lang]
 
-    def read_units(self, *, on_bytes: OnBytes | None = None) -> Iterator[Unit]:
-        """Yield the pair of each unit. Raises DataError."""
+    def read_units(
+        self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[Unit]:
+        """Yield the pair of each unit. Raises DataError.
+
+        The encoding is that of the XML file, so `errors` has no meaning.
+        """
         return read_tmx(
             self.path, src_lang=self.src_lang, tgt_lang=self.tgt_lang, on_bytes=on_bytes
         )

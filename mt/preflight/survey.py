@@ -150,10 +150,7 @@ class ParallelSurvey(NamedTuple):
         """Hash of both sides of each pair, (num_pairs,); 0 where one side is blank."""
         src = self.src.digests[: self.num_pairs]
         tgt = self.tgt.digests[: self.num_pairs]
-        # The factor (2**64 divided by the golden ratio) makes the hash depend on which side is
-        # which.
-        combined = src * np.uint64(0x9E3779B97F4A7C15) + tgt
-        return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
+        return combine_digests(src, tgt)
 
 
 def survey_side(
@@ -219,6 +216,13 @@ def survey_side(
         num_composed=num_composed,
         characters=characters,
     )
+
+
+def combine_digests(src: Digests, tgt: Digests) -> Digests:
+    """Return a hash of both sides of each pair; 0 where one side is blank."""
+    # The factor (2**64 divided by the golden ratio) makes the hash depend on which side is which.
+    combined = src * np.uint64(0x9E3779B97F4A7C15) + tgt
+    return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
 
 
 def hash_words(words: list[str]) -> bytes:
