@@ -46,7 +46,10 @@ class EncoderSettings(NamedTuple):
 
 def choose_num_processes(text_size: int) -> int:
     """Return how many processes should encode a text of so many bytes; 0: this one encodes."""
-    num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if hasattr(os, "sched_getaffinity"):
+        num_processors = len(os.sched_getaffinity(0))
+    else:
+        num_processors = os.cpu_count() or 1
     if text_size < MIN_TEXT_SIZE or num_processors == 1:
         return 0
     return min(num_processors, MAX_PROCESSES)

@@ -7,6 +7,7 @@ lines are listed, not refused.
 import re
 import unicodedata
 import zlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -168,9 +169,9 @@ def survey_side(
     """
     digests = bytearray()
     cues = bytearray()
-    num_chars: list[int] = []
-    num_words: list[int] = []
-    num_cues: list[int] = []
+    num_chars = array("i")
+    num_words = array("i")
+    num_cues = array("i")
     log_odds: list[NDArray[np.float32]] = []
     trigram_counts = np.zeros(NUM_TRIGRAM_HASHES, np.int64)
     bad_lines: dict[str, list[int]] = defaultdict(list)

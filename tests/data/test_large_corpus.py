@@ -114,6 +114,15 @@ def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
             process.encode(TextChunk(0, 0, PAIRS))
 
 
+def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None:
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    with EncodingProcess(settings) as process:
+        process.encode(TextChunk(0, 0, PAIRS))
+        assert process._process.stdin is not None
+        process._process.stdin.close()  # what the system does when a process is killed
+        assert process._process.wait() == 0
+
+
 def test_chunks_come_back_in_order(tokenizer: Tokenizer) -> None:
     settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
     chunks = [TextChunk(number, 0, PAIRS[:1]) for number in range(20)]
