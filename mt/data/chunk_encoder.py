@@ -85,7 +85,9 @@ class ChunkEncoder:
         self, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer, limits: FilterLimits
     ) -> None:
         self._src_encoder = WordEncoder(src_tokenizer)
-        self._tgt_encoder = WordEncoder(tgt_tokenizer)
+        self._tgt_encoder = self._src_encoder  # a joint tokenizer's words are remembered once
+        if tgt_tokenizer.digest != src_tokenizer.digest:
+            self._tgt_encoder = WordEncoder(tgt_tokenizer)
         self._limits = limits
 
     def encode(self, chunk: TextChunk) -> EncodedChunk:

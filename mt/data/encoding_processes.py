@@ -50,7 +50,8 @@ def choose_num_processes(text_size: int) -> int:
         num_processors = len(os.sched_getaffinity(0))
     else:
         num_processors = os.cpu_count() or 1
-    if text_size < MIN_TEXT_SIZE or num_processors == 1:
+    # A Python inside another program has no name by which it could be started again.
+    if text_size < MIN_TEXT_SIZE or num_processors == 1 or not sys.executable:
         return 0
     return min(num_processors, MAX_PROCESSES)
 

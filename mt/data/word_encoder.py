@@ -12,8 +12,8 @@ import numpy as np
 from mt.data.token_array import TokenArray, offsets_of
 from mt.data.tokenizer import Tokenizer, escape
 
-# Words that are remembered, about 150 bytes each. Then all are forgotten.
-MAX_WORDS = 200_000
+# Words that are remembered, about 170 bytes each. Then all are forgotten.
+MAX_WORDS = 400_000
 
 # Stands for the end of a text among the words. No text contains it.
 END = "\n"

@@ -245,6 +245,14 @@ def test_pairs_have_the_weight_of_their_corpus(tmp_path: Path, tokenizer: Tokeni
     assert corpus.weights.tolist() == [0.25] * 5 + [2.0] * 3
 
 
+def test_equal_weights_take_no_memory(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    first = write_pairs(tmp_path, PAIRS[:5], name="first", weight=0.5)
+    second = write_pairs(tmp_path, PAIRS[5:8], name="second", weight=0.5)
+    weights = encode_files(tmp_path, tokenizer, first, second).weights
+    assert weights.tolist() == [0.5] * 8
+    assert weights.strides == (0,)
+
+
 def test_long_lines_are_encoded_in_smaller_chunks(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,14 @@ import mt.storage.known_files
 from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
 from mt.data.corpus import EncodedCorpus, TrainingCorpus, encode_corpus
 from mt.data.corpus_writer import CorpusWriter
-from mt.data.encoding_processes import EncoderSettings, EncodingProcess, encode_in_processes
+from mt.data.encoding_processes import (
+    MAX_PROCESSES,
+    MIN_TEXT_SIZE,
+    EncoderSettings,
+    EncodingProcess,
+    choose_num_processes,
+    encode_in_processes,
+)
 from mt.data.parallel_text import TwoFiles
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
@@ -91,6 +100,16 @@ def test_number_of_processes_does_not_change_the_corpus(
     assert cached_bytes(tmp_path / "processes") == cached_bytes(tmp_path / "alone")
 
 
+def test_processes_are_started_for_a_large_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(3)), raising=False)
+    assert choose_num_processes(MIN_TEXT_SIZE - 1) == 0
+    assert choose_num_processes(MIN_TEXT_SIZE) == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(99)))
+    assert choose_num_processes(MIN_TEXT_SIZE) == MAX_PROCESSES
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    assert choose_num_processes(MIN_TEXT_SIZE) == 0
+
+
 def test_bad_text_ends_the_processes(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +177,60 @@ def test_interrupted_encoding_continues(
     assert encoded_pairs == [*PAIRS, *PAIRS][num_before:]
     encode(tmp_path / "uninterrupted", tokenizer, *corpora)
     assert cached_bytes(cache) == cached_bytes(tmp_path / "uninterrupted")
+
+
+KILLED_ENCODING = """
+import os, signal, sys
+from pathlib import Path
+import mt.data.corpus, mt.data.corpus_writer
+from mt.data.chunk_encoder import ChunkEncoder
+from mt.data.corpus import TrainingCorpus, encode_corpus
+from mt.data.parallel_text import TwoFiles
+from mt.data.tokenizer import Tokenizer
+
+directory = Path(sys.argv[1])
+mt.data.corpus.CHUNK_SIZE = 4
+mt.data.corpus_writer.PAIRS_PER_RECORD = 8
+
+class KilledEncoder(ChunkEncoder):
+    num_chunks = 0
+
+    def encode(self, chunk):
+        if self.num_chunks == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.num_chunks += 1
+        return super().encode(chunk)
+
+mt.data.corpus.ChunkEncoder = KilledEncoder
+tokenizer = Tokenizer.load(directory / "tokenizer.model")
+text = TwoFiles(directory / "train.en", directory / "train.de")
+encode_corpus(
+    [TrainingCorpus(text)], tokenizer, tokenizer, max_length=50, max_length_ratio=9.0,
+    cache_dir=directory / "cache", normalization="nfc",
+)
+"""
+
+
+def test_killed_encoding_continues_from_its_last_record(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model)
+    ended = subprocess.run([sys.executable, "-c", KILLED_ENCODING, tmp_path], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    num_encoded = 0
+
+    class CountingEncoder(ChunkEncoder):
+        def encode(self, chunk: TextChunk) -> EncodedChunk:
+            nonlocal num_encoded
+            num_encoded += len(chunk.pairs)
+            return super().encode(chunk)
+
+    monkeypatch.setattr(mt.data.corpus, "ChunkEncoder", CountingEncoder)
+    encode(tmp_path / "cache", tokenizer, corpus)
+    assert num_encoded == len(PAIRS) - 24  # six chunks of four pairs were recorded
+    encode(tmp_path / "undisturbed", tokenizer, corpus)
+    assert cached_bytes(tmp_path / "cache") == cached_bytes(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize("damage", ["short file", "no record", "bad record"])
