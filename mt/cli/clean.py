@@ -96,18 +96,18 @@ def clean(
         max_length_ratio=max_length_ratio,
         without=frozenset(rule for rule in Rule if rule.label in (without or ())),
     )
-    cleaning = judge_text(text, rules, learned)
+    cleaning = judge_text(text, rules, held_out=learned)
     if cleaning.count(KEPT) == 0:
         raise DataError(f"{text.name}: no pair is left of {len(cleaning.verdicts):,}")
-    write_kept(text, cleaning, *paths)
-    write_lines(describe_cleaning(cleaning, rules, learned, name=text.name, paths=paths))
+    write_kept(text, cleaning, paths=paths)
+    write_lines(describe_cleaning(cleaning, rules, held_out=learned, name=text.name, paths=paths))
 
 
 def describe_cleaning(
     cleaning: "Cleaning",
     rules: "CleaningRules",
-    held_out: "HeldOut | None",
     *,
+    held_out: "HeldOut | None",
     name: str,
     paths: tuple[Path, Path],
 ) -> Iterator[str]:

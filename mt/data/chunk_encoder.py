@@ -82,7 +82,7 @@ class ChunkEncoder:
     """Normalizes, encodes and filters chunks. The result depends on the chunk alone."""
 
     def __init__(
-        self, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer, limits: FilterLimits
+        self, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer, *, limits: FilterLimits
     ) -> None:
         self._src_encoder = WordEncoder(src_tokenizer)
         self._tgt_encoder = self._src_encoder  # a joint tokenizer's words are remembered once

@@ -167,7 +167,13 @@ def encode_corpus(
     if not directory.exists():
         limits = FilterLimits(max_length, max_length_ratio, normalization)
         _delete_unfinished(cache_dir, keep=digest)
-        _write_cache(directory, corpora, src_tokenizer, tgt_tokenizer, limits)
+        _write_cache(
+            directory,
+            corpora,
+            src_tokenizer=src_tokenizer,
+            tgt_tokenizer=tgt_tokenizer,
+            limits=limits,
+        )
     corpus = _load_cache(
         directory,
         weights=[corpus.weight for corpus in corpora],
@@ -231,6 +237,7 @@ def warn_of_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
 def _write_cache(
     directory: Path,
     corpora: Sequence[TrainingCorpus],
+    *,
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
     limits: FilterLimits,
@@ -246,7 +253,7 @@ def _write_cache(
         chunks = _read_chunks(corpora, writer.progress, on_bytes=on_bytes)
         encoded_chunks: Iterator[EncodedChunk]
         if num_processes == 0:
-            encoder = ChunkEncoder(src_tokenizer, tgt_tokenizer, limits)
+            encoder = ChunkEncoder(src_tokenizer, tgt_tokenizer, limits=limits)
             encoded_chunks = (encoder.encode(chunk) for chunk in chunks)
         else:
             settings = EncoderSettings(src_tokenizer.model, tgt_tokenizer.model, limits)
@@ -298,8 +305,8 @@ def _load_cache(
     """
     numbers = load_pair_numbers(directory)
     try:
-        src = _load_side(directory, "src", src_vocab_size, known_files)
-        tgt = _load_side(directory, "tgt", tgt_vocab_size, known_files)
+        src = _load_side(directory, "src", vocab_size=src_vocab_size, known_files=known_files)
+        tgt = _load_side(directory, "tgt", vocab_size=tgt_vocab_size, known_files=known_files)
         if not len(src) == len(tgt) == numbers.counts.kept:
             raise ValueError(
                 f"{len(src)} sources, {len(tgt)} targets, "
@@ -364,7 +371,7 @@ def load_pair_numbers(cache_entry: Path) -> PairNumbers:
 
 
 def _load_side(
-    directory: Path, side: Literal["src", "tgt"], vocab_size: int, known_files: KnownFiles
+    directory: Path, side: Literal["src", "tgt"], *, vocab_size: int, known_files: KnownFiles
 ) -> TokenArray:
     ids_path = directory / f"{side}.ids"
     offsets_path = directory / f"{side}.offsets"
@@ -382,8 +389,8 @@ def _load_side(
         raise ValueError(f"{side}.offsets does not belong to {side}.ids")
     if ids.min() < 0 or ids.max() >= vocab_size:
         raise ValueError(f"{side}.ids has ids that the tokenizer does not have")
-    known_files.remember(ids_path, checked, ids_state)
-    known_files.remember(offsets_path, checked, offsets_state)
+    known_files.remember(ids_path, checked, state=ids_state)
+    known_files.remember(offsets_path, checked, state=offsets_state)
     return TokenArray(ids, offsets)
 
 

@@ -79,7 +79,15 @@ class CorpusWriter:
         self._directory = directory
         self._unfinished = directory.with_name(f".{directory.name}.unfinished")
         self._files: dict[str, BinaryIO] = {}
-        self.progress = Progress(0, 0, [0] * num_corpora, FilterCounts(), 0, 0, 0)
+        self.progress = Progress(
+            corpus_index=0,
+            num_read=0,
+            num_pairs=[0] * num_corpora,
+            counts=FilterCounts(),
+            num_several_sentences=0,
+            num_src_ids=0,
+            num_tgt_ids=0,
+        )
         self._num_recorded = 0  # pairs of text
 
     def __enter__(self) -> Self:

@@ -41,7 +41,9 @@ class EncoderSettings(NamedTuple):
 
     def encoder(self) -> ChunkEncoder:
         """Return the encoder."""
-        return ChunkEncoder(Tokenizer(self.src_model), Tokenizer(self.tgt_model), self.limits)
+        return ChunkEncoder(
+            Tokenizer(self.src_model), Tokenizer(self.tgt_model), limits=self.limits
+        )
 
 
 def choose_num_processes(text_size: int) -> int:

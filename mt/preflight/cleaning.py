@@ -131,14 +131,16 @@ def learn_held_out(texts: Sequence[ParallelText]) -> HeldOut:
 # Judging
 
 
-def judge_text(text: ParallelText, rules: CleaningRules, held_out: HeldOut | None) -> Cleaning:
+def judge_text(
+    text: ParallelText, rules: CleaningRules, *, held_out: HeldOut | None = None
+) -> Cleaning:
     """Read a text and return the verdict on each of its pairs. Raises DataError."""
     verdicts: list[NDArray[np.uint8]] = []
     digests: list[Digests] = []
     with bytes_bar("judging", text.paths) as on_bytes:
         pairs = _pairs(text, on_bytes=on_bytes)
         for chunk in chunked(pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
-            judged = judge_pairs(chunk, rules, held_out)
+            judged = judge_pairs(chunk, rules, held_out=held_out)
             verdicts.append(judged.verdicts)
             digests.append(judged.digests)
     all_verdicts = np.concatenate(verdicts)
@@ -155,7 +157,7 @@ class JudgedPairs(NamedTuple):
 
 
 def judge_pairs(
-    pairs: Sequence[Pair], rules: CleaningRules, held_out: HeldOut | None
+    pairs: Sequence[Pair], rules: CleaningRules, *, held_out: HeldOut | None = None
 ) -> JudgedPairs:
     """Return the verdict on each pair, as if there were no others."""
     src_texts, tgt_texts = zip(*pairs, strict=True)
@@ -170,7 +172,7 @@ def judge_pairs(
             masks[Rule.LANGUAGE] = src_in_tgt_lang | tgt_in_src_lang
     verdicts = np.full(len(pairs), KEPT, np.uint8)
     for index, (src, tgt) in enumerate(pairs):
-        for rule in _broken_rules(src, tgt, rules, held_out):
+        for rule in _broken_rules(src, tgt, rules=rules, held_out=held_out):
             if rule not in rules.without:
                 verdicts[index] = rule
                 break
@@ -180,7 +182,7 @@ def judge_pairs(
 
 
 def _broken_rules(
-    src: str, tgt: str, rules: CleaningRules, held_out: HeldOut | None
+    src: str, tgt: str, *, rules: CleaningRules, held_out: HeldOut | None
 ) -> Iterator[Rule]:
     """Yield the rules about single texts that apply to a pair, in their order."""
     faults = [*find_faults(src), *find_faults(tgt)]
@@ -225,8 +227,8 @@ def _mark_duplicates(verdicts: NDArray[np.uint8], digests: Digests) -> None:
 # Writing
 
 
-def write_kept(text: ParallelText, cleaning: Cleaning, src_path: Path, tgt_path: Path) -> None:
-    """Write the pairs that are kept, as they are, to two files.
+def write_kept(text: ParallelText, cleaning: Cleaning, *, paths: tuple[Path, Path]) -> None:
+    """Write the pairs that are kept, as they are, to two files: sources and targets.
 
     Raises DataError when the text is not the one that was judged, and DiskError.
     """
@@ -235,8 +237,7 @@ def write_kept(text: ParallelText, cleaning: Cleaning, src_path: Path, tgt_path:
         bytes_bar("writing", text.paths) as on_bytes,
         ExitStack() as stack,
     ):
-        src_file = stack.enter_context(atomic_file(src_path))
-        tgt_file = stack.enter_context(atomic_file(tgt_path))
+        src_file, tgt_file = [stack.enter_context(atomic_file(path)) for path in paths]
         for number, (src, tgt) in enumerate(_pairs(text, on_bytes=on_bytes), start=1):
             num_pairs = number
             if number > len(cleaning.verdicts):

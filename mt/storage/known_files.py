@@ -7,10 +7,11 @@ same. After a copy or a move to another disk they differ, and the file is read a
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.errors import DataError
+from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_file, sha256
 
 # The times of a file have a resolution, of two seconds on some filesystems, in which a second
@@ -57,7 +58,7 @@ class KnownFiles:
         state, fact = self._facts[str(path)]
         return fact if state == FileState.of(path) else None
 
-    def remember(self, path: Path, fact: str, state: FileState) -> None:
+    def remember(self, path: Path, fact: str, *, state: FileState) -> None:
         """Keep a fact about a file. `state` is the state before the file was read."""
         if state.is_settled:
             self._facts[str(path)] = (state, fact)
@@ -70,17 +71,19 @@ class KnownFiles:
             if digest is None:
                 state = FileState.of(path)
                 digest = sha256(path)
-                self.remember(path, digest, state)
+                self.remember(path, digest, state=state)
         except OSError as error:
             raise DataError(f"{path}: cannot read: {error.strerror}") from error
         return digest
 
     def save(self) -> None:
-        """Write the facts, if there are new ones. Raises DiskError."""
-        if self._is_changed:
-            with atomic_file(self._path) as file:
-                file.write(json.dumps(self._facts, indent=1).encode() + b"\n")
-            self._is_changed = False
+        """Write the facts, if there are new ones and if the directory can be written to."""
+        if not self._is_changed:
+            return
+        # Without the file, the next start is slower, and nothing else.
+        with suppress(DiskError), atomic_file(self._path) as file:
+            file.write(json.dumps(self._facts, indent=1).encode() + b"\n")
+        self._is_changed = False
 
 
 def _read(path: Path) -> dict[str, tuple[FileState, str]]:

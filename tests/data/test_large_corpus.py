@@ -259,7 +259,7 @@ def test_progress_is_recorded_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     monkeypatch.setattr(mt.data.corpus_writer, "PAIRS_PER_RECORD", 8)
-    encoder = ChunkEncoder(tokenizer, tokenizer, LIMITS)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS)
     with CorpusWriter(tmp_path / "corpus", num_corpora=1) as writer:
         record = tmp_path / ".corpus.unfinished/progress.json"
         for start in (0, 4):
@@ -327,7 +327,7 @@ def test_offsets_are_checked_in_all_blocks(
 
 
 def test_encoder_is_a_function_of_the_chunk(tokenizer: Tokenizer) -> None:
-    encoder = ChunkEncoder(tokenizer, tokenizer, LIMITS)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS)
     whole = encoder.encode(TextChunk(0, 0, PAIRS))
     parts = [encoder.encode(TextChunk(0, 0, PAIRS[start : start + 9])) for start in range(0, 50, 9)]
     side: Callable[[EncodedChunk], TokenArray]

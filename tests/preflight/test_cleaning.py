@@ -49,7 +49,7 @@ def clean(directory: Path, files: TwoFiles, held_out: HeldOut | None = None) -> 
     output = directory / "clean"
     output.mkdir()
     paths = (output / "text.en", output / "text.de")
-    write_kept(files, judge_text(files, RULES, held_out), *paths)
+    write_kept(files, judge_text(files, RULES, held_out=held_out), paths=paths)
     return TwoFiles(*paths)
 
 
@@ -73,10 +73,10 @@ def clean(directory: Path, files: TwoFiles, held_out: HeldOut | None = None) -> 
     ],
 )
 def test_each_rule_has_its_pairs(pair: tuple[str, str], rule: int) -> None:
-    assert judge_pairs([pair], RULES, None).verdicts.tolist() == [rule]
+    assert judge_pairs([pair], RULES).verdicts.tolist() == [rule]
     if rule != KEPT:
         without = CleaningRules(20, 3.0, without=frozenset(Rule))
-        assert judge_pairs([pair], without, None).verdicts.tolist() == [KEPT]
+        assert judge_pairs([pair], without).verdicts.tolist() == [KEPT]
 
 
 def test_first_of_equal_pairs_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,12 +87,12 @@ def test_first_of_equal_pairs_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     pairs = [first, second, first, other_target, same_words, third, first]
     files = write_pairs(tmp_path, pairs)
     assert read_pairs(clean(tmp_path, files)) == [first, second, other_target, third]
-    assert judge_text(files, RULES, None).count(Rule.DUPLICATE) == 3
+    assert judge_text(files, RULES).count(Rule.DUPLICATE) == 3
 
 
 def test_pair_that_another_rule_leaves_out_makes_no_duplicates(tmp_path: Path) -> None:
     long_pair = ("dog " * 30, "Hund " * 30)
-    cleaning = judge_text(write_pairs(tmp_path, [long_pair, long_pair, *PAIRS]), RULES, None)
+    cleaning = judge_text(write_pairs(tmp_path, [long_pair, long_pair, *PAIRS]), RULES)
     assert cleaning.verdicts.tolist() == [Rule.LENGTH, Rule.LENGTH, KEPT, KEPT, KEPT, KEPT]
 
 
@@ -103,7 +103,7 @@ def test_source_of_the_held_out_text_is_left_out(tmp_path: Path) -> None:
             write_pairs(tmp_path, [(f" {PAIRS[2][0]}", "etwas anderes")], "test"),
         ]
     )
-    verdicts = judge_pairs(PAIRS, RULES, held_out).verdicts
+    verdicts = judge_pairs(PAIRS, RULES, held_out=held_out).verdicts
     assert verdicts.tolist() == [KEPT, KEPT, Rule.HELD_OUT, KEPT]
 
 
@@ -123,7 +123,7 @@ def test_text_in_the_other_language_is_left_out(tmp_path: Path) -> None:
     held_out = learn_held_out([write_pairs(tmp_path, pairs, "valid")])
     assert held_out.log_odds is not None
     right = ("The children were playing in the street", "Die Kinder haben auf der Straße gespielt")
-    verdicts = judge_pairs([right, right[::-1]], RULES, held_out).verdicts
+    verdicts = judge_pairs([right, right[::-1]], RULES, held_out=held_out).verdicts
     assert verdicts.tolist() == [KEPT, Rule.LANGUAGE]
 
 
@@ -153,7 +153,7 @@ def test_clean_text_stays_as_it_is(
     files = write_pairs(directory, [*PAIRS, *pairs])
     cleaned = clean(directory, files)
     assert read_pairs(cleaned)[: len(PAIRS)] == PAIRS
-    assert set(judge_text(cleaned, RULES, None).verdicts.tolist()) == {KEPT}
+    assert set(judge_text(cleaned, RULES).verdicts.tolist()) == {KEPT}
     raw_lines = [path.read_bytes() for path in cleaned.paths]
     (directory / "again").mkdir()
     again = clean(directory / "again", cleaned)
@@ -202,7 +202,7 @@ def test_rows_of_a_table_are_judged_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "text.tsv"
     rows = [f"house {number}\tHaus {number}" for number in range(200)]
     path.write_text("".join(f"{row}\n" for row in ["house\tHaus", "cat", *rows]), encoding="utf-8")
-    cleaning = judge_text(TsvFile(path), RULES, None)
+    cleaning = judge_text(TsvFile(path), RULES)
     assert cleaning.verdicts.tolist() == [KEPT, Rule.BLANK, *[KEPT] * 200]
 
 
@@ -210,7 +210,7 @@ def test_files_of_different_lengths_are_refused(tmp_path: Path) -> None:
     files = write_pairs(tmp_path, PAIRS)
     files.tgt.write_text("Hund\n", encoding="utf-8")
     with pytest.raises(DataError, match="4 lines, but"):
-        judge_text(files, RULES, None)
+        judge_text(files, RULES)
 
 
 @pytest.mark.parametrize("num_judged", [3, 5])
@@ -218,5 +218,5 @@ def test_text_that_changes_meanwhile_gives_no_files(tmp_path: Path, num_judged: 
     files = write_pairs(tmp_path, PAIRS)
     cleaning = Cleaning(np.zeros(num_judged, np.uint8))
     with pytest.raises(DataError, match="the text changed"):
-        write_kept(files, cleaning, tmp_path / "out.en", tmp_path / "out.de")
+        write_kept(files, cleaning, paths=(tmp_path / "out.en", tmp_path / "out.de"))
     assert not list(tmp_path.glob("*out*"))

@@ -68,7 +68,7 @@ def test_change_while_a_file_is_read_is_noticed(tmp_path: Path) -> None:
     known = KnownFiles(tmp_path / "known.json")
     state = FileState.of(path)
     path.write_bytes(b"abcd")
-    known.remember(path, "fact about abc", state)
+    known.remember(path, "fact about abc", state=state)
     assert known.fact(path) is None
 
 
@@ -84,3 +84,13 @@ def test_damaged_record_is_ignored(tmp_path: Path, content: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.txt: cannot read"):
         KnownFiles(tmp_path / "known.json").digest(tmp_path / "no.txt")
+
+
+@pytest.mark.usefixtures("any_age")
+def test_directory_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"abc")
+    known = KnownFiles(path / "known.json")  # below a file, where nothing can be written
+    known.digest(path)
+    known.save()
+    assert not (path / "known.json").exists()
