@@ -2,7 +2,7 @@
 
 The text is read twice: to judge the pairs, and to write those that are kept, as they are. Each pair
 is judged by itself, except for duplicates, and what a language looks like is learned from held-out
-text. So cleaning a clean text changes nothing. About 40 bytes a pair are in memory, and no text.
+text. So cleaning a clean text changes nothing. About 50 bytes a pair are in memory, and no text.
 """
 
 from collections import Counter
