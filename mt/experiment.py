@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -27,7 +26,7 @@ from mt.data.source_stats import SourceStats
 from mt.data.tags import choose_tags, tag_ids
 from mt.data.temperature import sample_by_temperature
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import train_tokenizer
+from mt.data.tokenizer_training import sample_sentences, train_tokenizer
 from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
 from mt.model.transformer import Transformer
@@ -213,7 +212,7 @@ class Experiment:
         logger.info(f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens")
         with elapsed_time("tokenizer"):
             train_tokenizer(
-                chain.from_iterable(texts),
+                sample_sentences(texts, max_sentences=section.max_sentences),
                 path,
                 kind=section.kind,
                 vocab_size=section.vocab_size,

@@ -36,6 +36,7 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
     },
     4: {
         "data.tags": (),
+        "tokenizer.max_sentences": None,
         "train.max_warmup": None,
         "train.cooldown": 0.0,
         "train.validation_lines": None,

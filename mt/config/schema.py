@@ -356,6 +356,11 @@ class TokenizerConfig(Section):
     character_coverage: Coverage = setting(
         1.0, "share of the text's characters that get tokens; the others are encoded as bytes"
     )
+    max_sentences: Count | None = setting(
+        1_000_000,
+        "sentences of both languages (of one, if not joint) that a new tokenizer is trained on: a "
+        "random sample if there are more; null: all, in memory",
+    )
     bpe_dropout: Probability = setting(0.0, "probability of BPE-dropout in training; 0: off")
     model: FilePath | None = setting(None, "existing joint .model file to use")
     src_model: FilePath | None = setting(None, "existing source .model file to use, if not joint")

@@ -3,13 +3,14 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import sentencepiece
 
 from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler, sample_segments
-from mt.data.sentencepiece_model import replaces_characters
+from mt.data.sentencepiece_model import changes_words_in_context, replaces_characters
 from mt.errors import TokenizerError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
@@ -54,6 +55,7 @@ class Tokenizer:
         sentencepiece.set_min_log_level(2)
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.LoadFromSerializedProto(model)
+        self.model = model
         self.bpe_dropout = bpe_dropout
         self.digest = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(self._processor)
@@ -105,6 +107,23 @@ class Tokenizer:
             [escape(text) for text in texts], add_eos=True
         )
         return rows
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the ids that each word has after a space or at the start of a text, without eos.
+
+        The words are escaped and have no spaces. Only for a tokenizer that `encodes_words_alone`.
+        """
+        rows: list[list[int]] = self._processor.encode(list(words))
+        return rows
+
+    @cached_property
+    def encodes_words_alone(self) -> bool:
+        """Whether the ids of a text are those of its words, whatever words are beside them.
+
+        In a unigram model, words are independent too, but their scores are rounded together, so two
+        encodings that are equally likely could be confused.
+        """
+        return self._is_bpe() and not changes_words_in_context(self.model)
 
     def sample(self, texts: Iterable[str], draw: Draw) -> list[list[int]]:
         """Return random encodings of the texts by BPE-dropout, each with eos as the last id.

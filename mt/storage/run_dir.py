@@ -17,7 +17,8 @@ WRITTEN_NAMES = {
     ".": r"config\.yaml|metrics\.jsonl|source_stats\.json|tokenizer(\.src|\.tgt)?\.model",
     "checkpoints": r"step_[0-9]{8,}|last|best",
     "checkpoints/step_*": r"SHA256SUMS",
-    "cache": r"[0-9a-f]{32}",
+    "cache": r"[0-9a-f]{32}|known_files\.json",
+    "cache/.*.unfinished": r"progress\.json",
 }
 
 

@@ -17,6 +17,7 @@ import pytest
 from copy_task import write_copy_task
 from shell import Ended, mt
 
+from mt.data.corpus import KNOWN_FILES_NAME
 from mt.storage.checkpoint import (
     CHECKSUMS,
     META,
@@ -259,7 +260,7 @@ def test_resume_without_an_intact_checkpoint_changes_nothing(
     contents = {
         path: path.read_bytes()
         for path in run_dir.rglob("*")
-        if path.is_file() and path.name not in ("config.yaml", ".lock")
+        if path.is_file() and path.name not in ("config.yaml", ".lock", KNOWN_FILES_NAME)
     }
     ended = train(config, run_dir)
     assert ended.code == 1

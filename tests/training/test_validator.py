@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
-from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import EncodedCorpus
+from mt.data.token_array import TokenArray
 from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.translation import OnProgress, TranslationProgress
 from mt.decoding.translator import Translator

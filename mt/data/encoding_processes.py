@@ -1,0 +1,151 @@
+"""Encoding on all processors: this process reads the text, others encode it, chunk by chunk.
+
+SentencePiece holds Python's global lock while it encodes, so threads would take turns. The other
+processes are not copies of this one (`fork`), because PyTorch may have threads here, and they do
+not import the program that called mt (`spawn`), which may have no guard against that. Each is a
+new Python that runs `main` below. Pickled chunks go to its standard input and come back from its
+standard output.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import mt
+from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
+from mt.data.tokenizer import Tokenizer
+from mt.errors import DataError
+
+# A process takes about 120 MB. Reading the text keeps about this many busy.
+MAX_PROCESSES = 8
+
+# Bytes of text on the disk. To start processes for less takes longer than it saves.
+MIN_TEXT_SIZE = 30_000_000
+
+
+class EncoderSettings(NamedTuple):
+    """What makes a `ChunkEncoder` in another process."""
+
+    src_model: bytes
+    tgt_model: bytes
+    limits: FilterLimits
+
+    def encoder(self) -> ChunkEncoder:
+        """Return the encoder."""
+        return ChunkEncoder(
+            Tokenizer(self.src_model), Tokenizer(self.tgt_model), limits=self.limits
+        )
+
+
+def choose_num_processes(text_size: int) -> int:
+    """Return how many processes should encode a text of so many bytes; 0: this one encodes."""
+    if hasattr(os, "sched_getaffinity"):
+        num_processors = len(os.sched_getaffinity(0))
+    else:
+        num_processors = os.cpu_count() or 1
+    # A Python inside another program has no name by which it could be started again.
+    if text_size < MIN_TEXT_SIZE or num_processors == 1 or not sys.executable:
+        return 0
+    return min(num_processors, MAX_PROCESSES)
+
+
+def encode_in_processes(
+    chunks: Iterable[TextChunk], settings: EncoderSettings, *, num_processes: int
+) -> Iterator[EncodedChunk]:
+    """Yield each chunk encoded, in order. Raises DataError when one of the processes is killed."""
+    free: SimpleQueue[EncodingProcess] = SimpleQueue()
+
+    def encode(chunk: TextChunk) -> EncodedChunk:
+        process = free.get()
+        try:
+            return process.encode(chunk)
+        finally:
+            free.put(process)
+
+    with ExitStack() as stack:
+        # The processes end first, so that no thread of the executor waits for one of them.
+        executor = stack.enter_context(ThreadPoolExecutor(num_processes))
+        for _ in range(num_processes):
+            free.put(stack.enter_context(EncodingProcess(settings)))
+        pending: deque[Future[EncodedChunk]] = deque()
+        for chunk in chunks:
+            if len(pending) == 2 * num_processes:
+                yield pending.popleft().result()
+            pending.append(executor.submit(encode, chunk))
+        while pending:
+            yield pending.popleft().result()
+
+
+class EncodingProcess:
+    """Another process with an encoder. It ends with this object's block, and with this process."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        root = str(Path(mt.__file__).parents[1])
+        search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            # -P: a file of the current directory must not stand for a module.
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": search_path},
+            start_new_session=True,  # Ctrl-C is for this process alone
+        )
+        self._send(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):  # the process that read what is still in the buffer has ended
+                pipe.close()
+
+    def encode(self, chunk: TextChunk) -> EncodedChunk:
+        """Return the chunk encoded."""
+        assert self._process.stdout is not None
+        try:
+            self._send(chunk)
+            encoded = pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
+            code = self._process.wait()
+            raise DataError(
+                f"a process that encodes text ended with code {code}; is the memory full?"
+            ) from error
+        assert isinstance(encoded, EncodedChunk), type(encoded)
+        return encoded
+
+    def _send(self, message: EncoderSettings | TextChunk) -> None:
+        assert self._process.stdin is not None
+        pickle.dump(message, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+        self._process.stdin.flush()
+
+
+def main() -> None:
+    """Encode the chunks from standard input until it is closed."""
+    messages = sys.stdin.buffer
+    results = sys.stdout.buffer
+    encoder = pickle.load(messages).encoder()
+    while True:
+        try:
+            chunk = pickle.load(messages)
+            pickle.dump(encoder.encode(chunk), results, pickle.HIGHEST_PROTOCOL)
+            results.flush()
+        except (EOFError, BrokenPipeError):  # the other process has ended
+            os._exit(0)
