@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mt.report.plots import PALETTE
-from mt.report.template import TEMPLATE_DIR, render
+from mt.report.template import TEMPLATE_DIR, PageLink, link_below, render
 
 COLOUR = re.compile(r"--(\w+): (#\w{6})")
 
@@ -41,3 +41,17 @@ def test_template_of_another_directory_extends_the_page(tmp_path: Path) -> None:
     html = render("other.html", {"text": "a < b"}, template_dir=tmp_path)
     assert "<p>a &lt; b</p>" in html
     assert "--accent: " in html
+
+
+def test_pages_link_only_to_files_that_move_with_them(tmp_path: Path) -> None:
+    page = tmp_path / "run" / "report.html"
+    page.parent.mkdir()
+    target = tmp_path / "run" / "a b&.html"
+    assert link_below(page, target, text="x") == []
+    target.write_text("", encoding="utf-8")
+    assert link_below(page, target, text="x") == [PageLink("x", "a%20b%26.html")]
+    assert link_below(tmp_path / "compare.html", target, text="x") == [
+        PageLink("x", "run/a%20b%26.html")
+    ]
+    (tmp_path / "other.html").write_text("", encoding="utf-8")
+    assert link_below(page, tmp_path / "other.html", text="x") == []
