@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Page
+from page_access import check_contrast, check_focus
 
 from mt.report.attention_page import (
     ATTENTION_AXES,
@@ -496,6 +497,46 @@ def test_texts_have_the_languages_of_the_config(browser: Browser, tmp_path: Path
         ):
             langs = page.evaluate(f"$$('{selector}').map((text) => text.getAttribute('lang'))")
             assert set(langs) == {lang}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_can_be_read_and_used(
+    browser: Browser, maps: AttentionMaps, tmp_path: Path, dark: bool
+) -> None:
+    with open_page(browser, maps, tmp_path, dark=dark) as page:
+        check_focus(page)
+        check_contrast(page)
+        page.click('.row.queries .chip[data-index="1"]')
+        check_contrast(page)
+
+
+def test_tapped_words_and_cells_stay_chosen(
+    browser: Browser, maps: AttentionMaps, tmp_path: Path
+) -> None:
+    with open_page(browser, maps, tmp_path) as page:
+        page.send_command("Emulation.setTouchEmulationEnabled", enabled=True)
+        tap(page, '.row.keys .chip[data-index="1"]')
+        assert page.evaluate("$$('.chip[aria-pressed=true]').length") == 1
+        tap(page, '.row.keys .chip[data-index="1"]')
+        assert page.evaluate("$$('.chip[aria-pressed=true], .chip.active').length") == 0
+        tap(page, "#map image")
+        assert page.evaluate("!$('#tooltip').hidden")
+        tap(page, "h1")
+        assert page.evaluate("$('#tooltip').hidden")
+
+
+def tap(page: Page, selector: str) -> None:
+    """Touch the middle of an element with a finger, and lift the finger."""
+    x, y = page.evaluate(f"""(() => {{
+        const element = $({json.dumps(selector)});
+        element.scrollIntoView({{block: "center"}});
+        const box = element.getBoundingClientRect();
+        return [box.left + 0.45 * box.width, box.top + 0.45 * box.height];
+    }})()""")
+    point = {"x": x, "y": y}
+    page.send_command("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
+    page.send_command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
 
 
 def test_links_meet_their_words_in_a_narrow_window(browser: Browser, tmp_path: Path) -> None:

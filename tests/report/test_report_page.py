@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, Page
+from page_access import check_contrast, check_focus
 from page_text import PageText
 
 from mt.evaluation.analysis import Bucket, Example, PercentileExample, ScoredSentence
@@ -358,6 +359,14 @@ def test_contents_link_to_existing_sections(browser: Browser, tmp_path: Path) ->
 def test_page_fits_the_window(browser: Browser, tmp_path: Path, width: int) -> None:
     page = open_page(browser, hostile_page(), tmp_path, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_can_be_read_and_used(browser: Browser, tmp_path: Path, dark: bool) -> None:
+    page = open_page(browser, plain_page(), tmp_path, dark=dark)
+    check_contrast(page)
+    check_focus(page)
     page.close()
 
 
