@@ -16,11 +16,11 @@ from mt.report.attention_page import (
     attention_page,
     group_words,
 )
+from mt.report.template import link_below
 from mt.storage.atomic import atomic_file
+from mt.storage.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
-
-FORMATTERS = {".html": attention_page, ".json": attention_json}  # by the suffix of the output file
 
 
 def write_attention(
@@ -38,12 +38,15 @@ def write_attention(
     Without a target, the model's own translation is used, which is into the language `to`. Raises
     MtError.
     """
-    formatter = FORMATTERS.get(output.suffix)
-    if formatter is None:
+    if output.suffix not in (".html", ".json"):
         raise DataError(f"{output}: the file name must end in .html (a page) or .json (numbers)")
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
-    maps = attention_maps(translator, sentence, target=target, name=str(run_dir), to=to)
-    content = formatter(maps)
+    maps = attention_maps(translator, sentence, target=target, name=run_dir.resolve().name, to=to)
+    if output.suffix == ".json":
+        content = attention_json(maps)
+    else:
+        links = link_below(output, RunDir(run_dir).report_path, text="Report of the run")
+        content = attention_page(maps, links=links)
     with atomic_file(output) as file:
         # The name of the run may have bytes that are not UTF-8.
         file.write(content.encode(errors="backslashreplace"))
@@ -82,7 +85,15 @@ def attention_maps(
         "encoder": list(attention.encoder),
         "decoder": list(attention.decoder),
     }
-    return AttentionMaps(name, attention.src_text, attention.tgt_text, sides, weights)
+    return AttentionMaps(
+        name=name,
+        src_lang=translator.src_lang,
+        tgt_lang=to or translator.tgt_lang,
+        src_text=attention.src_text,
+        tgt_text=attention.tgt_text,
+        sides=sides,
+        weights=weights,
+    )
 
 
 def axis_tokens(

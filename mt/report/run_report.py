@@ -20,7 +20,7 @@ from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
 from mt.report.scored_set import ScoredSet, load_evaluation_sets, translate_and_score
-from mt.report.template import render
+from mt.report.template import PageLink, link_below, render
 from mt.report.training_history import (
     SampleVersion,
     follow_samples,
@@ -40,6 +40,8 @@ class Report(NamedTuple):
 
     name: str
     languages: str
+    src_lang: str  # of the samples and heat maps
+    tgt_lang: str
     summary: Sequence[Fact]
     facts: Mapping[str, Sequence[Fact]]  # by heading
     history: MetricsHistory
@@ -50,6 +52,7 @@ class Report(NamedTuple):
     missing: Sequence[str]  # sentences about what could not be shown
     config: str  # as YAML
     next_steps: Sequence[Advice] | None = None  # None: there are too few validations to judge
+    links: Sequence[PageLink] = ()  # to other pages about the run
 
 
 class Evaluation(NamedTuple):
@@ -79,7 +82,8 @@ def write_report(
     report = collect_report(run_dir, checkpoint=checkpoint, device=device)
     for sentence in report.missing:
         logger.info(sentence)
-    page = report_page(report)
+    links = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
+    page = report_page(report._replace(links=links))
     with atomic_file(output) as file:
         file.write(page.encode(errors="backslashreplace"))
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
@@ -95,6 +99,8 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
     return Report(
         name=run.path.resolve().name,
         languages=describe_languages(config.data),
+        src_lang=config.data.src_lang,
+        tgt_lang=config.data.tgt_lang,
         summary=summarise(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,

@@ -12,25 +12,31 @@ from mt.errors import DataError
 from mt.evaluation.analysis import (
     Bucket,
     Example,
+    PercentileExample,
     ScoredSentence,
     choose_examples,
+    percentile_examples,
     sentence_chrf,
 )
 from mt.evaluation.by_length import score_by_length
 from mt.evaluation.metrics import NUM_RESAMPLES, Score, Scoring, score_corpus
 
 NUM_EXAMPLES = 5  # at most, of each kind and set
+PERCENTILES = (90, 70, 50, 30, 10)  # of chrF, of the translations that open a report
 
 
 class ScoredSet(NamedTuple):
     """An evaluation set with its translations and scores."""
 
     name: str
+    src_lang: str
+    tgt_lang: str
     sentences: Sequence[ScoredSentence]
     scores: Sequence[Score]  # BLEU, chrF, and TER if the language has words
     length_unit: str  # "words" or "characters"
     by_length: Sequence[tuple[Bucket, Sequence[Score]]]  # BLEU and chrF by source length
     examples: Mapping[str, Sequence[Example]]  # "best", "worst" and "instructive"
+    cross_section: Sequence[PercentileExample]  # from good to bad translations
 
 
 def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
@@ -74,8 +80,17 @@ def translate_and_score(
         eval_set, hyps, scoring=scoring, metrics=("bleu", "chrf"), num_resamples=NUM_RESAMPLES
     )
 
-    examples = choose_examples(sentences, num_each=NUM_EXAMPLES)
-    return ScoredSet(eval_set.name, sentences, scores, lengths.unit, lengths.buckets, examples)
+    return ScoredSet(
+        name=eval_set.name,
+        src_lang=translator.src_lang,
+        tgt_lang=translator.tgt_lang,
+        sentences=sentences,
+        scores=scores,
+        length_unit=lengths.unit,
+        by_length=lengths.buckets,
+        examples=choose_examples(sentences, num_each=NUM_EXAMPLES),
+        cross_section=percentile_examples(sentences, PERCENTILES),
+    )
 
 
 def score_sentence(src: str, translation: Translation, refs: Sequence[str]) -> ScoredSentence:

@@ -44,6 +44,8 @@ class RunDir:
         self.source_stats_path = path / "source_stats.json"  # of the training text
         self.checkpoints_dir = path / "checkpoints"
         self.cache_dir = path / "cache"  # the encoded training text; may be deleted
+        self.report_path = path / "report.html"  # where mt report writes by default
+        self.attention_path = path / "attention.html"  # where mt attention writes by default
 
     @property
     def display_path(self) -> str:

@@ -153,7 +153,7 @@ def test_command_writes_html_or_json(trained_run: Path, tmp_path: Path) -> None:
         assert re.fullmatch(message, ended.err)
     assert "balo &lt;b&gt;gona" in (tmp_path / "page.html").read_text(encoding="utf-8")
     content = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
-    assert content["name"] == str(trained_run)
+    assert content["name"] == trained_run.name
     assert content["sides"]["tgt_out"]["words"] == ["deru", "<eos>"]
 
 

@@ -220,7 +220,7 @@ def test_advice_uses_the_curves_and_the_translations(trained_run: Path) -> None:
 
     empty = ScoredSentence("a source", "", "eine Quelle", 0.0, 0.5)
     scores = [Score("BLEU", 1.0, "tok:13a", 1.0, 0.1), Score("chrF", 40.0, "nc:6", 40.0, 0.1)]
-    scored_set = ScoredSet("test", [empty] * 60, scores, "words", [], {})
+    scored_set = ScoredSet("test", "en", "de", [empty] * 60, scores, "words", [], {}, [])
     steps = find_next_steps(config, history, [scored_set])
     assert steps is not None
     assert [advice.topic for advice in steps] == ["BLEU and chrF", "Repetitions"]
