@@ -185,7 +185,7 @@ def test_check_warns_of_nothing_in_a_clean_text(tmp_path: Path) -> None:
             src_lang="en",
             tgt_lang="de",
             train=(CorpusConfig(src=str(train.src), tgt=str(train.tgt)),),
-            valid=EvalSetConfig(name="valid", src=str(valid.src), refs=(str(valid.tgt),)),
+            valid=(EvalSetConfig(name="valid", src=str(valid.src), refs=(str(valid.tgt),)),),
         )
         return {
             finding.topic
