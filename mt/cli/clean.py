@@ -111,7 +111,7 @@ def describe_cleaning(
     name: str,
     paths: tuple[Path, Path],
 ) -> Iterator[str]:
-    """Yield lines about how many pairs there are, how many each rule left out, and what is left."""
+    """Yield lines with the number of pairs: all, those that each rule drops, and those that stay."""
     from mt.preflight.cleaning import KEPT, Rule
 
     yield f"{len(cleaning.verdicts):11,} pairs in {name}"

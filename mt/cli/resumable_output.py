@@ -30,10 +30,12 @@ class ResumableOutput:
         self._state_path = path.with_name(f"{path.name}.partial.json")
         self._settings = json.loads(json.dumps(settings))
         self._input_hash = hashlib.sha256()
-        self.num_lines = 0  # of the input, whose translations are written
+        self.num_lines = 0  # of the input that are translated and written
         self._size = 0
         self._input_digest = self._input_hash.hexdigest()
-        if self._state_path.exists():
+        # Without the partial output, the earlier command was complete and was killed just before it
+        # removed its record.
+        if self._state_path.exists() and self._partial.exists():
             self._read_state()
 
     def open(self, lines: Iterator[str]) -> Iterator[str]:

@@ -83,7 +83,7 @@ class Trial:
         return self._mt([*command, "--fresh"])
 
     def train(self, num_updates: int) -> None:
-        """Train for this number of updates. An interrupted training goes on."""
+        """Train for this number of updates. An interrupted training continues."""
         self._mt(self._train_command(self.run_dir, num_updates))
 
     def _train_command(self, run_dir: Path, num_updates: int) -> list[str]:

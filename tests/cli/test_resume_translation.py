@@ -123,5 +123,18 @@ def test_continuing_with_something_else_is_refused(
     assert (tmp_path / "output.partial").read_bytes()[:20] == partial[:20]
 
 
+def test_a_command_killed_at_its_end_can_be_repeated(
+    run_dir: Path, src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("mt.cli.resumable_output.remove", lambda path: None)  # killed before it
+        assert translate(run_dir, src, output, "--resume") == 0
+    complete = output.read_bytes()
+    assert translate(run_dir, src, output, "--resume") == 0
+    assert output.read_bytes() == complete
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
 def test_resume_needs_two_files(run_dir: Path, src: Path, tmp_path: Path) -> None:
     assert translate(run_dir, src, tmp_path / "output.gz", "--resume") == 2
