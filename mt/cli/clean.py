@@ -111,7 +111,7 @@ def describe_cleaning(
     name: str,
     paths: tuple[Path, Path],
 ) -> Iterator[str]:
-    """Yield lines with the number of pairs: all, those that each rule drops, and those that stay."""
+    """Yield lines with the number of pairs: all, those that each rule drops, those that stay."""
     from mt.preflight.cleaning import KEPT, Rule
 
     yield f"{len(cleaning.verdicts):11,} pairs in {name}"

@@ -156,8 +156,8 @@ def compare_sets(translated: TranslatedSets, runs: Sequence[ComparedRun]) -> lis
         compared.append(
             ComparedSet(
                 name=item.eval_set.name,
-                src_lang=runs[0].config.data.src_lang,
-                tgt_lang=runs[0].config.data.tgt_lang,
+                src_lang=item.eval_set.src_lang or runs[0].config.data.src_lang,
+                tgt_lang=item.eval_set.tgt_lang or runs[0].config.data.tgt_lang,
                 num_lines=len(item.eval_set.src),
                 runs=list(runs),
                 scores=scores,

@@ -192,9 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
         variants = parse_variants(options.variant)
         for variant in variants:
             data = load_config(options.config, variant.overrides).data
-        if data.valid.prefix is None:
-            raise TryError(f"{options.config}: data.valid: wanted a prefix")
-        prefix = Path(data.valid.prefix)
+        if len(data.valid) != 1 or data.valid[0].prefix is None:
+            raise TryError(f"{options.config}: data.valid: wanted one set with a prefix")
+        prefix = Path(data.valid[0].prefix)
         options.out.mkdir(parents=True, exist_ok=True)
         write_short_valid(prefix, options.out, (data.src_lang, data.tgt_lang))
         trials = [

@@ -27,6 +27,7 @@ from mt.errors import ConfigError, DataError
 from mt.evaluation.evaluate import evaluate
 from mt.experiment import Experiment
 from mt.export.ctranslate2 import export
+from mt.report.run_report import collect_report
 from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run, train
 
@@ -229,3 +230,13 @@ def test_export_has_the_token_of_each_target_language(run_dir: Path, tmp_path: P
         assert sum(result.log_probs) == pytest.approx(expected.log_prob, abs=1e-3)
     assert list(tokens) == ["bb", "cc", "aa"]
     export(run_dir, directory)  # an older export with this file may be replaced
+
+
+def test_report_has_the_languages_of_each_set(run_dir: Path) -> None:
+    report = collect_report(run_dir, checkpoint="best", device="cpu")
+    languages = {item.name: (item.src_lang, item.tgt_lang) for item in report.scored_sets}
+    config = load_run_config(run_dir / "config.yaml")
+    assert len(set(languages.values())) > 1
+    for section in config.data.valid:
+        assert languages[section.name] == config.data.languages(section)
+    assert report.tgt_lang == ""
