@@ -63,6 +63,18 @@ def test_old_run_resumes_with_its_config_given_as_a_user_file(tmp_path: Path) ->
     assert_expected_updates(name, run)
 
 
+def test_run_without_the_keys_of_format_6_resumes(tmp_path: Path) -> None:
+    name = "dot_pre_joint"
+    run = copy_old_run(name, tmp_path)
+    config_path = run / "config.yaml"
+    text = dump_config(load_run_config(config_path))
+    new_keys = ("format_version:", "  tags:", "  max_sentences:")
+    lines = [line for line in text.splitlines() if not line.startswith(new_keys)]
+    config_path.write_text("\n".join(["format_version: 5", *lines]) + "\n", encoding="utf-8")
+    train(load_config(config_path))
+    assert_expected_updates(name, run)
+
+
 def test_run_with_bpe_dropout_skips_an_old_epoch_only_once(tmp_path: Path) -> None:
     run = copy_old_run("dot_post_separate_dropout_accumulate", tmp_path)
     config = load_run_config(run / "config.yaml")

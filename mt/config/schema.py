@@ -338,7 +338,8 @@ class DataConfig(Section):
         if len(set(self.tags)) < len(self.tags):
             yield "tags", f"wanted each name once, found {', '.join(self.tags)}"
         needed = [corpus.tag for corpus in self.train if corpus.tag is not None]
-        if len(self.tgt_languages) > 1:
+        has_language_tags = any(name.startswith(LANGUAGE_TAG_MARK) for name in self.tags)
+        if has_language_tags or len(self.tgt_languages) > 1:
             needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.tgt_languages]
         missing = [name for name in dict.fromkeys(needed) if name not in self.tags]
         if missing:

@@ -243,22 +243,28 @@ class Translator:
         """Raise RunDirError, which names the other run, if its model has other tokens."""
         facts = {
             "languages": (self._languages, other._languages),
-            "source tokenizer": (self.src_tokenizer.digest, other.src_tokenizer.digest),
-            "target tokenizer": (self.tgt_tokenizer.digest, other.tgt_tokenizer.digest),
+            "source tokenizer": (self.src_tokenizer.digest[:20], other.src_tokenizer.digest[:20]),
+            "target tokenizer": (self.tgt_tokenizer.digest[:20], other.tgt_tokenizer.digest[:20]),
             "data.normalization": (self.normalization, other.normalization),
-            "target languages": (self._target_languages, other._target_languages),
+            "tags of target languages": (self._language_tags, other._language_tags),
         }
         for name, (own, others) in facts.items():
             if own != others:
                 raise RunDirError(
                     f"{run_dir}: cannot join the ensemble: wanted the {name} of the first run, "
-                    f"{own:.20}, found {others:.20}"
+                    f"{own}, found {others}"
                 )
 
     @property
     def _target_languages(self) -> str:
-        """Return the languages that have tags, in the order of their tags."""
+        """The languages that have tags, in the order of their tags."""
         return ", ".join(self.language_ids) or self.tgt_lang
+
+    @property
+    def _language_tags(self) -> str:
+        """The target languages with the ids of their tags."""
+        ids = [f"{language} {token_id}" for language, token_id in self.language_ids.items()]
+        return ", ".join(sorted(ids)) or "none"
 
     @property
     def tag_names(self) -> dict[int, str]:

@@ -165,7 +165,8 @@ def judge_pairs(
     tgt_digests = np.frombuffer(b"".join(map(_digest, tgt_texts)), np.uint64)
     masks = {Rule.COPY: (src_digests == tgt_digests) & (src_digests != 0)}
     if held_out is not None:
-        masks[Rule.HELD_OUT] = np.isin(src_digests, held_out.src_digests)
+        is_held_out = np.isin(src_digests, held_out.src_digests)
+        masks[Rule.HELD_OUT] = is_held_out & (src_digests != 0)  # 0: a blank line
         if held_out.log_odds is not None:
             src_in_tgt_lang = score_lines(_encode(src_texts), held_out.log_odds) < -MIN_LOG_ODDS
             tgt_in_src_lang = score_lines(_encode(tgt_texts), held_out.log_odds) > MIN_LOG_ODDS
@@ -216,12 +217,16 @@ def is_in_scripts(text: str, scripts: frozenset[str]) -> bool:
 
 
 def _mark_duplicates(verdicts: NDArray[np.uint8], digests: Digests) -> None:
-    """Give the verdict DUPLICATE to each kept pair that is the same as an earlier kept one."""
-    kept = np.flatnonzero(verdicts == KEPT)
-    digests = digests[kept]
+    """Give the verdict DUPLICATE to each kept pair that is the same as an earlier kept one.
+
+    Pairs with a blank side, which have the digest 0, are not compared.
+    """
+    compared = np.flatnonzero((verdicts == KEPT) & (digests != 0))
+    digests = digests[compared]
     order = np.argsort(digests, kind="stable")  # equal pairs stay in the order of the text
     repeats_previous = digests[order[1:]] == digests[order[:-1]]
-    verdicts[kept[order[1:][repeats_previous]]] = Rule.DUPLICATE
+    repeated = order[1:][repeats_previous]
+    verdicts[compared[repeated]] = Rule.DUPLICATE
 
 
 # Writing

@@ -15,6 +15,7 @@ from mt.config.schema import (
     DataConfig,
     EvalSetConfig,
     LanguagePair,
+    TrainConfig,
 )
 from mt.data.eval_set import load_eval_set
 from mt.data.parallel_text import Side, parallel_texts
@@ -351,7 +352,12 @@ def check_scoring(config: Config) -> Finding:
 
 def _without_init_from(config: Config) -> Config:
     """Return the config of a run that has begun, and does not need `train.init_from` any more."""
-    train = config.train.model_copy(update={"init_from": None})
+    defaults = {
+        name: field.default
+        for name, field in TrainConfig.model_fields.items()
+        if name.startswith("init_")
+    }
+    train = config.train.model_copy(update=defaults)
     return config.model_copy(update={"train": train})
 
 
