@@ -42,7 +42,10 @@ def clean(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="PREFIX", help="prefix of two new files, PREFIX.SRC_LANG ..."
+            "--output",
+            "-o",
+            metavar="PREFIX",
+            help="writes PREFIX.<src_lang> and PREFIX.<tgt_lang>",
         ),
     ],
     held_out: Annotated[
@@ -59,7 +62,7 @@ def clean(
     ] = 3.0,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="RULE", help=f"leave out a rule: {', '.join(RULES)}"),
+        typer.Option(metavar="RULE", help=f"do not use a rule: {', '.join(RULES)}"),
     ] = None,
     columns: ColumnsOption = None,
     quiet: QuietOption = False,

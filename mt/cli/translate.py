@@ -142,7 +142,9 @@ def translate(
     if texts and source is not None:
         raise typer.BadParameter("give either texts or --input", param_hint="--input")
     if resume and (source is None or output is None or output.suffix == ".gz"):
-        raise typer.BadParameter("goes with --input and --output, not .gz", param_hint="--resume")
+        raise typer.BadParameter(
+            "needs --input and --output; the output cannot be .gz", param_hint="--resume"
+        )
     _check_numbers(n_best=n_best, beam_size=beam_size, sample=sample, mbr=mbr)
     sampling = make_sampling(
         sample=sample,

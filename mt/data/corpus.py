@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 3
 CHUNK_SIZE = 16_384  # pairs that are encoded at a time
 CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer pairs
-BLOCK_SIZE = 2**20  # numbers that are looked at together
+BLOCK_SIZE = 2**20  # numbers in one block: temporary arrays have this size, not that of the corpus
 
 KNOWN_FILES_NAME = "known_files.json"  # in the cache directory
 
@@ -66,7 +66,7 @@ class EncodedPairs(NamedTuple):
 
     @property
     def src_lengths(self) -> NDArray[np.int64]:
-        """Return the length of each source with its prefix."""
+        """The length of each source with its prefix."""
         prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
         return np.add(self.src.lengths, prefix_lengths)
 
@@ -99,8 +99,8 @@ class EncodedCorpus:
 
     @property
     def src_lengths(self) -> NDArray[np.int32]:
-        """Return the length of each source with its prefix, (len,)."""
-        lengths = self.src.lengths32
+        """The length of each source with its prefix, (len,)."""
+        lengths = self.src.lengths_int32
         if self.src_prefixes:
             bounds = np.cumsum([0, *self.num_pairs])
             for prefix, (start, end) in zip(self.src_prefixes, pairwise(bounds), strict=True):
@@ -109,8 +109,8 @@ class EncodedCorpus:
 
     @property
     def tgt_lengths(self) -> NDArray[np.int32]:
-        """Return the length of each target, (len,)."""
-        return self.tgt.lengths32
+        """The length of each target, (len,)."""
+        return self.tgt.lengths_int32
 
     def pairs(self, indices: NDArray[np.int64]) -> EncodedPairs:
         """Return a copy of the pairs at `indices`, in that order."""
@@ -163,7 +163,7 @@ def encode_corpus(
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     directory = cache_dir / digest
     if not directory.exists():
-        limits = FilterLimits(max_length, max_length_ratio, normalization)
+        limits = FilterLimits(max_length, max_length_ratio)
         _delete_unfinished(cache_dir, keep=digest)
         _write_cache(
             directory,
@@ -171,6 +171,7 @@ def encode_corpus(
             src_tokenizer=src_tokenizer,
             tgt_tokenizer=tgt_tokenizer,
             limits=limits,
+            normalization=normalization,
         )
     corpus = _load_cache(
         directory,
@@ -239,6 +240,7 @@ def _write_cache(
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
     limits: FilterLimits,
+    normalization: Normalization,
 ) -> None:
     """Encode all corpora into `directory`, or what an earlier process has left of them."""
     paths = [path for corpus in corpora for path in corpus.text.paths]
@@ -251,10 +253,14 @@ def _write_cache(
         chunks = _read_chunks(corpora, writer.progress, on_bytes=on_bytes)
         encoded_chunks: Iterator[EncodedChunk]
         if num_processes == 0:
-            encoder = ChunkEncoder(src_tokenizer, tgt_tokenizer, limits=limits)
+            encoder = ChunkEncoder(
+                src_tokenizer, tgt_tokenizer, limits=limits, normalization=normalization
+            )
             encoded_chunks = (encoder.encode(chunk) for chunk in chunks)
         else:
-            settings = EncoderSettings(src_tokenizer.model, tgt_tokenizer.model, limits)
+            settings = EncoderSettings(
+                src_tokenizer.model, tgt_tokenizer.model, limits, normalization
+            )
             encoded_chunks = encode_in_processes(chunks, settings, num_processes=num_processes)
         for chunk in encoded_chunks:
             writer.append(chunk)
@@ -371,6 +377,7 @@ def load_pair_numbers(cache_entry: Path) -> PairNumbers:
 def _load_side(
     directory: Path, side: Literal["src", "tgt"], *, vocab_size: int, known_files: KnownFiles
 ) -> TokenArray:
+    """Map one side into memory. Raises ValueError for files that do not belong together."""
     ids_path = directory / f"{side}.ids"
     offsets_path = directory / f"{side}.offsets"
     ids_state = FileState.of(ids_path)

@@ -69,9 +69,9 @@ class Progress:
 
 
 class CorpusWriter:
-    """Writes the corpus `directory`. It appears with `finish`.
+    """Writes the corpus `directory`, which exists only after `finish`.
 
-    When an exception ends the `with` block, what is unfinished is deleted, except for an interrupt.
+    After an exception the unfinished files are deleted. After an interrupt (Ctrl-C) they are kept.
     Raises DataError when another process writes the same corpus, and DiskError.
     """
 
@@ -143,6 +143,7 @@ class CorpusWriter:
             fsync_path(self._directory.parent)
 
     def _append_side(self, side: str, rows: TokenArray, *, num_ids_before: int) -> None:
+        """Write the ids of one side, and their offsets in the whole file."""
         self._files[f"{side}.ids"].write(rows.ids.tobytes())
         self._files[f"{side}.offsets"].write((rows.offsets[1:] + num_ids_before).tobytes())
 
@@ -182,6 +183,7 @@ class CorpusWriter:
         return progress if is_whole else None
 
     def _record_progress(self) -> None:
+        """Write progress.json, once the files are on the disk."""
         self._sync_files()
         with atomic_file(self._unfinished / "progress.json") as file:
             file.write(json.dumps(asdict(self.progress)).encode())
@@ -193,6 +195,7 @@ class CorpusWriter:
                 file.close()
 
     def _sync_files(self) -> None:
+        """Wait until all that was written is on the disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())

@@ -1,10 +1,10 @@
 """Encoding on all processors: this process reads the text, others encode it, chunk by chunk.
 
 SentencePiece holds Python's global lock while it encodes, so threads would take turns. The other
-processes are not copies of this one (`fork`), because PyTorch may have threads here, and they do
-not import the program that called mt (`spawn`), which may have no guard against that. Each is a
-new Python that runs `main` below. Pickled chunks go to its standard input and come back from its
-standard output.
+processes are not copies of this one (`fork`), because PyTorch may have threads here. They are not
+started with `spawn` either, because that imports the user's program again, which may have no
+`if __name__ == "__main__"`. Each is a new Python that runs `main` below. Pickled chunks go to its
+standard input and come back from its standard output.
 """
 
 import os
@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import mt
+from mt.config.choices import Normalization
 from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
 
-# A process takes about 120 MB. Reading the text keeps about this many busy.
+# A process takes about 120 MB. One reading process can feed about this many.
 MAX_PROCESSES = 8
 
 # Bytes of text on the disk. To start processes for less takes longer than it saves.
@@ -38,11 +39,15 @@ class EncoderSettings(NamedTuple):
     src_model: bytes
     tgt_model: bytes
     limits: FilterLimits
+    normalization: Normalization
 
     def encoder(self) -> ChunkEncoder:
         """Return the encoder."""
         return ChunkEncoder(
-            Tokenizer(self.src_model), Tokenizer(self.tgt_model), limits=self.limits
+            Tokenizer(self.src_model),
+            Tokenizer(self.tgt_model),
+            limits=self.limits,
+            normalization=self.normalization,
         )
 
 
@@ -52,7 +57,8 @@ def choose_num_processes(text_size: int) -> int:
         num_processors = len(os.sched_getaffinity(0))
     else:
         num_processors = os.cpu_count() or 1
-    # A Python inside another program has no name by which it could be started again.
+    # If Python is embedded in another program, sys.executable is empty and no new Python can be
+    # started.
     if text_size < MIN_TEXT_SIZE or num_processors == 1 or not sys.executable:
         return 0
     return min(num_processors, MAX_PROCESSES)
@@ -72,7 +78,8 @@ def encode_in_processes(
             free.put(process)
 
     with ExitStack() as stack:
-        # The processes end first, so that no thread of the executor waits for one of them.
+        # The `with` block ends the processes before the executor, so that no thread of the executor
+        # waits for one of them.
         executor = stack.enter_context(ThreadPoolExecutor(num_processes))
         for _ in range(num_processes):
             free.put(stack.enter_context(EncodingProcess(settings)))
@@ -92,7 +99,7 @@ class EncodingProcess:
         root = str(Path(mt.__file__).parents[1])
         search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            # -P: a file of the current directory must not stand for a module.
+            # -P: do not import modules from the current directory
             [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -114,7 +121,7 @@ class EncodingProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            with suppress(OSError):  # the process that read what is still in the buffer has ended
+            with suppress(OSError):  # the buffer cannot be flushed: its reader has ended
                 pipe.close()
 
     def encode(self, chunk: TextChunk) -> EncodedChunk:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
-from mt.data.tags import target_languages
+from mt.data.tags import translatable_languages
 from mt.data.text import read_lines
 from mt.decoding.translation import TranslationProgress
 from mt.decoding.translator import Translator
@@ -257,7 +257,7 @@ def check_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experim
     src_lang = eval_set.src_lang or first.config.data.src_lang
     tgt_lang = eval_set.tgt_lang or first.config.data.tgt_lang
     src_languages = {data.languages(corpus).src for corpus in data.train}
-    tgt_languages = target_languages(data) if eval_set.tgt_lang else (data.tgt_lang,)
+    tgt_languages = translatable_languages(data) if eval_set.tgt_lang else (data.tgt_lang,)
     if src_lang not in src_languages or tgt_lang not in tgt_languages:
         raise ConfigError(
             f"{experiment.run_dir.path}: does not translate {src_lang} to {tgt_lang}, as "

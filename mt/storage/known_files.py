@@ -14,8 +14,8 @@ from typing import NamedTuple
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_file, sha256
 
-# The times of a file have a resolution, of two seconds on some filesystems, in which a second
-# change would not show. So nothing is remembered of a file that changed this short a time ago.
+# Some filesystems store times in steps of two seconds, and two changes within a step look like one.
+# So files that changed more recently than this are not remembered.
 MIN_AGE_NS = 2_500_000_000
 
 

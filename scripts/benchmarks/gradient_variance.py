@@ -12,7 +12,7 @@ differ. For each plan and batch size, the table shows:
   tokens of one batch), over random batches of two epochs, relative to the first plan;
 - cost: variance times the number of batches in an epoch, relative to the first plan. With equal
   computing time, the noise of the mean gradient is proportional to it;
-- full: the variance without batches of less than a tenth of the mean number of target tokens. An
+- larger: the variance without batches of less than a tenth of the mean number of target tokens. An
   epoch of `sorted` ends with such a batch, and its gradient has a much larger variance.
 """
 
@@ -101,7 +101,7 @@ class GradientMeter:
         generator = np.random.default_rng(SEED)
         tgt_lengths = self.dataset.corpus.tgt_lengths
         all_batches = GradientSums()
-        full_batches = GradientSums()
+        larger_batches = GradientSums()
         for plan in plans:
             min_tokens = SMALL_BATCH * tgt_lengths.sum() / plan.num_batches
             size = min(num_batches // len(plans), plan.num_batches)
@@ -110,8 +110,8 @@ class GradientMeter:
                 all_batches.add(gradient)
                 indices = plan.indices(index, index + 1)
                 if tgt_lengths[indices].sum() >= min_tokens:
-                    full_batches.add(gradient)
-        return all_batches.variance(), full_batches.variance()
+                    larger_batches.add(gradient)
+        return all_batches.variance(), larger_batches.variance()
 
 
 class GradientSums:
@@ -150,13 +150,13 @@ def main() -> None:
     corpus = meter.dataset.corpus
     num_tokens = int(corpus.src_lengths.sum() + corpus.tgt_lengths.sum())
     kinds: tuple[Batching, ...] = get_args(Batching)
-    print("batch_tokens  plan    batches  padding  mates  variance  cost   full")
+    print("batch_tokens  plan    batches  padding  mates  variance  cost   larger")
     for batch_tokens in options.batch_tokens:
         first: tuple[float, float, float] | None = None
         for batching in kinds:
             plans = [meter.plan(batching, batch_tokens, epoch) for epoch in (0, 1)]
-            variance, full_variance = meter.variances(plans, options.batches)
-            measured = (variance, variance * plans[0].num_batches, full_variance)
+            variance, larger_variance = meter.variances(plans, options.batches)
+            measured = (variance, variance * plans[0].num_batches, larger_variance)
             if first is None:
                 first = measured
             ratios = [value / reference for value, reference in zip(measured, first, strict=True)]
@@ -164,7 +164,7 @@ def main() -> None:
                 f"{batch_tokens:12}  {batching:6}  {plans[0].num_batches:7}"
                 f"  {padding_share(plans[0], num_tokens):7.1%}"
                 f"  {share_of_mates(*plans, len(corpus.src)):5.1%}"
-                f"  {ratios[0]:8.3f}  {ratios[1]:5.3f}  {ratios[2]:5.3f}",
+                f"  {ratios[0]:8.3f}  {ratios[1]:5.3f}  {ratios[2]:6.3f}",
                 flush=True,
             )
 

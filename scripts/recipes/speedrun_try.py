@@ -4,13 +4,15 @@
         --variant lr2 train.learning_rate=2e-3 \\
         --variant swiglu model.activation=swiglu model.d_ff=688
 
-Each variant is the config with other values; the config itself is the variant `plain`. Each trains
-on one thread. Its number of updates is what fits into the minutes of processor time: the time of
-an update is measured first, from two short runs, one variant after the other. Then the variants
-train, as many at once as --jobs says. Their validations are of a few lines and do not count. At the
-end, the last checkpoint of each translates the validation set by greedy search, and `mt evaluate`
-compares the translations with those of `plain`: scores with intervals, and the p-values of a paired
-bootstrap and of an approximate randomization.
+Each variant is the config with other values; the config itself is the variant `plain`. Steps:
+
+1. Measure the time of an update of each variant from two short runs, one variant after the other.
+   The number of updates of a variant is what fits into the minutes of processor time.
+2. Train the variants, each on one thread, as many at once as --jobs says. Their validations are of
+   a few lines and do not count.
+3. Translate the validation set with the last checkpoint of each variant, by greedy search.
+4. Compare the translations with those of `plain` by `mt evaluate`: scores with intervals, and the
+   p-values of a paired bootstrap and of an approximate randomization.
 
 What is finished is kept in --out, and is not done again when the same command is repeated.
 """

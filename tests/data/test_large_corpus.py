@@ -34,7 +34,7 @@ from mt.errors import DataError
 PAIRS = [(f"the dog sees {number}", f"der Hund sieht {number}") for number in range(50)]
 PAIRS[7] = ("", "Hund")
 PAIRS[23] = ("x" * 90, "Hund")
-LIMITS = FilterLimits(max_length=50, max_length_ratio=9.0, normalization="nfc")
+LIMITS = FilterLimits(max_length=50, max_length_ratio=9.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def encode(directory: Path, tokenizer: Tokenizer, *corpora: TrainingCorpus) -> E
         max_length=LIMITS.max_length,
         max_length_ratio=LIMITS.max_length_ratio,
         cache_dir=directory,
-        normalization=LIMITS.normalization,
+        normalization="nfc",
     )
 
 
@@ -126,7 +126,7 @@ def test_bad_text_ends_the_processes(
 
 
 def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     with EncodingProcess(settings) as process:
         process._process.kill()
         with pytest.raises(DataError, match="ended with code -9"):
@@ -134,7 +134,7 @@ def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
 
 
 def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     with EncodingProcess(settings) as process:
         process.encode(TextChunk(0, 0, PAIRS))
         assert process._process.stdin is not None
@@ -143,7 +143,7 @@ def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None
 
 
 def test_chunks_come_back_in_order(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     chunks = [TextChunk(number, 0, PAIRS[:1]) for number in range(20)]
     encoded = list(encode_in_processes(chunks, settings, num_processes=2))
     assert [chunk.corpus_index for chunk in encoded] == list(range(20))
@@ -259,7 +259,7 @@ def test_progress_is_recorded_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     monkeypatch.setattr(mt.data.corpus_writer, "PAIRS_PER_RECORD", 8)
-    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
     with CorpusWriter(tmp_path / "corpus", num_corpora=1) as writer:
         record = tmp_path / ".corpus.unfinished/progress.json"
         for start in (0, 4):
@@ -327,7 +327,7 @@ def test_offsets_are_checked_in_all_blocks(
 
 
 def test_encoder_is_a_function_of_the_chunk(tokenizer: Tokenizer) -> None:
-    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
     whole = encoder.encode(TextChunk(0, 0, PAIRS))
     parts = [encoder.encode(TextChunk(0, 0, PAIRS[start : start + 9])) for start in range(0, 50, 9)]
     side: Callable[[EncodedChunk], TokenArray]

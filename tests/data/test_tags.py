@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mt.config.schema import DataConfig, LanguagePair
 from mt.data.batch_plan import plan_batches
 from mt.data.eval_set import EvalSet
-from mt.data.tags import choose_tags, corpus_prefix, language_ids, tag_ids, target_languages
+from mt.data.tags import choose_tags, corpus_prefix, language_ids, tag_ids, translatable_languages
 from mt.data.temperature import temperature_weights
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -42,13 +42,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_one_target_language_needs_no_tag() -> None:
     data = data_config("a", {"prefix": "b", "src_lang": "fr"})
     assert choose_tags(data) == ()
-    assert target_languages(data) == ("de",)
+    assert translatable_languages(data) == ("de",)
 
 
 def test_each_of_several_target_languages_has_a_tag() -> None:
     data = data_config(DE, EN, SV, {**DE, "tag": "bt"}, {**SV, "tag": "bt"})
     assert choose_tags(data) == ("2de", "2en", "2sv", "bt")
-    assert target_languages(data) == ("de", "en", "sv")
+    assert translatable_languages(data) == ("de", "en", "sv")
 
 
 def test_tags_of_the_parent_come_first() -> None:

@@ -290,7 +290,7 @@ def test_gradient_variance_prints_a_row_for_each_plan(tmp_path: Path) -> None:
     assert mt(*train).code == 0
     options = ("--batch-tokens", "128", "--batches", "4")
     header, pools, in_order = run_module("gradient_variance", run_dir, *options)
-    assert header.split()[-3:] == ["variance", "cost", "full"]
+    assert header.split()[-3:] == ["variance", "cost", "larger"]
     assert pools.split()[:2] == ["128", "pools"]
     assert pools.split()[-3:] == ["1.000", "1.000", "1.000"]
     assert in_order.split()[:2] == ["128", "sorted"]
