@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +133,39 @@ def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
         process._process.kill()
         with pytest.raises(DataError, match="ended with code -9"):
             process.encode(TextChunk(0, 0, PAIRS))
+
+
+def test_process_that_is_killed_at_once_gives_an_error(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledProcess(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(
+                [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **options
+            )
+            self.wait()
+
+    monkeypatch.setattr("subprocess.Popen", KilledProcess)
+    with pytest.raises(DataError, match="ended with code -9"):
+        EncodingProcess(EncoderSettings(tokenizer.model, tokenizer.model, LIMITS))
+
+
+@pytest.mark.parametrize("message", ["settings", "chunk"])
+def test_process_ends_quietly_when_half_a_message_comes(tokenizer: Tokenizer, message: str) -> None:
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    data = pickle.dumps(settings)
+    if message == "chunk":
+        whole = pickle.dumps(TextChunk(0, 0, PAIRS))
+        data += whole[: len(whole) // 2]
+    else:
+        data = data[: len(data) // 2]
+    ended = subprocess.run(
+        [sys.executable, "-c", "from mt.data.encoding_processes import main; main()"],
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, b"", b"")
 
 
 def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None:
