@@ -156,6 +156,7 @@ def encode_corpus(
     }
     if normalization != "none":
         identity["normalization"] = normalization
+    known_files.save()  # before the encoding, which may be killed
     src_prefixes = tuple(corpus.src_prefix for corpus in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)

@@ -336,6 +336,19 @@ def test_second_start_reads_neither_the_text_nor_the_corpus(
     assert np.array_equal(second.src.ids, first.src.ids)
 
 
+def test_text_is_hashed_once_even_if_the_encoding_is_interrupted(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mt.storage.known_files, "MIN_AGE_NS", -(10**18))
+    corpus = write_corpus(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mt.data.corpus, "ChunkEncoder", interrupting_encoder(after=2))
+        with pytest.raises(KeyboardInterrupt):
+            encode(tmp_path / "cache", tokenizer, corpus)
+    monkeypatch.setattr(mt.storage.known_files, "sha256", None)  # to read the text would fail
+    assert len(encode(tmp_path / "cache", tokenizer, corpus)) == 48
+
+
 def test_corpus_that_was_changed_later_is_checked_again(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
