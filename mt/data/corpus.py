@@ -26,7 +26,7 @@ from mt.data.chunk_encoder import (
     FilterLimits,
     TextChunk,
 )
-from mt.data.corpus_writer import CorpusWriter, Progress
+from mt.data.corpus_writer import CorpusWriter, Progress, delete_unfinished
 from mt.data.encoding_processes import EncoderSettings, choose_num_processes, encode_in_processes
 from mt.data.normalization import Normalizer, normalize
 from mt.data.parallel_text import ParallelText, TwoFiles, has_same_content, read_pairs
@@ -36,7 +36,6 @@ from mt.data.text import OnBytes, chunked
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
-from mt.storage.atomic import remove
 from mt.storage.known_files import FileState, KnownFiles
 
 logger = logging.getLogger(__name__)
@@ -284,7 +283,7 @@ def _delete_unfinished(cache_dir: Path, *, keep: str) -> None:
     """Delete what killed processes left of other texts."""
     for path in cache_dir.glob(".*.unfinished"):
         if path.name != f".{keep}.unfinished":
-            remove(path)
+            delete_unfinished(path)
 
 
 def _load_cache(
