@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 import mt
 from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
 from mt.data.tokenizer import Tokenizer
-from mt.errors import DataError
+from mt.errors import ProcessError
 
 # A process takes about 120 MB. Reading the text keeps about this many busy.
 MAX_PROCESSES = 8
@@ -61,7 +61,7 @@ def choose_num_processes(text_size: int) -> int:
 def encode_in_processes(
     chunks: Iterable[TextChunk], settings: EncoderSettings, *, num_processes: int
 ) -> Iterator[EncodedChunk]:
-    """Yield each chunk encoded, in order. Raises DataError when one of the processes is killed."""
+    """Yield each chunk encoded, in order. Raises ProcessError when a process is killed."""
     free: SimpleQueue[EncodingProcess] = SimpleQueue()
 
     def encode(chunk: TextChunk) -> EncodedChunk:
@@ -125,7 +125,7 @@ class EncodingProcess:
                 pipe.close()
 
     def encode(self, chunk: TextChunk) -> EncodedChunk:
-        """Return the chunk encoded. Raises DataError when the process has ended."""
+        """Return the chunk encoded. Raises ProcessError when the process has ended."""
         assert self._process.stdout is not None
         self._send(chunk)
         try:
@@ -143,9 +143,11 @@ class EncodingProcess:
         except BrokenPipeError as error:
             raise self._ended_error() from error
 
-    def _ended_error(self) -> DataError:
+    def _ended_error(self) -> ProcessError:
         code = self._process.wait()
-        return DataError(f"a process that encodes text ended with code {code}; is the memory full?")
+        return ProcessError(
+            f"a process that encodes text ended with code {code}; is the memory full?"
+        )
 
 
 def main() -> None:

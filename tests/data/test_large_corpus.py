@@ -41,7 +41,7 @@ from mt.data.parallel_text import TwoFiles
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.errors import DataError, DiskError
+from mt.errors import DataError, DiskError, ProcessError
 
 PAIRS = [(f"the dog sees {number}", f"der Hund sieht {number}") for number in range(50)]
 PAIRS[7] = ("", "Hund")
@@ -155,7 +155,7 @@ def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
     settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
     with EncodingProcess(settings) as process:
         process._process.kill()
-        with pytest.raises(DataError, match="ended with code -9"):
+        with pytest.raises(ProcessError, match="ended with code -9"):
             process.encode(TextChunk(0, 0, PAIRS))
 
 
@@ -170,7 +170,7 @@ def test_process_that_is_killed_at_once_gives_an_error(
             self.wait()
 
     monkeypatch.setattr("subprocess.Popen", KilledProcess)
-    with pytest.raises(DataError, match="ended with code -9"):
+    with pytest.raises(ProcessError, match="ended with code -9"):
         EncodingProcess(EncoderSettings(tokenizer.model, tokenizer.model, LIMITS))
 
 
@@ -377,7 +377,7 @@ def test_killed_encoder_leaves_what_is_recorded(
     with monkeypatch.context() as patch:
         patch.setattr(mt.data.corpus, "choose_num_processes", lambda text_size: 1)
         patch.setattr(EncodingProcess, "encode", kill_at_fifth_chunk)
-        with pytest.raises(DataError, match="ended with code -9"):
+        with pytest.raises(ProcessError, match="ended with code -9"):
             encode(tmp_path / "cache", tokenizer, corpus)
     (record,) = (tmp_path / "cache").glob(".*.unfinished/progress.json")
     assert json.loads(record.read_text())["num_read"] == 16
