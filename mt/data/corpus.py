@@ -26,7 +26,7 @@ from mt.data.chunk_encoder import (
     FilterLimits,
     TextChunk,
 )
-from mt.data.corpus_writer import CorpusWriter, Progress
+from mt.data.corpus_writer import CorpusWriter, Progress, delete_unfinished
 from mt.data.encoding_processes import EncoderSettings, choose_num_processes, encode_in_processes
 from mt.data.normalization import Normalizer, normalize
 from mt.data.parallel_text import ParallelText, TwoFiles, has_same_content, read_pairs
@@ -36,7 +36,6 @@ from mt.data.text import OnBytes, chunked
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
-from mt.storage.atomic import remove
 from mt.storage.known_files import FileState, KnownFiles
 
 logger = logging.getLogger(__name__)
@@ -143,7 +142,8 @@ def encode_corpus(
     ratio does not matter for pairs of at most SHORT_LENGTH tokens.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
-    lines, when the cache is damaged, and when no pair is left.
+    lines, when the cache is damaged, and when no pair is left. DiskError when the cache cannot be
+    written, ProcessError when a process that encodes is killed.
     """
     known_files = KnownFiles(cache_dir / KNOWN_FILES_NAME)
     # A run resumes only with data of the digest that it was started with. So the same data must
@@ -156,6 +156,7 @@ def encode_corpus(
     }
     if normalization != "none":
         identity["normalization"] = normalization
+    known_files.save()  # before the encoding, which may be killed
     src_prefixes = tuple(corpus.src_prefix for corpus in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)
@@ -289,7 +290,7 @@ def _delete_unfinished(cache_dir: Path, *, keep: str) -> None:
     """Delete what killed processes left of other texts."""
     for path in cache_dir.glob(".*.unfinished"):
         if path.name != f".{keep}.unfinished":
-            remove(path)
+            delete_unfinished(path)
 
 
 def _load_cache(

@@ -24,7 +24,7 @@ import mt
 from mt.config.choices import Normalization
 from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
 from mt.data.tokenizer import Tokenizer
-from mt.errors import DataError
+from mt.errors import ProcessError
 
 # A process takes about 120 MB. One reading process can feed about this many.
 MAX_PROCESSES = 8
@@ -67,7 +67,7 @@ def choose_num_processes(text_size: int) -> int:
 def encode_in_processes(
     chunks: Iterable[TextChunk], settings: EncoderSettings, *, num_processes: int
 ) -> Iterator[EncodedChunk]:
-    """Yield each chunk encoded, in order. Raises DataError when one of the processes is killed."""
+    """Yield each chunk encoded, in order. Raises ProcessError when a process is killed."""
     free: SimpleQueue[EncodingProcess] = SimpleQueue()
 
     def encode(chunk: TextChunk) -> EncodedChunk:
@@ -106,7 +106,11 @@ class EncodingProcess:
             env={**os.environ, "PYTHONPATH": search_path},
             start_new_session=True,  # Ctrl-C is for this process alone
         )
-        self._send(settings)
+        try:
+            self._send(settings)
+        except BaseException:
+            self._end()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +121,9 @@ class EncodingProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -125,34 +132,41 @@ class EncodingProcess:
                 pipe.close()
 
     def encode(self, chunk: TextChunk) -> EncodedChunk:
-        """Return the chunk encoded."""
+        """Return the chunk encoded. Raises ProcessError when the process has ended."""
         assert self._process.stdout is not None
+        self._send(chunk)
         try:
-            self._send(chunk)
             encoded = pickle.load(self._process.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
-            code = self._process.wait()
-            raise DataError(
-                f"a process that encodes text ended with code {code}; is the memory full?"
-            ) from error
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise self._ended_error() from error
         assert isinstance(encoded, EncodedChunk), type(encoded)
         return encoded
 
     def _send(self, message: EncoderSettings | TextChunk) -> None:
         assert self._process.stdin is not None
-        pickle.dump(message, self._process.stdin, pickle.HIGHEST_PROTOCOL)
-        self._process.stdin.flush()
+        try:
+            pickle.dump(message, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._ended_error() from error
+
+    def _ended_error(self) -> ProcessError:
+        code = self._process.wait()
+        return ProcessError(
+            f"a process that encodes text ended with code {code}; is the memory full?"
+        )
 
 
 def main() -> None:
     """Encode the chunks from standard input until it is closed."""
     messages = sys.stdin.buffer
     results = sys.stdout.buffer
-    encoder = pickle.load(messages).encoder()
-    while True:
-        try:
+    try:
+        encoder = pickle.load(messages).encoder()
+        while True:
             chunk = pickle.load(messages)
             pickle.dump(encoder.encode(chunk), results, pickle.HIGHEST_PROTOCOL)
             results.flush()
-        except (EOFError, BrokenPipeError):  # the other process has ended
-            os._exit(0)
+    # The other process has ended, maybe in the middle of a message.
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
+        os._exit(0)
