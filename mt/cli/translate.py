@@ -369,12 +369,12 @@ def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
 def _greet(translator: "Translator", to: str | None) -> None:
     """Say on a terminal what to do."""
     src_lang = translator.src_lang
-    if translator.language_ids:
+    if translator.ids_by_language:
         src_lang = "any source language"
     text = f"{src_lang} -> {to or translator.tgt_lang}, type a sentence, Ctrl-D ends"
-    others = [language for language in translator.language_ids if language != to]
+    others = [language for language in translator.ids_by_language if language != to]
     if others:
-        text += f" (--to translates into {', '.join(translator.language_ids)})"
+        text += f" (--to translates into {', '.join(translator.ids_by_language)})"
     logger.info(text)
 
 

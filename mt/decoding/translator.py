@@ -85,7 +85,7 @@ class Translator:
     tgt_lang: str = "?"  # the default target language
     # The id of the tag of each target language. Empty for a model of one target language, because
     # that has no tag.
-    language_ids: Mapping[str, int] = field(default_factory=dict)
+    ids_by_language: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         num_parameters = sum(
@@ -237,7 +237,7 @@ class Translator:
             source_stats=SourceStats.load(run.source_stats_path),
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
-            language_ids=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
+            ids_by_language=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
         )
 
     def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
@@ -259,12 +259,12 @@ class Translator:
     @property
     def _tgt_languages_text(self) -> str:
         """The target languages for a message, in the order of their tags."""
-        return ", ".join(self.language_ids) or self.tgt_lang
+        return ", ".join(self.ids_by_language) or self.tgt_lang
 
     @property
     def _language_tags(self) -> str:
         """The target languages with the ids of their tags."""
-        ids = [f"{language} {token_id}" for language, token_id in self.language_ids.items()]
+        ids = [f"{language} {token_id}" for language, token_id in self.ids_by_language.items()]
         return ", ".join(sorted(ids)) or "none"
 
     @property
@@ -272,7 +272,7 @@ class Translator:
         """The name of each tag, as people read it: `<2de>`."""
         return {
             token_id: f"<{language_tag(language)}>"
-            for language, token_id in self.language_ids.items()
+            for language, token_id in self.ids_by_language.items()
         }
 
     def language_prefix(self, to: str | None) -> Prefix:
@@ -281,9 +281,9 @@ class Translator:
         None stands for `tgt_lang`. Raises DataError for a language that the model does not have.
         """
         language = to or self.tgt_lang
-        if language in self.language_ids:
-            return (self.language_ids[language],)
-        if self.language_ids or language != self.tgt_lang:
+        if language in self.ids_by_language:
+            return (self.ids_by_language[language],)
+        if self.ids_by_language or language != self.tgt_lang:
             raise DataError(
                 f"cannot translate into {language!r}: wanted a target language of this model "
                 f"({self._tgt_languages_text})"

@@ -22,7 +22,7 @@ from mt.data.progress import bytes_bar
 from mt.data.text import OnBytes, chunked
 from mt.data.words import split_words
 from mt.errors import DataError
-from mt.planning.text_facts import find_scripts, script_of
+from mt.planning.text_facts import find_scripts, script_of_letter
 from mt.preflight.languages import (
     MIN_LOG_ODDS,
     NUM_TRIGRAM_HASHES,
@@ -212,7 +212,7 @@ def is_in_scripts(text: str, scripts: frozenset[str]) -> bool:
     if not scripts or (text.isascii() and "Latin" in scripts):
         return True
     letters = [character for character in text if character.isalpha()]
-    num_right = sum(1 for letter in letters if script_of(letter) in scripts)
+    num_right = sum(1 for letter in letters if script_of_letter(letter) in scripts)
     return num_right >= MIN_SCRIPT_SHARE * len(letters)
 
 

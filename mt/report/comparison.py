@@ -106,7 +106,8 @@ def write_comparison(
     )
     links = {}
     for run in comparison.runs:
-        for link in link_below(output, RunDir(run.path).report_path, text="report"):
+        link = link_below(output, RunDir(run.path).report_path, text="report")
+        if link is not None:
             links[run.name] = link
     page = comparison_page(comparison._replace(report_links=links))
     with atomic_file(output) as file:

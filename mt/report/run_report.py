@@ -82,8 +82,8 @@ def write_report(
     report = collect_report(run_dir, checkpoint=checkpoint, device=device)
     for sentence in report.missing:
         logger.info(sentence)
-    links = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
-    page = report_page(report._replace(links=links))
+    link = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
+    page = report_page(report._replace(links=[link] if link is not None else []))
     with atomic_file(output) as file:
         file.write(page.encode(errors="backslashreplace"))
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")

@@ -132,7 +132,7 @@ class Validator:
             source_stats=self.source_stats,
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
-            language_ids=language_ids(self.ids_by_tag),
+            ids_by_language=language_ids(self.ids_by_tag),
         )
 
     def _loss(self, objective: Objective, pairs: EncodedCorpus) -> float:
