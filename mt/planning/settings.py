@@ -115,6 +115,8 @@ MIN_UPDATES_PER_EPOCH = 10
 MIN_UPDATES = 1000
 MIN_BATCH_TOKENS = 512
 
+MAX_UPDATES = 10**9  # the largest number that a config takes
+
 NUM_VALIDATIONS = 8
 NUM_LOG_LINES = 20  # at least, in a short run
 MAX_WARMUP_SHARE = 0.1
@@ -218,6 +220,7 @@ def choose_batch_tokens(
 def plan_length(settings: Settings, *, update_seconds: float, minutes: float) -> RunLength:
     """Return how many updates fit into the time, and what depends on their number."""
     num_updates = max(1, int(60 * minutes * UPDATE_SHARE / update_seconds))
+    num_updates = min(num_updates, MAX_UPDATES)
     return RunLength(
         num_updates,
         warmup_steps=min(settings.size.warmup_steps, int(MAX_WARMUP_SHARE * num_updates)),

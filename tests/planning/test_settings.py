@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mt.config.schema import Config, ModelConfig
@@ -85,6 +85,7 @@ def as_config(settings: Settings, length: RunLength, minutes: float) -> Config:
 
 
 @given(num_pairs=PAIRS, minutes=MINUTES, speed=SPEEDS, device=st.sampled_from(["cpu", "cuda"]))
+@example(num_pairs=100, minutes=9663.0, speed=9142616.0, device="cpu")  # many updates
 def test_settings_are_a_valid_config_for_every_text_and_time(
     num_pairs: int, minutes: float, speed: float, device: str
 ) -> None:
