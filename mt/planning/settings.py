@@ -240,6 +240,12 @@ def describe_epochs(num_epochs: float) -> str:
     return f"{num_epochs:,.{digits}f} passes over the text"
 
 
+def describe_minutes(minutes: float) -> str:
+    """Return a time in words: "1 minute", "2.5 minutes"."""
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"{minutes:g} {unit}"
+
+
 def _round_down(number: int) -> int:
     """Return the number with zeros after its first two digits, so that it is easy to read."""
     num_zeros = max(0, len(str(number)) - 2)

@@ -22,6 +22,7 @@ from mt.planning.settings import (
     RunLength,
     Settings,
     choose_settings,
+    describe_minutes,
     find_row,
     plan_length,
 )
@@ -101,6 +102,14 @@ def test_settings_are_a_valid_config_for_every_text_and_time(
     assert settings.vocab_size > NUM_FIXED_PIECES
     if length.num_updates >= 10:
         assert 6 <= length.num_updates / length.validate_every <= 16
+
+
+def test_minutes_are_in_words() -> None:
+    assert [describe_minutes(minutes) for minutes in (0.5, 1.0, 10)] == [
+        "0.5 minutes",
+        "1 minute",
+        "10 minutes",
+    ]
 
 
 @given(minutes=MINUTES, speed=SPEEDS)
