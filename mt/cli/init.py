@@ -98,8 +98,8 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     )
     num_epochs = count_epochs(project.settings, project.length, project.text)
     yield (
-        f"training  about {project.length.num_updates:,} updates in {describe_minutes(request.minutes)}: "
-        f"{describe_epochs(num_epochs)}"
+        f"training  about {project.length.num_updates:,} updates in "
+        f"{describe_minutes(request.minutes)}: {describe_epochs(num_epochs)}"
     )
     yield ""
     config = shlex.quote(str(request.config_path))
