@@ -171,12 +171,12 @@ def test_process_that_is_killed_at_once_gives_an_error(
 
     monkeypatch.setattr("subprocess.Popen", KilledProcess)
     with pytest.raises(ProcessError, match="ended with code -9"):
-        EncodingProcess(EncoderSettings(tokenizer.model, tokenizer.model, LIMITS))
+        EncodingProcess(EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc"))
 
 
 @pytest.mark.parametrize("message", ["settings", "chunk"])
 def test_process_ends_quietly_when_half_a_message_comes(tokenizer: Tokenizer, message: str) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     data = pickle.dumps(settings)
     if message == "chunk":
         whole = pickle.dumps(TextChunk(0, 0, PAIRS))
