@@ -15,6 +15,7 @@ from mt.config.schema import Config, ModelConfig
 from mt.decoding.translator import Translator
 from mt.errors import DeviceError
 from mt.export.directory import export_directory, require_replaceable
+from mt.export.languages import language_tokens, write_language_tokens
 from mt.export.model_card import CardOptions, write_model_card
 from mt.export.positions import num_positions
 from mt.export.run import ExportedRun
@@ -61,7 +62,7 @@ import sentencepiece
 tokenizer = sentencepiece.SentencePieceProcessor(model_file="{directory}/{src_tokenizer}")
 translator = ctranslate2.Translator("{directory}", compute_type="float32")
 source = tokenizer.encode(["A sentence."], out_type=str)
-results = translator.translate_batch(source, beam_size={beam_size}, min_decoding_length=0)
+{add_tag}results = translator.translate_batch(source, beam_size={beam_size}, min_decoding_length=0)
 {load_tgt_tokenizer}print({tgt_variable}.decode(results[0].hypotheses[0]))
 ```
 """
@@ -87,6 +88,7 @@ def export(
         write_model(run, partial, quantization=quantization)
         for tokenizer in run.tokenizer_paths:
             shutil.copy(tokenizer, partial)
+        write_language_tokens(run.translator, partial)
         options = CardOptions(
             how_to_load=_how_to_load(run, directory.resolve().name),
             differences=differences(run),
@@ -137,9 +139,14 @@ def _how_to_load(run: ExportedRun, directory: str) -> str:
             "tgt_tokenizer = sentencepiece.SentencePieceProcessor("
             f'model_file="{directory}/{tgt_path.name}")\n'
         )
+    add_tag = ""
+    token = language_tokens(run.translator).get(run.config.data.tgt_lang)
+    if token is not None:
+        add_tag = f'source = [["{token}", *tokens] for tokens in source]\n'
     return HOW_TO_LOAD.format(
         directory=directory,
         src_tokenizer=src_path.name,
+        add_tag=add_tag,
         beam_size=run.config.search.beam_size,
         load_tgt_tokenizer=load_tgt_tokenizer,
         tgt_variable=tgt_variable,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mt.errors import DiskError
+from mt.export.languages import LANGUAGES_FILE
 from mt.storage.atomic import atomic_directory
 from mt.storage.run_dir import EXPORT_MARKER
 
@@ -14,6 +15,7 @@ EXPORTED_FILES = re.compile(
     rf"{re.escape(EXPORT_MARKER)}|README\.md|config\.(json|yaml)|source_stats\.json|metrics\.jsonl"
     r"|model\.(bin|safetensors)|\w+_vocabulary\.json|tokenizer(\.src|\.tgt)?\.model"
     r"|tokenizer\.json|tokenizer_config\.json|generation_config\.json"
+    rf"|{re.escape(LANGUAGES_FILE)}"
     r"|checkpoints|checkpoints/(best|last)|checkpoints/step_[0-9]{8,}"
     r"|checkpoints/step_[0-9]{8,}/(model\.safetensors|meta\.json|SHA256SUMS)"
 )

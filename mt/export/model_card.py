@@ -5,17 +5,24 @@ in it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mt
-from mt.config.schema import CorpusConfig, EvalSetConfig
+from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
 from mt.config.yaml_file import write_yaml
+from mt.export.languages import language_tokens
 from mt.export.portable_config import portable_values
 from mt.export.run import ExportedRun
-from mt.training.metrics_log import MetricsLine, read_scope
+from mt.training.metrics_log import (
+    MetricsLine,
+    ScoreScope,
+    SetResult,
+    read_scope,
+    read_sets,
+)
 
 CARD_FILE = "README.md"
 SETTINGS = ("model", "tokenizer", "train", "search")  # the sections of the config on a card
@@ -37,13 +44,13 @@ def write_model_card(directory: Path, run: ExportedRun, options: CardOptions) ->
 
 def model_card(run: ExportedRun, options: CardOptions) -> str:
     """Return the card as Markdown, with the front matter of a Hugging Face model card."""
-    data = run.config.data
+    directions = ", ".join(f"{pair.src} → {pair.tgt}" for pair in run.language_pairs)
     sections = [
         _front_matter(run, options.license),
-        f"# {data.src_lang} → {data.tgt_lang}\n",
-        f"A model that translates from {data.src_lang} to {data.tgt_lang}, trained with mt and "
-        f"exported by mt {mt.__version__}.\n",
+        f"# {directions}\n",
+        f"A translation model, trained with mt and exported by mt {mt.__version__}.\n",
         f"## Use\n\n{options.how_to_load.strip()}\n",
+        _target_languages(run),
         _differences(options.differences),
         f"## Training\n\n{_table(('', ''), _training_facts(run))}",
         f"## Scores\n\n{_scores(run)}",
@@ -55,13 +62,25 @@ def model_card(run: ExportedRun, options: CardOptions) -> str:
 
 def _front_matter(run: ExportedRun, license_name: str | None) -> str:
     """Return the fields that programs read; a JSON value is a YAML value too."""
-    data = run.config.data
-    fields: dict[str, Any] = {"language": [data.src_lang, data.tgt_lang]}
+    languages = dict.fromkeys(language for pair in run.language_pairs for language in pair)
+    fields: dict[str, Any] = {"language": list(languages)}
     if license_name is not None:
         fields["license"] = license_name
     fields["pipeline_tag"] = "translation"
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()]
     return f"---\n{''.join(lines)}---\n"
+
+
+def _target_languages(run: ExportedRun) -> str:
+    """Return a table of the tokens that choose the target language, if there are several."""
+    tokens = language_tokens(run.translator)
+    if not tokens:
+        return ""
+    rows = [(language, f"`{token}`") for language, token in tokens.items()]
+    return (
+        "## Target languages\n\nThe first token of a source chooses the target language. "
+        f"`mt translate` puts it there (`--to`).\n\n{_table(('language', 'token'), rows)}"
+    )
 
 
 def _differences(differences: Sequence[str]) -> str:
@@ -75,15 +94,10 @@ def _training_facts(run: ExportedRun) -> list[tuple[str, ...]]:
     """Return the rows of the table about the training."""
     data = run.config.data
     model = run.translator.model
-    langs = (data.src_lang, data.tgt_lang)
-    training_files = []
-    for corpus in data.train:
-        corpus_langs = (corpus.src_lang or data.src_lang, corpus.tgt_lang or data.tgt_lang)
-        training_files += _file_names(corpus, corpus_langs)
     num_parameters = sum(weight.numel() for weight in model.parameters())
     return [
-        ("training text", ", ".join(training_files)),
-        ("validation text", ", ".join(_file_names(data.valid, langs))),
+        ("training text", _file_names(data, data.train)),
+        ("validation text", _file_names(data, data.valid)),
         ("normalization of text", data.normalization),
         ("tokens", f"{run.translator.tgt_tokenizer.vocab_size:,} ({run.config.tokenizer.kind})"),
         ("parameters", f"{num_parameters:,}"),
@@ -91,13 +105,18 @@ def _training_facts(run: ExportedRun) -> list[tuple[str, ...]]:
     ]
 
 
-def _file_names(section: CorpusConfig | EvalSetConfig, langs: tuple[str, str]) -> list[str]:
-    """Return the names of the files of a corpus or a set, without their folders."""
-    if section.prefix is not None:
-        return [f"{Path(section.prefix).name}.{lang}" for lang in langs]
-    references = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
-    paths = (section.src, *references, section.tsv, section.tmx)
-    return [Path(path).name for path in paths if path is not None]
+def _file_names(data: DataConfig, sections: Sequence[CorpusConfig | EvalSetConfig]) -> str:
+    """Return the names of the files of corpora or sets, each once, without their folders."""
+    names: list[str] = []
+    for section in sections:
+        if section.prefix is not None:
+            prefix_name = Path(section.prefix).name
+            names += [f"{prefix_name}.{language}" for language in data.languages(section)]
+        else:
+            references = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
+            paths = (section.src, *references, section.tsv, section.tmx)
+            names += [Path(path).name for path in paths if path is not None]
+    return ", ".join(dict.fromkeys(names))
 
 
 def _weights(run: ExportedRun) -> str:
@@ -118,12 +137,38 @@ def _scores(run: ExportedRun) -> str:
 
 
 def _score_rows(run: ExportedRun, line: MetricsLine) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table of scores: those of each set."""
+    data = run.config.data
     scope = read_scope(line)
-    for metric, signature in line["signatures"].items():
-        score = line.get(metric)
+    sets = read_sets(line)
+    if not sets:
+        of_lines = "" if scope is None else str(scope)
+        yield from _rows_of_set(data.valid[0].name, line, of_lines)
+    names = {}
+    for section in data.valid:
+        languages = data.languages(section)
+        names[section.name] = f"{section.name} ({languages.src} → {languages.tgt})"
+    for item in sets:
+        name = names.get(item.name, item.name)
+        yield from _rows_of_set(name, item.values(), _lines_of_set(item, scope))
+
+
+def _rows_of_set(name: str, scores: Mapping[str, Any], of_lines: str) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each score of a set."""
+    for metric, signature in scores["signatures"].items():
+        score = scores.get(metric)
         if score is not None:
-            of_lines = "" if scope is None else str(scope)
-            yield run.config.data.valid.name, metric, f"{score:.1f}", of_lines, f"`{signature}`"
+            yield name, metric, f"{score:.1f}", of_lines, f"`{signature}`"
+
+
+def _lines_of_set(item: SetResult, scope: ScoreScope | None) -> str:
+    """Return which lines of one of several sets were scored."""
+    lines = f"{item.num_lines:,} lines"
+    if scope is None:
+        return lines
+    if scope.num_lines < scope.num_lines_in_set:
+        lines = f"a sample of {lines}"
+    return f"{lines}, beam {scope.beam_size}"
 
 
 def _license(license_name: str | None) -> str:
@@ -137,7 +182,7 @@ def _settings(run: ExportedRun) -> str:
     return write_yaml({section: values[section] for section in SETTINGS})
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "".join(_table_line(line) for line in lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mt.config.load import load_run_config
-from mt.config.schema import Config
+from mt.config.schema import Config, LanguagePair
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError
 from mt.storage.checkpoint import STEP_NAME, find_checkpoint, load_meta, step_name
@@ -67,6 +67,12 @@ class ExportedRun:
     def tokenizer_paths(self) -> list[Path]:
         """The tokenizer models of the run, each once."""
         return sorted(set(self.run_dir.tokenizer_paths(self.config.tokenizer.joint)))
+
+    @property
+    def language_pairs(self) -> list[LanguagePair]:
+        """The languages of the training text, each pair once, in its order."""
+        data = self.config.data
+        return list(dict.fromkeys(data.languages(corpus) for corpus in data.train))
 
     def config_error(self, problem: str) -> ConfigError:
         """Return the error for a setting of the run that a format cannot represent."""

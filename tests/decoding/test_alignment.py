@@ -28,7 +28,8 @@ from mt.decoding.alignment import (
     word_indices_at,
     words_of_tokens,
 )
-from mt.decoding.translator import Alignment, Segment, Translator
+from mt.decoding.translation import Alignment, Segment
+from mt.decoding.translator import Translator
 from mt.model.recording import attention_weights
 from mt.model.transformer import Transformer
 from scripts.alignment.error_rate import read_gold
@@ -318,8 +319,9 @@ def test_alignment_ignores_tags(translator: Translator, step: AlignmentStep) -> 
 
 def test_translations_with_a_prefix_are_aligned_with_the_text(translator: Translator) -> None:
     texts = make_texts(6, max_words=30, seed=4)
-    prefix = translator.src_tokenizer.tag_ids[:1]
-    n_best_lists = translator.n_best(texts, prefix=prefix)
+    (tag, *_) = translator.src_tokenizer.tag_ids
+    german = replace(translator, ids_by_language={"de": tag})
+    n_best_lists = german.n_best(texts, to="de")
     for text, translations in zip(
         texts, align_translations(translator, texts, n_best_lists), strict=True
     ):

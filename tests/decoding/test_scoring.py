@@ -16,7 +16,8 @@ from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.scoring import LONGEST_FACTOR, score_pairs
-from mt.decoding.translator import Segment, Translation, Translator
+from mt.decoding.translation import Segment, Translation
+from mt.decoding.translator import Translator
 from mt.errors import TrainingError
 from mt.model.transformer import Transformer
 
@@ -110,9 +111,10 @@ def test_blank_texts(translator: Translator) -> None:
 
 
 def test_tags_are_part_of_the_source(translator: Translator) -> None:
-    prefix = translator.src_tokenizer.tag_ids[:1]
-    (best, *_) = translator.n_best("balo deru", prefix=prefix)
-    tagged = translator.score("balo deru", best.text, prefix=prefix).log_prob
+    (tag, *_) = translator.src_tokenizer.tag_ids
+    german = replace(translator, ids_by_language={"de": tag})
+    (best, *_) = german.n_best("balo deru", to="de")
+    tagged = german.score("balo deru", best.text, to="de").log_prob
     assert tagged != pytest.approx(translator.score("balo deru", best.text).log_prob, abs=1e-3)
     assert translator.score("balo deru", best).log_prob == pytest.approx(best.log_prob, abs=1e-4)
 

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
-from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
-from mt.decoding.translator import OnProgress, TranslationProgress, Translator
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import EncodedCorpus
+from mt.data.token_array import TokenArray
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
+from mt.decoding.translation import OnProgress, TranslationProgress
+from mt.decoding.translator import Translator
 from mt.distributed import open_runtime
 from mt.errors import RunDirError, TokenizerError
 from mt.evaluation.evaluate import evaluate
@@ -36,7 +40,7 @@ def read_validations(run_dir: Path) -> list[dict[str, Any]]:
 def write_sample(directory: Path, num_lines: int) -> Path:
     """Write the lines that a run validates on to files, and return their prefix."""
     config = configure(directory / "copy.yaml", directory / "unused")
-    sample = Experiment(config, RunDir(directory)).validation_set.sample(num_lines)
+    sample = Experiment(config, RunDir(directory)).validation_sets[0].sample(num_lines)
     for lang, lines in (("aa", sample.src), ("bb", sample.refs[0])):
         text = "".join(f"{line}\n" for line in lines)
         (directory / f"sample.{lang}").write_text(text, encoding="utf-8")
@@ -100,7 +104,7 @@ def test_run_of_an_older_version_validates_as_it_did(tmp_path: Path) -> None:
     config_path = write_copy_task(tmp_path, CONFIG)
     run_dir = train(configure(config_path, tmp_path / "run", "train.max_steps=3"))
     path = run_dir / "config.yaml"
-    lines = path.read_text(encoding="utf-8").replace("format_version: 5", "format_version: 4")
+    lines = path.read_text(encoding="utf-8").replace("format_version: 6", "format_version: 4")
     old_lines = [line for line in lines.splitlines() if "  validation_" not in line]
     assert len(old_lines) == len(lines.splitlines()) - 3
     path.write_text("\n".join(old_lines) + "\n", encoding="utf-8")
@@ -155,17 +159,15 @@ def test_translations_of_a_validation_have_the_length_limit(
     The final scoring has that of the config, as `mt evaluate` has.
     """
     factors: list[float] = []
-    original = Translator._max_lengths
+    original = SegmentSearch.max_lengths
 
-    def record(
-        translator: Translator, segments: list[list[int]], target_prefixes: list[list[int]]
-    ) -> Tensor:
-        limits = original(translator, segments, target_prefixes)
-        src_lengths = torch.tensor([len(ids) for ids in segments])
+    def record(search: SegmentSearch, segments: list[SourceSegment]) -> Tensor:
+        limits = original(search, segments)
+        src_lengths = torch.tensor([len(segment.ids) for segment in segments])
         factors.extend(((limits - 10) / src_lengths).tolist())
         return limits
 
-    monkeypatch.setattr(Translator, "_max_lengths", record)
+    monkeypatch.setattr(SegmentSearch, "max_lengths", record)
     config_path = write_copy_task(tmp_path, CONFIG)
     options = (
         "search.max_length_factor=2.5",
