@@ -49,14 +49,20 @@ def export(
 ) -> None:
     """Write a package to the file `path`, which must end in .argosmodel.
 
-    Raises ConfigError for separate tokenizers and for what CTranslate2 does not have, DiskError
-    when the file cannot be written, and DeviceError if ctranslate2 is not installed.
+    Raises ConfigError for separate tokenizers, for several target languages and for what
+    CTranslate2 does not have, DiskError when the file cannot be written, and DeviceError if
+    ctranslate2 is not installed.
     """
     if path.suffix != SUFFIX:
         raise ConfigError(f"{path}: wanted a file that ends in {SUFFIX}, such as en-sv{SUFFIX}")
     run = ExportedRun.load(run_dir, checkpoint=checkpoint)
     if not run.config.tokenizer.joint:
         raise run.config_error("tokenizer.joint: Argos needs one tokenizer for both languages")
+    if run.translator.ids_by_language:
+        raise run.config_error(
+            "data.tags: Argos puts no tag of a target language in front of a source, and this model"
+            f" has several: {', '.join(run.translator.ids_by_language)}"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         data = run.config.data
         package = Path(temporary) / f"translate-{data.src_lang}_{data.tgt_lang}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mt.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from mt.export.directory import export_directory, require_replaceable
+from mt.export.languages import language_tokens, write_language_tokens
 from mt.export.model_card import CardOptions, write_model_card
 from mt.export.positions import max_translation_length, num_positions
 from mt.export.run import ExportedRun
@@ -62,7 +63,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{directory}")
 model = AutoModelForSeq2SeqLM.from_pretrained("{directory}")
 source = tokenizer(["A sentence."], return_tensors="pt", padding=True)
-print(tokenizer.batch_decode(model.generate(**source), skip_special_tokens=True))
+{choose_language}print(tokenizer.batch_decode(model.generate(**source), skip_special_tokens=True))
 ```
 
 It needs Transformers 4.57 or newer, no code of its own and no network.
@@ -92,14 +93,28 @@ def export(
             text = json.dumps(content, ensure_ascii=False, indent=1)
             (partial / name).write_text(text, encoding="utf-8")
         weights = dict(_weights(run))
+        write_language_tokens(run.translator, partial)
         save_tensors(weights, partial / "model.safetensors", metadata={"format": "pt"})
         options = CardOptions(
-            how_to_load=HOW_TO_LOAD.format(directory=directory.resolve().name),
+            how_to_load=_how_to_load(run, directory.resolve().name),
             differences=_differences(run),
             license=license_name,
         )
         write_model_card(partial, run, options)
     logger.info(f"{directory}: for AutoModelForSeq2SeqLM of Transformers")
+
+
+def _how_to_load(run: ExportedRun, directory: str) -> str:
+    choose_language = ""
+    tokens = language_tokens(run.translator)
+    if tokens:
+        default = run.config.data.tgt_lang
+        choose_language = (
+            f"# The tokenizer chooses {default}. The first token chooses the language:\n"
+            'source["input_ids"][:, 0] = '
+            f'tokenizer.convert_tokens_to_ids("{tokens[default]}")  # {default}\n'
+        )
+    return HOW_TO_LOAD.format(directory=directory, choose_language=choose_language)
 
 
 def _require_supported(run: ExportedRun) -> None:
@@ -223,8 +238,13 @@ def _differences(run: ExportedRun) -> list[str]:
     config = run.config
     factor = config.search.max_length_factor
     offset = config.search.max_length_offset
-    return [
+    differences = [
         "It translates a long line, or several sentences, as a whole; mt splits them.",
         f"It stops writing after {max_translation_length(config):,} tokens; mt writes at most "
         f"{factor:g} times as many tokens as the source has, and {offset} more.",
     ]
+    if run.translator.ids_by_language:
+        differences.append(
+            "Its tokenizer is for sources: it puts the tag of a target language in front of a text."
+        )
+    return differences

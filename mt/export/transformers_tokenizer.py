@@ -1,7 +1,7 @@
 """A tokenizer of ours, with its normalization, as a tokenizer.json of the library tokenizers.
 
 The steps of a text are: normalization, replacement of characters without a piece, the escape of
-U+2581 (see mt/data/tokenizer.py), U+2581 for spaces, words, pieces.
+U+2581 (see mt/data/tokenizer.py), U+2581 for spaces, words, pieces, tag and eos.
 """
 
 import re
@@ -15,7 +15,9 @@ from mt.data.normalization import (
     WITHOUT_MEANING,
     Normalizer,
 )
+from mt.data.sentencepiece_model import changes_words_in_context
 from mt.data.tokenizer import EOS_ID, ESCAPE, SPACE_SYMBOL, UNK_ID, Tokenizer
+from mt.decoding.translator import Translator
 from mt.export.run import ExportedRun
 from mt.export.vocabulary import SPECIAL_TOKENS, vocabulary
 
@@ -32,11 +34,14 @@ NUM_JOINER_STEPS = 3
 def tokenizer_json(run: ExportedRun) -> dict[str, Any]:
     """Return the content of tokenizer.json.
 
-    Raises ConfigError for a tokenizer with pieces that a user defined, which come before others.
+    Raises ConfigError for a tokenizer that another program made with other rules for words.
     """
     tokenizer = run.translator.src_tokenizer
-    if _has_user_defined_pieces(tokenizer):
-        raise run.config_error("tokenizer.model: it has pieces that a user defined")
+    if changes_words_in_context(tokenizer.model):
+        raise run.config_error(
+            "tokenizer.model: it has pieces that a user defined, or puts no space before a text; "
+            "wanted a tokenizer as `mt tokenizer train` makes them"
+        )
     special_ids = sorted({*range(len(SPECIAL_TOKENS)), *tokenizer.tag_ids})
     names = vocabulary(tokenizer)
     return {
@@ -49,21 +54,10 @@ def tokenizer_json(run: ExportedRun) -> dict[str, Any]:
             "normalizers": _normalizers(run.translator.src_normalizer),
         },
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _splits(tokenizer)},
-        "post_processor": _post_processor(),
+        "post_processor": _post_processor(run.translator),
         "decoder": {"type": "Sequence", "decoders": _decoders()},
         "model": _bpe(tokenizer) if tokenizer.kind == "bpe" else _unigram(tokenizer),
     }
-
-
-def _has_user_defined_pieces(tokenizer: Tokenizer) -> bool:
-    """Return whether a model has pieces with the score 0 that it did not learn.
-
-    In BPE, one piece has the score 0: that of the first merge. In a unigram model, a score is the
-    logarithm of a probability below 1.
-    """
-    scores = tokenizer.ordinary_pieces.scores.values()
-    num_zeros = sum(score == 0.0 for score in scores)
-    return num_zeros > (1 if tokenizer.kind == "bpe" else 0)
 
 
 def _special_token(token_id: int, name: str) -> Step:
@@ -139,17 +133,28 @@ def _decoders() -> list[Step]:
     ]
 
 
-def _post_processor() -> Step:
-    """Return the step that ends a text with eos."""
-    eos = SPECIAL_TOKENS[EOS_ID]
+def _post_processor(translator: Translator) -> Step:
+    """Return the step that ends a text with eos, and begins it with the default language's tag.
+
+    A model of one target language has no tag.
+    """
+    tokenizer = translator.src_tokenizer
+    prefix_ids = translator.language_prefix(None)
+    names = {token_id: tokenizer.piece(token_id) for token_id in prefix_ids}
+    names[EOS_ID] = SPECIAL_TOKENS[EOS_ID]
+    special_tokens = {
+        name: {"id": name, "ids": [token_id], "tokens": [name]} for token_id, name in names.items()
+    }
+    template = {name: {"SpecialToken": {"id": name, "type_id": 0}} for name in special_tokens}
+    beginning = [template[names[token_id]] for token_id in prefix_ids]
     text = {"Sequence": {"id": "A", "type_id": 0}}
     second_text = {"Sequence": {"id": "B", "type_id": 0}}
-    end = {"SpecialToken": {"id": eos, "type_id": 0}}
+    end = template[names[EOS_ID]]
     return {
         "type": "TemplateProcessing",
-        "single": [text, end],
-        "pair": [text, end, second_text, end],
-        "special_tokens": {eos: {"id": eos, "ids": [EOS_ID], "tokens": [eos]}},
+        "single": [*beginning, text, end],
+        "pair": [*beginning, text, end, second_text, end],
+        "special_tokens": special_tokens,
     }
 
 

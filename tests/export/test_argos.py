@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from random_run import TEXTS, make_run, make_tokenizers
+from random_run import SEVERAL_LANGUAGES, TEXTS, make_run, make_tokenizers
 from shell import mt
 
 from mt.decoding.translator import Translator
@@ -79,6 +79,14 @@ def test_separate_tokenizers_are_refused(tokenizers: list[Path], tmp_path: Path)
     overrides = ["tokenizer.joint=false", "model.tie_embeddings=none"]
     run_dir = make_run(tmp_path / "run", tokenizers, overrides)
     with pytest.raises(ConfigError, match=r"config\.yaml: tokenizer\.joint: "):
+        export(run_dir, tmp_path / "aa-bb.argosmodel")
+    assert list(tmp_path.iterdir()) == [run_dir]
+
+
+def test_several_target_languages_are_refused(tokenizers: list[Path], tmp_path: Path) -> None:
+    """Argos Translate cannot choose one of them."""
+    run_dir = make_run(tmp_path / "run", tokenizers, SEVERAL_LANGUAGES)
+    with pytest.raises(ConfigError, match=r"config\.yaml: data\.tags: .*bb, cc"):
         export(run_dir, tmp_path / "aa-bb.argosmodel")
     assert list(tmp_path.iterdir()) == [run_dir]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
+from random_run import SEVERAL_LANGUAGES, make_run, make_tokenizers
 from runs import CONFIG, checkpoint_path, configure, read_all_files
 from safetensors.torch import load_file
 from shell import mt
@@ -75,6 +76,21 @@ def test_commands_read_a_bundle_as_they_read_its_run(
     page = tmp_path / "page.html"
     assert mt("attention", bundle, "a b c", "-o", page).code == 0
     assert page.is_file()
+
+
+def test_bundle_translates_into_each_language(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_tokenizers(tmp_path), SEVERAL_LANGUAGES)
+    export(run_dir, tmp_path / "bundle")
+    outputs = set()
+    for language in ("bb", "cc"):
+        expected = mt("translate", run_dir, "--to", language, stdin=TEXT)
+        assert expected.code == 0, expected.err
+        assert (
+            mt("translate", tmp_path / "bundle", "--to", language, stdin=TEXT).out == expected.out
+        )
+        outputs.add(expected.out)
+    assert len(outputs) == 2
+    assert mt("translate", tmp_path / "bundle", "--to", "dd", stdin=TEXT).code == 1
 
 
 def test_bundle_of_a_bundle_is_the_same(bundle: Path, tmp_path: Path) -> None:

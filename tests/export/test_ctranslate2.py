@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_run import TEXTS, make_run, make_texts, make_tokenizers
+from random_run import SEVERAL_LANGUAGES, TEXTS, make_run, make_texts, make_tokenizers
 from shell import mt
 from torch import nn
 
@@ -193,6 +193,33 @@ def test_export_is_self_contained(run_dir: Path, tmp_path: Path) -> None:
     tokenizer = (run_dir / "tokenizer.model").read_bytes()
     assert (exported / "tokenizer.model").read_bytes() == tokenizer
     assert list(tmp_path.iterdir()) == [exported]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        [*SEVERAL_LANGUAGES, "data.tgt_lang=cc"],
+        ["tokenizer.joint=false", "model.tie_embeddings=none"],
+    ],
+    ids=["one language", "several languages", "two tokenizers"],
+)
+def test_code_on_the_card_translates(
+    overrides: list[str],
+    tokenizers: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers, overrides)
+    export(run_dir, tmp_path / "exported")
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "exported/README.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    exec(card.split("```python\n")[1].split("```")[0], {})
+    printed = capsys.readouterr().out
+    expected = Translator.load(run_dir, device="cpu").translate("A sentence.")
+    assert printed[:15] == expected[:15] != ""
 
 
 @pytest.mark.parametrize(

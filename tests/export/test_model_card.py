@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from random_run import make_run, make_tokenizers
+from random_run import SEVERAL_LANGUAGES, make_run, make_tokenizers
 from runs import read_all_files
 from shell import mt
 
@@ -172,6 +172,30 @@ def test_moved_run_is_exported_to_equal_files(run_dir: Path, tmp_path: Path) -> 
             for folder in folders
         )
         assert first == second, name
+
+
+@pytest.mark.parametrize("name", ["ctranslate2", "transformers", "bundle"])
+def test_card_names_all_languages(name: str, tokenizers: list[Path], tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers, SEVERAL_LANGUAGES)
+    sets = [
+        {"name": "to-bb", "BLEU": 20.0, "signatures": {"BLEU": "tok:13a"}, "num_lines": 500},
+        {"name": "to-cc", "BLEU": 30.0, "signatures": {"BLEU": "tok:ja"}, "num_lines": 200},
+    ]
+    scope = {"num_lines": 700, "num_lines_in_set": 900, "beam_size": 5}
+    line = {"kind": "valid", "step": 1, "BLEU": 25.0, "signatures": {"BLEU": "tok:13a"}, **scope}
+    text = json.dumps({**line, "sets": sets})
+    (run_dir / "metrics.jsonl").write_text(f"{text}\n", encoding="utf-8")
+    card = (export_to(name, run_dir, tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["language"] == ["aa", "bb", "cc"]
+    assert "# aa → bb, aa → cc, bb → cc\n" in card
+    assert "train.aa, train.bb, train.cc, other.bb, other.cc" in card
+    assert "valid.aa, valid.bb, valid.cc" in card
+    assert "| bb | `<tag_0>` |\n| cc | `<tag_1>` |" in card
+    scores = [line for line in card.splitlines() if line.startswith("| to-")]
+    assert scores == [
+        "| to-bb (aa → bb) | BLEU | 20.0 | a sample of 500 lines, beam 5 | `tok:13a` |",
+        "| to-cc (aa → cc) | BLEU | 30.0 | a sample of 200 lines, beam 5 | `tok:ja` |",
+    ]
 
 
 def test_table_cells_escape_bars() -> None:

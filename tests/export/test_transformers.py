@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import warnings
@@ -9,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
-from random_run import TEXTS, WORDS, make_run, make_texts, make_tokenizers
+from random_run import (
+    SEVERAL_LANGUAGES,
+    TEXTS,
+    WORDS,
+    make_run,
+    make_texts,
+    make_tokenizers,
+)
 
 from mt.data.tokenizer_training import TokenizerKind
 from mt.decoding.translator import Translator
@@ -129,6 +138,51 @@ def test_translations_are_equal(
     assert num_equal >= 0.95 * len(finished)  # near-ties may be decided differently
 
 
+def test_first_token_chooses_the_target_language(
+    transformers: Any, tokenizers: list[Path], tmp_path: Path
+) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers, SEVERAL_LANGUAGES)
+    export(run_dir, tmp_path / "exported")
+    exported = load_model(transformers, tmp_path / "exported")
+    tokenizer = load_tokenizer(transformers, tmp_path / "exported")
+    translator = Translator.load(run_dir, device="cpu")
+    tokens = json.loads((tmp_path / "exported/target_languages.json").read_text(encoding="utf-8"))
+    assert list(tokens) == ["bb", "cc"]
+
+    texts = [text for text in TEXTS if text in translator.src_normalizer(text)]
+    source = tokenizer(texts, return_tensors="pt", padding=True)
+    default_ids = source["input_ids"].tolist()
+    translations = {}
+    for language, token in tokens.items():
+        source["input_ids"][:, 0] = tokenizer.convert_tokens_to_ids(token)
+        found = translator.n_best(texts, num_translations=1, to=language)
+        segments = [item[0].segments[0] for item in found]
+        rows = [up_to_eos(row) for row in source["input_ids"].tolist()]
+        assert rows == [segment.src for segment in segments]
+        if language == translator.tgt_lang:
+            assert source["input_ids"].tolist() == default_ids
+        exported_rows = [up_to_eos(row[1:]) for row in exported.generate(**source).tolist()]
+        # A random model seldom ends a translation, and each program has a longest length.
+        assert [row[:15] for row in exported_rows] == [segment.tgt[:15] for segment in segments]
+        translations[language] = exported_rows
+    assert translations["bb"] != translations["cc"]
+
+
+def test_code_on_the_card_chooses_the_default_language(
+    transformers: Any, tokenizers: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*SEVERAL_LANGUAGES, "data.tgt_lang=cc", "search.max_length_factor=0.01"]
+    run_dir = make_run(tmp_path / "run", tokenizers, overrides)
+    export(run_dir, tmp_path / "exported")
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "exported/README.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    translator = Translator.load(run_dir, device="cpu")
+    translations = translator.n_best("A sentence.", num_translations=1, to="cc")
+    assert names["source"]["input_ids"].tolist() == [translations[0].segments[0].src]
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("normalization", ["none", "nfc", "nfkc"])
 def test_tokenizer_is_equal(
@@ -144,6 +198,35 @@ def test_tokenizer_is_equal(
         assert exported(text)["input_ids"] == ids, repr(text)
         decoded = exported.decode(ids, skip_special_tokens=True)
         assert decoded == translator.src_tokenizer.decode([ids])[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"user_defined_symbols": ["balo"]}, {"add_dummy_prefix": False}]
+)
+def test_tokenizers_with_other_rules_for_words_are_refused(
+    settings: dict[str, Any], tokenizers: list[Path], tmp_path: Path
+) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(make_texts(100, seed=1)),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=330,
+        normalization_rule_name="identity",
+        byte_fallback=True,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        **settings,
+    )
+    (run_dir / "tokenizer.model").write_bytes(model.getvalue())
+    with pytest.raises(ConfigError, match=r"config\.yaml: tokenizer\.model: "):
+        export(run_dir, tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == [run_dir]
 
 
 def test_settings_of_the_search_are_exported(tokenizers: list[Path], tmp_path: Path) -> None:

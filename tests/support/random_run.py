@@ -27,6 +27,13 @@ data:
 train: {max_steps: 1}
 search: {beam_size: 1, max_length_factor: 1.0, max_length_offset: 20}
 """
+# Overrides for a model that translates aa into bb and cc, and bb into cc.
+SEVERAL_LANGUAGES = [
+    "data.train=[{prefix: train, tgt_lang: bb}, {prefix: train, tgt_lang: cc}, "
+    "{prefix: other, src_lang: bb, tgt_lang: cc}]",
+    "data.valid=[{name: to-bb, prefix: valid, tgt_lang: bb}, "
+    "{name: to-cc, prefix: valid, tgt_lang: cc}]",
+]
 SMALL_MODEL = [
     "model.d_model=32",
     "model.d_ff=48",
