@@ -26,12 +26,16 @@ from mt.export.transformers import export
 BATCH_SIZE = 64
 
 
-def translate(directory: Path, lines: Sequence[str], *, beam_size: int) -> list[str]:
-    """Translate all lines with Transformers."""
+def translate(
+    directory: Path, lines: Sequence[str], *, beam_size: int, length_penalty: float
+) -> list[str]:
+    """Translate all lines with Transformers, by a search with the rules of mt."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, local_files_only=True)
     settings: dict[str, Any] = {"num_beams": beam_size}
-    if beam_size == 1:  # it would warn of settings without use
+    if beam_size > 1:
+        settings |= {"early_stopping": True, "length_penalty": length_penalty}
+    else:  # it would warn of settings without use
         settings |= {"early_stopping": False, "length_penalty": 1.0}
     translations = []
     for start in range(0, len(lines), BATCH_SIZE):
@@ -63,7 +67,12 @@ def main() -> None:
         export(options.run_dir, directory)
         for beam_size in options.beam_sizes:
             expected = translator.translate(lines, beam_size=beam_size)
-            found = translate(directory, lines, beam_size=beam_size)
+            found = translate(
+                directory,
+                lines,
+                beam_size=beam_size,
+                length_penalty=translator.search.length_penalty,
+            )
             pairs = list(zip(lines, expected, found, strict=True))
             num_equal = sum(ours == theirs for _, ours, theirs in pairs)
             print(f"beam {beam_size}: {num_equal:,} of {len(lines):,} lines are equal", flush=True)
