@@ -51,7 +51,7 @@ from mt.progress_bar import ProgressBar
 if TYPE_CHECKING:
     from mt.cli.translate_output import Format
     from mt.cli.translate_progress import TranslateProgress
-    from mt.decoding.translator import Translator
+    from mt.decoding.text_translator import TextTranslator
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class FormattedChunk(NamedTuple):
 
 
 def translate_chunks(
-    translator: "Translator",
+    translator: "TextTranslator",
     text: TextInput,
     *,
     progress: "TranslateProgress",
@@ -258,7 +258,8 @@ def translate_chunks(
     the next one is read.
     """
     from mt.decoding.alignment import align_translations
-    from mt.decoding.translator import CHUNK_SIZE
+    from mt.decoding.text_translator import CHUNK_SIZE
+    from mt.decoding.translator import Translator
 
     chunks = replace(translator, on_progress=progress.on_progress).translate_chunks(
         progress.count_reading(text.lines),
@@ -272,6 +273,7 @@ def translate_chunks(
     for chunk in chunks:
         n_best_lists = chunk.translations
         if alignments:
+            assert isinstance(translator, Translator), "an export has no alignments"
             n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
         formatted = []
         for line, translations in zip(chunk.lines, n_best_lists, strict=True):
@@ -291,7 +293,7 @@ def _write_resumable(chunks: Iterable[FormattedChunk], resumable: ResumableOutpu
 
 
 def _settings_of_output(
-    translator: "Translator",
+    translator: "TextTranslator",
     *,
     to: str | None,
     n_best: int | None,
@@ -300,21 +302,16 @@ def _settings_of_output(
     target_prefix: Path | None,
 ) -> dict[str, Any]:
     """Return all that translations depend on, besides the input, for a resumed command."""
-    from mt.model.transformer import weights_digest
     from mt.storage.atomic import sha256
 
     return {
-        "model": [weights_digest(model) for model in translator.models],
+        **translator.describe_model(),
         "source tokenizer": translator.src_tokenizer.digest,
         "target tokenizer": translator.tgt_tokenizer.digest,
         "normalization": translator.normalization,
-        "device": translator.model.output_weight.device.type,
-        "precision": str(translator.model.compute_dtype),
         "longest source": translator.max_length,
         "statistics of the training text": repr(translator.source_stats),
         "search": translator.search.model_dump(),
-        "sampling": repr(translator.sampling),
-        "mbr": repr(translator.mbr),
         "target language": to or translator.tgt_lang,
         "tag of the target language": list(translator.language_prefix(to)),
         "splitting of lines": translator.split_lines,
@@ -366,7 +363,7 @@ def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
     return formats.best_line
 
 
-def _greet(translator: "Translator", to: str | None) -> None:
+def _greet(translator: "TextTranslator", to: str | None) -> None:
     """Say on a terminal what to do."""
     src_lang = translator.src_lang
     if translator.ids_by_language:

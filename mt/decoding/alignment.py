@@ -26,8 +26,9 @@ from mt.data.normalization import Normalizer, is_blank
 from mt.data.tags import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
+from mt.decoding.text_translator import CHUNK_SIZE
 from mt.decoding.translation import Alignment, Segment, Target, Translation
-from mt.decoding.translator import CHUNK_SIZE, Translator
+from mt.decoding.translator import Translator
 from mt.model.recording import cross_attention
 
 logger = logging.getLogger(__name__)

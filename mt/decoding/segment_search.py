@@ -5,8 +5,9 @@ mt/decoding/segmentation.py splits texts into segments.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -42,29 +43,32 @@ class SourceSegment(NamedTuple):
     target_prefix: Sequence[int] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentSearch:
-    """Finds the translations of segments by a model, or by several as an ensemble."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BatchedSearch(ABC):
+    """Finds the translations of segments by beam search, many of similar length at a time.
 
-    models: tuple[Transformer, ...]
+    A subclass has the model, and searches one batch.
+    """
+
     tgt_tokenizer: Tokenizer
     settings: SearchConfig
-    sampling: SamplingOptions | None = None  # None: beam search
-    mbr: MinimumBayesRisk | None = None  # chooses among samples; None: take them as they are
     on_progress: OnProgress | None = None  # called after each batch
 
-    @torch.inference_mode()
+    @property
+    @abstractmethod
+    def max_positions(self) -> int | None:
+        """The most tokens that the model has positions for; None: any number."""
+
+    @abstractmethod
+    def search_batch(
+        self, segments: Sequence[SourceSegment], beam_size: int
+    ) -> list[list[Hypothesis]]:
+        """Return one to `beam_size` hypotheses of each segment, best first."""
+
     def n_best(
         self, segments: Sequence[SourceSegment], num_translations: int
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each segment, best first."""
-        if self.mbr is not None:
-            samples = self._search(segments, self.mbr.num_samples, on_progress=self.on_progress)
-            return [
-                _rank_by_risk(own_samples, self.mbr)[:num_translations] for own_samples in samples
-            ]
-        if self.sampling is not None:
-            return self._search(segments, num_translations, on_progress=self.on_progress)
         found = self._search_different_texts(segments, num_translations)
         return [translations[:num_translations] for translations in found]
 
@@ -101,7 +105,7 @@ class SegmentSearch:
     ) -> list[list[Translation]]:
         """Return the translations of each segment that a search with this beam size finds.
 
-        With sampling, `beam_size` is the number of samples.
+        Where translations are sampled, `beam_size` is the number of samples.
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment.ids) for segment in segments])
@@ -118,6 +122,75 @@ class SegmentSearch:
                 fraction = num_tokens / int(lengths.sum())
                 on_progress(TranslationProgress(num_segments, len(segments), fraction))
         return translations
+
+    def length_limits(self, segments: Sequence[SourceSegment]) -> list[int]:
+        """Return how many tokens the translation of each segment may have, eos included.
+
+        After a target prefix, there is always room for `max_length_offset` tokens and eos.
+        """
+        factor = self.settings.max_length_factor
+        offset = self.settings.max_length_offset
+        limit = self.max_positions
+        lengths = []
+        for segment in segments:
+            length = math.ceil(factor * len(segment.ids)) + offset
+            if segment.target_prefix:
+                length = max(length, len(segment.target_prefix) + offset + 1)
+            if limit is not None:
+                length = min(length, limit)
+            lengths.append(length)
+        return lengths
+
+    def _read_hypotheses(
+        self, source: SourceSegment, hypotheses: Sequence[Hypothesis]
+    ) -> list[Translation]:
+        """Return the hypotheses of one segment as translations.
+
+        Raises TrainingError when the search found none, because no probability is finite.
+        """
+        if hypotheses[0].log_prob == -math.inf:
+            raise TrainingError(
+                "the model's probabilities are not finite: its training diverged "
+                "(choose another checkpoint)"
+            )
+        texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
+        translations = []
+        for text, hypothesis in zip(texts, hypotheses, strict=True):
+            segment = Segment(list(source.ids), [*hypothesis.ids, self.tgt_tokenizer.eos_id])
+            # Many programs end a line at a carriage return, or strip it from the end of a line.
+            text = text.replace("\r", " ")
+            translations.append(
+                Translation(text, hypothesis.score, hypothesis.log_prob, (segment,))
+            )
+        return translations
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SegmentSearch(BatchedSearch):
+    """Finds the translations of segments by a model, or by several as an ensemble."""
+
+    models: tuple[Transformer, ...] = field(kw_only=False)
+    sampling: SamplingOptions | None = None  # None: beam search
+    mbr: MinimumBayesRisk | None = None  # chooses among samples; None: take them as they are
+
+    @property
+    def max_positions(self) -> int | None:
+        """The most tokens that all models have positions for; None: any number."""
+        return max_positions(self.models)
+
+    @torch.inference_mode()
+    def n_best(
+        self, segments: Sequence[SourceSegment], num_translations: int
+    ) -> list[list[Translation]]:
+        """Return up to `num_translations` translations of each segment, best first."""
+        if self.mbr is not None:
+            samples = self._search(segments, self.mbr.num_samples, on_progress=self.on_progress)
+            return [
+                _rank_by_risk(own_samples, self.mbr)[:num_translations] for own_samples in samples
+            ]
+        if self.sampling is not None:
+            return self._search(segments, num_translations, on_progress=self.on_progress)
+        return super().n_best(segments, num_translations)
 
     @oom_as_device_error(
         "to translate: wanted a smaller beam, or search.batch_tokens in the config"
@@ -149,45 +222,9 @@ class SegmentSearch:
         )
 
     def max_lengths(self, segments: Sequence[SourceSegment]) -> Tensor:
-        """Return how many tokens the translation of each segment may have, eos included.
-
-        After a target prefix, there is always room for `max_length_offset` tokens and eos.
-        """
-        factor = self.settings.max_length_factor
-        offset = self.settings.max_length_offset
-        limit = max_positions(self.models)
-        lengths = []
-        for segment in segments:
-            length = math.ceil(factor * len(segment.ids)) + offset
-            if segment.target_prefix:
-                length = max(length, len(segment.target_prefix) + offset + 1)
-            if limit is not None:
-                length = min(length, limit)
-            lengths.append(length)
-        return torch.tensor(lengths, device=self.models[0].output_weight.device)
-
-    def _read_hypotheses(
-        self, source: SourceSegment, hypotheses: Sequence[Hypothesis]
-    ) -> list[Translation]:
-        """Return the hypotheses of one segment as translations.
-
-        Raises TrainingError when the search found none, because no probability is finite.
-        """
-        if hypotheses[0].log_prob == -math.inf:
-            raise TrainingError(
-                "the model's probabilities are not finite: its training diverged "
-                "(choose another checkpoint)"
-            )
-        texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
-        translations = []
-        for text, hypothesis in zip(texts, hypotheses, strict=True):
-            segment = Segment(list(source.ids), [*hypothesis.ids, self.tgt_tokenizer.eos_id])
-            # Many programs end a line at a carriage return, or strip it from the end of a line.
-            text = text.replace("\r", " ")
-            translations.append(
-                Translation(text, hypothesis.score, hypothesis.log_prob, (segment,))
-            )
-        return translations
+        """Return `length_limits` as a tensor."""
+        limits = self.length_limits(segments)
+        return torch.tensor(limits, device=self.models[0].output_weight.device)
 
 
 def max_positions(models: Iterable[Transformer]) -> int | None:

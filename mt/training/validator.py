@@ -124,11 +124,11 @@ class Validator:
         config = self.config
         return Translator(
             objective.transformer,
-            src,
-            tgt,
-            self.search,
-            config.data.max_length,
-            config.data.normalization,
+            src_tokenizer=src,
+            tgt_tokenizer=tgt,
+            search=self.search,
+            max_length=config.data.max_length,
+            normalization=config.data.normalization,
             source_stats=self.source_stats,
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,

@@ -32,7 +32,7 @@ def run_dir(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mt.decoding.translator.CHUNK_SIZE", CHUNK_SIZE)
+    monkeypatch.setattr("mt.decoding.text_translator.CHUNK_SIZE", CHUNK_SIZE)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_command_killed_at_its_end_can_be_repeated(
     translate(run_dir, src, output, "--resume")
     record = state.read_bytes()
     monkeypatch.undo()
-    monkeypatch.setattr("mt.decoding.translator.CHUNK_SIZE", CHUNK_SIZE)
+    monkeypatch.setattr("mt.decoding.text_translator.CHUNK_SIZE", CHUNK_SIZE)
     assert translate(run_dir, src, output, "--resume") == 0
     complete = output.read_bytes()
 

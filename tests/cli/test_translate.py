@@ -25,8 +25,8 @@ from mt.data.normalization import is_blank
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
+from mt.decoding.text_translator import TextTranslator
 from mt.decoding.translation import Translation, TranslationProgress
-from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
 from mt.progress_bar import ProgressBar, ProgressText
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
@@ -240,12 +240,12 @@ def test_chunks_of_long_lines_are_small(run_dir: Path, monkeypatch: pytest.Monke
     chunk_sizes: list[int] = []
 
     def translate_to_nothing(
-        self: Translator, texts: list[str], **options: Any
+        self: TextTranslator, texts: list[str], num_translations: int, **options: Any
     ) -> list[list[Translation]]:
         chunk_sizes.append(len(texts))
         return [[Translation("", 0.0, 0.0)] for _ in texts]
 
-    monkeypatch.setattr(Translator, "n_best", translate_to_nothing)
+    monkeypatch.setattr(TextTranslator, "n_best_lists", translate_to_nothing)
     long_line = "balo " * 20_000 + "\n"
     ended = mt("translate", run_dir, stdin=long_line * 7 + "fimi\n" * 700)
     assert len(output_lines(ended)) == 707
@@ -345,21 +345,21 @@ def test_signal_leaves_the_old_output_and_no_partial_file(
 ) -> None:
     output = tmp_path / "FILE"
     output.write_bytes(b"old")
-    n_best = Translator.n_best
+    n_best_lists = TextTranslator.n_best_lists
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     # Tests that run in the background inherit an ignored SIGINT.
     sigint_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     files_at_signal: list[str] = []
 
     def signal_in_the_second_chunk(
-        self: Translator, texts: list[str], **options: Any
+        self: TextTranslator, texts: list[str], num_translations: int, **options: Any
     ) -> list[list[Translation]]:
         if len(texts) < 512:
             files_at_signal.extend(os.listdir(tmp_path))
             signal.raise_signal(number)
-        return n_best(self, texts, **options)
+        return n_best_lists(self, texts, num_translations, **options)
 
-    monkeypatch.setattr(Translator, "n_best", signal_in_the_second_chunk)
+    monkeypatch.setattr(TextTranslator, "n_best_lists", signal_in_the_second_chunk)
     ended = mt("translate", run_dir, "--beam-size", "1", "-o", output, stdin="balo\n" * 600)
     signal.signal(signal.SIGTERM, sigterm_handler)
     signal.signal(signal.SIGINT, sigint_handler)

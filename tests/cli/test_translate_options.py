@@ -173,7 +173,7 @@ def test_minimum_bayes_risk_draws_probable_samples(run_dir: Path) -> None:
 def test_each_line_begins_with_its_target_prefix(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mt.decoding.translator.CHUNK_CHARS", 12)  # so that there are chunks
+    monkeypatch.setattr("mt.decoding.text_translator.CHUNK_CHARS", 12)  # so that there are chunks
     prefixes = ["deru", "", "hupe", "", "fimi balo"]
     path = tmp_path / "prefixes"
     path.write_text("".join(f"{prefix}\n" for prefix in prefixes), encoding="utf-8")

@@ -82,7 +82,13 @@ def make_translator(tokenizer: Tokenizer, **search: int) -> Translator:
             parameter.add_(0.2 * torch.randn_like(parameter))
     defaults = {"beam_size": 3, "max_length_offset": 4, "max_length_factor": 1.0}
     search_config = SearchConfig.model_validate({**defaults, **search})
-    return Translator(model, tokenizer, tokenizer, search=search_config, max_length=MAX_LENGTH)
+    return Translator(
+        model,
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
+        search=search_config,
+        max_length=MAX_LENGTH,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,9 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Translator:
         pad_id=tokenizer.pad_id,
     )
     search = SearchConfig(beam_size=3, max_length_factor=1.0, max_length_offset=2)
-    return Translator(model.eval(), tokenizer, tokenizer, search=search, max_length=20)
+    return Translator(
+        model.eval(), src_tokenizer=tokenizer, tgt_tokenizer=tokenizer, search=search, max_length=20
+    )
 
 
 def test_weights_are_those_of_the_model(translator: Translator) -> None:

@@ -52,8 +52,8 @@ def translator_of(tokenizer: Tokenizer, *models: Transformer) -> Translator:
     first, *others = models
     return Translator(
         first,
-        tokenizer,
-        tokenizer,
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
         search=search,
         max_length=20,
         more_models=tuple(others),

@@ -73,8 +73,8 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Translator:
     search = SearchConfig(beam_size=4, max_length_factor=1.0, max_length_offset=2, batch_tokens=64)
     return Translator(
         model,
-        tokenizer,
-        tokenizer,
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
         search=search,
         max_length=20,
         sampling=SamplingOptions(seed=3, temperature=0.5),
@@ -91,10 +91,10 @@ def test_translations_are_the_ranked_samples(translator: Translator) -> None:
     assert translator.mbr is not None
     sampler = Translator(
         translator.model,
-        translator.src_tokenizer,
-        translator.tgt_tokenizer,
-        translator.search,
-        translator.max_length,
+        src_tokenizer=translator.src_tokenizer,
+        tgt_tokenizer=translator.tgt_tokenizer,
+        search=translator.search,
+        max_length=translator.max_length,
         sampling=translator.sampling,
     )
     sample_lists = sampler.n_best(TEXTS, num_translations=8)

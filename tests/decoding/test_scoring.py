@@ -44,7 +44,13 @@ def translator(tokenizer: Tokenizer) -> Translator:
         pad_id=tokenizer.pad_id,
     )
     search = SearchConfig(beam_size=4, max_length_factor=1.0, max_length_offset=2, batch_tokens=64)
-    return Translator(model.eval(), tokenizer, tokenizer, search=search, max_length=MAX_LENGTH)
+    return Translator(
+        model.eval(),
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
+        search=search,
+        max_length=MAX_LENGTH,
+    )
 
 
 def test_translations_score_as_their_search_reported(translator: Translator) -> None:

@@ -45,7 +45,9 @@ def translator(tokenizer: Tokenizer) -> Translator:
     model = model.double().eval()
     model.compute_dtype = torch.float64
     search = SearchConfig(beam_size=4, max_length_factor=1.0, max_length_offset=2, batch_tokens=64)
-    return Translator(model, tokenizer, tokenizer, search=search, max_length=20)
+    return Translator(
+        model, src_tokenizer=tokenizer, tgt_tokenizer=tokenizer, search=search, max_length=20
+    )
 
 
 @pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)], ids=["beam", "sample"])

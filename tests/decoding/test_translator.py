@@ -27,6 +27,7 @@ from mt.data.normalization import is_blank
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
+from mt.decoding import text_translator
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
 from mt.decoding.segment_search import SegmentSearch, SourceSegment
@@ -81,8 +82,8 @@ def make_translator(
     defaults = {"beam_size": 3, "max_length_offset": 2, "max_length_factor": 1.0}
     return Translator(
         model,
-        tokenizer,
-        tokenizer,
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
         search=SearchConfig.model_validate({**defaults, **search}),
         max_length=max_length,
     )
@@ -695,7 +696,7 @@ def test_chunks_are_read_as_they_are_needed(translator: Translator) -> None:
 def test_chunks_are_bounded_by_characters(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(translator_module, "CHUNK_CHARS", 8)
+    monkeypatch.setattr(text_translator, "CHUNK_CHARS", 8)
     chunks = translator.translate_chunks(["balo"] * 5)
     assert [len(chunk.lines) for chunk in chunks] == [2, 2, 1]
 
@@ -704,7 +705,7 @@ def test_split_lines_are_counted_in_one_message(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages: list[str] = []
-    monkeypatch.setattr(translator_module.logger, "info", messages.append)
+    monkeypatch.setattr(text_translator.logger, "info", messages.append)
     long_text = " ".join(INVENTED_WORDS)
     list(translator.translate_chunks(["balo", "deru"], chunk_size=1))
     assert messages == []
@@ -738,7 +739,7 @@ def test_lines_with_unseen_characters_are_counted_once(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(translator_module.logger, "warning", warnings.append)
+    monkeypatch.setattr(text_translator.logger, "warning", warnings.append)
     normalizing = replace(translator, normalization="nfc")
     lines = ["balo", "\u201cbalo\u201d", "deru", "fimi \u4e2d", "balo\u00a0deru\ufeff", "\u201c"]
     list(normalizing.translate_chunks(lines, chunk_size=2))

@@ -50,7 +50,9 @@ def translator(tokenizer: Tokenizer) -> Translator:
         pad_id=tokenizer.pad_id,
     )
     search = SearchConfig(beam_size=3, max_length_offset=9, max_length_factor=1.0)
-    return Translator(model.eval(), tokenizer, tokenizer, search=search, max_length=60)
+    return Translator(
+        model.eval(), src_tokenizer=tokenizer, tgt_tokenizer=tokenizer, search=search, max_length=60
+    )
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,13 @@ def translator(tmp_path: Path) -> Translator:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    return Translator(model.eval(), tokenizer, tokenizer, search=SearchConfig(), max_length=16)
+    return Translator(
+        model.eval(),
+        src_tokenizer=tokenizer,
+        tgt_tokenizer=tokenizer,
+        search=SearchConfig(),
+        max_length=16,
+    )
 
 
 def test_every_layer_and_step_is_scored(
