@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import islice
@@ -47,6 +47,7 @@ from mt.cli.text_input import (
     refuse_overwriting_input,
 )
 from mt.progress_bar import ProgressBar
+from mt.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from mt.cli.translate_output import Format
@@ -135,7 +136,7 @@ def translate(
     The lines come from arguments, a file or stdin. A blank line stays blank. A line that the model
     was not trained for, because of its length or because it has several sentences, is translated
     sentence by sentence. An output file is written only after the last line is translated. On
-    stdout, the lines translated before an error remain.
+    stdout, the lines translated before an error remain. RUN_DIR may be an export for CTranslate2.
     """
     if length_penalty is not None and math.isnan(length_penalty):
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
@@ -162,19 +163,44 @@ def translate(
     from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.translator import Translator
 
-    translator = Translator.load(
-        run_dir,
-        ensemble_with=ensemble_with or (),
-        checkpoint=checkpoint,
-        device=device,
-        precision=precision,
-        beam_size=beam_size,
-        length_penalty=length_penalty,
-        exact=exact,
-        sampling=sampling,
-        mbr=make_mbr(run_dir, num_samples=mbr, utility=utility),
-        split_lines=not no_split,
-    )
+    translator: TextTranslator
+    if RunDir(run_dir).is_for_ctranslate2:
+        _refuse_options_of_runs(
+            {
+                "--with": bool(ensemble_with),
+                "--sample": sample,
+                "--mbr": mbr is not None,
+                "--utility": utility is not None,
+                "--target-prefix": target_prefix is not None,
+                "--alignments": alignments,
+                "--checkpoint": checkpoint != "best",
+                "--precision": precision != "fp32",
+            }
+        )
+        from mt.export.ctranslate2_translator import CTranslate2Translator
+
+        translator = CTranslate2Translator.load(
+            run_dir,
+            device=device,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            exact=exact,
+            split_lines=not no_split,
+        )
+    else:
+        translator = Translator.load(
+            run_dir,
+            ensemble_with=ensemble_with or (),
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            exact=exact,
+            sampling=sampling,
+            mbr=make_mbr(run_dir, num_samples=mbr, utility=utility),
+            split_lines=not no_split,
+        )
     translator.language_prefix(to)  # raises DataError for an unknown language
     num_translations = n_best or 1
     if num_translations > translator.search.beam_size:
@@ -319,6 +345,15 @@ def _settings_of_output(
         "output format": [jsonl, alignments],
         "target prefix": None if target_prefix is None else sha256(target_prefix),
     }
+
+
+def _refuse_options_of_runs(is_given: Mapping[str, bool]) -> None:
+    """Raise BadParameter for an option that is given, because CTranslate2 does without it."""
+    for name, given in is_given.items():
+        if given:
+            raise typer.BadParameter(
+                "needs a run; an export for CTranslate2 translates without it", param_hint=name
+            )
 
 
 def _check_numbers(

@@ -7,13 +7,11 @@ bundle, and no second format has to be loaded.
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mt.export.directory import export_directory, require_replaceable
 from mt.export.model_card import CardOptions, write_model_card
-from mt.export.portable_config import dump_portable_config
 from mt.export.run import ExportedRun
 from mt.storage.checkpoint import write_weights
 from mt.storage.run_dir import RunDir
@@ -38,11 +36,7 @@ def export(
     run = ExportedRun.load(run_dir, checkpoint=checkpoint)
     with export_directory(directory) as partial:
         bundle = RunDir(partial)
-        bundle.config_path.write_text(dump_portable_config(run.config), encoding="utf-8")
-        for tokenizer in run.tokenizer_paths:
-            shutil.copy(tokenizer, partial)
-        if run.run_dir.source_stats_path.is_file():
-            shutil.copy(run.run_dir.source_stats_path, bundle.source_stats_path)
+        run.write_text_settings(partial)
         _write_scores(run, bundle)
         _write_weights(run, bundle)
         options = CardOptions(how_to_load=HOW_TO_LOAD, differences=(), license=license_name)

@@ -4,7 +4,6 @@ CTranslate2 translates without PyTorch.
 """
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mt.model.feed_forward import GATED_ACTIVATIONS
 from mt.model.layers import NORM_EPSILON, RMSNorm
 from mt.model.positions import sinusoids
 from mt.model.transformer import Transformer
+from mt.storage.run_dir import CTRANSLATE2_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ GATED_FEED_FORWARD_MODULES = {
 }
 
 HOW_TO_LOAD = """\
+`mt translate {directory} "A sentence."`, or without mt:
+
 ```python
 import ctranslate2
 import sentencepiece
@@ -86,8 +88,7 @@ def export(
     run = ExportedRun.load(run_dir, checkpoint=checkpoint)
     with export_directory(directory) as partial:
         write_model(run, partial, quantization=quantization)
-        for tokenizer in run.tokenizer_paths:
-            shutil.copy(tokenizer, partial)
+        run.write_text_settings(partial)
         write_language_tokens(run.translator, partial)
         options = CardOptions(
             how_to_load=_how_to_load(run, directory.resolve().name),
@@ -95,7 +96,7 @@ def export(
             license=license_name,
         )
         write_model_card(partial, run, options)
-    megabytes = (directory / "model.bin").stat().st_size / 1e6
+    megabytes = (directory / CTRANSLATE2_MODEL).stat().st_size / 1e6
     logger.info(f"{directory}: {megabytes:.1f} MB, {quantization}, for ctranslate2.Translator")
 
 
@@ -155,7 +156,7 @@ def _how_to_load(run: ExportedRun, directory: str) -> str:
 
 def _make_spec(translator: Translator, config: Config) -> Any:
     """Return a TransformerSpec of CTranslate2 with a copy of all weights."""
-    specs = _import_specs()
+    specs = import_ctranslate2().specs
     activations = {
         "relu": specs.common_spec.Activation.RELU,
         "gelu": specs.common_spec.Activation.GELU,
@@ -192,16 +193,16 @@ def _make_spec(translator: Translator, config: Config) -> Any:
     return spec
 
 
-def _import_specs() -> Any:
-    """Import the model specifications of CTranslate2, an optional dependency."""
+def import_ctranslate2() -> Any:
+    """Import CTranslate2, an optional dependency. Raises DeviceError if it is not installed."""
     try:
         import ctranslate2.specs
     except ImportError as error:
         raise DeviceError(
-            f"mt export: cannot import the package ctranslate2 ({error});"
+            f"cannot import the package ctranslate2 ({error});"
             " install it with pip install -e '.[ctranslate2]'"
         ) from error
-    return ctranslate2.specs
+    return ctranslate2
 
 
 def _copy_embeddings(spec: Any, model: Transformer) -> None:

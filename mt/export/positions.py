@@ -16,5 +16,5 @@ def max_translation_length(config: Config) -> int:
 
 
 def num_positions(config: Config) -> int:
-    """Return the length of a table of positions: it covers the longest translation."""
-    return max(max_translation_length(config), MIN_POSITIONS)
+    """Return the length of a table of positions: it covers the longest source and translation."""
+    return max(config.data.max_length, max_translation_length(config), MIN_POSITIONS)

@@ -1,5 +1,6 @@
 """The run that is exported: its config, its weights and where they come from."""
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from mt.config.load import load_run_config
 from mt.config.schema import Config, LanguagePair
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError
+from mt.export.portable_config import dump_portable_config
 from mt.storage.checkpoint import STEP_NAME, find_checkpoint, load_meta, step_name
 from mt.storage.run_dir import RunDir, open_run_dir
 from mt.training.metrics_log import MetricsLine, read_metrics_log
@@ -73,6 +75,18 @@ class ExportedRun:
         """The languages of the training text, each pair once, in its order."""
         data = self.config.data
         return list(dict.fromkeys(data.languages(corpus) for corpus in data.train))
+
+    def write_text_settings(self, directory: Path) -> None:
+        """Write what turns texts into tokens and back: the config, tokenizers and statistics.
+
+        The config has no paths.
+        """
+        exported = RunDir(directory)
+        exported.config_path.write_text(dump_portable_config(self.config), encoding="utf-8")
+        for tokenizer in self.tokenizer_paths:
+            shutil.copy(tokenizer, directory)
+        if self.run_dir.source_stats_path.is_file():
+            shutil.copy(self.run_dir.source_stats_path, exported.source_stats_path)
 
     def config_error(self, problem: str) -> ConfigError:
         """Return the error for a setting of the run that a format cannot represent."""

@@ -15,6 +15,7 @@ from mt.storage.atomic import fsync_path, os_errors_as_disk_error, remove
 # Each directory that mt export writes contains this empty file, as a sign that a newer export may
 # replace it.
 EXPORT_MARKER = ".made_by_mt_export"
+CTRANSLATE2_MODEL = "model.bin"  # the weights in an export for CTranslate2
 
 # What training writes, as a pattern of names in each folder of a run directory.
 WRITTEN_NAMES = {
@@ -62,9 +63,14 @@ class RunDir:
         return self.config_path.exists() or self.checkpoints_dir.exists()
 
     @property
-    def is_bundle(self) -> bool:
-        """Whether `mt export --to bundle` wrote this: a run that translates and cannot resume."""
+    def is_export(self) -> bool:
+        """Whether `mt export` wrote this: it translates, but no training can resume."""
         return (self.path / EXPORT_MARKER).is_file()
+
+    @property
+    def is_for_ctranslate2(self) -> bool:
+        """Whether this is an export for CTranslate2, with another kind of weights than a run."""
+        return (self.path / CTRANSLATE2_MODEL).is_file()
 
     def move_aside(self) -> Path | None:
         """Rename the directory, if it holds a run, and return its new path, else None.
@@ -149,6 +155,8 @@ def open_run_dir(path: Path) -> RunDir:
     run_dir = RunDir(path)
     if not path.is_dir():
         raise RunDirError(f"{path}: no such run directory (mt train makes one)")
+    if run_dir.is_for_ctranslate2:
+        raise RunDirError(f"{path}: an export for CTranslate2, which only mt translate reads")
     if not run_dir.config_path.is_file():
         raise RunDirError(
             f"{path}: not a run directory: it has no config.yaml (mt train makes one)"

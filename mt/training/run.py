@@ -134,10 +134,10 @@ def run_training(
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
-    if run_dir.is_bundle:
+    if run_dir.is_export:
         raise RunDirError(
-            f"{run_dir.path}: a bundle by mt export cannot be trained further; start another run "
-            "from it: train.init_from"
+            f"{run_dir.path}: an export cannot be trained further; another run can start from a "
+            "bundle: train.init_from"
         )
     runtime = open_runtime(config.train.device)
     old_run = None

@@ -2,9 +2,10 @@
 
 Both have the same weights, take text and return text, SentencePiece included, and compute in
 float32. `mt` is `Translator.translate`; CTranslate2 translates an export of the same checkpoint
-(`mt export`), and also one with int8 weights. All get the same sentences, in batches formed by the
-same rule with the config's search.batch_tokens, and search with the same beam size, length penalty
-and limit on length. (CTranslate2 does not exclude the ids that `mt` never writes, such as that of a
+(`mt export`), and also one with int8 weights. `mt float32` and `mt int8` are what `mt translate`
+does with these exports. All get the same sentences, in batches formed by the same rule with the
+config's search.batch_tokens, and search with the same beam size, length penalty and limit on
+length. (CTranslate2 alone does not exclude the ids that `mt` never writes, such as that of a
 newline, which does not make its work smaller.)
 
 Each runs in a process of its own with the given number of threads, loads its model (not counted),
@@ -64,6 +65,24 @@ def load_mt(run_dir: str, num_threads: int) -> TranslateAll:
         for beam_size in BEAM_SIZES
     }
     return lambda texts, beam_size: translators[beam_size].translate(texts)
+
+
+def load_export(export_dir: str, num_threads: int) -> TranslateAll:
+    import torch
+
+    from mt.export.ctranslate2_translator import CTranslate2Translator
+
+    torch.set_num_threads(num_threads)
+    translators = {
+        beam_size: CTranslate2Translator.load(Path(export_dir), device="cpu", beam_size=beam_size)
+        for beam_size in BEAM_SIZES
+    }
+
+    def translate(texts: Sequence[str], beam_size: int) -> list[str]:
+        chunks = translators[beam_size].translate_chunks(texts, chunk_size=len(texts))
+        return [found[0].text for chunk in chunks for found in chunk.translations]
+
+    return translate
 
 
 def load_ctranslate2(
@@ -132,11 +151,13 @@ def serve(kind: str, directory: str, num_threads: int, search: dict[str, float])
     A request {texts, beam_size} is answered by {seconds, texts, peak_bytes}.
 
     Args:
-        kind: `mt`, or the quantization of an export for CTranslate2.
+        kind: `mt`, the quantization of an export for CTranslate2, or both: `mt int8`.
         directory: the run directory, or the export.
     """
     if kind == MT:
         translate = load_mt(directory, num_threads)
+    elif kind.startswith(MT):
+        translate = load_export(directory, num_threads)
     else:
         translate = load_ctranslate2(directory, num_threads, search, kind)
     for line in sys.stdin:
@@ -171,7 +192,7 @@ def start(
     ]
     # Both use GNU OpenMP, whose threads lose time beside another process if they wait actively for
     # long.
-    settings = SETTINGS if kind == MT else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
+    settings = SETTINGS if kind.startswith(MT) else {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
     environment = {**settings, **os.environ, "OMP_NUM_THREADS": str(num_threads)}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -223,7 +244,8 @@ def compare(
         for quantization in QUANTIZATIONS:
             exported = Path(directory, quantization)
             export(run_dir, exported, quantization=quantization)
-            processes[quantization] = start(quantization, exported, num_threads, search)
+            for kind in (quantization, f"{MT} {quantization}"):
+                processes[kind] = start(kind, exported, num_threads, search)
         try:
             return {
                 beam_size: measure(processes, texts, beam_size=beam_size, num_blocks=num_blocks)
@@ -260,7 +282,7 @@ def print_rows(
             num_equal += ours == theirs
         speed = len(translations) / statistics.median(measurement.seconds)
         megabytes = measurement.peak_bytes / 1e6
-        label = name if name == MT else f"CTranslate2 {name}"
+        label = name if name.startswith(MT) else f"CTranslate2 {name}"
         print(
             f"{label:<20} {beam_size:>4} {speed:>12.1f} {bleu.value:>6.2f} "
             f"{num_equal:>6,} {megabytes:>8.0f}"

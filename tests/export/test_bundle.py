@@ -113,7 +113,7 @@ def test_another_checkpoint_is_exported(run_dir: Path, tmp_path: Path) -> None:
 
 def test_bundle_is_not_trained_further(config_path: Path, bundle: Path) -> None:
     contents = read_all_files(bundle)
-    with pytest.raises(RunDirError, match=rf"{bundle}: a bundle .*train\.init_from"):
+    with pytest.raises(RunDirError, match=rf"{bundle}: an export .*train\.init_from"):
         train(configure(config_path, bundle))
     for command in (["train", bundle], ["train", bundle, "--fresh"]):
         ended = mt(*command)

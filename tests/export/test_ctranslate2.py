@@ -187,6 +187,7 @@ def test_export_is_self_contained(run_dir: Path, tmp_path: Path) -> None:
         "model.bin",
         "README.md",
         "config.json",
+        "config.yaml",
         "shared_vocabulary.json",
         "tokenizer.model",
     }
@@ -223,12 +224,17 @@ def test_code_on_the_card_translates(
 
 
 @pytest.mark.parametrize(
-    ("length_factor", "num_positions"), [(1.0, MIN_POSITIONS), (40.0, 40 * 64 + 20)]
+    ("length_factor", "max_length", "num_positions"),
+    [(1.0, 64, MIN_POSITIONS), (40.0, 64, 40 * 64 + 20), (0.1, 2500, 2500)],
 )
-def test_positions_cover_the_longest_translation(
-    length_factor: float, num_positions: int, tokenizers: list[Path], tmp_path: Path
+def test_positions_cover_the_longest_source_and_translation(
+    length_factor: float,
+    max_length: int,
+    num_positions: int,
+    tokenizers: list[Path],
+    tmp_path: Path,
 ) -> None:
-    overrides = [f"search.max_length_factor={length_factor}"]
+    overrides = [f"search.max_length_factor={length_factor}", f"data.max_length={max_length}"]
     run_dir = make_run(tmp_path / "run", tokenizers, overrides)
     export(run_dir, tmp_path / "exported")
     exported = open_export(tmp_path / "exported")

@@ -222,6 +222,8 @@ def test_translate_benchmark_prints_ratios_and_equal_translations(tmp_path: Path
         *name, beam_size, _, _, equal, _ = row.split()
         num_equal[" ".join(name), beam_size] = int(equal)
     assert num_equal["mt", "1"] == num_equal["mt", "5"] == 30
+    assert num_equal["mt float32", "1"] >= 29  # a near-tie may be decided differently
+    assert num_equal["mt float32", "5"] >= 25
     # Not all: a model trained for a second may not end a sentence, and then the two limits on
     # length differ.
     assert num_equal["CTranslate2 float32", "1"] >= 25

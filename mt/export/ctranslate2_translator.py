@@ -1,0 +1,207 @@
+"""mt translate with an export for CTranslate2: texts are treated as by a run, its search differs.
+
+CTranslate2 searches with the same rules, but for two details. It excludes the tokens that a search
+must not write before it computes probabilities, so the others are a little more probable. And it
+ends a translation of the longest length without eos, so the score lacks the probability of eos.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from mt.config.load import load_run_config
+from mt.data.source_stats import SourceStats
+from mt.data.tags import choose_tags, language_ids, tag_ids
+from mt.data.tokenizer import Tokenizer
+from mt.decoding.search import Hypothesis
+from mt.decoding.segment_search import BatchedSearch, SourceSegment
+from mt.decoding.text_translator import TextTranslator, change_search
+from mt.device import find_device, oom_as_device_error
+from mt.errors import DeviceError, RunDirError
+from mt.export.ctranslate2 import import_ctranslate2
+from mt.export.positions import num_positions
+from mt.export.vocabulary import vocabulary
+from mt.storage.atomic import sha256
+from mt.storage.run_dir import CTRANSLATE2_MODEL, RunDir
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class CTranslate2Translator(TextTranslator):
+    """Translates texts with a model that `mt export --to ctranslate2` wrote."""
+
+    engine: Any  # ctranslate2.Translator
+    model_path: Path
+    num_positions: int
+
+    @classmethod
+    @oom_as_device_error("to load this model")
+    def load(
+        cls,
+        directory: Path,
+        *,
+        device: str = "auto",
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        exact: bool = False,
+        split_lines: bool = True,
+    ) -> Self:
+        """Load an export. The options are those of `Translator.load`.
+
+        Matrix products have the precision that the export was quantized to. Raises RunDirError for
+        an export without a config, as earlier versions wrote it, and DeviceError if ctranslate2 is
+        not installed or cannot read the model.
+        """
+        run = RunDir(directory)
+        if not run.config_path.is_file():
+            raise RunDirError(
+                f"{directory}: an export by an earlier version, without config.yaml; export the "
+                "run again"
+            )
+        config = load_run_config(run.config_path)
+        src_path, tgt_path = run.tokenizer_paths(config.tokenizer.joint)
+        src_tokenizer = Tokenizer.load(src_path)
+        return cls(
+            engine=_open_engine(directory, find_device(device).type),
+            model_path=directory / CTRANSLATE2_MODEL,
+            num_positions=num_positions(config),
+            src_tokenizer=src_tokenizer,
+            tgt_tokenizer=Tokenizer.load(tgt_path),
+            search=change_search(
+                config.search, beam_size=beam_size, length_penalty=length_penalty, exact=exact
+            ),
+            max_length=config.data.max_length,
+            normalization=config.data.normalization,
+            source_stats=SourceStats.load(run.source_stats_path),
+            split_lines=split_lines,
+            src_lang=config.data.src_lang,
+            tgt_lang=config.data.tgt_lang,
+            ids_by_language=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
+        )
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens that the model has positions for."""
+        return self.num_positions
+
+    @cached_property
+    def segment_search(self) -> "CTranslate2Search":
+        """What finds the translations of encoded parts."""
+        return CTranslate2Search(
+            engine=self.engine,
+            num_positions=self.num_positions,
+            src_tokenizer=self.src_tokenizer,
+            tgt_tokenizer=self.tgt_tokenizer,
+            settings=self.search,
+            on_progress=self.on_progress,
+        )
+
+    def describe_model(self) -> dict[str, Any]:
+        """Return what translations depend on: see `TextTranslator.describe_model`."""
+        return {
+            "model": sha256(self.model_path),
+            "device": self.engine.device,
+            "precision": self.engine.compute_type,
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CTranslate2Search(BatchedSearch):
+    """Finds the translations of segments by the beam search of CTranslate2."""
+
+    engine: Any  # ctranslate2.Translator
+    num_positions: int
+    src_tokenizer: Tokenizer
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens that the model has positions for."""
+        return self.num_positions
+
+    @oom_as_device_error(
+        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
+    )
+    def search_batch(
+        self, segments: Sequence[SourceSegment], beam_size: int
+    ) -> list[list[Hypothesis]]:
+        """Return one to `beam_size` hypotheses of each segment, best first.
+
+        CTranslate2 has one longest length for a batch, so each of its batches has the segments of
+        one `length_limits`. They run at the same time, as far as there are cores.
+        """
+        indices_by_limit = defaultdict(list)
+        for index, limit in enumerate(self.length_limits(segments)):
+            indices_by_limit[limit].append(index)
+        results: dict[int, Any] = {}
+        for limit, indices in indices_by_limit.items():
+            batch = [segments[index] for index in indices]
+            results.update(zip(indices, self._start(batch, beam_size, limit), strict=True))
+        return [self._read_result(results[index].result()) for index in range(len(segments))]
+
+    def _start(self, segments: Sequence[SourceSegment], beam_size: int, limit: int) -> list[Any]:
+        """Start to search the segments as one batch, and return their future results."""
+        sources = []
+        for segment in segments:
+            assert not segment.target_prefix, "a target prefix needs our own search"
+            # CTranslate2 adds eos itself.
+            sources.append([self._src_names[token_id] for token_id in segment.ids[:-1]])
+        results: list[Any] = self.engine.translate_batch(
+            sources,
+            beam_size=beam_size,
+            num_hypotheses=beam_size,
+            length_penalty=self.settings.length_penalty,
+            max_input_length=self.num_positions,
+            min_decoding_length=0,
+            max_decoding_length=max(limit - 1, 1),  # without eos
+            suppress_sequences=self._forbidden_names,
+            return_end_token=True,  # so that eos counts in the length that divides a score
+            return_scores=True,
+            asynchronous=True,
+        )
+        return results
+
+    def _read_result(self, result: Any) -> list[Hypothesis]:
+        """Return the hypotheses of one segment, best first."""
+        penalty = self.settings.length_penalty
+        hypotheses = []
+        for names, score in zip(result.hypotheses, result.scores, strict=True):
+            log_prob = score * len(names) ** penalty
+            ids = tuple(self._tgt_ids[name] for name in names)
+            if ids[-1] == self.tgt_tokenizer.eos_id:
+                ids = ids[:-1]
+            score = log_prob / (len(ids) + 1) ** penalty
+            hypotheses.append(Hypothesis(ids, log_prob=log_prob, score=score))
+        return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
+
+    @cached_property
+    def _src_names(self) -> list[str]:
+        return vocabulary(self.src_tokenizer)
+
+    @cached_property
+    def _tgt_ids(self) -> dict[str, int]:
+        names = vocabulary(self.tgt_tokenizer)
+        return {name: token_id for token_id, name in enumerate(names)}
+
+    @cached_property
+    def _forbidden_names(self) -> list[list[str]]:
+        names = vocabulary(self.tgt_tokenizer)
+        return [[names[token_id]] for token_id in self.tgt_tokenizer.forbidden_ids]
+
+
+def _open_engine(directory: Path, device: str) -> Any:
+    """Return a ctranslate2.Translator that searches one batch on each core, or on a GPU."""
+    num_batches = torch.get_num_threads() if device == "cpu" else 1
+    try:
+        return import_ctranslate2().Translator(
+            str(directory),
+            device=device,
+            compute_type="default",  # that of the weights in the file, if the device has it
+            inter_threads=num_batches,
+            intra_threads=1,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(f"{directory}: CTranslate2 cannot load the model: {error}") from error
