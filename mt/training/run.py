@@ -20,7 +20,13 @@ from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
 from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
 from mt.data.tags import choose_tags, target_languages
-from mt.distributed import Runtime, lost_rank_as_error, open_runtime
+from mt.distributed import (
+    TRAINING_TIMEOUT,
+    Runtime,
+    lost_rank_as_error,
+    may_be_restarted,
+    open_runtime,
+)
 from mt.errors import (
     CheckpointError,
     ConfigError,
@@ -134,6 +140,11 @@ def run_training(
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
+    if fresh and may_be_restarted():
+        raise RunDirError(
+            f"{run_dir.path}: torchrun with --max-restarts starts the same command again, and "
+            "--fresh would begin again each time; leave out one of them"
+        )
     runtime = open_runtime(config.train.device)
     old_run = None
     if fresh:
@@ -144,6 +155,7 @@ def run_training(
     with lost_rank_as_error(runtime.rank, runtime.world_size), lock:
         try:
             experiment, runtime = prepare_run(config, run_dir, runtime)
+            runtime = runtime.with_timeout(TRAINING_TIMEOUT)
             trainer = Trainer.from_experiment(experiment, runtime, start_time=start_time)
         except MISTAKES:
             if is_new:
@@ -155,7 +167,7 @@ def run_training(
         trainer.log.metrics.on_event = on_event
         stop_reason = trainer.fit()
         runtime.close()
-    return TrainingEnd(run_dir.path, stop_reason, trainer.signals.name)
+    return TrainingEnd(run_dir.path, stop_reason, trainer.stop_signal)
 
 
 def _move_aside(run_dir: RunDir, runtime: Runtime) -> Path | None:

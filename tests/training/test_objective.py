@@ -275,7 +275,7 @@ def test_r_drop_trains_and_logs_its_term(tmp_path: Path) -> None:
     trainer = Trainer(
         objective,
         FakeDataset([make_batch(LENGTHS), make_batch([(4, 9), (2, 3)])]),  # type: ignore[arg-type]
-        lambda _: Validation(loss=1.0, scores={}, signatures={}, samples=()),
+        lambda _, interrupting: Validation(loss=1.0, scores={}, signatures={}, samples=()),
         valid_digest="",
         config=TrainConfig(learning_rate=1e-2, warmup_steps=0, max_steps=30, metric="loss"),
         run_dir=RunDir(tmp_path),

@@ -17,6 +17,7 @@ import pytest
 from copy_task import write_copy_task
 from runs import (
     CONFIG,
+    assert_same_run,
     checkpoint_path,
     configure,
     one_thread,
@@ -27,25 +28,33 @@ from runs import (
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from mt.errors import RunDirError
 from mt.kernels.dispatch import use_reference
-from mt.training.run import train
+from mt.training.run import run_training, train
 
-# The program of one rank, which sends itself a signal before update SIGNAL_AT.
+# The program of one rank. Rank SIGNAL_RANK sends itself SIGNAL before update SIGNAL_STEP, but not
+# when torchrun has restarted it. Under the name of its process id, each process leaves a file in
+# PROCESSES.
 RANK_PROGRAM = """
 import os, signal
+from pathlib import Path
 from mt.cli.process import run
 from mt.kernels.dispatch import use_reference
 from mt.training.trainer import Trainer
 
 original_update = Trainer.update
+is_first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+gets_signal = is_first_start and os.environ["RANK"] == os.environ.get("SIGNAL_RANK")
 
 def update(trainer, epoch, indices):
-    if trainer.state.step + 1 == int(os.environ["SIGNAL_AT"]):
-        signal.raise_signal(signal.SIGTERM)
+    if gets_signal and trainer.state.step + 1 == int(os.environ["SIGNAL_STEP"]):
+        signal.raise_signal(signal.Signals[os.environ["SIGNAL"]])
     original_update(trainer, epoch, indices)
 
 Trainer.update = update
-if os.environ["KERNELS"] == "reference":
+if "PROCESSES" in os.environ:
+    Path(os.environ["PROCESSES"], str(os.getpid())).touch()
+if os.environ.get("KERNELS") == "reference":
     use_reference().__enter__()
 run()
 """
@@ -94,22 +103,23 @@ def train_on_two_ranks(
     config_path: Path,
     run_dir: Path,
     *,
-    signal_at: int = 0,
+    signal_rank: int | None = None,
     kernels: str = "auto",
     overrides: Sequence[str] = OVERRIDES,
     options: Sequence[str] = (),
 ) -> None:
-    """Start two ranks as torchrun does. Only the first one gets the signal.
+    """Start two ranks as torchrun does. Only `signal_rank` gets a signal, before update 5.
 
     `kernels` is "auto" or "reference". `options` are more options of `mt train`.
     """
     shared = {**shared_environment(), "KERNELS": kernels}
+    if signal_rank is not None:
+        shared |= {"SIGNAL": "SIGTERM", "SIGNAL_RANK": str(signal_rank), "SIGNAL_STEP": "5"}
     arguments = [*train_command(config_path, run_dir, *overrides)[3:], *options]
     with ExitStack() as stack:
         processes = []
         for rank in range(2):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            own["SIGNAL_AT"] = str(signal_at) if rank == 0 else "0"
             process = subprocess.Popen(
                 [sys.executable, "-c", RANK_PROGRAM, *arguments],
                 stderr=subprocess.PIPE,
@@ -121,7 +131,8 @@ def train_on_two_ranks(
             processes.append(process)
         for process in processes:
             _, stderr = process.communicate(timeout=300)
-            assert process.returncode == (128 + signal.SIGTERM if signal_at else 0), stderr
+            expected = 0 if signal_rank is None else 128 + signal.SIGTERM
+            assert process.returncode == expected, stderr
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +142,12 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run on two ranks that was stopped between two logged lines."""
+    """Return a run on two ranks that was stopped between two logged lines.
+
+    Rank 1 got the signal, and both stopped.
+    """
     run_dir = tmp_path_factory.mktemp("stopped")
-    train_on_two_ranks(config_path, run_dir, signal_at=5)
+    train_on_two_ranks(config_path, run_dir, signal_rank=1)
     assert checkpoint_path(run_dir).name == "step_00000005"
     return run_dir
 
@@ -151,6 +165,8 @@ def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
 ) -> None:
     one_rank = train(configure(config_path, tmp_path, *OVERRIDES, "train.gradient_accumulation=4"))
     assert_equal_runs(two_ranks, one_rank)
+    assert len(logged_scores(two_ranks)) == 3
+    assert logged_scores(two_ranks) == logged_scores(one_rank)
 
 
 def test_two_ranks_equal_one_rank_with_reference_kernels(config_path: Path, tmp_path: Path) -> None:
@@ -190,6 +206,12 @@ def assert_equal_runs(two_ranks: Path, one_rank: Path) -> None:
 
 def logged_losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in read_lines_without_timing(run_dir) if "loss" in line]
+
+
+def logged_scores(run_dir: Path) -> list[tuple[float, float]]:
+    """Return BLEU and chrF of the validations and of the end of the run."""
+    lines = read_lines_without_timing(run_dir)
+    return [(line["BLEU"], line["chrF"]) for line in lines if "BLEU" in line]
 
 
 def test_run_of_two_ranks_resumes_on_one(
@@ -259,6 +281,124 @@ def test_error_of_one_rank_ends_the_other_with_one_line(
             assert "Traceback" not in stderr
             expected = "a fault of its own" if rank == failing else "another rank has ended"
             assert [expected in error for error in errors] == [True]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_rank_that_is_killed_ends_the_other_with_one_line(
+    config_path: Path, tmp_path: Path, killed: int
+) -> None:
+    """Nothing is left to wait for: the other one ends long before a timeout."""
+    shared = shared_environment()
+    shared |= {"SIGNAL": "SIGKILL", "SIGNAL_RANK": str(killed), "SIGNAL_STEP": "3"}
+    arguments = train_command(config_path, tmp_path / "run", *OVERRIDES)[3:]
+    with ExitStack() as stack:
+        processes = []
+        for rank in ("0", "1"):
+            process = subprocess.Popen(
+                [sys.executable, "-c", RANK_PROGRAM, *arguments, "--quiet"],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=one_thread(**shared, RANK=rank, LOCAL_RANK=rank),
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        _, stderr = processes[1 - killed].communicate(timeout=300)
+        assert processes[1 - killed].returncode == 1
+        errors = [line for line in stderr.splitlines() if line.startswith("mt: ")]
+        assert ["another rank has ended" in error for error in errors] == [True]
+        assert "Traceback" not in stderr
+        assert processes[killed].wait() == -signal.SIGKILL
+
+
+# torchrun
+
+
+def torchrun(program: Path, *options: str, port: str) -> list[str]:
+    """Return the command of torchrun over the loopback device, up to the program's arguments."""
+    address = ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    return [sys.executable, "-m", "torch.distributed.run", *address, *options, str(program)]
+
+
+def write_rank_program(directory: Path) -> Path:
+    program = directory / "rank.py"
+    program.write_text(RANK_PROGRAM, encoding="utf-8")
+    return program
+
+
+@pytest.mark.parametrize("max_restarts", [0, 1])
+def test_killed_rank_ends_all_and_a_restart_resumes(
+    config_path: Path, two_ranks: Path, tmp_path: Path, max_restarts: int
+) -> None:
+    """Rank 1 is killed in update 5. The restarted ranks resume from update 4."""
+    run_dir = tmp_path / "run"
+    processes = tmp_path / "processes"
+    processes.mkdir()
+    port = shared_environment()["MASTER_PORT"]
+    options = ["--nproc-per-node=2", f"--max-restarts={max_restarts}"]
+    command = torchrun(write_rank_program(tmp_path), *options, port=port)
+    overrides = (*OVERRIDES, "train.save_every=2")
+    result = subprocess.run(
+        [*command, *train_command(config_path, run_dir, *overrides)[3:]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=one_thread(
+            GLOO_SOCKET_IFNAME="lo",
+            PROCESSES=str(processes),
+            SIGNAL="SIGKILL",
+            SIGNAL_RANK="1",
+            SIGNAL_STEP="5",
+        ),
+    )
+    errors = [line for line in result.stderr.splitlines() if line.startswith("mt: ")]
+    # torchrun tells of the killed rank, and may end rank 0 before that has shown its own line.
+    assert len(errors) <= 1
+    assert all("another rank has ended" in line for line in errors), result.stderr
+    if max_restarts == 0:
+        assert result.returncode != 0
+        assert checkpoint_path(run_dir).name == "step_00000004"
+    else:
+        assert result.returncode == 0, result.stderr
+        assert_same_run(run_dir, two_ranks)
+    process_ids = [int(path.name) for path in processes.iterdir()]
+    assert len(process_ids) == 2 * (1 + max_restarts)
+    assert not any(is_running(process_id) for process_id in process_ids)
+
+
+def test_two_machines_equal_one(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
+    """Each "machine" is a torchrun of its own with one process."""
+    port = shared_environment()["MASTER_PORT"]
+    program = write_rank_program(tmp_path)
+    run_dir = tmp_path / "run"
+    with ExitStack() as stack:
+        machines = []
+        for node_rank in range(2):
+            options = ["--nnodes=2", f"--node-rank={node_rank}", "--nproc-per-node=1"]
+            command = torchrun(program, *options, port=port)
+            process = subprocess.Popen(
+                [*command, *train_command(config_path, run_dir, *OVERRIDES)[3:]],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=one_thread(GLOO_SOCKET_IFNAME="lo"),
+            )
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+            machines.append(process)
+        for process in machines:
+            _, stderr = process.communicate(timeout=300)
+            assert process.returncode == 0, stderr
+    assert_same_run(run_dir, two_ranks)
+
+
+def test_fresh_is_refused_where_torchrun_restarts(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each restart would begin again."""
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    with pytest.raises(RunDirError, match="--max-restarts"):
+        run_training(configure(config_path, tmp_path / "run"), fresh=True)
+    assert not (tmp_path / "run").exists()
 
 
 # Starts one rank of two, prints its process id, and is killed while the rank waits for the other.
