@@ -42,6 +42,7 @@ from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
+from mt.training.event_file import require_tensorboard
 from mt.training.init_from import inherit_from_parent
 from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
@@ -202,6 +203,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     precision = runtime.broadcast(precision)
     config, runtime = resolve_auto(config, runtime, run_config=run_config, run_precision=precision)
     experiment = Experiment(config, run_dir)
+    if runtime.is_main and config.train.tensorboard:
+        require_tensorboard()
     if runtime.is_main and run_config is not None:
         refuse_changes(run_config, experiment)
         write_config(config, run_dir)

@@ -3,12 +3,15 @@
 import math
 import shlex
 import time
+from collections.abc import Callable
 
 from mt.distributed import Runtime
+from mt.errors import DiskError
 from mt.progress_bar import format_duration
 from mt.storage.checkpoint import BEST
 from mt.storage.run_dir import RunDir
 from mt.training.console import Console, Numbers, Position
+from mt.training.event_file import EventFile
 from mt.training.metrics_log import (
     FinalRecord,
     IncidentRecord,
@@ -34,6 +37,7 @@ class RunLog:
         self.planner = planner
         self.metrics = MetricsLog(run_dir.metrics_path)
         self.console = Console(enabled=runtime.is_main)
+        self._event_file: EventFile | None = None
         self._speed_start_seconds = 0.0
         self._speed_start_tokens = 0
 
@@ -41,12 +45,33 @@ class RunLog:
         """Write a line of metrics.jsonl."""
         if self.runtime.is_main:
             timing = {"elapsed_seconds": self.state.elapsed_seconds, **timing}
-            self.metrics.write(record, step=self.state.step, timing=timing)
+            line = self.metrics.write(record, step=self.state.step, timing=timing)
+            if self._event_file is not None:
+                self._write_events(lambda event_file: event_file.append(line))
 
     def record_incident(self, text: str) -> None:
         """Warn of a problem that does not end the run, and log it for the summary at the end."""
         self.write(IncidentRecord(text))
         self.console.warning(text)
+
+    # TensorBoard
+
+    def start_event_file(self) -> None:
+        """Write the events of all lines so far, and from now on those of each new line."""
+        if self.runtime.is_main:
+            self._event_file = EventFile(self.run_dir.tensorboard_dir)
+            lines = self.metrics.history().lines
+            self._write_events(lambda event_file: event_file.rewrite(lines))
+
+    def _write_events(self, write: Callable[[EventFile], None]) -> None:
+        """Write to the event file. When the disk refuses, training continues without it."""
+        event_file = self._event_file
+        assert event_file is not None
+        try:
+            write(event_file)
+        except DiskError as error:
+            self._event_file = None
+            self.record_incident(f"no more events for TensorBoard until a resume: {error}")
 
     # Start and end
 

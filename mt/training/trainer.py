@@ -184,6 +184,8 @@ class Trainer:
             self.log.show_resumed()
         else:
             self.log.start(sum(parameter.numel() for parameter in self.objective.parameters()))
+        if self.config.tensorboard:
+            self.log.start_event_file()
 
     def _read_earlier_scores(self) -> None:
         """Read from metrics.jsonl what the final scoring needs, on rank 0."""
