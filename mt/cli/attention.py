@@ -42,11 +42,11 @@ def attention(
     from mt.report.attention_maps import write_attention
     from mt.storage.run_dir import RunDir
 
-    page = output or RunDir(run_dir).attention_path
+    path = output or RunDir(run_dir).attention_path
     write_attention(
         run_dir,
         sentence,
-        output=page,
+        output=path,
         target=target,
         to=to,
         checkpoint=checkpoint,

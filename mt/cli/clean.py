@@ -42,7 +42,10 @@ def clean(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="PREFIX", help="prefix of two new files, PREFIX.SRC_LANG ..."
+            "--output",
+            "-o",
+            metavar="PREFIX",
+            help="writes PREFIX.<src_lang> and PREFIX.<tgt_lang>",
         ),
     ],
     held_out: Annotated[
@@ -59,7 +62,7 @@ def clean(
     ] = 3.0,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="RULE", help=f"leave out a rule: {', '.join(RULES)}"),
+        typer.Option(metavar="RULE", help=f"do not use a rule: {', '.join(RULES)}"),
     ] = None,
     columns: ColumnsOption = None,
     quiet: QuietOption = False,
@@ -111,7 +114,7 @@ def describe_cleaning(
     name: str,
     paths: tuple[Path, Path],
 ) -> Iterator[str]:
-    """Yield lines about how many pairs there are, how many each rule left out, and what is left."""
+    """Yield lines with the number of pairs: all, those that each rule drops, those that stay."""
     from mt.preflight.cleaning import KEPT, Rule
 
     yield f"{len(cleaning.verdicts):11,} pairs in {name}"

@@ -108,9 +108,9 @@ def evaluate(
     hyps = hyp or []
     _check_combination(run_dirs, src=src, ref=ref, hyps=hyps, lang=lang, by_length=by_length)
     if to is not None and (src is None or not run_dirs):
-        raise typer.BadParameter("goes with RUN_DIR and --src", param_hint="--to")
+        raise typer.BadParameter("needs RUN_DIR and --src", param_hint="--to")
     if ensemble_with and len(run_dirs) != 1:
-        raise typer.BadParameter("goes with one RUN_DIR", param_hint="--with")
+        raise typer.BadParameter("needs one RUN_DIR", param_hint="--with")
     from mt.cli.evaluate_progress import EvaluationBar
     from mt.evaluation.evaluate import translate_sets
     from mt.evaluation.metrics import DEFAULT_METRICS

@@ -6,13 +6,16 @@ not recorded is cut off and translated again, so the output has the bytes that a
 interruption writes.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from mt.errors import DataError, DiskError
+from mt.errors import DataError, DiskError, MtError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error, remove
 
 
@@ -20,24 +23,42 @@ class ResumableOutput:
     """Writes chunks of output, and records after each how many lines of the input it is for."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Find out what an earlier command left of the output.
+        """Open the output, and find out what an earlier command left of it.
 
         `settings` is all that the translations depend on, besides the input, as JSON values. Raises
-        DataError if the earlier command had other settings, or left damaged files.
+        DataError if the earlier command had other settings or is still running, and DiskError if it
+        left damaged files.
         """
-        self.path = path
-        self._partial = path.with_name(f"{path.name}.partial")
-        self._state_path = path.with_name(f"{path.name}.partial.json")
+        self.path = path.resolve()  # so that the target of a link is written, not the link
+        if self.path.exists() and not self.path.is_file():
+            raise DataError(f"{path}: --resume writes to a file only")
+        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        self._state_path = self.path.with_name(f"{self.path.name}.partial.json")
         self._settings = json.loads(json.dumps(settings))
         self._input_hash = hashlib.sha256()
-        self.num_lines = 0  # of the input, whose translations are written
+        self.num_lines = 0  # of the input that are translated and written
         self._size = 0
         self._input_digest = self._input_hash.hexdigest()
-        if self._state_path.exists():
-            self._read_state()
+        if not self._partial.exists():
+            # An earlier command that was killed when its output was complete may leave its record.
+            remove(self._state_path)
+        self._file = self._open()
+        try:
+            if self._state_path.exists():
+                self._read_state()
+        except MtError:
+            self._file.close()
+            raise
 
-    def open(self, lines: Iterator[str]) -> Iterator[str]:
-        """Open the output, and return the lines of the input that are not translated yet.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file, and leave it for the next command if it is not finished."""
+        self._file.close()
+
+    def skip_translated(self, lines: Iterator[str]) -> Iterator[str]:
+        """Return the lines of the input that are not translated yet.
 
         Raises DataError if the lines that are translated have changed, or if there are fewer.
         """
@@ -45,13 +66,11 @@ class ResumableOutput:
             line = next(lines, None)
             if line is None:
                 raise DataError(self._problem(f"the input had more than {number:,} lines"))
-            self._count(line)
+            self._hash_line(line)
         if self._input_hash.hexdigest() != self._input_digest:
-            raise DataError(self._problem("the input was another one"))
+            raise DataError(self._problem("the input has changed"))
         with os_errors_as_disk_error(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("ab")
-            self._file.truncate(self._size)
+            self._file.truncate(self._size)  # what follows is not recorded
         return lines
 
     def write_chunk(self, lines: Sequence[str], output: Iterable[str]) -> None:
@@ -64,7 +83,7 @@ class ResumableOutput:
         self._size += len(data)
         self.num_lines += len(lines)
         for line in lines:
-            self._count(line)
+            self._hash_line(line)
         state = {
             "settings": self._settings,
             "num_lines": self.num_lines,
@@ -77,13 +96,24 @@ class ResumableOutput:
     def finish(self) -> None:
         """Give the complete output its name. Raises DiskError."""
         with os_errors_as_disk_error(self.path):
-            self._file.close()
+            self._file.flush()
+            if self.path.exists():
+                os.fchmod(self._file.fileno(), self.path.stat().st_mode & 0o7777)
             self._partial.replace(self.path)
+            fsync_path(self.path.parent)
         remove(self._state_path)
 
-    def close(self) -> None:
-        """Close the file, and leave it for the next command."""
-        self._file.close()
+    def _open(self) -> BufferedWriter:
+        """Open the partial output and lock it. The lock ends with the file or the process."""
+        with os_errors_as_disk_error(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._partial.open("ab")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise DataError(f"{self._partial}: another command is writing it") from None
+        return file
 
     def _read_state(self) -> None:
         """Read how far the earlier command came."""
@@ -100,9 +130,10 @@ class ResumableOutput:
             raise DiskError(self._problem("its files are damaged (the output is too short)"))
         for name, value in self._settings.items():
             if settings.get(name) != value:
-                raise DataError(self._problem(f"{name} was another one"))
+                raise DataError(self._problem(f"{name} has changed"))
 
-    def _count(self, line: str) -> None:
+    def _hash_line(self, line: str) -> None:
+        """Add a line of the input to the hash of those that are translated."""
         self._input_hash.update(f"{line}\n".encode(errors="surrogateescape"))
 
     def _problem(self, cause: str) -> str:

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -142,7 +142,9 @@ def translate(
     if texts and source is not None:
         raise typer.BadParameter("give either texts or --input", param_hint="--input")
     if resume and (source is None or output is None or output.suffix == ".gz"):
-        raise typer.BadParameter("goes with --input and --output, not .gz", param_hint="--resume")
+        raise typer.BadParameter(
+            "needs --input and --output; the output cannot be .gz", param_hint="--resume"
+        )
     _check_numbers(n_best=n_best, beam_size=beam_size, sample=sample, mbr=mbr)
     sampling = make_sampling(
         sample=sample,
@@ -185,28 +187,28 @@ def translate(
     else:
         text = open_input(source, errors=errors)
     target_prefixes = _read_target_prefixes(target_prefix)
-    partial = None
-    num_done = 0
-    if resume:
-        assert output is not None, "checked above"
-        settings = _settings(
-            translator,
-            to=to,
-            n_best=n_best,
-            jsonl=jsonl,
-            alignments=alignments,
-            target_prefix=target_prefix,
-        )
-        partial = ResumableOutput(output, settings)
-        num_done = partial.num_lines
-        text = text._replace(lines=partial.open(text.lines))
-        if target_prefixes is not None:
-            target_prefixes = islice(target_prefixes, num_done, None)
     input_is_terminal = not texts and source is None and sys.stdin.isatty()
     if input_is_terminal:
         _greet(translator, to)
     with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
-    with ProgressBar(enabled=with_bar) as bar:
+    with ProgressBar(enabled=with_bar) as bar, ExitStack() as stack:
+        resumable = None
+        num_done = 0
+        if resume:
+            assert output is not None, "checked above"
+            settings = _settings_of_output(
+                translator,
+                to=to,
+                n_best=n_best,
+                jsonl=jsonl,
+                alignments=alignments,
+                target_prefix=target_prefix,
+            )
+            resumable = stack.enter_context(ResumableOutput(output, settings))
+            num_done = resumable.num_lines
+            text = text._replace(lines=resumable.skip_translated(text.lines))
+            if target_prefixes is not None:
+                target_prefixes = islice(target_prefixes, num_done, None)
         total = count_lines(source) if bar.is_shown else None
         if total is not None:
             total -= num_done
@@ -223,11 +225,11 @@ def translate(
             one_by_one=input_is_terminal,
             target_prefixes=target_prefixes,
         )
-        if partial is None:
+        if resumable is None:
             formatted = (line for chunk in chunks for line in chunk.formatted)
             write_lines(formatted, output, at_once=output is None)
         else:
-            _write_resumable(chunks, partial)
+            _write_resumable(chunks, resumable)
 
 
 class FormattedChunk(NamedTuple):
@@ -279,20 +281,16 @@ def translate_chunks(
         progress.finish_chunk()
 
 
-def _write_resumable(chunks: Iterable[FormattedChunk], partial: ResumableOutput) -> None:
+def _write_resumable(chunks: Iterable[FormattedChunk], resumable: ResumableOutput) -> None:
     """Write the chunks, and give the output its name when all are there."""
-    if partial.num_lines > 0:
-        logger.info(f"{partial.path}: continuing after {partial.num_lines:,} lines")
-    try:
-        for chunk in chunks:
-            partial.write_chunk(chunk.lines, chunk.formatted)
-    except BaseException:
-        partial.close()
-        raise
-    partial.finish()
+    if resumable.num_lines > 0:
+        logger.info(f"{resumable.path}: continuing after {resumable.num_lines:,} lines")
+    for chunk in chunks:
+        resumable.write_chunk(chunk.lines, chunk.formatted)
+    resumable.finish()
 
 
-def _settings(
+def _settings_of_output(
     translator: "Translator",
     *,
     to: str | None,
@@ -307,10 +305,18 @@ def _settings(
 
     return {
         "model": [weights_digest(model) for model in translator.models],
+        "source tokenizer": translator.src_tokenizer.digest,
+        "target tokenizer": translator.tgt_tokenizer.digest,
+        "normalization": translator.normalization,
+        "device": translator.model.output_weight.device.type,
+        "precision": str(translator.model.compute_dtype),
+        "longest source": translator.max_length,
+        "statistics of the training text": repr(translator.source_stats),
         "search": translator.search.model_dump(),
         "sampling": repr(translator.sampling),
         "mbr": repr(translator.mbr),
         "target language": to or translator.tgt_lang,
+        "tag of the target language": list(translator.language_prefix(to)),
         "splitting of lines": translator.split_lines,
         "number of translations": n_best,
         "output format": [jsonl, alignments],
@@ -363,12 +369,12 @@ def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
 def _greet(translator: "Translator", to: str | None) -> None:
     """Say on a terminal what to do."""
     src_lang = translator.src_lang
-    if translator.language_ids:
+    if translator.ids_by_language:
         src_lang = "any source language"
     text = f"{src_lang} -> {to or translator.tgt_lang}, type a sentence, Ctrl-D ends"
-    others = [language for language in translator.language_ids if language != to]
+    others = [language for language in translator.ids_by_language if language != to]
     if others:
-        text += f" (--to translates into {', '.join(translator.language_ids)})"
+        text += f" (--to translates into {', '.join(translator.ids_by_language)})"
     logger.info(text)
 
 

@@ -70,8 +70,9 @@ def first_mistake(
 ) -> str:
     """Return one line about the first of pydantic's errors in `file`, checked as a `section`.
 
-    Missing keys come last, because a key is often missing when another one is mistyped. So do lists
-    that are too short, because an item with a mistake does not count.
+    Missing keys come last, because a key is often missing when another one is mistyped. Too short
+    lists come last too: pydantic does not count an invalid item, so the error of the item is the
+    real one.
     """
     missing_last = sorted(errors, key=lambda error: error["type"] in ("missing", "too_short"))
     error = missing_last[0]

@@ -225,7 +225,7 @@ class DataConfig(Section):
     src_lang: Name = Field(description="source language; extension of the source files")
     tgt_lang: Name = Field(
         description="target language; extension of the target files; in a model of several target "
-        "languages, the one that is translated to if no other is asked for"
+        "languages, the default target language"
     )
     train: tuple[CorpusConfig, ...] = Field(
         min_length=1, max_length=1000, description="training corpora"
@@ -289,7 +289,7 @@ class DataConfig(Section):
         return LanguagePair(section.src_lang or self.src_lang, section.tgt_lang or self.tgt_lang)
 
     @property
-    def tgt_languages(self) -> tuple[str, ...]:
+    def trained_tgt_languages(self) -> tuple[str, ...]:
         """The target languages of the training corpora, each once, in their order."""
         return tuple(dict.fromkeys(self.languages(corpus).tgt for corpus in self.train))
 
@@ -314,11 +314,11 @@ class DataConfig(Section):
 
     def _conflicts_of_languages(self) -> Iterator[tuple[str, str]]:
         """Check that the model learns to translate into all target languages."""
-        known = set(self.tgt_languages)
+        known = set(self.trained_tgt_languages)
         for name in self.tags or ():
             if name.startswith(LANGUAGE_TAG_MARK):
                 known.add(name.removeprefix(LANGUAGE_TAG_MARK))
-        wanted = f"wanted a target language of data.train ({', '.join(self.tgt_languages)})"
+        wanted = f"wanted a target language of data.train ({', '.join(self.trained_tgt_languages)})"
         if self.tgt_lang not in known:
             yield "tgt_lang", f"{wanted}, found {self.tgt_lang}"
         for key, eval_set in self._eval_sets():
@@ -338,8 +338,9 @@ class DataConfig(Section):
         if len(set(self.tags)) < len(self.tags):
             yield "tags", f"wanted each name once, found {', '.join(self.tags)}"
         needed = [corpus.tag for corpus in self.train if corpus.tag is not None]
-        if len(self.tgt_languages) > 1:
-            needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.tgt_languages]
+        has_language_tags = any(name.startswith(LANGUAGE_TAG_MARK) for name in self.tags)
+        if has_language_tags or len(self.trained_tgt_languages) > 1:
+            needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.trained_tgt_languages]
         missing = [name for name in dict.fromkeys(needed) if name not in self.tags]
         if missing:
             yield "tags", f"wanted also {', '.join(missing)}, which data.train needs"
@@ -465,7 +466,7 @@ class ModelConfig(Section):
 
     @property
     def num_feed_forward_weights(self) -> int:
-        """Return the number of weights in a feed-forward layer, without biases."""
+        """The number of weights in a feed-forward layer, without biases."""
         num_matrices = 3 if self.activation == "swiglu" else 2
         return num_matrices * self.d_model * self.d_ff
 
@@ -508,9 +509,8 @@ class TrainConfig(Section):
     )
     init_tokenizer: Literal["parent", "new"] = setting(
         "parent",
-        "tokenizer of a training with init_from; parent: that of the other run; new: one for this "
-        "text, as the section tokenizer says, in which tokens of the other run keep their "
-        "embeddings",
+        "which tokenizer a run with init_from uses; parent: the other run's; new: a new one, "
+        "trained as the section tokenizer says; tokens that both have keep their embeddings",
     )
     init_new_tokens: Literal["mean", "random"] = setting(
         "mean",
@@ -599,9 +599,8 @@ class TrainConfig(Section):
     validate_every: Count = setting(500, "updates between validations")
     validation_lines: Count | None = setting(
         500,
-        "lines of data.valid that a validation translates, a fixed sample, in equal parts from a "
-        "list of sets; null: all; at the end of a run, all are scored, or a sample if max_minutes "
-        "is short",
+        "number of lines of data.valid that a validation translates, a fixed sample; null: all; "
+        "the score at the end of a run is of all lines if max_minutes allows it",
     )
     validation_beam_size: BeamSize | None = setting(
         1, "beam size of validations; null: search.beam_size; at the end of a run, that is used"

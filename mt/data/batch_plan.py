@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 Slice = tuple[int, int]  # start, end
 
 POOL_SIZE = 64  # batches
-BLOCK_SIZE = 2**20  # pairs that are looked at together where each needs more memory
+BLOCK_SIZE = 2**20  # pairs in one block: temporary arrays have this size, not that of the corpus
 
 # The groups of the plan `sorted` (see `BatchPlan.group_starts`) have 32, 128, then 256 batches
 # each. The first ones are small so that an epoch begins soon.
@@ -77,7 +77,7 @@ def plan_batches(
 ) -> BatchPlan:
     """Plan the batches of an epoch, as a pure function of the arguments.
 
-    With lengths in 32 bits, `pools` takes 12 bytes for each pair beside them while it plans.
+    While `pools` plans, it takes 12 bytes for each pair, in addition to the lengths in 32 bits.
 
     Each pair is taken as often as its weight says. The fraction of a weight is the probability to
     take the pair once more. No weights are weights of 1.
@@ -169,7 +169,7 @@ def _arrange_pools(
     batch_tokens: int,
     generator: np.random.Generator,
 ) -> tuple[list[int], list[int]]:
-    """Bring the pairs of `order`, which is random, into the order of the batches.
+    """Rearrange `order`, which is random, in place so that each batch is one slice.
 
     Returns the size of each batch, and the first batch of each pool and the end. The pools have
     similar numbers of tokens, and so have the batches of a pool: no pairs are left over for a small

@@ -47,17 +47,17 @@ class FilterCounts:
 
     @property
     def total(self) -> int:
-        """Return the number of all pairs."""
+        """The number of all pairs."""
         return self.kept + self.blank + self.too_long + self.bad_ratio
 
 
 @dataclass(frozen=True)
 class FilterLimits:
-    """Which pairs are left out, in tokens (eos and prefix included), and the form of the text."""
+    """Which pairs are kept, by their lengths in tokens (eos and prefix included)."""
 
     max_length: int
-    max_length_ratio: float  # of the longer side to the shorter; not for pairs of SHORT_LENGTH
-    normalization: Normalization
+    # Of the longer side to the shorter. It does not apply to pairs of at most SHORT_LENGTH tokens.
+    max_length_ratio: float
 
 
 class TextChunk(NamedTuple):
@@ -82,13 +82,19 @@ class ChunkEncoder:
     """Normalizes, encodes and filters chunks. The result depends on the chunk alone."""
 
     def __init__(
-        self, src_tokenizer: Tokenizer, tgt_tokenizer: Tokenizer, *, limits: FilterLimits
+        self,
+        src_tokenizer: Tokenizer,
+        tgt_tokenizer: Tokenizer,
+        *,
+        limits: FilterLimits,
+        normalization: Normalization,
     ) -> None:
         self._src_encoder = WordEncoder(src_tokenizer)
-        self._tgt_encoder = self._src_encoder  # a joint tokenizer's words are remembered once
+        self._tgt_encoder = self._src_encoder  # both sides share one memory of words
         if tgt_tokenizer.digest != src_tokenizer.digest:
             self._tgt_encoder = WordEncoder(tgt_tokenizer)
         self._limits = limits
+        self._normalization = normalization
 
     def encode(self, chunk: TextChunk) -> EncodedChunk:
         """Return the ids of the pairs that are kept."""
@@ -118,7 +124,7 @@ class ChunkEncoder:
 
     def _visible_texts(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
         """Return the normalized sources and targets of the pairs without a blank side."""
-        form = self._limits.normalization
+        form = self._normalization
         src_texts = []
         tgt_texts = []
         for src, tgt in pairs:

@@ -26,7 +26,7 @@ from mt.data.chunk_encoder import (
     FilterLimits,
     TextChunk,
 )
-from mt.data.corpus_writer import CorpusWriter, Progress
+from mt.data.corpus_writer import CorpusWriter, Progress, delete_unfinished
 from mt.data.encoding_processes import EncoderSettings, choose_num_processes, encode_in_processes
 from mt.data.normalization import Normalizer, normalize
 from mt.data.parallel_text import ParallelText, TwoFiles, has_same_content, read_pairs
@@ -36,7 +36,6 @@ from mt.data.text import OnBytes, chunked
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
-from mt.storage.atomic import remove
 from mt.storage.known_files import FileState, KnownFiles
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 3
 CHUNK_SIZE = 16_384  # pairs that are encoded at a time
 CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer pairs
-BLOCK_SIZE = 2**20  # numbers that are looked at together
+BLOCK_SIZE = 2**20  # numbers in one block: temporary arrays have this size, not that of the corpus
 
 KNOWN_FILES_NAME = "known_files.json"  # in the cache directory
 
@@ -66,7 +65,7 @@ class EncodedPairs(NamedTuple):
 
     @property
     def src_lengths(self) -> NDArray[np.int64]:
-        """Return the length of each source with its prefix."""
+        """The length of each source with its prefix."""
         prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
         return np.add(self.src.lengths, prefix_lengths)
 
@@ -99,8 +98,8 @@ class EncodedCorpus:
 
     @property
     def src_lengths(self) -> NDArray[np.int32]:
-        """Return the length of each source with its prefix, (len,)."""
-        lengths = self.src.lengths32
+        """The length of each source with its prefix, (len,)."""
+        lengths = self.src.lengths_int32
         if self.src_prefixes:
             bounds = np.cumsum([0, *self.num_pairs])
             for prefix, (start, end) in zip(self.src_prefixes, pairwise(bounds), strict=True):
@@ -109,8 +108,8 @@ class EncodedCorpus:
 
     @property
     def tgt_lengths(self) -> NDArray[np.int32]:
-        """Return the length of each target, (len,)."""
-        return self.tgt.lengths32
+        """The length of each target, (len,)."""
+        return self.tgt.lengths_int32
 
     def pairs(self, indices: NDArray[np.int64]) -> EncodedPairs:
         """Return a copy of the pairs at `indices`, in that order."""
@@ -143,7 +142,8 @@ def encode_corpus(
     ratio does not matter for pairs of at most SHORT_LENGTH tokens.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
-    lines, when the cache is damaged, and when no pair is left.
+    lines, when the cache is damaged, and when no pair is left. DiskError when the cache cannot be
+    written, ProcessError when a process that encodes is killed.
     """
     known_files = KnownFiles(cache_dir / KNOWN_FILES_NAME)
     # A run resumes only with data of the digest that it was started with. So the same data must
@@ -156,6 +156,7 @@ def encode_corpus(
     }
     if normalization != "none":
         identity["normalization"] = normalization
+    known_files.save()  # before the encoding, which may be killed
     src_prefixes = tuple(corpus.src_prefix for corpus in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)
@@ -163,7 +164,7 @@ def encode_corpus(
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     directory = cache_dir / digest
     if not directory.exists():
-        limits = FilterLimits(max_length, max_length_ratio, normalization)
+        limits = FilterLimits(max_length, max_length_ratio)
         _delete_unfinished(cache_dir, keep=digest)
         _write_cache(
             directory,
@@ -171,6 +172,7 @@ def encode_corpus(
             src_tokenizer=src_tokenizer,
             tgt_tokenizer=tgt_tokenizer,
             limits=limits,
+            normalization=normalization,
         )
     corpus = _load_cache(
         directory,
@@ -239,6 +241,7 @@ def _write_cache(
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
     limits: FilterLimits,
+    normalization: Normalization,
 ) -> None:
     """Encode all corpora into `directory`, or what an earlier process has left of them."""
     paths = [path for corpus in corpora for path in corpus.text.paths]
@@ -251,10 +254,14 @@ def _write_cache(
         chunks = _read_chunks(corpora, writer.progress, on_bytes=on_bytes)
         encoded_chunks: Iterator[EncodedChunk]
         if num_processes == 0:
-            encoder = ChunkEncoder(src_tokenizer, tgt_tokenizer, limits=limits)
+            encoder = ChunkEncoder(
+                src_tokenizer, tgt_tokenizer, limits=limits, normalization=normalization
+            )
             encoded_chunks = (encoder.encode(chunk) for chunk in chunks)
         else:
-            settings = EncoderSettings(src_tokenizer.model, tgt_tokenizer.model, limits)
+            settings = EncoderSettings(
+                src_tokenizer.model, tgt_tokenizer.model, limits, normalization
+            )
             encoded_chunks = encode_in_processes(chunks, settings, num_processes=num_processes)
         for chunk in encoded_chunks:
             writer.append(chunk)
@@ -283,7 +290,7 @@ def _delete_unfinished(cache_dir: Path, *, keep: str) -> None:
     """Delete what killed processes left of other texts."""
     for path in cache_dir.glob(".*.unfinished"):
         if path.name != f".{keep}.unfinished":
-            remove(path)
+            delete_unfinished(path)
 
 
 def _load_cache(
@@ -371,6 +378,7 @@ def load_pair_numbers(cache_entry: Path) -> PairNumbers:
 def _load_side(
     directory: Path, side: Literal["src", "tgt"], *, vocab_size: int, known_files: KnownFiles
 ) -> TokenArray:
+    """Map one side into memory. Raises ValueError for files that do not belong together."""
     ids_path = directory / f"{side}.ids"
     offsets_path = directory / f"{side}.offsets"
     ids_state = FileState.of(ids_path)

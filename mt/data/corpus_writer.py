@@ -19,7 +19,7 @@ import numpy as np
 
 from mt.data.chunk_encoder import EncodedChunk, FilterCounts
 from mt.data.token_array import TokenArray
-from mt.errors import DataError
+from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error, remove
 
 # Pairs of text between two records of the progress. They take some seconds to encode.
@@ -69,9 +69,10 @@ class Progress:
 
 
 class CorpusWriter:
-    """Writes the corpus `directory`. It appears with `finish`.
+    """Writes the corpus `directory`, which exists only after `finish`.
 
-    When an exception ends the `with` block, what is unfinished is deleted, except for an interrupt.
+    When the `with` block ends before that, the next writer continues from the last record of the
+    progress. Without a record, what is unfinished is deleted. An interrupt makes a record.
     Raises DataError when another process writes the same corpus, and DiskError.
     """
 
@@ -93,11 +94,10 @@ class CorpusWriter:
     def __enter__(self) -> Self:
         with os_errors_as_disk_error(self._directory):
             self._unfinished.mkdir(parents=True, exist_ok=True)
-            for name in self.progress.file_sizes():
-                # Mode "a" makes a file that does not exist, and does not empty one that does.
-                self._files[name] = (self._unfinished / name).open("ab")
+            self._descriptor = os.open(self._unfinished, os.O_RDONLY)
             try:
                 self._lock()
+                self._open_files()
                 self._continue_or_start()
             except BaseException:
                 self._close_files()
@@ -111,11 +111,15 @@ class CorpusWriter:
         traceback: TracebackType | None,
     ) -> None:
         is_interrupt = error is not None and not isinstance(error, Exception)
-        if is_interrupt:
-            self._record_progress()
-        self._close_files()
-        if not is_interrupt:
-            remove(self._unfinished)
+        try:
+            if self._is_unfinished():
+                if is_interrupt:
+                    with suppress(DiskError):  # the interrupt is what the user must see
+                        self._record_progress()
+                if self._num_recorded == 0:
+                    remove(self._unfinished)
+        finally:
+            self._close_files()
 
     def append(self, chunk: EncodedChunk) -> None:
         """Write the pairs of a chunk after those before it."""
@@ -136,24 +140,42 @@ class CorpusWriter:
         with os_errors_as_disk_error(self._directory):
             (self._unfinished / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             self._sync_files()
-            remove(self._unfinished / "progress.json")
             fsync_path(self._unfinished / "meta.json")
             fsync_path(self._unfinished)
             self._unfinished.rename(self._directory)
             fsync_path(self._directory.parent)
+            # Only now: a writer that is killed before the rename continues from this record.
+            remove(self._directory / "progress.json")
 
     def _append_side(self, side: str, rows: TokenArray, *, num_ids_before: int) -> None:
+        """Write the ids of one side, and their offsets in the whole file."""
         self._files[f"{side}.ids"].write(rows.ids.tobytes())
         self._files[f"{side}.offsets"].write((rows.offsets[1:] + num_ids_before).tobytes())
 
     def _lock(self) -> None:
-        """Keep other processes from writing the same files. The lock ends with the process."""
+        """Keep other processes from writing the same files. The lock ends with the process.
+
+        The process that had the lock may have finished or deleted the directory in the meantime.
+        """
+        is_locked = _try_lock(self._descriptor)
+        if not is_locked or not self._is_unfinished() or self._directory.exists():
+            raise DataError(
+                f"{self._directory}: another process is encoding this text, or has just done so; "
+                "start again when it has ended"
+            )
+
+    def _is_unfinished(self) -> bool:
+        """Return whether the unfinished directory is still the one that this writer opened."""
         try:
-            fcntl.flock(self._files["src.ids"], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{self._directory}: another process is encoding this text") from None
-        except OSError:  # some network filesystems have no locks
-            pass
+            status = self._unfinished.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(status, os.fstat(self._descriptor))
+
+    def _open_files(self) -> None:
+        for name in self.progress.file_sizes():
+            # Mode "a" makes a file that does not exist, and does not empty one that does.
+            self._files[name] = (self._unfinished / name).open("ab")
 
     def _continue_or_start(self) -> None:
         """Cut the files to what the recorded progress says, or to nothing."""
@@ -182,7 +204,9 @@ class CorpusWriter:
         return progress if is_whole else None
 
     def _record_progress(self) -> None:
-        self._sync_files()
+        """Write how far the text is encoded. Raises DiskError."""
+        with os_errors_as_disk_error(self._directory):
+            self._sync_files()
         with atomic_file(self._unfinished / "progress.json") as file:
             file.write(json.dumps(asdict(self.progress)).encode())
         self._num_recorded = self.progress.counts.total
@@ -191,8 +215,32 @@ class CorpusWriter:
         for file in self._files.values():
             with suppress(OSError):  # of a full disk; what is not recorded is written again
                 file.close()
+        os.close(self._descriptor)  # releases the lock
 
     def _sync_files(self) -> None:
+        """Wait until all that was written is on the disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
+
+
+def delete_unfinished(unfinished: Path) -> None:
+    """Delete the directory of an unfinished corpus, unless a process is writing it."""
+    with suppress(OSError):  # another process may have deleted it
+        descriptor = os.open(unfinished, os.O_RDONLY)
+        try:
+            if _try_lock(descriptor):
+                remove(unfinished)
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open directory until it is closed. Return False if another process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network filesystems cannot lock a directory
+        pass
+    return True

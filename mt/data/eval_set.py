@@ -25,7 +25,9 @@ class EvalSet(NamedTuple):
     name: str
     src: list[str]
     refs: list[list[str]]  # one list of lines for each reference file
-    tgt_lang: str | None = None  # None: that of the model which translates it
+    # None: those of the model that translates the set.
+    src_lang: str | None = None
+    tgt_lang: str | None = None
 
     @property
     def digest(self) -> str:
@@ -42,11 +44,9 @@ class EvalSet(NamedTuple):
             return self
         smallest = sorted(range(len(self.src)), key=self._line_hash)[:num_lines]
         indices = sorted(smallest)
-        return EvalSet(
-            self.name,
-            [self.src[index] for index in indices],
-            [[lines[index] for index in indices] for lines in self.refs],
-            self.tgt_lang,
+        return self._replace(
+            src=[self.src[index] for index in indices],
+            refs=[[lines[index] for index in indices] for lines in self.refs],
         )
 
     def _line_hash(self, index: int) -> bytes:
@@ -76,26 +76,26 @@ def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     Raises DataError as `parallel_texts` and the readers do.
     """
     texts = parallel_texts(section, data)
-    tgt_lang = data.languages(section).tgt
+    languages = data.languages(section)
     two_files = [text for text in texts if isinstance(text, TwoFiles)]
     if two_files:
         refs = [text.tgt for text in two_files]
-        return read_eval_set(section.name, two_files[0].src, refs, tgt_lang=tgt_lang)
-    (text,) = texts
-    pairs = list(complete_pairs(text))
-    return EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]], tgt_lang)
+        eval_set = read_eval_set(section.name, two_files[0].src, refs)
+    else:
+        (text,) = texts
+        pairs = list(complete_pairs(text))
+        eval_set = EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]])
+    return eval_set._replace(src_lang=languages.src, tgt_lang=languages.tgt)
 
 
-def read_eval_set(
-    name: str, src: Path, refs: Sequence[Path], *, tgt_lang: str | None = None
-) -> EvalSet:
+def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
     """Read the files of an evaluation set.
 
     Raises DataError for a file that cannot be read, and for a reference file with another number of
     lines than the source file.
     """
     src_lines = list(read_lines(src))
-    eval_set = EvalSet(name, src_lines, [list(read_lines(ref)) for ref in refs], tgt_lang)
+    eval_set = EvalSet(name, src_lines, [list(read_lines(ref)) for ref in refs])
     num_lines = len(eval_set.src)
     for path, lines in zip(refs, eval_set.refs, strict=True):
         if len(lines) != num_lines:

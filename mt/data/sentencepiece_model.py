@@ -12,7 +12,7 @@ TRAINER = 2
 NORMALIZER = 3
 DENORMALIZER = 5
 
-# Numbers of fields in a piece, and a value of the first
+# PIECE_TYPE: number of the field with the type of a piece. USER_DEFINED: one value of it.
 PIECE_TYPE = 3
 USER_DEFINED = 4
 
@@ -44,10 +44,10 @@ def replaces_characters(model: bytes) -> bool:
 
 
 def changes_words_in_context(model: bytes) -> bool:
-    """Return whether the words beside a word, or its place in the text, can change its pieces.
+    """Return whether the pieces of a word can depend on its neighbours or its position.
 
-    This may be so if some pieces are defined by the user, which are found before all others, and if
-    spaces are not treated as in mt's own models. Raises ValueError as `replaces_characters`.
+    This is possible with user-defined pieces, which are matched before all others, or with another
+    treatment of spaces than in mt's own models. Raises ValueError as `replaces_characters`.
     """
     unusual_fields = {
         PIECE: (PIECE_TYPE, USER_DEFINED),

@@ -5,9 +5,9 @@ et al. 2017, "Google's Multilingual Neural Machine Translation System"). The tag
 the model where a training pair comes from, such as from back-translation (Caswell et al. 2019,
 "Tagged Back-Translation").
 
-`data.tags` names the tags of a run. The first name stands for the first control token that the
-source tokenizer reserves for this, and so on. A text cannot express a control token, so a "<2de>"
-in a text stays text.
+`data.tags` names the tags of a run. The i-th name belongs to the i-th control token that the source
+tokenizer reserves for tags. A text cannot express a control token, so a "<2de>" in a text stays
+text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ def choose_tags(data: DataConfig, parent_tags: Sequence[str] = ()) -> tuple[str,
         return data.tags
     names = list(parent_tags)
     has_language_tags = any(map(is_language_tag, parent_tags))
-    if has_language_tags or len(data.tgt_languages) > 1:
-        names += [language_tag(language) for language in data.tgt_languages]
+    if has_language_tags or len(data.trained_tgt_languages) > 1:
+        names += [language_tag(language) for language in data.trained_tgt_languages]
     names += [corpus.tag for corpus in data.train if corpus.tag is not None]
     tags = tuple(dict.fromkeys(names))
     if len(tags) > MAX_TAGS:
@@ -47,7 +47,7 @@ def choose_tags(data: DataConfig, parent_tags: Sequence[str] = ()) -> tuple[str,
     return tags
 
 
-def target_languages(data: DataConfig) -> tuple[str, ...]:
+def translatable_languages(data: DataConfig) -> tuple[str, ...]:
     """Return the languages that a run can translate into: those with tags, or its only one."""
     tags = choose_tags(data)
     languages = [tag.removeprefix(LANGUAGE_TAG_MARK) for tag in tags if is_language_tag(tag)]

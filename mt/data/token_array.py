@@ -31,12 +31,12 @@ class TokenArray:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Return the length of each sequence, (len,)."""
+        """The length of each sequence, (len,)."""
         return np.diff(self.offsets)
 
     @property
-    def lengths32(self) -> NDArray[np.int32]:
-        """Return the lengths in half the memory, for the sequences of a whole corpus."""
+    def lengths_int32(self) -> NDArray[np.int32]:
+        """The lengths in half the memory, for the sequences of a whole corpus."""
         return np.subtract(self.offsets[1:], self.offsets[:-1], dtype=np.int32, casting="unsafe")
 
     def take(self, indices: NDArray[np.int64]) -> Self:
@@ -44,7 +44,7 @@ class TokenArray:
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         offsets = offsets_of(lengths)
-        # The place of each id here, and how far from there it stands in `self.ids`.
+        # Each id's position in the result, plus the distance to its position in `self.ids`.
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return type(self)(self.ids[positions], offsets)
 

@@ -120,8 +120,8 @@ class Tokenizer:
     def encodes_words_alone(self) -> bool:
         """Whether the ids of a text are those of its words, whatever words are beside them.
 
-        In a unigram model, words are independent too, but their scores are rounded together, so two
-        encodings that are equally likely could be confused.
+        Not for unigram models: rounding of the text's total score can decide between two equally
+        likely encodings of a word.
         """
         return self._is_bpe() and not changes_words_in_context(self.model)
 

@@ -103,7 +103,7 @@ def sample_sentences(texts: Iterable[Iterable[str]], *, max_sentences: int | Non
         return
     sample = list(islice(sentences, max_sentences))
     generator = Random(SAMPLE_SEED)
-    # The largest of so many uniform random numbers, as if each sentence in the sample had one.
+    # Algorithm L gives each sampled sentence a random number; this is the largest of them.
     largest = _draw_largest(generator, max_sentences)
     while True:
         num_passed = math.log(1.0 - generator.random()) / math.log1p(-largest)

@@ -68,5 +68,6 @@ def _is_regular(text: str) -> bool:
 
 
 def _concatenate(first: TokenArray, second: TokenArray) -> TokenArray:
+    """Return the sequences of both arrays in one."""
     lengths = np.concatenate([first.lengths, second.lengths])
     return TokenArray(np.concatenate([first.ids, second.ids]), offsets_of(lengths))

@@ -82,9 +82,10 @@ class Translator:
     split_lines: bool = True  # False: split only texts of more than max_length tokens
     on_progress: OnProgress | None = None  # called after each batch of segments
     src_lang: str = "?"
-    tgt_lang: str = "?"  # into which it translates, if no other is asked for
-    # The tag of each target language; empty: the model has one, which has no tag.
-    language_ids: Mapping[str, int] = field(default_factory=dict)
+    tgt_lang: str = "?"  # the default target language
+    # The id of the tag of each target language. Empty for a model of one target language, because
+    # that has no tag.
+    ids_by_language: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         num_parameters = sum(
@@ -236,36 +237,42 @@ class Translator:
             source_stats=SourceStats.load(run.source_stats_path),
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
-            language_ids=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
+            ids_by_language=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
         )
 
     def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
         """Raise RunDirError, which names the other run, if its model has other tokens."""
         facts = {
             "languages": (self._languages, other._languages),
-            "source tokenizer": (self.src_tokenizer.digest, other.src_tokenizer.digest),
-            "target tokenizer": (self.tgt_tokenizer.digest, other.tgt_tokenizer.digest),
+            "source tokenizer": (self.src_tokenizer.digest[:20], other.src_tokenizer.digest[:20]),
+            "target tokenizer": (self.tgt_tokenizer.digest[:20], other.tgt_tokenizer.digest[:20]),
             "data.normalization": (self.normalization, other.normalization),
-            "target languages": (self._target_languages, other._target_languages),
+            "tags of target languages": (self._language_tags, other._language_tags),
         }
         for name, (own, others) in facts.items():
             if own != others:
                 raise RunDirError(
                     f"{run_dir}: cannot join the ensemble: wanted the {name} of the first run, "
-                    f"{own:.20}, found {others:.20}"
+                    f"{own}, found {others}"
                 )
 
     @property
-    def _target_languages(self) -> str:
-        """Return the languages that have tags, in the order of their tags."""
-        return ", ".join(self.language_ids) or self.tgt_lang
+    def _tgt_languages_text(self) -> str:
+        """The target languages for a message, in the order of their tags."""
+        return ", ".join(self.ids_by_language) or self.tgt_lang
+
+    @property
+    def _language_tags(self) -> str:
+        """The target languages with the ids of their tags."""
+        ids = [f"{language} {token_id}" for language, token_id in self.ids_by_language.items()]
+        return ", ".join(sorted(ids)) or "none"
 
     @property
     def tag_names(self) -> dict[int, str]:
         """The name of each tag, as people read it: `<2de>`."""
         return {
             token_id: f"<{language_tag(language)}>"
-            for language, token_id in self.language_ids.items()
+            for language, token_id in self.ids_by_language.items()
         }
 
     def language_prefix(self, to: str | None) -> Prefix:
@@ -274,12 +281,12 @@ class Translator:
         None stands for `tgt_lang`. Raises DataError for a language that the model does not have.
         """
         language = to or self.tgt_lang
-        if language in self.language_ids:
-            return (self.language_ids[language],)
-        if self.language_ids or language != self.tgt_lang:
+        if language in self.ids_by_language:
+            return (self.ids_by_language[language],)
+        if self.ids_by_language or language != self.tgt_lang:
             raise DataError(
                 f"cannot translate into {language!r}: wanted a target language of this model "
-                f"({self._target_languages})"
+                f"({self._tgt_languages_text})"
             )
         return ()
 
@@ -341,7 +348,7 @@ class Translator:
                 length_penalty=length_penalty,
                 sampling=sampling,
                 to=to,
-                target_prefix=_prefixes_of_one_text(target_prefix),
+                target_prefix=_target_prefixes_of_one_text(target_prefix),
             )[0]
         n_best_lists = self.n_best(
             texts,
@@ -350,7 +357,7 @@ class Translator:
             length_penalty=length_penalty,
             sampling=sampling,
             to=to,
-            target_prefix=_prefixes_of_texts(texts, target_prefix),
+            target_prefix=_target_prefixes_of_texts(texts, target_prefix),
         )
         return [translations[0].text for translations in n_best_lists]
 
@@ -408,10 +415,10 @@ class Translator:
             raise ValueError(f"wanted num_translations of at least 1, found {num_translations}")
         prefix = self.language_prefix(to)
         if isinstance(texts, str):
-            own_prefix = _prefixes_of_one_text(target_prefix)
-            return translator._n_best_lists([texts], num_translations, prefix, own_prefix)[0]
-        own_prefixes = _prefixes_of_texts(texts, target_prefix)
-        return translator._n_best_lists(texts, num_translations, prefix, own_prefixes)
+            target_prefixes = _target_prefixes_of_one_text(target_prefix)
+            return translator._n_best_lists([texts], num_translations, prefix, target_prefixes)[0]
+        target_prefixes = _target_prefixes_of_texts(texts, target_prefix)
+        return translator._n_best_lists(texts, num_translations, prefix, target_prefixes)
 
     @overload
     def score(  # type: ignore[overload-overlap]
@@ -540,7 +547,7 @@ class Translator:
         """Return the parts of a text (see `split_text`), the first with its target prefix.
 
         A text with a target prefix has one part, unless it is longer than `max_length` tokens.
-        Raises DataError for a target prefix that has a line break or no place in the model.
+        Raises DataError for a target prefix that has a line break or is too long for the model.
         """
         if is_blank(target_prefix):
             return self.splitter.split(text, prefix=prefix)
@@ -584,11 +591,13 @@ class Translator:
         chunks = chunked(
             lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
         )
-        prefixes = None if target_prefixes is None else iter(target_prefixes)
+        remaining_target_prefixes = None if target_prefixes is None else iter(target_prefixes)
         for chunk in chunks:
-            target_prefix = _next_prefixes(prefixes, len(chunk), num_lines_before=counts.num_lines)
+            target_prefixes_of_chunk = _next_target_prefixes(
+                remaining_target_prefixes, len(chunk), num_lines_before=counts.num_lines
+            )
             translations = self.n_best(
-                chunk, num_translations=n_best, to=to, target_prefix=target_prefix
+                chunk, num_translations=n_best, to=to, target_prefix=target_prefixes_of_chunk
             )
             for line, line_translations in zip(chunk, translations, strict=True):
                 counts.count(
@@ -596,7 +605,10 @@ class Translator:
                     unseen_characters=self.src_normalizer.unseen_characters(line),
                 )
             yield TranslatedChunk(chunk, translations)
-        if prefixes is not None and next(prefixes, None) is not None:
+        if (
+            remaining_target_prefixes is not None
+            and next(remaining_target_prefixes, None) is not None
+        ):
             raise DataError(
                 f"wanted one target prefix for each of {counts.num_lines:,} lines, found more"
             )
@@ -621,7 +633,9 @@ def _change_search(
     return search.model_copy(update=changes)
 
 
-def _prefixes_of_one_text(target_prefix: str | Sequence[str] | None) -> list[str] | None:
+def _target_prefixes_of_one_text(
+    target_prefix: str | Sequence[str] | None,
+) -> Sequence[str] | None:
     """Return the target prefix of a single text as a list. Raises TypeError for a list."""
     if target_prefix is None:
         return None
@@ -630,7 +644,7 @@ def _prefixes_of_one_text(target_prefix: str | Sequence[str] | None) -> list[str
     raise TypeError("wanted one target_prefix for one text, found a list")
 
 
-def _prefixes_of_texts(
+def _target_prefixes_of_texts(
     texts: Sequence[str], target_prefixes: str | Sequence[str] | None
 ) -> Sequence[str] | None:
     """Return the target prefixes of a list of texts. Raises ValueError if their number differs."""
@@ -646,13 +660,13 @@ def _prefixes_of_texts(
     return target_prefixes
 
 
-def _next_prefixes(
-    prefixes: Iterator[str] | None, count: int, *, num_lines_before: int
+def _next_target_prefixes(
+    target_prefixes: Iterator[str] | None, count: int, *, num_lines_before: int
 ) -> list[str] | None:
     """Return the target prefixes of the next `count` lines. Raises DataError if there are fewer."""
-    if prefixes is None:
+    if target_prefixes is None:
         return None
-    found = list(islice(prefixes, count))
+    found = list(islice(target_prefixes, count))
     if len(found) < count:
         line = num_lines_before + len(found) + 1
         raise DataError(f"line {line:,}: wanted a target prefix for each line, found no more")
@@ -677,7 +691,7 @@ def _pairs_of_lists(src: Sequence[str], tgt: Target | Sequence[Target]) -> list[
 
 @dataclass
 class _LineCounts:
-    """Lines of a long text that deserve a message at its end."""
+    """Counts of lines, for the messages after a text."""
 
     num_lines: int = 0
     num_split_lines: int = 0

@@ -65,7 +65,7 @@ class Example(NamedTuple):
 
 
 class PercentileExample(NamedTuple):
-    """The sentence at a percentile of a set: that share of the set has a lower or equal chrF."""
+    """The sentence at a percentile of a set: that percentage has a lower or equal chrF."""
 
     sentence: int  # its index in the set
     percentile: int
@@ -211,7 +211,7 @@ def percentile_examples(
 ) -> list[PercentileExample]:
     """Return the sentences at given percentiles of chrF, such as the median for 50.
 
-    No source is chosen twice, and no blank source: of these, only the first sentence counts.
+    Blank sources are ignored. Of sentences with equal sources only the first counts.
     """
     index_by_source: dict[str, int] = {}
     for index, sentence in enumerate(sentences):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
-from mt.data.tags import target_languages
+from mt.data.tags import translatable_languages
 from mt.data.text import read_lines
 from mt.decoding.translation import TranslationProgress
 from mt.decoding.translator import Translator
@@ -157,6 +157,9 @@ def translate_sets(
         )
         for eval_set in eval_sets
     ]
+    for experiment in experiments[1:]:
+        for eval_set in eval_sets:
+            check_languages(experiment, eval_set, first=experiments[0])
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
     warnings = _find_seen_sources(eval_sets, experiments)
     has_sources = bool(experiments) or src is not None
@@ -236,7 +239,6 @@ def _common_scoring(
         other = scoring_of_run(
             experiment.config, tgt_lang=tgt_lang, tokenize=tokenize, lowercase=lowercase
         )
-        _check_same_languages(first, experiment)
         if other != scoring:
             raise ConfigError(
                 f"{experiment.run_dir.path}: its config scores with {other}, but that of "
@@ -246,21 +248,22 @@ def _common_scoring(
     return scoring
 
 
-def _check_same_languages(first: Experiment, other: Experiment) -> None:
-    """Raise ConfigError if two runs translate between different languages."""
-    first_languages = _languages(first)
-    other_languages = _languages(other)
-    if first_languages != other_languages:
-        raise ConfigError(
-            f"{other.run_dir.path}: translates {other_languages}, but {first.run_dir.path} "
-            f"translates {first_languages}: their scores cannot be compared"
-        )
+def check_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experiment) -> None:
+    """Raise ConfigError if a run does not translate a set between the languages of the first run.
 
-
-def _languages(experiment: Experiment) -> str:
-    """Return the languages of a run: "en to de"."""
+    A set without languages is translated between the default languages of each run.
+    """
     data = experiment.config.data
-    return f"{data.src_lang} to {' or '.join(target_languages(data))}"
+    src_lang = eval_set.src_lang or first.config.data.src_lang
+    tgt_lang = eval_set.tgt_lang or first.config.data.tgt_lang
+    src_languages = {data.languages(corpus).src for corpus in data.train}
+    tgt_languages = translatable_languages(data) if eval_set.tgt_lang else (data.tgt_lang,)
+    if src_lang not in src_languages or tgt_lang not in tgt_languages:
+        raise ConfigError(
+            f"{experiment.run_dir.path}: does not translate {src_lang} to {tgt_lang}, as "
+            f"{first.run_dir.path} does, but {' or '.join(sorted(src_languages))} to "
+            f"{' or '.join(tgt_languages)}: their scores cannot be compared"
+        )
 
 
 def _load_sets(

@@ -100,7 +100,7 @@ def export(
         spec.save(str(partial))
         for tokenizer in set(run.tokenizer_paths(config.tokenizer.joint)):
             shutil.copy(tokenizer, partial)
-        if translator.language_ids:
+        if translator.ids_by_language:
             _write_tags(translator, partial / TAGS_FILE)
         (partial / MARKER_FILE).touch()
     megabytes = (directory / "model.bin").stat().st_size / 1e6
@@ -123,7 +123,7 @@ def _write_tags(translator: Translator, path: Path) -> None:
     """Write the first token of a source for each target language: {"de": "<tag_0>"}."""
     tokens = {
         language: translator.src_tokenizer.piece(token_id)
-        for language, token_id in translator.language_ids.items()
+        for language, token_id in translator.ids_by_language.items()
     }
     path.write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
 

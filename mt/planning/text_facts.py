@@ -140,7 +140,7 @@ def find_scripts(characters: Counter[str]) -> tuple[ScriptShare, ...]:
     counts: Counter[str] = Counter()
     for character, count in characters.items():
         if character.isalpha():
-            counts[script_of(character)] += count
+            counts[script_of_letter(character)] += count
     total = counts.total()
     return tuple(
         ScriptShare(name, count / total)
@@ -150,7 +150,7 @@ def find_scripts(characters: Counter[str]) -> tuple[ScriptShare, ...]:
 
 
 @cache
-def script_of(letter: str) -> str:
+def script_of_letter(letter: str) -> str:
     """Return the script of a letter, such as "Latin".
 
     Python knows no scripts, so this is the first word of the letter's Unicode name.

@@ -22,7 +22,7 @@ from mt.data.progress import bytes_bar
 from mt.data.text import OnBytes, chunked
 from mt.data.words import split_words
 from mt.errors import DataError
-from mt.planning.text_facts import find_scripts, script_of
+from mt.planning.text_facts import find_scripts, script_of_letter
 from mt.preflight.languages import (
     MIN_LOG_ODDS,
     NUM_TRIGRAM_HASHES,
@@ -165,7 +165,8 @@ def judge_pairs(
     tgt_digests = np.frombuffer(b"".join(map(_digest, tgt_texts)), np.uint64)
     masks = {Rule.COPY: (src_digests == tgt_digests) & (src_digests != 0)}
     if held_out is not None:
-        masks[Rule.HELD_OUT] = np.isin(src_digests, held_out.src_digests)
+        is_held_out = np.isin(src_digests, held_out.src_digests)
+        masks[Rule.HELD_OUT] = is_held_out & (src_digests != 0)  # 0: a blank line
         if held_out.log_odds is not None:
             src_in_tgt_lang = score_lines(_encode(src_texts), held_out.log_odds) < -MIN_LOG_ODDS
             tgt_in_src_lang = score_lines(_encode(tgt_texts), held_out.log_odds) > MIN_LOG_ODDS
@@ -211,17 +212,21 @@ def is_in_scripts(text: str, scripts: frozenset[str]) -> bool:
     if not scripts or (text.isascii() and "Latin" in scripts):
         return True
     letters = [character for character in text if character.isalpha()]
-    num_right = sum(1 for letter in letters if script_of(letter) in scripts)
+    num_right = sum(1 for letter in letters if script_of_letter(letter) in scripts)
     return num_right >= MIN_SCRIPT_SHARE * len(letters)
 
 
 def _mark_duplicates(verdicts: NDArray[np.uint8], digests: Digests) -> None:
-    """Give the verdict DUPLICATE to each kept pair that is the same as an earlier kept one."""
-    kept = np.flatnonzero(verdicts == KEPT)
-    digests = digests[kept]
+    """Give the verdict DUPLICATE to each kept pair that is the same as an earlier kept one.
+
+    Pairs with a blank side, which have the digest 0, are not compared.
+    """
+    compared = np.flatnonzero((verdicts == KEPT) & (digests != 0))
+    digests = digests[compared]
     order = np.argsort(digests, kind="stable")  # equal pairs stay in the order of the text
     repeats_previous = digests[order[1:]] == digests[order[:-1]]
-    verdicts[kept[order[1:][repeats_previous]]] = Rule.DUPLICATE
+    repeated = order[1:][repeats_previous]
+    verdicts[compared[repeated]] = Rule.DUPLICATE
 
 
 # Writing

@@ -31,7 +31,7 @@ from mt.training.optimizer import pack_optimizer
 from mt.training.shared_work import never_interrupting
 from mt.training.stopping import count_validations, updates_within
 from mt.training.trainer import Trainer
-from mt.training.validator import count_lines, sample_sets
+from mt.training.validator import count_set_lines, sample_sets
 
 # The first updates are slower than the others: memory is allocated, and kernels are chosen.
 NUM_WARM_UP_UPDATES = 2
@@ -163,7 +163,7 @@ def shorten_validation_set(config: Config, directory: Path, *, num_lines: int) -
         )
     data = config.data.model_copy(update={"valid": tuple(sections)})
     short_config = config.model_copy(update={"data": data})
-    return ShortValidation(short_config, count_lines(kept_sets), count_lines(eval_sets))
+    return ShortValidation(short_config, count_set_lines(kept_sets), count_set_lines(eval_sets))
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

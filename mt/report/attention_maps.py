@@ -45,8 +45,8 @@ def write_attention(
     if output.suffix == ".json":
         content = attention_json(maps)
     else:
-        links = link_below(output, RunDir(run_dir).report_path, text="Report of the run")
-        content = attention_page(maps, links=links)
+        link = link_below(output, RunDir(run_dir).report_path, text="Report of the run")
+        content = attention_page(maps, links=[link] if link is not None else [])
     with atomic_file(output) as file:
         # The name of the run may have bytes that are not UTF-8.
         file.write(content.encode(errors="backslashreplace"))

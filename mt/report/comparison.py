@@ -106,7 +106,8 @@ def write_comparison(
     )
     links = {}
     for run in comparison.runs:
-        for link in link_below(output, RunDir(run.path).report_path, text="report"):
+        link = link_below(output, RunDir(run.path).report_path, text="report")
+        if link is not None:
             links[run.name] = link
     page = comparison_page(comparison._replace(report_links=links))
     with atomic_file(output) as file:
@@ -156,8 +157,8 @@ def compare_sets(translated: TranslatedSets, runs: Sequence[ComparedRun]) -> lis
         compared.append(
             ComparedSet(
                 name=item.eval_set.name,
-                src_lang=runs[0].config.data.src_lang,
-                tgt_lang=runs[0].config.data.tgt_lang,
+                src_lang=item.eval_set.src_lang or runs[0].config.data.src_lang,
+                tgt_lang=item.eval_set.tgt_lang or runs[0].config.data.tgt_lang,
                 num_lines=len(item.eval_set.src),
                 runs=list(runs),
                 scores=scores,

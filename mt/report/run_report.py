@@ -1,7 +1,7 @@
 """mt report: one HTML page about a training run, finished or not."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Report(NamedTuple):
 
     name: str
     languages: str
-    src_lang: str  # of the samples and heat maps
+    src_lang: str  # of the samples; "" if there are several languages
     tgt_lang: str
     summary: Sequence[Fact]
     facts: Mapping[str, Sequence[Fact]]  # by heading
@@ -82,8 +82,8 @@ def write_report(
     report = collect_report(run_dir, checkpoint=checkpoint, device=device)
     for sentence in report.missing:
         logger.info(sentence)
-    links = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
-    page = report_page(report._replace(links=links))
+    link = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
+    page = report_page(report._replace(links=[link] if link is not None else []))
     with atomic_file(output) as file:
         file.write(page.encode(errors="backslashreplace"))
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
@@ -96,11 +96,12 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
     history = read_metrics_log(run.metrics_path)
     counts = read_pair_counts(run, num_corpora=len(config.data.train))
     evaluation = evaluate_run(run, config, checkpoint=checkpoint, device=device)
+    valid_languages = [config.data.languages(section) for section in config.data.valid]
     return Report(
         name=run.path.resolve().name,
         languages=describe_languages(config.data),
-        src_lang=config.data.src_lang,
-        tgt_lang=config.data.tgt_lang,
+        src_lang=_single_language(languages.src for languages in valid_languages),
+        tgt_lang=_single_language(languages.tgt for languages in valid_languages),
         summary=summarise(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,
@@ -112,6 +113,12 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         config=dump_config(config),
         next_steps=find_next_steps(config, history, evaluation.scored_sets),
     )
+
+
+def _single_language(languages: Iterable[str]) -> str:
+    """Return the language if all are the same, else ""."""
+    different = set(languages)
+    return different.pop() if len(different) == 1 else ""
 
 
 def find_next_steps(
@@ -152,7 +159,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
         scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
         scored_sets.append(translate_and_score(eval_set, translator, scoring=scoring))
         if not heat_maps:  # the sets before had no suitable sentence
-            heat_maps = compute_heat_maps(eval_set.src, translator, to=eval_set.tgt_lang)
+            heat_maps = compute_heat_maps(eval_set, translator)
             heat_maps_source = eval_set.name
     return Evaluation(
         checkpoint=find_checkpoint(run.checkpoints_dir, checkpoint).name,

@@ -40,7 +40,7 @@ class ScoredSet(NamedTuple):
 
 
 def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
-    """Load the sets that `mt evaluate` would score: the test sets, or else the validation set.
+    """Load the sets that `mt evaluate` would score: the test sets, or else the validation sets.
 
     Sets with unreadable files are left out. The second value has a sentence for each of them,
     and one if there are no test sets.
@@ -51,8 +51,8 @@ def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
         sections = config.data.valid
         names = ", ".join(section.name for section in sections)
         problems.append(
-            f"The config has no test sets. The scores are of {names},"
-            " which was also used to select the checkpoint."
+            f"The config has no test sets. The scores are of {names}: validation text, by which "
+            "the checkpoint was selected too."
         )
     eval_sets = []
     for section in sections:
@@ -82,8 +82,8 @@ def translate_and_score(
 
     return ScoredSet(
         name=eval_set.name,
-        src_lang=translator.src_lang,
-        tgt_lang=translator.tgt_lang,
+        src_lang=eval_set.src_lang or translator.src_lang,
+        tgt_lang=eval_set.tgt_lang or translator.tgt_lang,
         sentences=sentences,
         scores=scores,
         length_unit=lengths.unit,

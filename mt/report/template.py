@@ -52,8 +52,8 @@ class PageLink(NamedTuple):
     address: str
 
 
-def link_below(page: Path, target: Path, *, text: str) -> list[PageLink]:
-    """Return a link from a page to a file, or no link if there is none that stays right.
+def link_below(page: Path, target: Path, *, text: str) -> PageLink | None:
+    """Return a link from a page to a file, or None if there is none that stays right.
 
     The file must exist, in the directory of the page or below: both move together, and the address
     shows nothing of the other directories of this machine.
@@ -61,8 +61,8 @@ def link_below(page: Path, target: Path, *, text: str) -> list[PageLink]:
     folder = page.resolve().parent
     file = target.resolve()
     if not file.is_file() or not file.is_relative_to(folder) or file == page.resolve():
-        return []
-    return [PageLink(text, quote(os.fsencode(file.relative_to(folder))))]
+        return None
+    return PageLink(text, quote(os.fsencode(file.relative_to(folder))))
 
 
 def show_control_chars(text: str) -> str:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from mt.evaluation.languages import script_of
+from mt.evaluation.languages import script_of_language
 
 # A language, and optionally a script, a region and variants (BCP 47).
-LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|\d{3}))?(-[a-z\d]{5,8})*", re.I)
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|\d{3}))?(-[a-z\d]{5,8})*", re.I)
 
 # Browsers choose the font of Chinese characters by the language, and know the short codes best.
 SHORT_CODES = {"cn": "zh", "chi": "zh", "zho": "zh", "jp": "ja", "jpn": "ja", "kor": "ko"}
@@ -42,11 +42,11 @@ def text_language(code: str) -> TextLanguage:
     name that cannot be a language code stands for an unknown language.
     """
     tag = code.split(".")[0].replace("_", "-")
-    if not LANGUAGE_TAG.fullmatch(tag):
+    if not LANGUAGE_CODE.fullmatch(tag):
         return TextLanguage("", "auto")
     language, *subtags = tag.split("-")
     language = language.lower()
-    script = script_of(code)
+    script = script_of_language(code)
     is_right_to_left = script in RIGHT_TO_LEFT_SCRIPTS
     if script == "":
         is_right_to_left = language in RIGHT_TO_LEFT_LANGUAGES

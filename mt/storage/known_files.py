@@ -14,8 +14,8 @@ from typing import NamedTuple
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_file, sha256
 
-# The times of a file have a resolution, of two seconds on some filesystems, in which a second
-# change would not show. So nothing is remembered of a file that changed this short a time ago.
+# Some filesystems store times in steps of two seconds, and two changes within a step look like one.
+# So files that changed more recently than this are not remembered.
 MIN_AGE_NS = 2_500_000_000
 
 
@@ -26,18 +26,23 @@ class FileState(NamedTuple):
     modified_ns: int
     inode_changed_ns: int
     inode: int
+    # Whether the latest change was so long ago that a later one gives other times. This is judged
+    # before the file is read, because the file may change during a slow read.
+    is_settled: bool = True
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
         """Return the present state. Raises OSError."""
+        now_ns = time.time_ns()
         status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the latest change was long enough ago that the next one will have other times."""
-        latest_change_ns = max(self.modified_ns, self.inode_changed_ns)
-        return time.time_ns() - latest_change_ns > MIN_AGE_NS
+        latest_change_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+        return cls(
+            size=status.st_size,
+            modified_ns=status.st_mtime_ns,
+            inode_changed_ns=status.st_ctime_ns,
+            inode=status.st_ino,
+            is_settled=now_ns - latest_change_ns > MIN_AGE_NS,
+        )
 
 
 class KnownFiles:

@@ -19,7 +19,7 @@ from mt.config.load import (
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
 from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
-from mt.data.tags import choose_tags, target_languages
+from mt.data.tags import choose_tags, translatable_languages
 from mt.distributed import (
     TRAINING_TIMEOUT,
     Runtime,
@@ -249,11 +249,16 @@ def resolve_auto(
 ) -> tuple[Config, Runtime]:
     """Return the config without `auto`, and the runtime with its precision.
 
-    Three choices are made once, when a run begins: the tags; the precision, for which the speed of
-    bf16 is measured; and BLEU's tokenizer, which depends on the packages installed. With several
-    target languages, that stays `auto`, because each may need another one. Later, `auto` stands for
-    `run_precision`, and for the tokenizer in `run_config`, if there are any. Raises DeviceError for
-    a precision or `train.compile` that the device does not support.
+    Three choices are made once, when a run begins:
+
+    - the tags;
+    - the precision, for which the speed of bf16 is measured;
+    - BLEU's tokenizer, which depends on the packages installed. It stays `auto` with several target
+      languages, because each may need another one.
+
+    In a resumed run, `auto` means the recorded values: `run_precision`, and the tokenizer in
+    `run_config`. Raises DeviceError for a precision or `train.compile` that the device does not
+    support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
@@ -264,7 +269,7 @@ def resolve_auto(
     tokenize: str = config.evaluation.tokenize
     if tokenize == "auto" and run_config is not None:
         tokenize = run_config.evaluation.tokenize  # in the config of an old run, this is auto
-    elif tokenize == "auto" and len(target_languages(config.data)) == 1:
+    elif tokenize == "auto" and len(translatable_languages(config.data)) == 1:
         tokenize = bleu_tokenizer(config.data.tgt_lang)
     resolved = {"precision": runtime.precision, "device": runtime.device.type}
     sections = {

@@ -31,7 +31,7 @@ def load_teachers(experiment: Experiment, runtime: Runtime) -> list[Transformer]
     for run_dir in config.teacher:
         teacher = Experiment.open(run_dir)
         require_same_tokenizers(experiment, teacher)
-        require_same_languages(experiment, teacher)
+        require_same_tags(experiment, teacher)
         model = teacher.translator(config.teacher_checkpoint, device="cpu").model
         model.compute_dtype = runtime.dtype
         teachers.append(model.requires_grad_(False).to(runtime.device))
@@ -58,13 +58,17 @@ def require_same_tokenizers(experiment: Experiment, teacher: Experiment) -> None
     )
 
 
-def require_same_languages(experiment: Experiment, teacher: Experiment) -> None:
-    """Raise ConfigError when the teacher has other tags of target languages."""
-    own = language_ids(experiment.ids_by_tag)
-    others = language_ids(teacher.ids_by_tag)
-    if own != others:
+def require_same_tags(experiment: Experiment, teacher: Experiment) -> None:
+    """Raise ConfigError when the tags of this run mean something else to the teacher.
+
+    Both must have the same target languages. The teacher may have more tags of corpora.
+    """
+    own = experiment.ids_by_tag
+    others = teacher.ids_by_tag
+    has_own_tags = own.items() <= others.items()
+    if not has_own_tags or language_ids(own) != language_ids(others):
         raise ConfigError(
-            f"train.teacher: {teacher.run_dir.path}: wanted the tags of this run "
+            f"train.teacher: {teacher.run_dir.path}: wanted the tags of this run, in their order "
             f"({', '.join(own) or 'none'}), found {', '.join(others) or 'none'}"
         )
 

@@ -164,10 +164,10 @@ class Trainer:
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
             self._examine_plan()
-            reason = self._exchange_stop_reason()
+            reason = self._shared_stop_reason()
             while reason is None:
                 self._train_epoch()
-                reason = self._exchange_stop_reason()
+                reason = self._shared_stop_reason()
             self._finish()
             self._score_best()
         num_skipped = self.state.num_skipped + int(self.window.sums().num_skipped)
@@ -224,7 +224,7 @@ class Trainer:
         self.wrapped_objective.train()
         with Prefetcher(epoch, own_indices) as batches:
             for indices in updates:
-                if self._exchange_stop_reason() is not None:
+                if self._shared_stop_reason() is not None:
                     return
                 self._save_if_requested()
                 self.update(batches, indices)
@@ -312,7 +312,7 @@ class Trainer:
             self._show_numbers()
         if self._validation_is_due():
             self._validate_and_save()
-        elif self._save_is_due() and self._exchange_stop_reason() is None:  # `fit` saves at a stop
+        elif self._save_is_due() and self._shared_stop_reason() is None:  # `fit` saves at a stop
             self._save(is_best=False)
 
     def _log_updates(self) -> None:
@@ -411,7 +411,7 @@ class Trainer:
 
     # Stopping
 
-    def _exchange_stop_reason(self) -> str | None:
+    def _shared_stop_reason(self) -> str | None:
         """Return why to stop now, or None, after an exchange of signals and plans."""
         self._exchange_signals()
         return self.stop_reason()

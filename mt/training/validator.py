@@ -86,7 +86,9 @@ class Validator:
         full_sets = experiment.validation_sets
         self.eval_sets = sample_sets(full_sets, self.config.train.validation_lines)
         self.scope = ScoreScope(
-            count_lines(self.eval_sets), count_lines(full_sets), beam_size=self.search.beam_size
+            count_set_lines(self.eval_sets),
+            count_set_lines(full_sets),
+            beam_size=self.search.beam_size,
         )
         for full_set in full_sets:
             self._check_lengths(full_set)
@@ -168,7 +170,7 @@ class Validator:
             source_stats=self.source_stats,
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
-            language_ids=language_ids(self.ids_by_tag),
+            ids_by_language=language_ids(self.ids_by_tag),
         )
 
     def _losses(self, objective: Objective, pairs: EncodedCorpus) -> list[TokenLoss]:
@@ -279,9 +281,10 @@ def score_eval_sets(
 def sample_sets(eval_sets: Sequence[EvalSet], num_lines: int | None) -> list[EvalSet]:
     """Return a fixed sample of each set, of `num_lines` lines in all; with None, the whole sets.
 
-    The sets have equal parts of these lines, except that a small set leaves lines to the others.
+    The sets have equal parts of these lines; if a set has fewer lines than its part, the other sets
+    get the rest.
     """
-    if num_lines is None or num_lines >= count_lines(eval_sets):
+    if num_lines is None or num_lines >= count_set_lines(eval_sets):
         return list(eval_sets)
     num_lines_left = num_lines
     samples: dict[str, EvalSet] = {}
@@ -294,7 +297,7 @@ def sample_sets(eval_sets: Sequence[EvalSet], num_lines: int | None) -> list[Eva
     return [samples[eval_set.name] for eval_set in eval_sets]
 
 
-def count_lines(eval_sets: Sequence[EvalSet]) -> int:
+def count_set_lines(eval_sets: Sequence[EvalSet]) -> int:
     """Return the number of lines of all sets."""
     return sum(len(eval_set.src) for eval_set in eval_sets)
 

@@ -5,7 +5,7 @@
 Generates parallel text of random words, with Zipf's frequencies and about 15 words a sentence, in a
 temporary directory, which is deleted at the end. Each step runs in a process of its own: count the
 pairs, train the tokenizer, encode, load what was encoded (the second start of a run), plan an
-epoch, and make batches with BPE-dropout. Printed are for each step the seconds, the processor
+epoch, and make batches with BPE-dropout. For each step it prints the seconds, the processor
 seconds, the pairs per processor second, and the largest private memory of its processes, above that
 of a process which has only imported the same modules, PyTorch among them. Pages of mapped files do
 not count: the system takes them back when it needs them. Linux only.

@@ -102,8 +102,9 @@ DATA_SETS = {
             "test.ja": "d37dc460a81b064e4106c8913eb11fa300da05cf3f58a7a5bbfec7e20947ddef",
         },
     ),
-    # A table of English, German and more columns. The checksum is that of the file of 2018-05-13
-    # in the order of a split that is not published, without more columns.
+    # A table of English, German and more columns. The checksum belongs to the version of
+    # 2018-05-13, with only the first two columns. Its lines are in the order of an unpublished
+    # split.
     "tatoeba-deu": DataSet(
         page="https://www.manythings.org/anki/deu-eng.zip",
         terms="The sentences are from tatoeba.org, CC BY 2.0 FR.",

@@ -4,13 +4,15 @@
         --variant lr2 train.learning_rate=2e-3 \\
         --variant swiglu model.activation=swiglu model.d_ff=688
 
-Each variant is the config with other values; the config itself is the variant `plain`. Each trains
-on one thread. Its number of updates is what fits into the minutes of processor time: the time of
-an update is measured first, from two short runs, one variant after the other. Then the variants
-train, as many at once as --jobs says. Their validations are of a few lines and do not count. At the
-end, the last checkpoint of each translates the validation set by greedy search, and `mt evaluate`
-compares the translations with those of `plain`: scores with intervals, and the p-values of a paired
-bootstrap and of an approximate randomization.
+Each variant is the config with other values; the config itself is the variant `plain`. Steps:
+
+1. Measure the time of an update of each variant from two short runs, one variant after the other.
+   The number of updates of a variant is what fits into the minutes of processor time.
+2. Train the variants, each on one thread, as many at once as --jobs says. Their validations are of
+   a few lines and do not count.
+3. Translate the validation set with the last checkpoint of each variant, by greedy search.
+4. Compare the translations with those of `plain` by `mt evaluate`: scores with intervals, and the
+   p-values of a paired bootstrap and of an approximate randomization.
 
 What is finished is kept in --out, and is not done again when the same command is repeated.
 """
@@ -83,7 +85,7 @@ class Trial:
         return self._mt([*command, "--fresh"])
 
     def train(self, num_updates: int) -> None:
-        """Train for this number of updates. An interrupted training goes on."""
+        """Train for this number of updates. An interrupted training continues."""
         self._mt(self._train_command(self.run_dir, num_updates))
 
     def _train_command(self, run_dir: Path, num_updates: int) -> list[str]:
@@ -192,9 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
         variants = parse_variants(options.variant)
         for variant in variants:
             data = load_config(options.config, variant.overrides).data
-        if data.valid.prefix is None:
-            raise TryError(f"{options.config}: data.valid: wanted a prefix")
-        prefix = Path(data.valid.prefix)
+        if len(data.valid) != 1 or data.valid[0].prefix is None:
+            raise TryError(f"{options.config}: data.valid: wanted one set with a prefix")
+        prefix = Path(data.valid[0].prefix)
         options.out.mkdir(parents=True, exist_ok=True)
         write_short_valid(prefix, options.out, (data.src_lang, data.tgt_lang))
         trials = [

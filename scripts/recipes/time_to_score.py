@@ -67,7 +67,7 @@ def _check_scope(line: MetricsLine) -> None:
 
 
 def first_at_goal(scores: Sequence[TimedScore], goal: float) -> TimedScore | None:
-    """Return the first validation that reaches the goal and whose predecessor reaches it too."""
+    """Return the first validation that reaches the goal right after another one that does."""
     num_in_a_row = 0
     for timed in scores:
         num_in_a_row = num_in_a_row + 1 if timed.score >= goal else 0

@@ -383,8 +383,7 @@ def write_checksums(directory: Path) -> None:
 # Too little memory
 
 # Limits the address space of the process to what it uses before the check of memory, and half a GB
-# more. The process keeps freed memory, so the batches that did not fit count as long as it runs;
-# making the first one with unseen characters in each source takes 120 MB.
+# more. Making the first batch with unseen characters in each source takes 120 MB of it.
 LIMIT_BEFORE_CHECK = """
 import resource
 from mt.cli.app import main

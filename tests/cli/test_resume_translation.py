@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from mt.cli.app import app
 from mt.cli.resumable_output import ResumableOutput
+from mt.errors import DataError
 from mt.training.run import train
 
 CHUNK_SIZE = 8
@@ -99,7 +101,9 @@ def test_lines_that_are_translated_are_not_translated_again(
     assert written == src.read_text(encoding="utf-8").splitlines()[2 * CHUNK_SIZE :]
 
 
-@pytest.mark.parametrize("change", ["options", "first line", "shorter input", "damaged"])
+@pytest.mark.parametrize(
+    "change", ["options", "precision", "first line", "shorter input", "damaged"]
+)
 def test_continuing_with_something_else_is_refused(
     run_dir: Path, src: Path, tmp_path: Path, change: str
 ) -> None:
@@ -111,6 +115,8 @@ def test_continuing_with_something_else_is_refused(
     lines = src.read_text(encoding="utf-8").splitlines(keepends=True)
     if change == "options":
         options += ["--beam-size", "1"]
+    elif change == "precision":
+        options += ["--precision", "bf16"]
     elif change == "first line":
         src.write_text("".join(["balo\n", *lines[1:]]), encoding="utf-8")
     elif change == "shorter input":
@@ -121,6 +127,56 @@ def test_continuing_with_something_else_is_refused(
     assert translate(run_dir, src, output, *options) == 1
     assert not output.exists()
     assert (tmp_path / "output.partial").read_bytes()[:20] == partial[:20]
+
+
+def test_a_command_killed_at_its_end_can_be_repeated(
+    run_dir: Path, src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    state = tmp_path / "out.partial.json"
+    stop_after(monkeypatch, 2)
+    translate(run_dir, src, output, "--resume")
+    record = state.read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr("mt.decoding.translator.CHUNK_SIZE", CHUNK_SIZE)
+    assert translate(run_dir, src, output, "--resume") == 0
+    complete = output.read_bytes()
+
+    state.write_bytes(record)  # a kill after the output had its name
+    stop_after(monkeypatch, 0)
+    assert translate(run_dir, src, output, "--resume") == 130
+    monkeypatch.undo()
+    assert translate(run_dir, src, output, "--resume") == 0
+    assert output.read_bytes() == complete
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_output_that_another_command_writes_is_refused(tmp_path: Path) -> None:
+    with ResumableOutput(tmp_path / "out", {}) as first:
+        first.write_chunk(["a", "b"], ["A", "B"])
+        with pytest.raises(DataError, match="another command"):
+            ResumableOutput(tmp_path / "out", {})
+        first.finish()
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "A\nB\n"
+
+
+def test_output_keeps_its_link_and_permissions(run_dir: Path, src: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.write_text("old", encoding="utf-8")
+    output.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(output)
+    assert translate(run_dir, src, link, "--resume") == 0
+    assert link.is_symlink()
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 30
+    assert output.stat().st_mode & 0o777 == 0o600
+
+
+def test_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "out"
+    os.mkfifo(fifo)
+    with pytest.raises(DataError, match="to a file only"):
+        ResumableOutput(fifo, {})
 
 
 def test_resume_needs_two_files(run_dir: Path, src: Path, tmp_path: Path) -> None:

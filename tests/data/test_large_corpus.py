@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +20,13 @@ import pytest
 import mt.data.corpus
 import mt.data.corpus_writer
 import mt.storage.known_files
-from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
+from mt.data.chunk_encoder import (
+    ChunkEncoder,
+    EncodedChunk,
+    FilterCounts,
+    FilterLimits,
+    TextChunk,
+)
 from mt.data.corpus import EncodedCorpus, TrainingCorpus, encode_corpus
 from mt.data.corpus_writer import CorpusWriter
 from mt.data.encoding_processes import (
@@ -29,12 +41,12 @@ from mt.data.parallel_text import TwoFiles
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.errors import DataError
+from mt.errors import DataError, DiskError, ProcessError
 
 PAIRS = [(f"the dog sees {number}", f"der Hund sieht {number}") for number in range(50)]
 PAIRS[7] = ("", "Hund")
 PAIRS[23] = ("x" * 90, "Hund")
-LIMITS = FilterLimits(max_length=50, max_length_ratio=9.0, normalization="nfc")
+LIMITS = FilterLimits(max_length=50, max_length_ratio=9.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +76,7 @@ def encode(directory: Path, tokenizer: Tokenizer, *corpora: TrainingCorpus) -> E
         max_length=LIMITS.max_length,
         max_length_ratio=LIMITS.max_length_ratio,
         cache_dir=directory,
-        normalization=LIMITS.normalization,
+        normalization="nfc",
     )
 
 
@@ -87,6 +99,20 @@ def interrupting_encoder(after: int) -> type[ChunkEncoder]:
             return super().encode(chunk)
 
     return InterruptedEncoder
+
+
+def some_pairs(num_pairs: int) -> EncodedChunk:
+    rows = TokenArray.from_rows([[5, 3]] * num_pairs)
+    return EncodedChunk(0, rows, rows, FilterCounts(kept=num_pairs), 0)
+
+
+def fill_disk(patch: pytest.MonkeyPatch) -> None:
+    """Let every `fsync` fail as on a full disk."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr("os.fsync", fail)
 
 
 def test_number_of_processes_does_not_change_the_corpus(
@@ -126,15 +152,48 @@ def test_bad_text_ends_the_processes(
 
 
 def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     with EncodingProcess(settings) as process:
         process._process.kill()
-        with pytest.raises(DataError, match="ended with code -9"):
+        with pytest.raises(ProcessError, match="ended with code -9"):
             process.encode(TextChunk(0, 0, PAIRS))
 
 
+def test_process_that_is_killed_at_once_gives_an_error(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledProcess(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(
+                [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **options
+            )
+            self.wait()
+
+    monkeypatch.setattr("subprocess.Popen", KilledProcess)
+    with pytest.raises(ProcessError, match="ended with code -9"):
+        EncodingProcess(EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc"))
+
+
+@pytest.mark.parametrize("message", ["settings", "chunk"])
+def test_process_ends_quietly_when_half_a_message_comes(tokenizer: Tokenizer, message: str) -> None:
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
+    data = pickle.dumps(settings)
+    if message == "chunk":
+        whole = pickle.dumps(TextChunk(0, 0, PAIRS))
+        data += whole[: len(whole) // 2]
+    else:
+        data = data[: len(data) // 2]
+    ended = subprocess.run(
+        [sys.executable, "-c", "from mt.data.encoding_processes import main; main()"],
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, b"", b"")
+
+
 def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     with EncodingProcess(settings) as process:
         process.encode(TextChunk(0, 0, PAIRS))
         assert process._process.stdin is not None
@@ -143,7 +202,7 @@ def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None
 
 
 def test_chunks_come_back_in_order(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS)
+    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
     chunks = [TextChunk(number, 0, PAIRS[:1]) for number in range(20)]
     encoded = list(encode_in_processes(chunks, settings, num_processes=2))
     assert [chunk.corpus_index for chunk in encoded] == list(range(20))
@@ -259,7 +318,7 @@ def test_progress_is_recorded_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     monkeypatch.setattr(mt.data.corpus_writer, "PAIRS_PER_RECORD", 8)
-    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
     with CorpusWriter(tmp_path / "corpus", num_corpora=1) as writer:
         record = tmp_path / ".corpus.unfinished/progress.json"
         for start in (0, 4):
@@ -277,6 +336,185 @@ def test_two_processes_cannot_write_the_same_corpus(tmp_path: Path) -> None:
             pass
         writer.finish()
     assert (tmp_path / "corpus/meta.json").exists()
+
+
+def test_full_disk_is_named_and_keeps_what_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mt.data.corpus_writer, "PAIRS_PER_RECORD", 3)
+    corpus = tmp_path / "corpus"
+
+    def write_until_the_disk_is_full(patch: pytest.MonkeyPatch) -> None:
+        with CorpusWriter(corpus, num_corpora=1) as writer:
+            writer.append(some_pairs(3))
+            fill_disk(patch)
+            writer.append(some_pairs(3))
+
+    with monkeypatch.context() as patch, pytest.raises(DiskError, match="corpus: cannot write"):
+        write_until_the_disk_is_full(patch)
+    with CorpusWriter(corpus, num_corpora=1) as writer:
+        assert writer.progress.counts.total == 3
+        writer.append(some_pairs(2))
+        writer.finish()
+    assert np.fromfile(corpus / "tgt.offsets", np.int64).tolist() == [0, 2, 4, 6, 8, 10]
+
+
+def test_killed_encoder_leaves_what_is_recorded(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mt.data.corpus_writer, "PAIRS_PER_RECORD", 8)
+    corpus = write_corpus(tmp_path)
+    encode_chunk = EncodingProcess.encode
+    num_chunks = 0
+
+    def kill_at_fifth_chunk(self: EncodingProcess, chunk: TextChunk) -> EncodedChunk:
+        nonlocal num_chunks
+        num_chunks += 1
+        if num_chunks == 5:
+            self._process.kill()
+        return encode_chunk(self, chunk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mt.data.corpus, "choose_num_processes", lambda text_size: 1)
+        patch.setattr(EncodingProcess, "encode", kill_at_fifth_chunk)
+        with pytest.raises(ProcessError, match="ended with code -9"):
+            encode(tmp_path / "cache", tokenizer, corpus)
+    (record,) = (tmp_path / "cache").glob(".*.unfinished/progress.json")
+    assert json.loads(record.read_text())["num_read"] == 16
+    encode(tmp_path / "cache", tokenizer, corpus)
+    encode(tmp_path / "undisturbed", tokenizer, corpus)
+    assert cached_bytes(tmp_path / "cache") == cached_bytes(tmp_path / "undisturbed")
+
+
+def write_until(error: BaseException, corpus: Path) -> None:
+    with CorpusWriter(corpus, num_corpora=1) as writer:
+        writer.append(some_pairs(3))
+        raise error
+
+
+def test_error_before_the_first_record_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="bad text"):
+        write_until(DataError("bad text"), tmp_path / "corpus")
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupt_on_a_full_disk_stays_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        write_until(KeyboardInterrupt(), tmp_path / "corpus")
+
+
+KILLED_FINISH = """
+import os, signal, sys
+from pathlib import Path
+import mt.data.corpus_writer
+from mt.data.chunk_encoder import EncodedChunk, FilterCounts
+from mt.data.corpus_writer import CorpusWriter
+from mt.data.token_array import TokenArray
+
+mt.data.corpus_writer.PAIRS_PER_RECORD = 3
+setattr(mt.data.corpus_writer, sys.argv[2], lambda path: os.kill(os.getpid(), signal.SIGKILL))
+rows = TokenArray.from_rows([[5, 3]] * 3)
+with CorpusWriter(Path(sys.argv[1]), num_corpora=1) as writer:
+    writer.append(EncodedChunk(0, rows, rows, FilterCounts(kept=3), 0))
+    writer.finish()
+"""
+
+
+@pytest.mark.parametrize("step", ["fsync_path", "remove"])
+def test_writer_that_is_killed_while_it_finishes_loses_nothing(tmp_path: Path, step: str) -> None:
+    corpus = tmp_path / "corpus"
+    command = [sys.executable, "-c", KILLED_FINISH, corpus, step]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    if step == "remove":  # after the rename
+        assert (corpus / "meta.json").exists()
+        return
+    with CorpusWriter(corpus, num_corpora=1) as writer:
+        assert writer.progress.counts.total == 3
+
+
+def test_complete_corpus_may_hold_a_record_of_progress(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    corpus = write_corpus(tmp_path)
+    first = encode(tmp_path / "cache", tokenizer, corpus)
+    (tmp_path / "cache" / first.digest / "progress.json").write_text("{}")
+    second = encode(tmp_path / "cache", tokenizer, corpus)
+    assert second.src.rows() == first.src.rows()
+
+
+def test_interrupt_after_the_rename_leaves_the_complete_corpus_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync_path = mt.data.corpus_writer.fsync_path
+
+    def interrupt(path: Path) -> None:
+        if path == tmp_path:
+            raise KeyboardInterrupt
+        fsync_path(path)
+
+    def write_corpus_to_the_end() -> None:
+        with CorpusWriter(tmp_path / "corpus", num_corpora=1) as writer:
+            writer.append(some_pairs(3))
+            writer.finish()
+
+    monkeypatch.setattr(mt.data.corpus_writer, "fsync_path", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus_to_the_end()
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_writer_that_gets_the_lock_too_late_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other writer finishes after this one has opened the directory, before it has the lock."""
+    other = CorpusWriter(tmp_path / "corpus", num_corpora=1)
+    flock = fcntl.flock
+
+    def finish_first(file: Any, operation: int) -> None:
+        monkeypatch.setattr("fcntl.flock", flock)
+        other.finish()
+        other.__exit__(None, None, None)
+        flock(file, operation)
+
+    other.__enter__()
+    other.append(some_pairs(3))
+    monkeypatch.setattr("fcntl.flock", finish_first)
+    with (
+        pytest.raises(DataError, match="another process"),
+        CorpusWriter(tmp_path / "corpus", num_corpora=1),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    assert np.fromfile(tmp_path / "corpus/src.ids", np.int32).tolist() == [5, 3] * 3
+
+
+def test_writer_that_has_ended_leaves_the_next_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CorpusWriter(tmp_path / "corpus", num_corpora=1) as writer:
+        writer.append(some_pairs(3))
+        writer.finish()
+        shutil.rmtree(tmp_path / "corpus")
+        later = CorpusWriter(tmp_path / "corpus", num_corpora=1)
+        later.__enter__()
+    later.append(some_pairs(2))
+    later.finish()
+    later.__exit__(None, None, None)
+    assert np.fromfile(tmp_path / "corpus/src.ids", np.int32).tolist() == [5, 3] * 2
+
+
+def test_unfinished_corpus_that_a_process_writes_is_not_deleted(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    cache = tmp_path / "cache"
+    with CorpusWriter(cache / "0123", num_corpora=1) as writer:
+        writer.append(some_pairs(3))
+        encode(cache, tokenizer, write_corpus(tmp_path))
+        writer.finish()
+    assert np.fromfile(cache / "0123/src.ids", np.int32).tolist() == [5, 3] * 3
 
 
 def test_unfinished_corpora_of_other_texts_are_deleted(
@@ -299,6 +537,19 @@ def test_second_start_reads_neither_the_text_nor_the_corpus(
     second = encode(tmp_path / "cache", tokenizer, corpus)
     assert second.digest == first.digest
     assert np.array_equal(second.src.ids, first.src.ids)
+
+
+def test_text_is_hashed_once_even_if_the_encoding_is_interrupted(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mt.storage.known_files, "MIN_AGE_NS", -(10**18))
+    corpus = write_corpus(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mt.data.corpus, "ChunkEncoder", interrupting_encoder(after=2))
+        with pytest.raises(KeyboardInterrupt):
+            encode(tmp_path / "cache", tokenizer, corpus)
+    monkeypatch.setattr(mt.storage.known_files, "sha256", None)  # to read the text would fail
+    assert len(encode(tmp_path / "cache", tokenizer, corpus)) == 48
 
 
 def test_corpus_that_was_changed_later_is_checked_again(
@@ -327,7 +578,7 @@ def test_offsets_are_checked_in_all_blocks(
 
 
 def test_encoder_is_a_function_of_the_chunk(tokenizer: Tokenizer) -> None:
-    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
     whole = encoder.encode(TextChunk(0, 0, PAIRS))
     parts = [encoder.encode(TextChunk(0, 0, PAIRS[start : start + 9])) for start in range(0, 50, 9)]
     side: Callable[[EncodedChunk], TokenArray]

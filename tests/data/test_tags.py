@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from invented_words import INVENTED_WORDS
+from pydantic import ValidationError
 
 from mt.config.schema import DataConfig, LanguagePair
 from mt.data.batch_plan import plan_batches
-from mt.data.tags import choose_tags, corpus_prefix, language_ids, tag_ids, target_languages
+from mt.data.eval_set import EvalSet
+from mt.data.tags import choose_tags, corpus_prefix, language_ids, tag_ids, translatable_languages
 from mt.data.temperature import temperature_weights
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import ConfigError
+from mt.evaluation.evaluate import check_languages
+from mt.training.teacher import require_same_tags
 
 DE = {"prefix": "a", "src_lang": "en", "tgt_lang": "de"}
 SV = {"prefix": "b", "src_lang": "en", "tgt_lang": "sv"}
@@ -37,13 +42,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_one_target_language_needs_no_tag() -> None:
     data = data_config("a", {"prefix": "b", "src_lang": "fr"})
     assert choose_tags(data) == ()
-    assert target_languages(data) == ("de",)
+    assert translatable_languages(data) == ("de",)
 
 
 def test_each_of_several_target_languages_has_a_tag() -> None:
     data = data_config(DE, EN, SV, {**DE, "tag": "bt"}, {**SV, "tag": "bt"})
     assert choose_tags(data) == ("2de", "2en", "2sv", "bt")
-    assert target_languages(data) == ("de", "en", "sv")
+    assert translatable_languages(data) == ("de", "en", "sv")
 
 
 def test_tags_of_the_parent_come_first() -> None:
@@ -131,3 +136,43 @@ def test_epochs_take_pairs_as_often_as_the_weights_say() -> None:
         num_second.append(int((plan.order >= 900).sum()))
     # 30 to 10, as the square roots of 900 and 100 are; which pairs are taken more often is random.
     assert num_second == pytest.approx([250] * 4, abs=25)
+
+
+def test_tags_without_one_of_the_target_languages_are_refused() -> None:
+    with pytest.raises(ValidationError, match="wanted also 2de"):
+        data_config(DE, tags=("2sv",))
+    assert data_config({"prefix": "a", "tag": "bt"}, tags=("bt",)).tags == ("bt",)
+
+
+def test_tags_of_a_student_have_the_same_ids_in_its_teacher() -> None:
+    def experiment(**ids: int) -> Any:
+        return SimpleNamespace(ids_by_tag=ids, run_dir=SimpleNamespace(path="runs/x"))
+
+    require_same_tags(experiment(), experiment())
+    require_same_tags(experiment(bt=4), experiment(bt=4, noisy=5))
+    for student, teacher in (
+        (experiment(bt=4), experiment()),
+        (experiment(bt=4), experiment(noisy=4)),
+        (experiment(bt=4), experiment(noisy=4, bt=5)),
+        (experiment(), experiment(**{"2de": 4, "2fr": 5})),
+        (experiment(**{"2de": 4, "2fr": 5}), experiment(**{"2fr": 4, "2de": 5})),
+    ):
+        with pytest.raises(ConfigError, match="wanted the tags of this run"):
+            require_same_tags(student, teacher)
+
+
+def test_runs_are_compared_on_sets_that_both_translate() -> None:
+    def experiment(*languages: str) -> Any:
+        corpora = [{"prefix": "a", "tgt_lang": language} for language in languages]
+        data = data_config(*corpora)
+        return SimpleNamespace(
+            config=SimpleNamespace(data=data), run_dir=SimpleNamespace(path="runs/x")
+        )
+
+    german = EvalSet("test", ["x"], [["x"]], src_lang="en", tgt_lang="de")
+    several = experiment("de", "fr")
+    check_languages(experiment("fr", "de"), german, first=several)
+    check_languages(experiment("de"), german, first=several)
+    for eval_set in (german._replace(tgt_lang="fr"), german._replace(src_lang="sv")):
+        with pytest.raises(ConfigError, match="does not translate"):
+            check_languages(experiment("de"), eval_set, first=several)

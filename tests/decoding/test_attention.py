@@ -54,7 +54,7 @@ def test_weights_are_those_of_the_model(translator: Translator) -> None:
 
 def test_tokens_are_named(translator: Translator) -> None:
     (tag, *_) = translator.src_tokenizer.tag_ids
-    tagged = replace(translator, language_ids={"de": tag})
+    tagged = replace(translator, ids_by_language={"de": tag})
     attention = tagged.attention("balo", "gona", to="de")
     assert attention.src[0] == "<2de>"
     assert attention.src[-1] == "<eos>"

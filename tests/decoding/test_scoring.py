@@ -112,7 +112,7 @@ def test_blank_texts(translator: Translator) -> None:
 
 def test_tags_are_part_of_the_source(translator: Translator) -> None:
     (tag, *_) = translator.src_tokenizer.tag_ids
-    german = replace(translator, language_ids={"de": tag})
+    german = replace(translator, ids_by_language={"de": tag})
     (best, *_) = german.n_best("balo deru", to="de")
     tagged = german.score("balo deru", best.text, to="de").log_prob
     assert tagged != pytest.approx(translator.score("balo deru", best.text).log_prob, abs=1e-3)

@@ -231,7 +231,7 @@ def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list
 def with_languages(translator: Translator) -> Translator:
     """Return a translator into German, its default, and Swedish."""
     first_tag, second_tag = translator.src_tokenizer.tag_ids[:2]
-    return replace(translator, tgt_lang="de", language_ids={"de": first_tag, "sv": second_tag})
+    return replace(translator, tgt_lang="de", ids_by_language={"de": first_tag, "sv": second_tag})
 
 
 def test_tag_of_the_target_language_reaches_the_model(
@@ -249,14 +249,14 @@ def test_tag_of_the_target_language_reaches_the_model(
     assert [found[0].text for chunk in chunks for found in chunk.translations] == swedish
     (translations,) = tagged.n_best([texts[0]], to="sv")
     (src_ids,) = translator.src_tokenizer.encode([texts[0]])
-    assert translations[0].segments[0].src == [tagged.language_ids["sv"], *src_ids]
+    assert translations[0].segments[0].src == [tagged.ids_by_language["sv"], *src_ids]
 
 
 def test_name_of_a_tag_in_a_text_stays_text(translator: Translator) -> None:
     tagged = with_languages(translator)
     for text in ("<2sv> balo", "<tag_1> balo", "2sv balo"):
         (part,) = tagged.split_text(text, prefix=tagged.language_prefix("de"))
-        assert part.src_ids[0] == tagged.language_ids["de"]
+        assert part.src_ids[0] == tagged.ids_by_language["de"]
         assert not set(part.src_ids[1:]) & set(tagged.src_tokenizer.tag_ids)
         assert tagged.src_tokenizer.decode([part.src_ids]) == [text]
 

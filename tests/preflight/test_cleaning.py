@@ -220,3 +220,12 @@ def test_text_that_changes_meanwhile_gives_no_files(tmp_path: Path, num_judged: 
     with pytest.raises(DataError, match="the text changed"):
         write_kept(files, cleaning, paths=(tmp_path / "out.en", tmp_path / "out.de"))
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_blank_lines_are_neither_equal_nor_held_out(tmp_path: Path) -> None:
+    pairs = [("a", ""), ("b", ""), ("", "c"), ("a dog", "ein Hund"), ("a dog", "ein Hund")]
+    held_out = learn_held_out([write_pairs(tmp_path, [("", "x"), ("y", "z")], "valid")])
+    rules = CleaningRules(max_length=100, max_length_ratio=9, without=frozenset({Rule.BLANK}))
+    for known in (None, held_out):
+        verdicts = judge_text(write_pairs(tmp_path, pairs), rules, held_out=known).verdicts
+        assert verdicts.tolist() == [KEPT, KEPT, KEPT, KEPT, Rule.DUPLICATE]

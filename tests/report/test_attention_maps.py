@@ -128,7 +128,7 @@ def test_both_texts_are_normalized(translator: Translator) -> None:
 
 
 def test_tags_are_special_words(translator: Translator) -> None:
-    translator = replace(translator, language_ids={"de": translator.src_tokenizer.tag_ids[1]})
+    translator = replace(translator, ids_by_language={"de": translator.src_tokenizer.tag_ids[1]})
     target = "die alte Frau"
     maps = attention_maps(translator, "the old woman", target=target, name="", to="de")
     side = maps.sides["src"]

@@ -57,6 +57,8 @@ def make_report(**changes: Any) -> Report:
                 ["Ein", "Hund", "<eos>"],
                 ["a", "dog", "<eos>"],
                 np.eye(3, dtype=np.float32) * 0.9 + 0.033,
+                src_lang="en",
+                tgt_lang="de",
             )
         ],
         heat_maps_source="test",
@@ -153,7 +155,7 @@ def hostile_page() -> str:
             ]
         },
         scored_sets=[scored_set],
-        heat_maps=[HeatMap([HOSTILE_TEXT, "x"], ["y", HOSTILE_TEXT], weights)],
+        heat_maps=[HeatMap([HOSTILE_TEXT, "x"], ["y", HOSTILE_TEXT], weights, "en", "de")],
         missing=[HOSTILE_TEXT],
         config=HOSTILE_TEXT,
     )

@@ -258,6 +258,16 @@ def test_example_shows_the_nearest_of_several_references(trained_run: Path) -> N
         assert sentence.ref == near_refs[example.sentence]
 
 
+def test_scored_set_has_its_own_languages(trained_run: Path) -> None:
+    """A model of several languages translates sets of several directions."""
+    translator = Translator.load(trained_run)
+    eval_set = EvalSet("x", ["balo"] * 3, [["balo"] * 3])
+    plain = translate_and_score(eval_set, translator, scoring=Scoring())
+    assert (plain.src_lang, plain.tgt_lang) == (translator.src_lang, translator.tgt_lang)
+    with_language = eval_set._replace(src_lang="sv", tgt_lang=translator.tgt_lang)
+    assert translate_and_score(with_language, translator, scoring=Scoring()).src_lang == "sv"
+
+
 @pytest.mark.parametrize("command", ["report", "attention"])
 def test_page_of_a_run_whose_name_is_not_utf_8(run_dir: Path, command: str) -> None:
     renamed = run_dir.rename(run_dir.with_name("x\udcff"))

@@ -47,11 +47,11 @@ def test_pages_link_only_to_files_that_move_with_them(tmp_path: Path) -> None:
     page = tmp_path / "run" / "report.html"
     page.parent.mkdir()
     target = tmp_path / "run" / "a b&.html"
-    assert link_below(page, target, text="x") == []
+    assert link_below(page, target, text="x") is None
     target.write_text("", encoding="utf-8")
-    assert link_below(page, target, text="x") == [PageLink("x", "a%20b%26.html")]
-    assert link_below(tmp_path / "compare.html", target, text="x") == [
-        PageLink("x", "run/a%20b%26.html")
-    ]
+    assert link_below(page, target, text="x") == PageLink("x", "a%20b%26.html")
+    assert link_below(tmp_path / "compare.html", target, text="x") == PageLink(
+        "x", "run/a%20b%26.html"
+    )
     (tmp_path / "other.html").write_text("", encoding="utf-8")
-    assert link_below(page, tmp_path / "other.html", text="x") == []
+    assert link_below(page, tmp_path / "other.html", text="x") is None

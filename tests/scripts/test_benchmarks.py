@@ -21,6 +21,7 @@ from mt.model.transformer import Transformer
 from mt.training.objective import Objective
 from scripts.benchmarks.batch_invariance import compare
 from scripts.benchmarks.changed_text import CHANGES
+from scripts.benchmarks.gradient_variance import GradientSums
 from scripts.benchmarks.large_text import (
     STEPS,
     Measurement,
@@ -289,11 +290,19 @@ def test_gradient_variance_prints_a_row_for_each_plan(tmp_path: Path) -> None:
     assert mt(*train).code == 0
     options = ("--batch-tokens", "128", "--batches", "4")
     header, pools, in_order = run_module("gradient_variance", run_dir, *options)
-    assert header.split()[-2:] == ["variance", "cost"]
+    assert header.split()[-3:] == ["variance", "cost", "larger"]
     assert pools.split()[:2] == ["128", "pools"]
-    assert pools.split()[-2:] == ["1.000", "1.000"]
+    assert pools.split()[-3:] == ["1.000", "1.000", "1.000"]
     assert in_order.split()[:2] == ["128", "sorted"]
-    assert float(in_order.split()[-2]) > 0
+    assert float(in_order.split()[-3]) > 0
+
+
+def test_gradient_sums_have_the_variance_of_their_gradients() -> None:
+    gradients = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sums = GradientSums()
+    for gradient in gradients:
+        sums.add(gradient)
+    assert sums.variance() == pytest.approx(float(gradients.var(dim=0).sum()))
 
 
 # plot_speed.py

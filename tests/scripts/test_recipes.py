@@ -379,6 +379,24 @@ def test_bad_variant_is_refused(lists: list[list[str]]) -> None:
         speedrun_try.parse_variants(lists)
 
 
+def test_variants_of_the_shipped_config_use_its_validation_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for language in ("en", "de"):
+        path = tmp_path / f"data/multi30k/val.{language}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one\ntwo\nthree\n", encoding="utf-8")
+    sources = []
+    monkeypatch.setattr(
+        speedrun_try, "run_trials", lambda trials, *, jobs, source: sources.append(source)
+    )
+    monkeypatch.setattr(speedrun_try, "print_scores", lambda trials, ref, language: None)
+    assert speedrun_try.main(["--minutes", "1", "--out", "out"]) == 0
+    assert sources == [tmp_path / "data/multi30k/val.en"]
+    assert Path("out/short.de").read_text(encoding="utf-8") == "one\ntwo\n"
+
+
 def test_number_of_updates_follows_from_the_measured_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +72,55 @@ def test_change_while_a_file_is_read_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(b"abcd")
     known.remember(path, "fact about abc", state=state)
     assert known.fact(path) is None
+
+
+def test_change_during_a_slow_read_is_noticed_when_the_times_are_coarse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"abc")
+    start_ns = path.stat().st_mtime_ns
+    now_ns = start_ns
+    real_stat = Path.stat
+
+    def coarse_stat(file: Path, **options: bool) -> SimpleNamespace:
+        status = real_stat(file, **options)
+        return SimpleNamespace(
+            st_mode=status.st_mode,
+            st_size=status.st_size,
+            st_mtime_ns=start_ns,
+            st_ctime_ns=start_ns,
+            st_ino=status.st_ino,
+        )
+
+    def read_slowly(file: Path) -> str:
+        nonlocal now_ns
+        digest = sha256_of(file.read_bytes())
+        file.write_bytes(b"xyz")
+        now_ns += 10_000_000_000
+        return digest
+
+    known = KnownFiles(tmp_path / "known.json")
+    monkeypatch.setattr(Path, "stat", coarse_stat)
+    monkeypatch.setattr("time.time_ns", lambda: now_ns)
+    with monkeypatch.context() as patch:
+        patch.setattr(mt.storage.known_files, "sha256", read_slowly)
+        assert known.digest(path) == sha256_of(b"abc")
+    assert known.digest(path) == sha256_of(b"xyz")
+
+
+def test_record_of_an_earlier_version_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"abc")
+    os.utime(path, ns=(0, 0))
+    status = path.stat()
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    (tmp_path / "known.json").write_text(json.dumps({str(path): [state, "a fact"]}))
+    later_ns = status.st_ctime_ns + 10_000_000_000
+    monkeypatch.setattr("time.time_ns", lambda: later_ns)
+    assert KnownFiles(tmp_path / "known.json").fact(path) == "a fact"
 
 
 @pytest.mark.usefixtures("any_age")

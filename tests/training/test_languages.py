@@ -27,6 +27,7 @@ from mt.errors import ConfigError, DataError
 from mt.evaluation.evaluate import evaluate
 from mt.experiment import Experiment
 from mt.export.ctranslate2 import export
+from mt.report.run_report import collect_report
 from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run, train
 
@@ -150,7 +151,7 @@ def test_samples_of_several_sets_have_the_number_of_lines_that_was_asked_for(
 
 def test_language_of_the_translation_is_chosen(run_dir: Path, config_path: Path) -> None:
     translator = Translator.load(run_dir, device="cpu")
-    assert list(translator.language_ids) == ["bb", "cc", "aa"]
+    assert list(translator.ids_by_language) == ["bb", "cc", "aa"]
     text = "balo deru fimi"
     assert translator.language_prefix(None) == translator.language_prefix("bb")
     forced = {to: translator.score(text, text, to=to).log_prob for to in ("bb", "cc", "aa")}
@@ -223,9 +224,19 @@ def test_export_has_the_token_of_each_target_language(run_dir: Path, tmp_path: P
     source = [tokenizer.piece(token_id) for token_id in tokenizer.encode([text])[0][:-1]]
     exported = ctranslate2.Translator(str(directory), compute_type="float32")
     for language, token in tokens.items():
-        assert tokenizer.piece(translator.language_ids[language]) == token
+        assert tokenizer.piece(translator.ids_by_language[language]) == token
         result = exported.score_batch([[token, *source]], [source])[0]
         expected = translator.score(text, text, to=language)
         assert sum(result.log_probs) == pytest.approx(expected.log_prob, abs=1e-3)
     assert list(tokens) == ["bb", "cc", "aa"]
     export(run_dir, directory)  # an older export with this file may be replaced
+
+
+def test_report_has_the_languages_of_each_set(run_dir: Path) -> None:
+    report = collect_report(run_dir, checkpoint="best", device="cpu")
+    languages = {item.name: (item.src_lang, item.tgt_lang) for item in report.scored_sets}
+    config = load_run_config(run_dir / "config.yaml")
+    assert len(set(languages.values())) > 1
+    for section in config.data.valid:
+        assert languages[section.name] == config.data.languages(section)
+    assert report.tgt_lang == ""
