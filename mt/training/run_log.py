@@ -3,7 +3,8 @@
 import math
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mt.distributed import Runtime
 from mt.errors import DiskError
@@ -47,7 +48,8 @@ class RunLog:
             timing = {"elapsed_seconds": self.state.elapsed_seconds, **timing}
             line = self.metrics.write(record, step=self.state.step, timing=timing)
             if self._event_file is not None:
-                self._write_events(lambda event_file: event_file.append(line))
+                with self._events_may_fail():
+                    self._event_file.append(line)
 
     def record_incident(self, text: str) -> None:
         """Warn of a problem that does not end the run, and log it for the summary at the end."""
@@ -60,15 +62,14 @@ class RunLog:
         """Write the events of all lines so far, and from now on those of each new line."""
         if self.runtime.is_main:
             self._event_file = EventFile(self.run_dir.tensorboard_dir)
-            lines = self.metrics.history().lines
-            self._write_events(lambda event_file: event_file.rewrite(lines))
+            with self._events_may_fail():
+                self._event_file.rewrite(self.metrics.history().lines)
 
-    def _write_events(self, write: Callable[[EventFile], None]) -> None:
-        """Write to the event file. When the disk refuses, training continues without it."""
-        event_file = self._event_file
-        assert event_file is not None
+    @contextmanager
+    def _events_may_fail(self) -> Iterator[None]:
+        """Continue without events when the disk refuses those of the `with` block."""
         try:
-            write(event_file)
+            yield
         except DiskError as error:
             self._event_file = None
             self.record_incident(f"no more events for TensorBoard until a resume: {error}")

@@ -166,9 +166,23 @@ def test_only_rank_0_writes_events(tmp_path: Path) -> None:
 def test_missing_package_is_named_before_the_run_begins(
     config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    forbid_tensorboard(monkeypatch)
     with pytest.raises(ConfigError, match=r"train\.tensorboard.*pip install"):
         train(configure(config_path, tmp_path / "run", *OPTIONS))
     assert not (tmp_path / "run").exists()
+
+
+def test_run_without_event_file_does_not_import_tensorboard(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import takes half a second, and the package is an extra."""
+    forbid_tensorboard(monkeypatch)
+    run_dir = train(configure(config_path, tmp_path / "run", "train.max_steps=3"))
+    assert not (run_dir / "tensorboard").exists()
+
+
+def forbid_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each import of tensorboard fail, as if it was not installed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
