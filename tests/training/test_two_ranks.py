@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from copy_task import write_copy_task
@@ -85,18 +86,51 @@ if os.environ["RANK"] == os.environ["FAILING"]:
 run()
 """
 
+TIMEOUT = 300  # seconds that a process may take; then the test fails and all of them are killed
 
-def shared_environment() -> dict[str, str]:
-    """Return the environment variables of two ranks of one training, as torchrun sets them."""
+
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    return {
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def start_two_ranks(
+    program: str, arguments: Sequence[str], *, variables: Mapping[str, str]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start two ranks as torchrun does, and kill them at the end of the `with` block."""
+    environment = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": free_port(),
         "WORLD_SIZE": "2",
         "GLOO_SOCKET_IFNAME": "lo",
+        **variables,
     }
+    with ExitStack() as stack:
+        processes = []
+        for rank in ("0", "1"):
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, *arguments],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=one_thread(**environment, RANK=rank, LOCAL_RANK=rank),
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        yield processes
+
+
+def train_arguments(config_path: Path, run_dir: Path, *overrides: str) -> list[str]:
+    """Return the command line of `mt train` from its word `train` on."""
+    command = train_command(config_path, run_dir, *overrides)
+    return command[command.index("train") :]
+
+
+def errors_in(stderr: str) -> list[str]:
+    """Return the lines that tell the user of an error."""
+    return [line for line in stderr.splitlines() if line.startswith("mt: ")]
 
 
 def train_on_two_ranks(
@@ -108,31 +142,20 @@ def train_on_two_ranks(
     overrides: Sequence[str] = OVERRIDES,
     options: Sequence[str] = (),
 ) -> None:
-    """Start two ranks as torchrun does. Only `signal_rank` gets a signal, before update 5.
+    """Train on two ranks. Only `signal_rank` gets a signal, before update 5.
 
     `kernels` is "auto" or "reference". `options` are more options of `mt train`.
     """
-    shared = {**shared_environment(), "KERNELS": kernels}
+    variables = {"KERNELS": kernels}
+    expected_code = 0
     if signal_rank is not None:
-        shared |= {"SIGNAL": "SIGTERM", "SIGNAL_RANK": str(signal_rank), "SIGNAL_STEP": "5"}
-    arguments = [*train_command(config_path, run_dir, *overrides)[3:], *options]
-    with ExitStack() as stack:
-        processes = []
-        for rank in range(2):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            process = subprocess.Popen(
-                [sys.executable, "-c", RANK_PROGRAM, *arguments],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=one_thread(**shared, **own),
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            processes.append(process)
+        variables |= {"SIGNAL": "SIGTERM", "SIGNAL_RANK": str(signal_rank), "SIGNAL_STEP": "5"}
+        expected_code = 128 + signal.SIGTERM
+    arguments = [*train_arguments(config_path, run_dir, *overrides), *options]
+    with start_two_ranks(RANK_PROGRAM, arguments, variables=variables) as processes:
         for process in processes:
-            _, stderr = process.communicate(timeout=300)
-            expected = 0 if signal_rank is None else 128 + signal.SIGTERM
-            assert process.returncode == expected, stderr
+            _, stderr = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == expected_code, stderr
 
 
 @pytest.fixture(scope="module")
@@ -260,27 +283,15 @@ def test_two_ranks_move_an_earlier_run_aside(
 def test_error_of_one_rank_ends_the_other_with_one_line(
     config_path: Path, tmp_path: Path, failing: str, function: str
 ) -> None:
-    shared = {**shared_environment(), "FAILING": failing, "FUNCTION": function}
-    arguments = train_command(config_path, tmp_path / "run", *OVERRIDES)[3:]
-    with ExitStack() as stack:
-        processes = []
-        for rank in ("0", "1"):
-            process = subprocess.Popen(
-                [sys.executable, "-c", FAILING_PROGRAM, *arguments, "--quiet"],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=one_thread(**shared, RANK=rank, LOCAL_RANK=rank),
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            processes.append(process)
+    arguments = [*train_arguments(config_path, tmp_path / "run", *OVERRIDES), "--quiet"]
+    variables = {"FAILING": failing, "FUNCTION": function}
+    with start_two_ranks(FAILING_PROGRAM, arguments, variables=variables) as processes:
         for rank, process in zip(("0", "1"), processes, strict=True):
-            _, stderr = process.communicate(timeout=300)
+            _, stderr = process.communicate(timeout=TIMEOUT)
             assert process.returncode == 1, stderr
-            errors = [line for line in stderr.splitlines() if line.startswith("mt: ")]
             assert "Traceback" not in stderr
             expected = "a fault of its own" if rank == failing else "another rank has ended"
-            assert [expected in error for error in errors] == [True]
+            assert [expected in error for error in errors_in(stderr)] == [True]
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -288,42 +299,86 @@ def test_rank_that_is_killed_ends_the_other_with_one_line(
     config_path: Path, tmp_path: Path, killed: int
 ) -> None:
     """Nothing is left to wait for: the other one ends long before a timeout."""
-    shared = shared_environment()
-    shared |= {"SIGNAL": "SIGKILL", "SIGNAL_RANK": str(killed), "SIGNAL_STEP": "3"}
-    arguments = train_command(config_path, tmp_path / "run", *OVERRIDES)[3:]
-    with ExitStack() as stack:
-        processes = []
-        for rank in ("0", "1"):
-            process = subprocess.Popen(
-                [sys.executable, "-c", RANK_PROGRAM, *arguments, "--quiet"],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=one_thread(**shared, RANK=rank, LOCAL_RANK=rank),
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            processes.append(process)
-        _, stderr = processes[1 - killed].communicate(timeout=300)
+    arguments = [*train_arguments(config_path, tmp_path / "run", *OVERRIDES), "--quiet"]
+    variables = {"SIGNAL": "SIGKILL", "SIGNAL_RANK": str(killed), "SIGNAL_STEP": "3"}
+    with start_two_ranks(RANK_PROGRAM, arguments, variables=variables) as processes:
+        _, stderr = processes[1 - killed].communicate(timeout=TIMEOUT)
         assert processes[1 - killed].returncode == 1
-        errors = [line for line in stderr.splitlines() if line.startswith("mt: ")]
-        assert ["another rank has ended" in error for error in errors] == [True]
+        assert ["another rank has ended" in error for error in errors_in(stderr)] == [True]
         assert "Traceback" not in stderr
-        assert processes[killed].wait() == -signal.SIGKILL
+        assert processes[killed].wait(timeout=TIMEOUT) == -signal.SIGKILL
 
 
 # torchrun
 
 
-def torchrun(program: Path, *options: str, port: str) -> list[str]:
-    """Return the command of torchrun over the loopback device, up to the program's arguments."""
-    address = ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    return [sys.executable, "-m", "torch.distributed.run", *address, *options, str(program)]
+class Ended(NamedTuple):
+    """A torchrun that has ended."""
+
+    code: int
+    stderr: str
 
 
-def write_rank_program(directory: Path) -> Path:
+def run_torchruns(
+    options_of_torchruns: Sequence[Sequence[str]],
+    arguments: Sequence[str],
+    *,
+    directory: Path,
+    variables: Mapping[str, str],
+) -> list[Ended]:
+    """Run a torchrun for each list of options, all at the same time and for one training.
+
+    Each rank leaves a file in `directory`/processes. When this function returns or raises, no rank
+    runs any more.
+    """
     program = directory / "rank.py"
     program.write_text(RANK_PROGRAM, encoding="utf-8")
-    return program
+    (directory / "processes").mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    environment = one_thread(
+        GLOO_SOCKET_IFNAME="lo", PROCESSES=str(directory / "processes"), **variables
+    )
+    with ExitStack() as stack:
+        stack.callback(kill_ranks, program)
+        torchruns = []
+        for options in options_of_torchruns:
+            process = subprocess.Popen(
+                [*command, *options, str(program), *arguments],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            torchruns.append(process)
+        ended = []
+        for process in torchruns:
+            _, stderr = process.communicate(timeout=TIMEOUT)
+            ended.append(Ended(process.returncode, stderr))
+        assert running_ranks(program) == [], "torchrun has ended, and its ranks have not"
+    return ended
+
+
+def running_ranks(program: Path) -> list[int]:
+    """Return the process ids of the ranks that run `program`."""
+    running = []
+    for path in (program.parent / "processes").iterdir():
+        try:
+            command = Path("/proc", path.name, "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # The id may belong to another process by now. A zombie has no command line.
+        if os.fsencode(program) in command.split(b"\0"):
+            running.append(int(path.name))
+    return running
+
+
+def kill_ranks(program: Path) -> None:
+    """Kill the ranks that run `program`; torchrun gives each a session of its own."""
+    for process_id in running_ranks(program):
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("max_restarts", [0, 1])
@@ -332,62 +387,35 @@ def test_killed_rank_ends_all_and_a_restart_resumes(
 ) -> None:
     """Rank 1 is killed in update 5. The restarted ranks resume from update 4."""
     run_dir = tmp_path / "run"
-    processes = tmp_path / "processes"
-    processes.mkdir()
-    port = shared_environment()["MASTER_PORT"]
     options = ["--nproc-per-node=2", f"--max-restarts={max_restarts}"]
-    command = torchrun(write_rank_program(tmp_path), *options, port=port)
-    overrides = (*OVERRIDES, "train.save_every=2")
-    result = subprocess.run(
-        [*command, *train_command(config_path, run_dir, *overrides)[3:]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=one_thread(
-            GLOO_SOCKET_IFNAME="lo",
-            PROCESSES=str(processes),
-            SIGNAL="SIGKILL",
-            SIGNAL_RANK="1",
-            SIGNAL_STEP="5",
-        ),
-    )
-    errors = [line for line in result.stderr.splitlines() if line.startswith("mt: ")]
+    arguments = train_arguments(config_path, run_dir, *OVERRIDES, "train.save_every=2")
+    variables = {"SIGNAL": "SIGKILL", "SIGNAL_RANK": "1", "SIGNAL_STEP": "5"}
+    (ended,) = run_torchruns([options], arguments, directory=tmp_path, variables=variables)
     # torchrun tells of the killed rank, and may end rank 0 before that has shown its own line.
+    errors = errors_in(ended.stderr)
     assert len(errors) <= 1
-    assert all("another rank has ended" in line for line in errors), result.stderr
+    assert all("another rank has ended" in error for error in errors), ended.stderr
     if max_restarts == 0:
-        assert result.returncode != 0
+        assert ended.code != 0
         assert checkpoint_path(run_dir).name == "step_00000004"
     else:
-        assert result.returncode == 0, result.stderr
+        assert ended.code == 0, ended.stderr
         assert_same_run(run_dir, two_ranks)
-    process_ids = [int(path.name) for path in processes.iterdir()]
-    assert len(process_ids) == 2 * (1 + max_restarts)
-    assert not any(is_running(process_id) for process_id in process_ids)
+    assert len(list((tmp_path / "processes").iterdir())) == 2 * (1 + max_restarts)
 
 
 def test_two_machines_equal_one(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
     """Each "machine" is a torchrun of its own with one process."""
-    port = shared_environment()["MASTER_PORT"]
-    program = write_rank_program(tmp_path)
     run_dir = tmp_path / "run"
-    with ExitStack() as stack:
-        machines = []
-        for node_rank in range(2):
-            options = ["--nnodes=2", f"--node-rank={node_rank}", "--nproc-per-node=1"]
-            command = torchrun(program, *options, port=port)
-            process = subprocess.Popen(
-                [*command, *train_command(config_path, run_dir, *OVERRIDES)[3:]],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=one_thread(GLOO_SOCKET_IFNAME="lo"),
-            )
-            stack.enter_context(process)
-            stack.callback(process.terminate)
-            machines.append(process)
-        for process in machines:
-            _, stderr = process.communicate(timeout=300)
-            assert process.returncode == 0, stderr
+    options = ["--nnodes=2", "--nproc-per-node=1"]
+    machines = run_torchruns(
+        [[*options, "--node-rank=0"], [*options, "--node-rank=1"]],
+        train_arguments(config_path, run_dir, *OVERRIDES),
+        directory=tmp_path,
+        variables={},
+    )
+    for machine in machines:
+        assert machine.code == 0, machine.stderr
     assert_same_run(run_dir, two_ranks)
 
 
@@ -418,7 +446,14 @@ def test_rank_ends_when_its_launcher_is_killed_at_the_start(
         f"d._join_ranks = lambda b: (Path({str(tmp_path / 'waits')!r}).touch(), join(b));"
         "d.open_runtime('cpu')"
     )
-    environment = one_thread(**shared_environment(), RANK=rank, LOCAL_RANK=rank)
+    environment = one_thread(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=free_port(),
+        WORLD_SIZE="2",
+        GLOO_SOCKET_IFNAME="lo",
+        RANK=rank,
+        LOCAL_RANK=rank,
+    )
     command = [sys.executable, "-c", LAUNCHER, sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as launcher:
         assert launcher.stdout is not None
