@@ -361,21 +361,17 @@ def run_torchruns(
 
 
 def running_ranks(program: Path) -> list[int]:
-    """Return the process ids of the ranks that run `program`."""
+    """Return the ids of the processes that have `program` in their command line."""
     running = []
-    for path in (program.parent / "processes").iterdir():
-        try:
-            command = Path("/proc", path.name, "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        # The id may belong to another process by now. A zombie has no command line.
-        if os.fsencode(program) in command.split(b"\0"):
-            running.append(int(path.name))
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if os.fsencode(program) in path.read_bytes().split(b"\0"):
+                running.append(int(path.parent.name))
     return running
 
 
 def kill_ranks(program: Path) -> None:
-    """Kill the ranks that run `program`; torchrun gives each a session of its own."""
+    """Kill the ranks that run `program`, which outlive a torchrun that is killed."""
     for process_id in running_ranks(program):
         with suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
