@@ -15,14 +15,17 @@ CONFIG_KEY = re.compile(r"\b(?:data|tokenizer|model|train|search|evaluation)\.[a
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
 
 
-def render(template: str, values: Mapping[str, object]) -> str:
-    """Fill in a template of this directory and return the HTML.
+def render(
+    template: str, values: Mapping[str, object], *, template_dir: Path = TEMPLATE_DIR
+) -> str:
+    """Fill in a template of this directory, or of another one, and return the HTML.
 
+    A template of another directory can extend those of this one.
     Text is escaped automatically. Templates insert data for scripts with the filter `tojson`, and
     text that may contain control characters with the filter `show_control_chars`.
     """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATE_DIR),
+        loader=FileSystemLoader((template_dir, TEMPLATE_DIR)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,110 @@
+"""The models that a server offers, and which of them a request means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mt.decoding.translator import Translator
+
+AUTO = "auto"  # in place of a source language: the only one that there is
+
+
+class UnknownModelError(Exception):
+    """No model, or more than one, fits what a request asks for."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A model with the name that requests choose it by."""
+
+    name: str
+    translator: Translator
+
+    @property
+    def source(self) -> str:
+        """Return the code of the source language."""
+        return self.translator.src_lang
+
+    @property
+    def target(self) -> str:
+        """Return the code of the target language."""
+        return self.translator.tgt_lang
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """All models of a server, in the order of the command line."""
+
+    models: tuple[ServedModel, ...]
+
+    def find(self, source: str, target: str, name: str | None = None) -> ServedModel:
+        """Return the first model from `source` to `target`, or the one called `name`.
+
+        A source of "auto" is the source language of the models into `target`, if they have only
+        one: languages are not detected. Raises UnknownModelError.
+        """
+        fitting = [model for model in self.models if model.target == target]
+        if source != AUTO:
+            fitting = [model for model in fitting if model.source == source]
+        if name is not None:
+            fitting = [model for model in fitting if model.name == name]
+        if not fitting:
+            raise UnknownModelError(
+                f"no model translates from {source} to {target}: there are {self.describe()}"
+            )
+        sources = {model.source for model in fitting}
+        if len(sources) > 1:
+            raise UnknownModelError(
+                f"source: languages are not detected; wanted one of {', '.join(sorted(sources))}"
+            )
+        return fitting[0]
+
+    def describe(self) -> str:
+        """Return the directions and names of all models as text."""
+        return ", ".join(
+            f"{model.source} to {model.target} ({model.name})" for model in self.models
+        )
+
+    def targets_by_source(self) -> dict[str, list[str]]:
+        """Return the target languages of each source language, in the order of the models."""
+        targets: dict[str, list[str]] = {}
+        for model in self.models:
+            own_targets = targets.setdefault(model.source, [])
+            if model.target not in own_targets:
+                own_targets.append(model.target)
+        return targets
+
+
+def load_models(
+    run_dirs: Sequence[Path], *, checkpoint: str, device: str, precision: str, beam_size: int | None
+) -> ServedModels:
+    """Load the models of run directories. Raises MtError.
+
+    A model is called like its run directory; of several with one name, the second is `NAME-2`.
+    """
+    models: list[ServedModel] = []
+    names: set[str] = set()
+    for run_dir in run_dirs:
+        translator = Translator.load(
+            run_dir,
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            beam_size=beam_size,
+        )
+        name = _new_name(run_dir.resolve().name, names)
+        names.add(name)
+        models.append(ServedModel(name, translator))
+    return ServedModels(tuple(models))
+
+
+def _new_name(name: str, names: set[str]) -> str:
+    """Return a name, with a number behind it if it is taken."""
+    # The name of a directory may have bytes that are not UTF-8.
+    readable = name.encode(errors="backslashreplace").decode()
+    candidate = readable
+    number = 2
+    while candidate in names:
+        candidate = f"{readable}-{number}"
+        number += 1
+    return candidate

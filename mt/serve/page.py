@@ -1,0 +1,65 @@
+"""The page of a server: its HTML, and the policy that says what a browser may do for it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from mt.report.template import render
+
+TEMPLATE_DIR = Path(__file__).parent
+
+NO_EMBEDDING = "base-uri 'none'; frame-ancestors 'none'"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page, which is the same for all requests."""
+
+    html: str
+    policy: str  # the header Content-Security-Policy
+
+    @classmethod
+    def make(
+        cls,
+        models: Sequence[Mapping[str, str]],
+        *,
+        needs_key: bool,
+        max_chars: int,
+        max_detail_chars: int,
+    ) -> Self:
+        """Return the page for models, each with its name and languages.
+
+        The policy allows its own script and style, by their hashes, and requests to the server.
+        """
+        data = {"models": models, "maxChars": max_chars, "maxDetailChars": max_detail_chars}
+        html = render(
+            "serve.html", {"data": data, "needs_key": needs_key}, template_dir=TEMPLATE_DIR
+        )
+        policy = (
+            f"default-src 'none'; script-src {_hash_of(html, 'script')}; "
+            f"style-src {_hash_of(html, 'style')}; connect-src 'self'; img-src data:; "
+            f"form-action 'self'; {NO_EMBEDDING}"
+        )
+        return cls(html, policy)
+
+
+def attention_policy() -> str:
+    """Return the policy of the attention page: it may do nothing but draw.
+
+    `sandbox` keeps it apart from the other pages of this server.
+    """
+    return (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+        f"img-src data:; form-action 'none'; sandbox allow-scripts; {NO_EMBEDDING}"
+    )
+
+
+def _hash_of(html: str, element: str) -> str:
+    """Return the source expression of the only inline script or style."""
+    (content,) = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
