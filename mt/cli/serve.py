@@ -79,18 +79,20 @@ def serve(
     from mt.serve.translation_queue import TranslationQueue
 
     access = Access(_api_keys(api_key_file), tuple(allow_origin or ()))
-    listener = open_socket(host, port)
-    models = load_models(
-        run_dirs,
-        checkpoint=checkpoint,
-        device=device,
-        precision=precision,
-        beam_size=beam_size,
-    )
-    queue = TranslationQueue(max_chars=max_waiting_chars)
-    app = make_app(models, queue, access=access, max_chars=max_chars)
-    logger.info(f"{url_of(listener)}: {models.describe()}; Ctrl-C ends")
-    run_server(app, listener)
+    with open_socket(host, port) as listener:
+        models = load_models(
+            run_dirs,
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            beam_size=beam_size,
+        )
+        queue = TranslationQueue(max_chars=max_waiting_chars)
+        app = make_app(models, queue, access=access, max_chars=max_chars)
+        # From here on clients can connect. Those that are early wait for the server.
+        listener.listen()
+        logger.info(f"{url_of(listener)}: {models.describe()}; Ctrl-C ends")
+        run_server(app, listener)
 
 
 def _require_packages() -> None:

@@ -48,14 +48,18 @@ class BoundedProtocol(H11Protocol):
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address. Raises DeviceError."""
+    """Return a socket that is bound to an address, but not listening yet. Raises DeviceError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise DeviceError(
             f"mt serve: cannot listen on {host}, port {port} ({error.strerror}); "
