@@ -1,11 +1,11 @@
 """Send a server hostile requests, measure its speed, and end it under load.
 
     python -m scripts.stress.serve RUN_DIR [--requests 10000] [--clients 1 8 64] [--seconds 10]
-                                   [--checkpoint best] [--seed 1]
+                                   [--slow-bodies 20] [--checkpoint best] [--seed 1]
 
 1. Hostile or broken requests of many kinds, drawn by a seed, from 32 clients at once: each has to
    get the right status, or a closed connection where that is allowed, and the memory of the server
-   must not grow by more than a tenth after the first quarter of them.
+   must not grow by more than a tenth after the first quarter of them (judged from 1,000 requests).
 2. For each number of clients: requests per second, and the time of a request. Each client sends one
    sentence after the other.
 3. SIGTERM while 64 clients send sentences: each request that the server has logged as answered must
@@ -36,7 +36,7 @@ from pathlib import Path
 from statistics import quantiles
 
 NUM_HOSTILE_CLIENTS = 32
-NUM_SLOW_BODIES = 20
+MIN_REQUESTS_FOR_MEMORY = 1000
 TIMEOUT_SECONDS = 300
 MAX_GROWTH = 1.1
 SENTENCES = [
@@ -257,7 +257,7 @@ def slow_body(server: Server) -> int:
             connection.sendall(b" ")
 
 
-def attack(server: Server, num_requests: int, *, seed: int) -> list[str]:
+def attack(server: Server, num_requests: int, *, num_slow_bodies: int, seed: int) -> list[str]:
     """Send hostile requests, and return what went wrong."""
     rng = random.Random(seed)
     kinds = list(HOSTILE)
@@ -279,8 +279,8 @@ def attack(server: Server, num_requests: int, *, seed: int) -> list[str]:
     warm_up = num_requests // 4
     print(f"hostile: memory before {server.memory():.0f} MB")
     begin = time.monotonic()
-    with ThreadPoolExecutor(NUM_HOSTILE_CLIENTS + NUM_SLOW_BODIES) as pool:
-        slow = [pool.submit(slow_body, server) for _ in range(NUM_SLOW_BODIES)]
+    with ThreadPoolExecutor(NUM_HOSTILE_CLIENTS + num_slow_bodies) as pool:
+        slow = [pool.submit(slow_body, server) for _ in range(num_slow_bodies)]
         list(pool.map(send, chosen[:warm_up]))
         memory = server.memory()
         print(f"hostile: memory after {warm_up:,} requests {memory:.0f} MB")
@@ -290,9 +290,9 @@ def attack(server: Server, num_requests: int, *, seed: int) -> list[str]:
     grown = server.memory()
     print(f"hostile: memory after {num_requests:,} requests {grown:.0f} MB, {seconds:.0f} s")
     print(f"hostile: {len(problems)} wrong answers; slow bodies: {dict(slow_statuses)}")
-    if set(slow_statuses) != {408}:
+    if not set(slow_statuses) <= {408}:
         problems.append(f"slow bodies: {dict(slow_statuses)}")
-    if grown > MAX_GROWTH * memory:
+    if num_requests >= MIN_REQUESTS_FOR_MEMORY and grown > MAX_GROWTH * memory:
         problems.append(f"memory grew from {memory:.0f} to {grown:.0f} MB")
     if server.process.poll() is not None:
         problems.append("the server has ended")
@@ -349,6 +349,9 @@ def measure(server: Server, number: int, *, seconds: float) -> None:
         pass
     elapsed = time.monotonic() - begin
     times = sorted(1000 * second for client in all_clients for second in client.seconds)
+    if len(times) < 2:
+        print(f"{number} clients: too few answers in {elapsed:.0f} s")
+        return
     percentiles = quantiles(times, n=20)
     print(
         f"{number} clients: {len(times) / elapsed:.1f} requests/s, "
@@ -357,9 +360,20 @@ def measure(server: Server, number: int, *, seconds: float) -> None:
     )
 
 
+def mark_log(server: Server) -> int:
+    """Return the number of lines of the log, when all earlier requests are in it.
+
+    A request is logged after its answer is sent, and before a later request is answered.
+    """
+    server.send(b"GET /mark HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    while not any(line.startswith("GET /mark ") for line in server.log):
+        time.sleep(0.01)
+    return len(server.log)
+
+
 def end_under_load(server: Server, number: int) -> list[str]:
     """Send SIGTERM while clients are waiting, and return what went wrong."""
-    begin = len(server.log)
+    begin = mark_log(server)
     with clients(server, number, seconds=TIMEOUT_SECONDS) as all_clients:
         time.sleep(2)
         server.process.send_signal(signal.SIGTERM)
@@ -391,11 +405,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--slow-bodies", type=int, default=20)
     parser.add_argument("--checkpoint", default="best")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     with running(options.run_dir, checkpoint=options.checkpoint) as server:
-        problems = attack(server, options.requests, seed=options.seed)
+        problems = attack(
+            server,
+            options.requests,
+            num_slow_bodies=options.slow_bodies,
+            seed=options.seed,
+        )
         for number in options.clients:
             measure(server, number, seconds=options.seconds)
         problems += end_under_load(server, max(options.clients, default=64))
