@@ -18,6 +18,7 @@ from mt.serve.translation_queue import Job, QueueClosedError, QueueFullError, Tr
 
 LONG_LINE = "Balo deru fimi gona. " * 40
 LINES = ["balo deru", "", LONG_LINE, "  hupe jasi ", "ß 1 \u2028 x", "kelo " * 60, "\u3000"]
+LINES += ["ﬁmi a\u0308. Ａ  B\u00a0C! " * 9, "\u0301balo. \u200dGona", "a\u0301" * 90]
 
 
 @pytest.fixture
@@ -56,11 +57,13 @@ class Blocker:
         self.may_end.wait()
 
 
+@pytest.mark.parametrize("normalization", ["none", "nfc", "nfkc"])
 @pytest.mark.parametrize("num_translations", [1, 4])
 def test_translations_are_those_of_the_translator(
-    queue: TranslationQueue, model: ServedModel, num_translations: int
+    queue: TranslationQueue, model: ServedModel, num_translations: int, normalization: str
 ) -> None:
     """Also of lines that are split, although their parts are translated in several batches."""
+    model = replace(model, translator=replace(model.translator, normalization=normalization))
     job = job_of(model, *LINES, num_translations=num_translations)
     queue.submit(job)
     expected = model.translator.n_best(LINES, num_translations=num_translations)
