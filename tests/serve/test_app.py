@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from invented_words import INVENTED_WORDS
 from libretranslatepy import LibreTranslateAPI
-from serving import Answer, RunningServer, running_server
+from serving import TIMEOUT_SECONDS, Answer, RunningServer, running_server
 
 from mt.decoding.scoring import score_pairs
 from mt.serve import requests
@@ -291,7 +291,9 @@ class blocked:  # noqa: N801 (used as a function)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -438,7 +440,7 @@ def test_the_log_has_no_text(server: RunningServer, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO, logger="mt.serve"):
         server.post("translate", q="secret balo", **EN_SV)
         server.request("POST", "translate?q=secret", b"", {"Content-Type": "application/json"})
-    wait_until(lambda: len(caplog.messages) >= 2)
+        wait_until(lambda: len(caplog.messages) >= 2)
     assert "secret" not in caplog.text
     assert caplog.messages[0].startswith("POST /translate 200 ")
     assert caplog.messages[1].startswith("POST /translate 400 ")
