@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mt.decoding.rerank import MinimumBayesRisk
     from mt.decoding.sampling import SamplingOptions
     from mt.decoding.scoring import PairScore
-    from mt.decoding.translator import Translation, Translator
+    from mt.decoding.translation import Translation
+    from mt.decoding.translator import Translator
     from mt.errors import MtError
     from mt.evaluation.evaluate import evaluate
     from mt.evaluation.utility import ChrfUtility
@@ -72,7 +73,7 @@ _MODULES = {
     "TrainRecord": "mt.training.metrics_log",
     "TrainingEvent": "mt.training.metrics_log",
     "TrainingResult": "mt.training.api",
-    "Translation": "mt.decoding.translator",
+    "Translation": "mt.decoding.translation",
     "Translator": "mt.decoding.translator",
     "ValidationRecord": "mt.training.metrics_log",
     "evaluate": "mt.evaluation.evaluate",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mt.decoding.alignment import format_alignment
-from mt.decoding.translator import Translation
+from mt.decoding.translation import Translation
 
 # Returns what to print for a line: (line number from 1, source, its translations) -> text
 Format = Callable[[int, str, list[Translation]], str]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from mt.decoding.translator import TranslationProgress
+from mt.decoding.translation import TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
 
 logger = logging.getLogger(__name__)

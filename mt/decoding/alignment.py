@@ -26,14 +26,8 @@ from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
-from mt.decoding.translator import (
-    CHUNK_SIZE,
-    Alignment,
-    Segment,
-    Target,
-    Translation,
-    Translator,
-)
+from mt.decoding.translation import Alignment, Segment, Target, Translation
+from mt.decoding.translator import CHUNK_SIZE, Translator
 from mt.model.recording import cross_attention
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.translator import Segment, Translator
+from mt.decoding.translation import Segment
+from mt.decoding.translator import Translator
 from mt.errors import DataError
 from mt.model.recording import attention_weights
 

@@ -18,7 +18,8 @@ from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
 from mt.data.normalization import is_blank, normalize
 from mt.decoding.ensemble import mean_log_probs
-from mt.decoding.translator import CHUNK_SIZE, Segment, Target, Translation, Translator
+from mt.decoding.translation import Segment, Target, Translation
+from mt.decoding.translator import CHUNK_SIZE, Translator
 from mt.device import oom_as_device_error
 from mt.errors import TrainingError
 from mt.model.transformer import Transformer

@@ -13,7 +13,11 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from mt.config.choices import Normalization
+from mt.data.normalization import normalize
+from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import DecodeStep, State
+from mt.errors import DataError
 
 
 class PrefixState(Generic[State]):
@@ -55,3 +59,27 @@ class PrefixStep(Generic[State]):
                 forced[:, token] = log_probs[row, :, token]
                 log_probs[row] = forced
         return log_probs
+
+
+def encode_target_prefix(
+    text: str,
+    tokenizer: Tokenizer,
+    *,
+    normalization: Normalization,
+    max_positions: int | None,
+) -> tuple[int, ...]:
+    """Return the tokens of a target prefix, without eos.
+
+    `max_positions` is how many tokens the model has positions for; None: any number. Raises
+    DataError for a prefix that has a line break or no place in the model.
+    """
+    if "\n" in text:
+        raise DataError(f"target prefix {text!r}: it has a line break")
+    (ids_with_eos,) = tokenizer.encode([normalize(text, normalization).rstrip()])
+    ids = ids_with_eos[:-1]
+    if max_positions is not None and len(ids) >= max_positions:
+        raise DataError(
+            f"target prefix {text!r}: {len(ids)} tokens, wanted less than {max_positions} "
+            "(model.max_length)"
+        )
+    return tuple(ids)

@@ -1,39 +1,46 @@
-"""Translation of text: a trained model, its tokenizers and beam search in one object."""
+"""Translation of text: a trained model, its tokenizers and beam search in one object.
+
+    text --segmentation--> parts --tokenizer--> segments --search--> translations --joined--> text
+
+`Translator` loads a run and is what a program uses. Texts are split and joined by
+mt/decoding/segmentation.py, and the search of segments is in mt/decoding/segment_search.py.
+"""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Self, overload
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mt.config.choices import Normalization
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
-from mt.data.batch_plan import group_by_length
 from mt.data.corpus import Prefix
-from mt.data.normalization import Normalizer, describe_characters, is_blank, normalize
-from mt.data.sentences import Cut, middle_cut, sentence_cuts, separator
+from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.source_stats import SourceStats
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.ensemble import EnsembleState, EnsembleStep
 from mt.decoding.rerank import MinimumBayesRisk
-from mt.decoding.sampling import Sampling, SamplingOptions
-from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
-from mt.decoding.target_prefix import PrefixState, PrefixStep
+from mt.decoding.sampling import SamplingOptions
+from mt.decoding.segment_search import SegmentSearch, SourceSegment, max_positions, pad
+from mt.decoding.segmentation import TextPart, TextSplitter, join_translations
+from mt.decoding.target_prefix import encode_target_prefix
+from mt.decoding.translation import (
+    Alignment,
+    OnProgress,
+    Target,
+    TranslatedChunk,
+    Translation,
+)
 from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
-from mt.errors import CheckpointError, DataError, RunDirError, TrainingError
-from mt.model.transformer import Memory, Transformer
+from mt.errors import CheckpointError, DataError, RunDirError
+from mt.model.transformer import Transformer
 from mt.storage.checkpoint import META, find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
 
@@ -47,89 +54,6 @@ logger = logging.getLogger(__name__)
 
 CHUNK_SIZE = 512  # lines that are sorted by length and translated together
 CHUNK_CHARS = 2**18  # a chunk ends early when its lines have this many characters
-CPU_ENCODER_BATCH_SIZE = 32  # sentences
-# A search for an n-best list that lacks translations is repeated with twice the beam, up to these
-# limits. The second one bounds time and memory.
-MAX_WIDER_SEARCHES = 2
-MAX_WIDER_BEAM_SIZE = 100
-
-# If fewer of the training sources had several sentences, the model never learned to translate
-# more than one, and every line is split.
-MIN_SEVERAL_SENTENCES_SHARE = 0.05
-
-Alignment = list[tuple[int, int]]  # sorted links (source word, target word), counted from 0
-
-
-class Segment(NamedTuple):
-    """Token ids of a text, or of one part of it, and of its translation.
-
-    Both end in eos. The source begins with its prefix of tags, if it has one.
-    """
-
-    src: list[int]
-    tgt: list[int]
-
-
-class SegmentStart(NamedTuple):
-    """Where a segment begins in the normalized text, and in its translation, in characters."""
-
-    src: int
-    tgt: int
-
-
-class TextPart(NamedTuple):
-    """A text, or a part of it, that is translated on its own."""
-
-    start: int  # where it begins in the text
-    text: str
-    src_ids: list[int]
-    target_prefix: tuple[int, ...] = ()  # tokens that its translation begins with
-
-
-class Translation(NamedTuple):
-    """One translation of one text.
-
-    A text of several sentences, or a long one, is translated in several segments, and their scores
-    are added. A blank text has no segments, and both of its scores are 0.
-    """
-
-    text: str
-    # What translations are sorted by: log_prob, normalized by length, or with minimum Bayes risk
-    # the mean utility.
-    score: float
-    log_prob: float  # of all tokens, by the model
-    segments: tuple[Segment, ...] = ()
-    alignment: Alignment | None = None  # None: not computed
-    segment_starts: tuple[SegmentStart, ...] = ()  # of each segment
-
-
-Target = str | Translation  # a given text, or what a translator generated
-
-
-class TranslatedChunk(NamedTuple):
-    """Successive lines of a text with their translations."""
-
-    lines: list[str]
-    translations: list[list[Translation]]  # of each line, best first
-
-
-class TranslationProgress(NamedTuple):
-    """How far the translation of several texts has come.
-
-    Segments of similar length are translated together, the longest ones first, so their number says
-    little about the time that is left; the number of tokens says more.
-    """
-
-    num_segments: int  # translated so far
-    total_segments: int
-    fraction: float  # of the source tokens
-
-    @property
-    def is_complete(self) -> bool:
-        return self.num_segments == self.total_segments
-
-
-OnProgress = Callable[[TranslationProgress], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -181,8 +105,7 @@ class Translator:
     @property
     def max_positions(self) -> int | None:
         """The most tokens that all models have positions for; None: any number."""
-        limits = [model.max_length for model in self.models if model.max_length is not None]
-        return min(limits, default=None)
+        return max_positions(self.models)
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
@@ -193,6 +116,26 @@ class Translator:
     def tgt_normalizer(self) -> Normalizer:
         """What prepares a given translation, to align it or to show its attention."""
         return Normalizer(self.normalization, self.tgt_tokenizer)
+
+    @cached_property
+    def splitter(self) -> TextSplitter:
+        """What splits a text into the parts that are translated one by one."""
+        # In an ensemble, another model than the first may have fewer positions.
+        longest_source = min(self.max_length, self.max_positions or self.max_length)
+        source_stats = self.source_stats if self.split_lines else None
+        return TextSplitter(self.src_tokenizer, longest_source, source_stats)
+
+    @cached_property
+    def segment_search(self) -> SegmentSearch:
+        """What finds the translations of encoded parts."""
+        return SegmentSearch(
+            self.models,
+            self.tgt_tokenizer,
+            self.search,
+            sampling=self.sampling,
+            mbr=self.mbr,
+            on_progress=self.on_progress,
+        )
 
     @classmethod
     @oom_as_device_error("to load this model")
@@ -227,6 +170,40 @@ class Translator:
         """
         if mbr is not None and sampling is None:
             raise ValueError("mbr chooses among samples: wanted sampling too")
+        translator = cls._load_run(
+            run_dir, checkpoint=checkpoint, device=device, precision=precision
+        )
+        search = _change_search(
+            translator.search, beam_size=beam_size, length_penalty=length_penalty
+        )
+        if exact:
+            search = search.model_copy(update={"batch_tokens": 1})
+        if ensemble_with and (Path(checkpoint) / META).is_file():
+            raise CheckpointError(
+                f"{checkpoint}: wanted best, last or the name of a checkpoint in each run of the "
+                "ensemble, found a path"
+            )
+        more_models = []
+        for other_dir in ensemble_with:
+            other = cls._load_run(
+                other_dir, checkpoint=checkpoint, device=device, precision=precision
+            )
+            translator._require_same_tokens(other, other_dir)
+            more_models.append(other.model)
+        return replace(
+            translator,
+            search=search,
+            more_models=tuple(more_models),
+            sampling=sampling,
+            mbr=mbr,
+            split_lines=split_lines,
+        )
+
+    @classmethod
+    def _load_run(
+        cls, run_dir: str | Path, *, checkpoint: str, device: str, precision: str
+    ) -> Self:
+        """Load the model of one run directory, with the settings of its config."""
         run = open_run_dir(Path(run_dir))
         config = load_run_config(run.config_path)
         src_path, tgt_path = run.tokenizer_paths(config.tokenizer.joint)
@@ -247,36 +224,17 @@ class Translator:
         load_weights(model, find_checkpoint(run.checkpoints_dir, checkpoint))
         model = model.eval().to(torch_device)
         model.compute_dtype = dtype
-
-        search = _change_search(config.search, beam_size=beam_size, length_penalty=length_penalty)
-        if exact:
-            search = search.model_copy(update={"batch_tokens": 1})
-        translator = cls(
+        return cls(
             model,
             src_tokenizer,
             tgt_tokenizer,
-            search,
+            config.search,
             config.data.max_length,
             config.data.normalization,
-            sampling=sampling,
-            mbr=mbr,
             source_stats=SourceStats.load(run.source_stats_path),
-            split_lines=split_lines,
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
         )
-        if ensemble_with and (Path(checkpoint) / META).is_file():
-            raise CheckpointError(
-                f"{checkpoint}: wanted best, last or the name of a checkpoint in each run of the "
-                "ensemble, found a path"
-            )
-        others = [
-            cls.load(other_dir, checkpoint=checkpoint, device=device, precision=precision)
-            for other_dir in ensemble_with
-        ]
-        for other_dir, other in zip(ensemble_with, others, strict=True):
-            translator._require_same_tokens(other, other_dir)
-        return replace(translator, more_models=tuple(other.model for other in others))
 
     def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
         """Raise RunDirError, which names the other run, if its model has other tokens."""
@@ -511,26 +469,57 @@ class Translator:
         target_prefixes: Sequence[str] | None,
     ) -> list[list[Translation]]:
         """Return up to `num_translations` translations of each text, best first."""
-        texts = [self.src_normalizer(text) for text in texts]
         if target_prefixes is None:
-            parts_of_texts = [self.split_text(text, prefix=prefix) for text in texts]
-        else:
-            parts_of_texts = [
-                self._split_text_with_target(text, target_prefix, prefix=prefix)
-                for text, target_prefix in zip(texts, target_prefixes, strict=True)
-            ]
-        all_parts = [part for parts in parts_of_texts for part in parts]
-        translations = iter(
-            self._translate_segments(
-                [part.src_ids for part in all_parts],
-                num_translations,
-                target_prefixes=[part.target_prefix for part in all_parts],
-            )
-        )
-        return [
-            _join_translations(text, parts, [next(translations) for _ in parts])
-            for text, parts in zip(texts, parts_of_texts, strict=True)
+            target_prefixes = [""] * len(texts)
+        normalized_texts = [self.src_normalizer(text) for text in texts]
+        parts_of_texts = [
+            self._split_text_with_target(text, target_prefix, prefix=prefix)
+            for text, target_prefix in zip(normalized_texts, target_prefixes, strict=True)
         ]
+        segments = [
+            SourceSegment(part.src_ids, part.target_prefix)
+            for parts in parts_of_texts
+            for part in parts
+        ]
+        translations = iter(self.segment_search.n_best(segments, num_translations))
+        return [
+            join_translations(text, parts, [next(translations) for _ in parts])
+            for text, parts in zip(normalized_texts, parts_of_texts, strict=True)
+        ]
+
+    def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
+        """Return the parts of a text that are translated one by one, in order.
+
+        The text is encoded as it is: `src_normalizer` prepares a text for this.
+
+        A text is split where its sentences end if it is longer than usual training sources, or if
+        few of these had several sentences. A sentence that is very long is split near its middle,
+        and its halves in the same way. A blank text has no parts. The prefix is in front of every
+        part. Raises ValueError if it has other ids than tags.
+        """
+        return self.splitter.split(text, prefix=prefix)
+
+    def _split_text_with_target(
+        self, text: str, target_prefix: str, *, prefix: Prefix
+    ) -> list[TextPart]:
+        """Return the parts of a text (see `split_text`), the first with its target prefix.
+
+        A text with a target prefix has one part, unless it is longer than `max_length` tokens.
+        Raises DataError for a target prefix that has a line break or no place in the model.
+        """
+        if is_blank(target_prefix):
+            return self.splitter.split(text, prefix=prefix)
+        target_ids = encode_target_prefix(
+            target_prefix,
+            self.tgt_tokenizer,
+            normalization=self.normalization,
+            max_positions=self.max_positions,
+        )
+        parts = self.splitter.for_long_texts_only().split(text, prefix=prefix)
+        if not parts:  # a blank text
+            return parts
+        first = parts[0]._replace(target_prefix=target_ids)
+        return [first, *parts[1:]]
 
     def translate_chunks(
         self,
@@ -556,333 +545,31 @@ class Translator:
         """
         if isinstance(lines, str):
             raise TypeError("translate_chunks takes lines, not a single str")
-        num_lines = 0
-        num_unseen_lines = 0
-        unseen_characters: Counter[str] = Counter()  # the number of lines that have each of them
-        num_split_lines = 0
-        num_parts = 0
+        counts = _LineCounts()
         chunks = chunked(
             lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
         )
         prefixes = None if target_prefixes is None else iter(target_prefixes)
         for chunk in chunks:
+            target_prefix = _next_prefixes(prefixes, len(chunk), num_lines_before=counts.num_lines)
             translations = self.n_best(
-                chunk,
-                num_translations=n_best,
-                prefix=prefix,
-                target_prefix=_next_prefixes(prefixes, len(chunk), num_lines_before=num_lines),
+                chunk, num_translations=n_best, prefix=prefix, target_prefix=target_prefix
             )
-            for line_translations in translations:
-                num_lines += 1
-                num_segments = len(line_translations[0].segments)
-                if num_segments > 1:
-                    num_split_lines += 1
-                    num_parts += num_segments
-            for line in chunk:
-                unseen = self.src_normalizer.unseen_characters(line)
-                unseen_characters.update(unseen)
-                if unseen:
-                    num_unseen_lines += 1
+            for line, line_translations in zip(chunk, translations, strict=True):
+                counts.count(
+                    num_parts=len(line_translations[0].segments),
+                    unseen_characters=self.src_normalizer.unseen_characters(line),
+                )
             yield TranslatedChunk(chunk, translations)
         if prefixes is not None and next(prefixes, None) is not None:
-            raise DataError(f"wanted one target prefix for each of {num_lines:,} lines, found more")
-        if num_unseen_lines > 0:
-            logger.warning(
-                f"{num_unseen_lines:,} of {num_lines:,} lines hold unseen characters, "
-                f"which have no token: {describe_characters(unseen_characters)}"
-            )
-        if num_split_lines > 0:
-            logger.info(
-                f"translate: {num_split_lines:,} of {num_lines:,} lines were split "
-                f"into {num_parts:,} parts"
-            )
-
-    def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
-        """Return the parts of a text that are translated one by one, in order.
-
-        The text is encoded as it is: `src_normalizer` prepares a text for this.
-
-        A text is split where its sentences end if it is longer than usual training sources, or if
-        few of these had several sentences. A sentence that is very long is split near its middle,
-        and its halves in the same way. A blank text has no parts. The prefix is in front of every
-        part. Raises ValueError if it has other ids than tags.
-        """
-        if prefix and not set(prefix) <= set(self.src_tokenizer.tag_ids):
-            raise ValueError(f"wanted a prefix of ids in {self.src_tokenizer.tag_ids}: {prefix}")
-        if is_blank(text):
-            return []
-        whole = self._encode_part(text, 0, prefix)
-        if not self._splits_every_text and len(whole.src_ids) <= self._usual_length:
-            return [whole]
-        sentences = [whole]
-        if cuts := sentence_cuts(text):
-            starts = [0, *(cut.stop for cut in cuts)]
-            ends = [*(cut.start for cut in cuts), len(text)]
-            sentences = [
-                self._encode_part(text[start:end], start, prefix)
-                for start, end in zip(starts, ends, strict=True)
-            ]
-        return [part for sentence in sentences for part in self._short_parts(sentence, prefix)]
-
-    def _split_text_with_target(
-        self, text: str, target_prefix: str, *, prefix: Prefix
-    ) -> list[TextPart]:
-        """Return the parts of a text (see `split_text`), the first with its target prefix.
-
-        A text with a target prefix has one part, unless it is longer than `max_length` tokens.
-        Raises DataError for a target prefix that has a line break or no place in the model.
-        """
-        if is_blank(target_prefix):
-            return self.split_text(text, prefix=prefix)
-        if "\n" in target_prefix:
-            raise DataError(f"target prefix {target_prefix!r}: it has a line break")
-        normalized = normalize(target_prefix, self.normalization).rstrip()
-        (target_ids,) = self.tgt_tokenizer.encode([normalized])
-        target_ids = target_ids[:-1]  # without eos
-        limit = self.max_positions
-        if limit is not None and len(target_ids) >= limit:
             raise DataError(
-                f"target prefix {target_prefix!r}: {len(target_ids)} tokens, wanted less than "
-                f"{limit} (model.max_length)"
+                f"wanted one target prefix for each of {counts.num_lines:,} lines, found more"
             )
-        parts = replace(self, split_lines=False).split_text(text, prefix=prefix)
-        if not parts:  # a blank text
-            return parts
-        first = parts[0]._replace(target_prefix=tuple(target_ids))
-        return [first, *parts[1:]]
-
-    def _short_parts(self, part: TextPart, prefix: Prefix) -> list[TextPart]:
-        """Return a part, or parts of it that are short enough."""
-        if is_blank(part.text):
-            return []
-        if len(part.src_ids) <= self._rare_length:
-            return [part]
-        cut = middle_cut(part.text)
-        if cut is None:
-            return [part]
-        left = self._encode_part(part.text[: cut.start], part.start, prefix)
-        right = self._encode_part(part.text[cut.stop :], part.start + cut.stop, prefix)
-        return self._short_parts(left, prefix) + self._short_parts(right, prefix)
-
-    def _encode_part(self, text: str, start: int, prefix: Prefix) -> TextPart:
-        """Encode a part of a text that begins at `start`."""
-        (text_ids,) = self.src_tokenizer.encode([text])
-        return TextPart(start, text, [*prefix, *text_ids])
-
-    @property
-    def _splits_every_text(self) -> bool:
-        """Return whether a text is split where its sentences end, whatever its length."""
-        if self.source_stats is None or not self.split_lines:
-            return False
-        return self.source_stats.several_sentences_share < MIN_SEVERAL_SENTENCES_SHARE
-
-    @property
-    def _longest_source(self) -> int:
-        """Return the number of tokens that no source of a search may exceed.
-
-        In an ensemble, another model than the first may have fewer positions.
-        """
-        return min(self.max_length, self.max_positions or self.max_length)
-
-    @property
-    def _usual_length(self) -> int:
-        """Return the number of tokens above which a text is split where its sentences end."""
-        if self.source_stats is None or not self.split_lines:
-            return self._longest_source
-        return min(self.source_stats.usual_length, self._longest_source)
-
-    @property
-    def _rare_length(self) -> int:
-        """Return the number of tokens above which a sentence is split."""
-        if self.source_stats is None or not self.split_lines:
-            return self._longest_source
-        return min(self.source_stats.rare_length, self._longest_source)
+        counts.log()
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return rows of ids as one padded tensor (batch, length) on the device of the model."""
-        tensors = [torch.tensor(row) for row in rows]
-        padded = pad_sequence(tensors, batch_first=True, padding_value=self.model.pad_id)
-        return padded.to(self.model.output_weight.device)
-
-    @torch.inference_mode()
-    def _translate_segments(
-        self,
-        segments: Sequence[Sequence[int]],
-        num_translations: int,
-        *,
-        target_prefixes: Sequence[Sequence[int]],
-    ) -> list[list[Translation]]:
-        """Return up to `num_translations` translations of each segment of ids, best first.
-
-        Each begins with the target prefix of its segment.
-
-        Several hypotheses can be encodings of one text. If fewer than `num_translations` different
-        texts are found, the search is repeated with a larger beam. The best translation stays the
-        same.
-        """
-        beam_size = self.search.beam_size
-        if self.mbr is not None:
-            beam_size = self.mbr.num_samples
-        elif self.sampling is not None:
-            beam_size = num_translations
-        found = self._search(
-            segments, beam_size, target_prefixes=target_prefixes, on_progress=self.on_progress
-        )
-        if self.mbr is not None:
-            return [self._rerank(samples)[:num_translations] for samples in found]
-        if self.sampling is not None:
-            return found
-        found = [_merge_equal_texts(translations) for translations in found]
-        for _ in range(MAX_WIDER_SEARCHES):
-            short = [i for i in range(len(found)) if len(found[i]) < num_translations]
-            beam_size *= 2
-            if not short or beam_size > MAX_WIDER_BEAM_SIZE:
-                break
-            wider = self._search(
-                [segments[i] for i in short],
-                beam_size,
-                target_prefixes=[target_prefixes[i] for i in short],
-            )
-            for i, more in zip(short, wider, strict=True):
-                best = found[i][0]
-                others = [translation for translation in more if translation.score <= best.score]
-                found[i] = _merge_equal_texts([*found[i], *others])
-        return [translations[:num_translations] for translations in found]
-
-    def _rerank(self, samples: Sequence[Translation]) -> list[Translation]:
-        """Return the different samples of one segment, those with the least risk first.
-
-        Their scores are their mean utilities.
-        """
-        assert self.mbr is not None
-        most_probable = {sample.text: sample for sample in _merge_equal_texts(samples)}
-        ranked = self.mbr.rank([sample.text for sample in samples])
-        return [most_probable[text]._replace(score=utility) for text, utility in ranked]
-
-    def _search(
-        self,
-        segments: Sequence[Sequence[int]],
-        beam_size: int,
-        *,
-        target_prefixes: Sequence[Sequence[int]],
-        on_progress: OnProgress | None = None,
-    ) -> list[list[Translation]]:
-        """Return the translations of each segment that a search with this beam size finds.
-
-        Segments of similar length are searched together. The order of the results is that of
-        `segments`.
-        """
-        translations: list[list[Translation]] = [[] for _ in segments]
-        lengths = np.array([len(segment) for segment in segments])
-        num_segments = 0
-        num_tokens = 0
-        for batch in group_by_length(lengths, batch_tokens=self.search.batch_tokens // beam_size):
-            results = self._search_batch(
-                [segments[index] for index in batch],
-                beam_size,
-                target_prefixes=[target_prefixes[index] for index in batch],
-            )
-            for index, hypotheses in zip(batch, results, strict=True):
-                translations[index] = self._read_hypotheses(segments[index], hypotheses)
-            num_segments += len(batch)
-            num_tokens += int(lengths[batch].sum())
-            if on_progress is not None:
-                fraction = num_tokens / int(lengths.sum())
-                on_progress(TranslationProgress(num_segments, len(segments), fraction))
-        return translations
-
-    def _read_hypotheses(
-        self, src_ids: Sequence[int], hypotheses: Sequence[Hypothesis]
-    ) -> list[Translation]:
-        """Return the hypotheses of one segment as translations.
-
-        Raises TrainingError when the search found none, because no probability is finite.
-        """
-        if hypotheses[0].log_prob == -math.inf:
-            raise TrainingError(
-                "the model's probabilities are not finite: its training diverged "
-                "(choose another checkpoint)"
-            )
-        texts = self.tgt_tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
-        translations = []
-        for text, hypothesis in zip(texts, hypotheses, strict=True):
-            segment = Segment(list(src_ids), [*hypothesis.ids, self.tgt_tokenizer.eos_id])
-            # Many programs end a line at a carriage return, or strip it from the end of a line.
-            text = text.replace("\r", " ")
-            translations.append(
-                Translation(text, hypothesis.score, hypothesis.log_prob, (segment,))
-            )
-        return translations
-
-    @oom_as_device_error(
-        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
-    )
-    def _search_batch(
-        self,
-        segments: Sequence[Sequence[int]],
-        beam_size: int,
-        *,
-        target_prefixes: Sequence[Sequence[int]],
-    ) -> list[list[Hypothesis]]:
-        """Return the hypotheses of each segment of source ids, searched as one batch."""
-        strategy: Strategy
-        if self.sampling is None:
-            strategy = BeamSearch(beam_size)
-        else:
-            strategy = Sampling(self.sampling, num_samples=beam_size, sources=segments)
-        caches = [model.start(self._encode(model, segments)) for model in self.models]
-        return generate(
-            PrefixStep(EnsembleStep(self.models)),
-            PrefixState(EnsembleState(caches), target_prefixes),
-            len(segments),
-            strategy=strategy,
-            bos_id=self.tgt_tokenizer.bos_id,
-            eos_id=self.tgt_tokenizer.eos_id,
-            options=GenerationOptions(
-                length_penalty=self.search.length_penalty,
-                max_lengths=self._max_lengths(segments, target_prefixes),
-                forbidden_ids=self.tgt_tokenizer.forbidden_ids,
-            ),
-        )
-
-    def _max_lengths(
-        self, segments: Sequence[Sequence[int]], target_prefixes: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Return how many tokens the translation of each segment may have, eos included.
-
-        After a target prefix, there is always room for `max_length_offset` tokens and eos.
-        """
-        factor = self.search.max_length_factor
-        offset = self.search.max_length_offset
-        limit = self.max_positions
-        max_lengths = []
-        for segment, target_prefix in zip(segments, target_prefixes, strict=True):
-            length = math.ceil(factor * len(segment)) + offset
-            if target_prefix:
-                length = max(length, len(target_prefix) + offset + 1)
-            if limit is not None:
-                length = min(length, limit)
-            max_lengths.append(length)
-        return torch.tensor(max_lengths, device=self.model.output_weight.device)
-
-    def _encode(self, model: Transformer, segments: Sequence[Sequence[int]]) -> Memory:
-        """Encode segments of source ids by one of the models.
-
-        A CPU encodes a few at a time. Neighbours have similar lengths, so this computes less
-        padding.
-        """
-        batch_size = CPU_ENCODER_BATCH_SIZE
-        if self.model.output_weight.is_cuda:
-            batch_size = len(segments)
-        longest = max(len(segment) for segment in segments)
-        states = []
-        masks = []
-        for start in range(0, len(segments), batch_size):
-            memory = model.encode(self.pad(segments[start : start + batch_size]))
-            num_padding = longest - memory.mask.size(3)
-            states.append(F.pad(memory.states, (0, 0, 0, num_padding)))
-            masks.append(F.pad(memory.mask, (0, num_padding)))
-        return Memory(torch.cat(states), torch.cat(masks))
+        return pad(self.model, rows)
 
 
 def _change_search(
@@ -953,47 +640,36 @@ def _pairs_of_lists(src: Sequence[str], tgt: Target | Sequence[Target]) -> list[
     return list(zip(src, tgt, strict=True))
 
 
-def _merge_equal_texts(translations: Iterable[Translation]) -> list[Translation]:
-    """Return the best translation of each text, best first."""
-    best_by_text: dict[str, Translation] = {}
-    for translation in sorted(translations, key=lambda translation: -translation.score):
-        best_by_text.setdefault(translation.text, translation)
-    return list(best_by_text.values())
+@dataclass
+class _LineCounts:
+    """Lines of a long text that deserve a message at its end."""
 
+    num_lines: int = 0
+    num_split_lines: int = 0
+    num_parts: int = 0  # of the split lines
+    num_unseen_lines: int = 0  # lines with unseen characters
+    # The number of lines that have each of them.
+    unseen_characters: Counter[str] = field(default_factory=Counter)
 
-def _join_translations(
-    text: str, parts: Sequence[TextPart], translations: Sequence[Sequence[Translation]]
-) -> list[Translation]:
-    """Return the translations of a text from those of its parts.
+    def count(self, *, num_parts: int, unseen_characters: set[str]) -> None:
+        """Count a line."""
+        self.num_lines += 1
+        if num_parts > 1:
+            self.num_split_lines += 1
+            self.num_parts += num_parts
+        self.unseen_characters.update(unseen_characters)
+        if unseen_characters:
+            self.num_unseen_lines += 1
 
-    The k-th translation joins the k-th of each part, as far as all parts have one. A blank text
-    has no parts, and its translation is empty.
-    """
-    if not parts:
-        return [Translation("", 0.0, 0.0)]
-    return [
-        _join_same_rank(text, parts, same_rank) for same_rank in zip(*translations, strict=False)
-    ]
-
-
-def _join_same_rank(
-    text: str, parts: Sequence[TextPart], translations: Sequence[Translation]
-) -> Translation:
-    """Return the translation of a text from one translation of each of its parts."""
-    joined = ""
-    segments: list[Segment] = []
-    segment_starts = []
-    previous_end = 0  # of the part before, in the text
-    for part, translation in zip(parts, translations, strict=True):
-        joined += separator(text, Cut(previous_end, part.start), joined, translation.text)
-        segments.extend(translation.segments)
-        segment_starts.append(SegmentStart(part.start, len(joined)))
-        joined += translation.text
-        previous_end = part.start + len(part.text)
-    return Translation(
-        text=joined,
-        score=sum(translation.score for translation in translations),
-        log_prob=sum(translation.log_prob for translation in translations),
-        segments=tuple(segments),
-        segment_starts=tuple(segment_starts),
-    )
+    def log(self) -> None:
+        """Say how many lines have unseen characters, and how many were split."""
+        if self.num_unseen_lines > 0:
+            logger.warning(
+                f"{self.num_unseen_lines:,} of {self.num_lines:,} lines hold unseen characters, "
+                f"which have no token: {describe_characters(self.unseen_characters)}"
+            )
+        if self.num_split_lines > 0:
+            logger.info(
+                f"translate: {self.num_split_lines:,} of {self.num_lines:,} lines were split "
+                f"into {self.num_parts:,} parts"
+            )

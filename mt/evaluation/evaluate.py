@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
 from mt.data.text import read_lines
-from mt.decoding.translator import TranslationProgress, Translator
+from mt.decoding.translation import TranslationProgress
+from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
 from mt.evaluation.significance import PairedScores, compare_with_baseline

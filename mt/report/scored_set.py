@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, load_eval_set
-from mt.decoding.translator import Translation, Translator
+from mt.decoding.translation import Translation
+from mt.decoding.translator import Translator
 from mt.errors import DataError
 from mt.evaluation.analysis import (
     Bucket,

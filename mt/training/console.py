@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mt.decoding.translator import OnProgress, TranslationProgress
+from mt.decoding.translation import OnProgress, TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
 from mt.training.metrics_log import FinalRecord, Validation
 

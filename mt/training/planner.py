@@ -1,5 +1,6 @@
 """Plans the number of updates of a run, and revises the plan by the measured speed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -17,8 +18,10 @@ from mt.training.state import TrainState
 class RunPlanner:
     """The plan of a run with the measurements behind it. A checkpoint keeps both."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, *, batches_per_update: int) -> None:
         self.config = config
+        self.batches_per_update = batches_per_update
+        self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
         self.pace = Pace()
         self.reserved_seconds = 0.0  # of `max_minutes`, for the final scoring
@@ -64,20 +67,15 @@ class RunPlanner:
         """Return whether the clock may have changed the number of updates."""
         return stopping.plan_is_due(state, self.plan, self.config, self.pace)
 
-    def planned_steps(
-        self, state: TrainState, *, epoch_length: float, batches_per_update: int
-    ) -> int | None:
-        """Return how many updates the limits allow now; None when this is not known yet.
-
-        `epoch_length` is in batches, and inf when it is not known.
-        """
+    def planned_steps(self, state: TrainState) -> int | None:
+        """Return how many updates the limits allow now; None when this is not known yet."""
         self.pace.planned_at = state.elapsed_seconds
         return stopping.planned_steps(
             state,
             self.config,
             pace=self.pace,
-            epoch_length=epoch_length,
-            batches_per_update=batches_per_update,
+            epoch_length=self.epoch_length,
+            batches_per_update=self.batches_per_update,
             reserved_seconds=self.reserved_seconds,
         )
 

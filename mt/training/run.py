@@ -151,7 +151,7 @@ def run_training(
                 old_run.rename(run_dir.path)
                 logger.info(f"{run_dir.display_path}: the earlier run is here again")
             raise
-        trainer.metrics.on_event = on_event
+        trainer.log.metrics.on_event = on_event
         stop_reason = trainer.fit()
         runtime.close()
     return TrainingEnd(run_dir.path, stop_reason, trainer.signals.name)

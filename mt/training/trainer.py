@@ -1,23 +1,20 @@
 """The training loop: updates, validation, logging and checkpoints.
 
 `Trainer.fit` runs a training from its start, or from the last checkpoint, to its end. In an update,
-the ranks share `batches_per_update` batches of the epoch's plan. Between two updates a run is
-described completely by the weights, the optimizer, the TrainState and the random states, which is
-what a checkpoint holds; so a resumed run computes what an uninterrupted one would have computed.
+the ranks share `batches_per_update` batches of the epoch's plan. What a checkpoint holds is in
+mt/training/checkpointer.py, and what a run reports is in mt/training/run_log.py.
 """
 
 import hashlib
 import math
-import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Any, NoReturn, Protocol, Self
+from typing import NoReturn, Protocol, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from mt.config.schema import TrainConfig
@@ -27,47 +24,23 @@ from mt.data.prefetch import BatchSource, Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
-from mt.progress_bar import format_duration
-from mt.storage.checkpoint import (
-    BEST,
-    Checkpoint,
-    CheckpointStore,
-    has_checkpoint,
-    step_name,
-)
+from mt.storage.checkpoint import CheckpointStore, has_checkpoint, step_name
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
-from mt.training.console import Console, Numbers, Position, translation_bar
+from mt.training.checkpointer import Checkpointer
+from mt.training.console import translation_bar
 from mt.training.ema import MovingAverage
 from mt.training.final_scoring import FinalScoring
 from mt.training.init_from import freeze_weights, load_initial_weights
 from mt.training.memory_check import check_memory
-from mt.training.metrics_log import (
-    FinalRecord,
-    IncidentRecord,
-    MetricsLine,
-    MetricsLog,
-    Record,
-    StartRecord,
-    TrainRecord,
-    Validation,
-    ValidationRecord,
-)
+from mt.training.metrics_log import FinalRecord, MetricsLine, Validation, ValidationRecord
 from mt.training.objective import LossSums, Objective, make_objective
-from mt.training.optimizer import (
-    build_optimizer,
-    clip_gradients,
-    pack_optimizer,
-    unpack_optimizer,
-)
+from mt.training.optimizer import build_optimizer, clip_gradients
 from mt.training.planner import RunPlanner
-from mt.training.resume_rules import check_same_teachers
+from mt.training.run_log import RunLog
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
-
-# Name of the BPE-dropout method, stored in checkpoints.
-SUBWORD_SAMPLING = "groups of batches"
 
 
 class ValidationFunction(Protocol):
@@ -98,7 +71,6 @@ class Trainer:
         self.dataset = dataset
         self.validate = validate
         self.final_scoring = final_scoring
-        self.valid_digest = valid_digest
         self.config = config
         self.run_dir = run_dir
         self.runtime = runtime
@@ -112,29 +84,38 @@ class Trainer:
             self.ema = MovingAverage(objective.transformer, config.ema_decay)
         self.state = TrainState()
         self.window = LogWindow(runtime.device, objective.sum_names)
+        # Over all ranks. A run keeps this number when it resumes on another number of ranks.
+        batches_per_update = config.gradient_accumulation * runtime.world_size
+        self.planner = RunPlanner(config, batches_per_update=batches_per_update)
 
-        self.checkpoints = CheckpointStore(run_dir.checkpoints_dir, keep=config.keep_checkpoints)
-        self.metrics = MetricsLog(run_dir.metrics_path)
-        self.console = Console(enabled=runtime.is_main)
-        self.signals = StopSignals(announce=runtime.is_main)
+        self.log = RunLog(run_dir, runtime=runtime, state=self.state, planner=self.planner)
+        self.checkpointer = Checkpointer(
+            store=CheckpointStore(run_dir.checkpoints_dir, keep=config.keep_checkpoints),
+            objective=objective,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            ema=self.ema,
+            state=self.state,
+            planner=self.planner,
+            window=self.window,
+            log=self.log,
+            runtime=runtime,
+            dataset=dataset,
+            valid_digest=valid_digest,
+        )
+        self.signals = StopSignals(announce=runtime.is_main)  # of this process
 
-        # Over all ranks. A run keeps it when it resumes on another number of ranks.
-        self.batches_per_update = config.gradient_accumulation * runtime.world_size
+        self.stop_signal: str | None = None  # as rank 0 had it at the latest exchange
         self.save_requested = False  # by SIGUSR1, on rank 0
-        self.last_saved_step = 0
         # The state of the best checkpoint, if the disk refused to store it.
         self.unsaved_best: TrainState | None = None
-        self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
         self.memory_checked = False
         self.clock = clock
         # When the run would have started if it had trained without an interruption until now.
         self.start_time = clock() if start_time is None else start_time
-        self.planner = RunPlanner(config)
         self.seconds_per_line: float | None = None  # of the latest validation, to translate
         # What metrics.jsonl had after the checkpoint from which this process resumed.
         self.earlier_final_scores: Sequence[MetricsLine] = ()
-        self.speed_start_seconds = 0.0
-        self.speed_start_tokens = 0
 
     @classmethod
     def from_experiment(
@@ -176,37 +157,61 @@ class Trainer:
         self._reserve_time()
         self.start_time -= self.state.elapsed_seconds  # of earlier processes
         self._update_elapsed_time()
-        self._restart_speed_measurement()
-        with self.signals.caught(), self.console.progress_bar():
+        self.log.restart_speed_measurement()
+        with self.signals.caught(), self.log.console.progress_bar():
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
             self._examine_plan()
-            reason = self.stop_reason()
+            reason = self._exchange_stop_reason()
             while reason is None:
                 self._train_epoch()
-                reason = self.stop_reason()
+                reason = self._exchange_stop_reason()
             self._finish()
             self._score_best()
-        self._log_summary(reason)
+        num_skipped = self.state.num_skipped + int(self.window.sums().num_skipped)
+        self.log.show_summary(
+            reason, num_skipped=num_skipped, can_resume=self.signals.name is not None
+        )
         return reason
+
+    def _resume_or_start(self) -> None:
+        """Load the newest good checkpoint if there is one, and say what is about to happen."""
+        if has_checkpoint(self.run_dir.checkpoints_dir):
+            self._read_earlier_scores()  # the next line cuts metrics.jsonl back
+            self.checkpointer.restore_newest()
+            self.log.show_resumed()
+        else:
+            self.log.start(sum(parameter.numel() for parameter in self.objective.parameters()))
+
+    def _read_earlier_scores(self) -> None:
+        """Read from metrics.jsonl what the final scoring needs, on rank 0."""
+        if not self.runtime.is_main:
+            return
+        history = self.log.metrics.history()
+        self.earlier_final_scores = history.final
+        if history.valid:
+            line = history.valid[-1]
+            seconds = line.get("timing", {}).get("translation_seconds")
+            if seconds is not None and line.get("num_lines"):
+                self.seconds_per_line = seconds / line["num_lines"]
 
     # The loop
 
     def _train_epoch(self) -> None:
         """Train on the rest of the current epoch, or until there is a reason to stop."""
         state = self.state
-        self.console.show_activity("planning an epoch")
+        self.log.console.show_activity("planning an epoch")
         epoch = self.dataset.epoch(state.epoch, batch_tokens=self.config.batch_tokens)
         num_batches = epoch.plan.num_batches
-        self.epoch_length = num_batches
+        self.planner.epoch_length = num_batches
         if state.batch_index >= num_batches:
             raise CheckpointError(
-                f"{self.checkpoints.path}: the checkpoint is at batch {state.batch_index} of "
-                f"epoch {state.epoch}, which has {num_batches}: the batches have changed"
+                f"{self.run_dir.checkpoints_dir}: the checkpoint is at batch {state.batch_index} "
+                f"of epoch {state.epoch}, which has {num_batches}: the batches have changed"
             )
         self._check_memory_once(epoch)
         self._examine_plan()  # the number of batches of an epoch varies a little
-        batches_per_update = self.batches_per_update
+        batches_per_update = self.planner.batches_per_update
         updates = [
             range(start, min(start + batches_per_update, num_batches))
             for start in range(state.batch_index, num_batches, batches_per_update)
@@ -215,7 +220,7 @@ class Trainer:
         self.wrapped_objective.train()
         with Prefetcher(epoch, own_indices) as batches:
             for indices in updates:
-                if self.stop_reason() is not None:
+                if self._exchange_stop_reason() is not None:
                     return
                 self._save_if_requested()
                 self.update(batches, indices)
@@ -296,15 +301,51 @@ class Trainer:
         config = self.config
         self._update_elapsed_time()
         self.planner.count_update(state)
-        self.console.advance(self._position())
+        self.log.advance()
         if state.step % config.log_every == 0:
-            self._log_window()
-        else:
-            self._show_numbers_if_due()
+            self._log_updates()
+        elif self.log.numbers_are_due():
+            self._show_numbers()
         if self._validation_is_due():
             self._validate_and_save()
-        elif self._save_is_due() and self.stop_reason() is None:  # `fit` saves at a stop
+        elif self._save_is_due() and self._exchange_stop_reason() is None:  # `fit` saves at a stop
             self._save(is_best=False)
+
+    def _log_updates(self) -> None:
+        """Log the means over the updates since the last logged line.
+
+        Raises TrainingError when too many updates in a row were skipped.
+        """
+        sums = self.window.close(self.runtime)
+        self.state.num_skipped += int(sums.num_skipped)
+        self.log.log_updates(sums)
+        self._report_skipped_updates(sums)
+
+    def _show_numbers(self) -> None:
+        """Show numbers between two logged lines.
+
+        This waits for the device, so it is done rarely.
+        """
+        sums = self.window.sums()
+        if sums.num_updates > 0:
+            self.log.show_numbers(sums)
+
+    def _report_skipped_updates(self, sums: WindowSums) -> None:
+        """Record skipped updates as an incident. Raises TrainingError when they are too many."""
+        # In fp16 a scaler finds its scale by skipping a few updates; that is not an incident.
+        if sums.num_skipped and not self.scaler.is_enabled():
+            updates = "update" if sums.num_skipped == 1 else "updates"
+            self.log.record_incident(
+                f"{sums.num_skipped:,.0f} {updates} skipped: gradients were not finite"
+            )
+        if sums.num_skipped_in_a_row >= self.config.max_skipped:
+            self._raise_diverged(
+                f"{sums.num_skipped_in_a_row:,.0f} updates in a row had gradients "
+                "that were not finite"
+            )
+
+    def _update_elapsed_time(self) -> None:
+        self.state.elapsed_seconds = self.clock() - self.start_time
 
     def _validation_is_due(self) -> bool:
         state = self.state
@@ -312,13 +353,13 @@ class Trainer:
         return is_due and state.step != state.last_validated_step
 
     def _save_if_requested(self) -> None:
-        """Save a checkpoint if `stop_reason` has seen a SIGUSR1 of rank 0.
+        """Save a checkpoint if rank 0 has got a SIGUSR1.
 
         Before the first update there is nothing to save, and the request waits.
         """
         if not self.save_requested or self.state.step == 0:
             return
-        if self.state.step != self.last_saved_step:
+        if self.state.step != self.checkpointer.last_saved_step:
             self._save(is_best=False)
         self.save_requested = False
 
@@ -336,7 +377,7 @@ class Trainer:
         self.signals.name = self.runtime.broadcast(self.signals.name)
         if self.signals.name is None and state.step != state.last_validated_step:
             self._validate_and_save()
-        if state.step != self.last_saved_step:
+        if state.step != self.checkpointer.last_saved_step:
             self._save_last_update()
 
     def _save_last_update(self) -> None:
@@ -354,7 +395,7 @@ class Trainer:
         """Try the largest batches before the first update of this process. Raises DeviceError."""
         if self.memory_checked:
             return
-        self.console.show_activity("trying the largest batches")
+        self.log.console.show_activity("trying the largest batches")
         check_memory(
             self.objective,
             self.dataset,
@@ -365,24 +406,34 @@ class Trainer:
         )
         self.memory_checked = True
 
-    def stop_reason(self) -> str | None:
-        """Return why to stop now, or None; the same on every rank.
+    # Stopping
 
-        With `max_minutes`, this also revises the plan by the clock.
+    def _exchange_stop_reason(self) -> str | None:
+        """Follow the signals and the clock of rank 0, and return why to stop now, or None."""
+        self._follow_rank_0()
+        return self.stop_reason()
+
+    def _follow_rank_0(self) -> None:
+        """Take over the signals of rank 0, and with `max_minutes` its revised plan.
+
+        Clocks differ, and signals may reach some ranks only.
         """
         total_steps = None
         if self.planner.is_due(self.state):
-            total_steps = self._planned_steps()
-        # Clocks differ, and signals may reach some ranks only: all take the values of rank 0.
+            total_steps = self.planner.planned_steps(self.state)
         signal, save_requested, total_steps = self.runtime.broadcast(
             (self.signals.name, self.signals.save_requested, total_steps)
         )
+        self.stop_signal = signal
         self.signals.save_requested = False
         self.save_requested = self.save_requested or save_requested
         self._revise_plan(total_steps)
+
+    def stop_reason(self) -> str | None:
+        """Return why to stop now, or None; the same on every rank."""
         reason = stopping.stop_reason(self.state, self.planner.plan, self.config)
-        if reason is None and signal is not None:
-            reason = f"stopped by {signal}"
+        if reason is None and self.stop_signal is not None:
+            reason = f"stopped by {self.stop_signal}"
         return reason
 
     # The plan
@@ -403,21 +454,13 @@ class Trainer:
         if self.planner.is_complete(self.state):
             return
         self._update_elapsed_time()
-        self._revise_plan(self.runtime.broadcast(self._planned_steps()))
-
-    def _planned_steps(self) -> int | None:
-        """Return how many updates the limits allow now; None when this is not known yet."""
-        return self.planner.planned_steps(
-            self.state,
-            epoch_length=self.epoch_length,
-            batches_per_update=self.batches_per_update,
-        )
+        self._revise_plan(self.runtime.broadcast(self.planner.planned_steps(self.state)))
 
     def _revise_plan(self, total_steps: int | None) -> None:
         """Give the plan another number of updates, if it is known and differs enough."""
         record = self.planner.revise(total_steps, step=self.state.step)
         if record is not None:
-            self._write(record)
+            self.log.write(record)
 
     # Validation
 
@@ -427,7 +470,7 @@ class Trainer:
         When a signal asks to stop, the validation is left to the resumed run.
         """
         state = self.state
-        self.console.show_activity("validating")
+        self.log.console.show_activity("validating")
         self._check_weights()
         start_time = self.clock()
         result = self._validate_until_signal() if self.runtime.is_main else None
@@ -448,13 +491,11 @@ class Trainer:
             state.validations_without_improvement += 1
 
         # So that validation time does not lower the logged tokens per second.
-        self._restart_speed_measurement()
+        self.log.restart_speed_measurement()
         self.planner.count_validation(state, seconds=self.clock() - start_time)
         self.seconds_per_line = validation.seconds_per_line
         self._reserve_time()
-        record = ValidationRecord(state.epoch, validation, is_best)
-        self._write(record, translation_seconds=validation.translation_seconds)
-        self.console.show_validation(state.step, validation, is_best=is_best)
+        self.log.log_validation(ValidationRecord(state.epoch, validation, is_best))
         error = self._save(is_best=is_best)
         if error is not None and is_best:
             # The checkpoint was not saved, so its score must not count as the best.
@@ -498,149 +539,37 @@ class Trainer:
             final = self._final_score_until_signal(self.final_scoring)
             self._update_elapsed_time()
             if final is not None:
-                elapsed_seconds = self.state.elapsed_seconds
-                if final.elapsed_seconds is not None:  # a complete run stays as it is
-                    elapsed_seconds = final.elapsed_seconds
-                self._write(final, elapsed_seconds=elapsed_seconds)
-                self.console.show_final_score(final)
+                self.log.log_final_score(final)
         self.signals.name = self.runtime.broadcast(self.signals.name)
 
     def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
         """Return the final score, or None if a signal asks to stop or there is none."""
         step = self.state.step
         lines = [line for line in self.earlier_final_scores if line["step"] == step]
-        lines += self.metrics.history().valid
+        lines += self.log.metrics.history().valid
         try:
             with self.signals.interrupting():
                 return final_scoring.score(lines, seconds_per_line=self.seconds_per_line)
         except InterruptedBySignal:
             return None
         except MtError as error:  # the training itself is done
-            self.record_incident(f"no final score: {error}")
+            self.log.record_incident(f"no final score: {error}")
             return None
 
-    # Logging
+    # Saving
 
-    def _log_window(self) -> None:
-        """Log the means over the updates since the last logged line.
+    def _save(self, *, is_best: bool) -> DiskError | None:
+        """Save a checkpoint (see `Checkpointer.save`).
 
-        Raises TrainingError when too many updates in a row were skipped.
+        Raises TrainingError for weights that are not finite.
         """
-        state = self.state
-        sums = self.window.close(self.runtime)
-        state.num_skipped += int(sums.num_skipped)
-        record = TrainRecord(
-            epoch=state.epoch,
-            losses={name: _mean(loss, sums.num_tokens) for name, loss in sums.losses.items()},
-            lr=self.learning_rate,
-            grad_norm=_mean(sums.grad_norm, sums.num_updates),
-            tokens_seen=state.tokens_seen,
-            num_skipped=state.num_skipped,
-        )
-        tokens_per_second = self._tokens_per_second()
-        peak_memory = self.runtime.peak_memory()
-        self._write(record, tokens_per_second=tokens_per_second, peak_memory=peak_memory)
-        self._show_numbers(sums)
-        self._restart_speed_measurement()
-        self._report_skipped_updates(sums)
-
-    def _show_numbers_if_due(self) -> None:
-        """Show numbers between two logged lines. This waits for the device, so it is done rarely.
-
-        With several ranks, only the logged lines have the losses of all of them.
-        """
-        if self.runtime.world_size > 1 or not self.console.numbers_are_due():
-            return
-        sums = self.window.sums()
-        if sums.num_updates > 0:
-            self._show_numbers(sums)
-
-    def _show_numbers(self, sums: WindowSums) -> None:
-        """Show the means over the updates since the last logged line."""
-        numbers = Numbers(
-            loss=_mean(sums.losses["loss"], sums.num_tokens),
-            lr=self.learning_rate,
-            tokens_per_second=self._tokens_per_second(),
-        )
-        self.console.show_numbers(self._position(), numbers)
-
-    def _position(self) -> Position:
-        """Return how far the run is, for a person who watches it."""
-        state = self.state
-        progress = self.planner.progress(state)
-        return Position(
-            step=state.step,
-            total_steps=self.planner.total_steps,
-            epoch=state.epoch + state.batch_index / self.epoch_length,
-            fraction=progress.fraction,
-            seconds_left=progress.seconds_left,
-        )
-
-    def _tokens_per_second(self) -> float:
-        """Return the target tokens per second since the last logged line or validation."""
-        seconds = max(self.state.elapsed_seconds - self.speed_start_seconds, 1e-9)
-        return (self.state.tokens_seen - self.speed_start_tokens) / seconds
-
-    def _report_skipped_updates(self, sums: WindowSums) -> None:
-        """Record skipped updates as an incident. Raises TrainingError when they are too many."""
-        # In fp16 a scaler finds its scale by skipping a few updates; that is not an incident.
-        if sums.num_skipped and not self.scaler.is_enabled():
-            updates = "update" if sums.num_skipped == 1 else "updates"
-            self.record_incident(
-                f"{sums.num_skipped:,.0f} {updates} skipped: gradients were not finite"
-            )
-        if sums.num_skipped_in_a_row >= self.config.max_skipped:
-            self._raise_diverged(
-                f"{sums.num_skipped_in_a_row:,.0f} updates in a row had gradients "
-                "that were not finite"
-            )
-
-    def record_incident(self, text: str) -> None:
-        """Warn of a problem that does not end the run, and log it for the summary at the end."""
-        self._write(IncidentRecord(text))
-        self.console.warning(text)
-
-    def _write(self, record: Record, **timing: float) -> None:
-        """Write a line of metrics.jsonl, on rank 0 only."""
-        if self.runtime.is_main:
-            timing = {"elapsed_seconds": self.state.elapsed_seconds, **timing}
-            self.metrics.write(record, step=self.state.step, timing=timing)
-
-    def _update_elapsed_time(self) -> None:
-        self.state.elapsed_seconds = self.clock() - self.start_time
-
-    def _restart_speed_measurement(self) -> None:
-        """Start measuring tokens per second from here."""
-        self.speed_start_seconds = self.state.elapsed_seconds
-        self.speed_start_tokens = self.state.tokens_seen
-
-    def _log_summary(self, reason: str) -> None:
-        """Say what went wrong, where the model is, and which command comes next."""
-        if not self.runtime.is_main:
-            return
-        incidents = self.metrics.incidents()
-        if incidents:
-            self.console.info("\n  ".join(["incidents of this run:", *incidents]))
-        state = self.state
-        run_dir = self.run_dir
-        num_skipped = state.num_skipped + int(self.window.sums().num_skipped)
-        skipped = f" ({num_skipped:,} skipped)" if num_skipped else ""
-        self.console.info(
-            f"{reason} after {state.step:,} updates{skipped} and "
-            f"{format_duration(state.elapsed_seconds)}; the model is in {run_dir.display_path}"
-        )
-        if self.signals.name is not None:
-            self.console.info("run the same command again to resume")
-        elif (run_dir.checkpoints_dir / BEST).is_file():
-            path = shlex.quote(run_dir.display_path)
-            self.console.info(
-                f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}'
-            )
+        self._check_weights()
+        return self.checkpointer.save(is_best=is_best)
 
     def _raise_diverged(self, cause: str) -> NoReturn:
         """Raise TrainingError with the last good checkpoint and what may help."""
-        if self.last_saved_step:
-            last = self.checkpoints.path / step_name(self.last_saved_step)
+        if self.checkpointer.last_saved_step:
+            last = self.run_dir.checkpoints_dir / step_name(self.checkpointer.last_saved_step)
             checkpoint_text = f"the last good checkpoint is {last}"
         else:
             checkpoint_text = "there is no good checkpoint yet"
@@ -649,185 +578,6 @@ class Trainer:
             "try a lower train.learning_rate, a larger train.warmup_steps and train.max_warmup, "
             "train.clip_norm of at most 1, or train.precision fp32"
         )
-
-    # Start, save and resume
-
-    def _resume_or_start(self) -> None:
-        """Load the newest good checkpoint if there is one, and say what is about to happen."""
-        runtime = self.runtime
-        num_parameters = sum(parameter.numel() for parameter in self.objective.parameters())
-        where = f"{runtime.device.type}, {runtime.precision}"
-        if runtime.world_size > 1:
-            where += f", {runtime.world_size} ranks"
-        if has_checkpoint(self.run_dir.checkpoints_dir):
-            checkpoint, load_errors = self.checkpoints.load_newest()
-            self._read_earlier_scores()  # `restore` cuts metrics.jsonl back
-            self.restore(checkpoint)
-            if runtime.is_main:
-                self.checkpoints.repair_pointers(self.state.step)
-            for error in load_errors:
-                self.record_incident(f"{error}; resuming from update {self.state.step:,} instead")
-            self.console.info(
-                f"{self.run_dir.display_path}: resuming from update {self.state.step:,} ({where})"
-            )
-        elif runtime.is_main:
-            self.metrics.clear()  # lines of a run that ended before its first checkpoint
-            start = StartRecord(num_parameters, runtime.environment())
-            self.metrics.write(start, step=0, timing={"unix_time": time.time()})
-            self.metrics.sync()
-            name = self.run_dir.display_path
-            self.console.info(f"{name}: {num_parameters:,} parameters ({where})")
-
-    def _save(self, *, is_best: bool) -> DiskError | None:
-        """Save a checkpoint; `restore` is its inverse.
-
-        Returns the DiskError if the checkpoint could not be written, because training can continue
-        without it. All ranks get the same result. Raises TrainingError for weights that are not
-        finite.
-        """
-        self._check_weights()
-        weights = self.objective.transformer.state_dict()
-        runtime = self.runtime
-        rank_state = {"random": runtime.random_state(), "window": self.window.save()}
-        rank_states = runtime.all_gather(rank_state)
-        error: DiskError | None = None
-        if runtime.is_main:
-            try:
-                meta = {
-                    "state": asdict(self.state),
-                    **self.planner.save(),
-                    "scaler": self.scaler.state_dict(),
-                    "batches_per_update": self.batches_per_update,
-                    "ranks": rank_states,
-                    "data_digest": self.dataset.digest,
-                    "valid_digest": self.valid_digest,
-                    "teacher_digests": list(self.objective.teacher_digests),
-                    "subword_sampling": SUBWORD_SAMPLING,
-                    "metrics_size": self.metrics.sync(),
-                    "environment": runtime.environment(),
-                }
-                optimizer = pack_optimizer(self.optimizer, self.objective.transformer)
-                ema: dict[str, Tensor] = {}
-                if self.ema is not None:
-                    ema = self.ema.averages
-                    meta["ema_updates"] = int(self.ema.num_updates)
-                checkpoint = Checkpoint(weights, optimizer, meta, ema)
-                self.checkpoints.save(checkpoint, step=self.state.step, is_best=is_best)
-            except DiskError as disk_error:
-                error = disk_error
-                self.record_incident(f"no checkpoint of update {self.state.step:,}: {error}")
-        error = runtime.broadcast(error)
-        if error is None:
-            self.last_saved_step = self.state.step
-        return error
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore what `_save` saved. Raises CheckpointError when it does not fit this run."""
-        meta = checkpoint.meta
-        runtime = self.runtime
-        path = self.checkpoints.path
-        check_same_teachers(meta, self.objective.teacher_digests, path)
-        try:
-            ranks = meta["ranks"]
-            # Earlier versions of mt did not save it.
-            batches_per_update = self.config.gradient_accumulation * len(ranks)
-            self.batches_per_update = TypeAdapter(PositiveInt).validate_python(
-                meta.get("batches_per_update", batches_per_update), strict=True
-            )
-            self.state = TypeAdapter(TrainState).validate_python(meta["state"])
-            self.planner.restore(meta)
-            self.scaler.load_state_dict(meta["scaler"])
-            self.objective.transformer.load_state_dict(checkpoint.model)
-            unpack_optimizer(self.optimizer, self.objective.transformer, checkpoint.optimizer)
-            if self.ema is not None:
-                num_updates = TypeAdapter(NonNegativeInt).validate_python(
-                    meta["ema_updates"], strict=True
-                )
-                self.ema.load(checkpoint.ema, num_updates)
-            self._restore_rank(ranks)
-            has_same_batches = meta["subword_sampling"] == SUBWORD_SAMPLING
-            metrics_size = int(meta["metrics_size"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            cause = " ".join(str(error).split())  # torch's message has several lines
-            raise CheckpointError(
-                f"{path}: the checkpoint does not fit this run ({cause})"
-            ) from error
-        self.last_saved_step = self.state.step
-        self._restore_metrics(metrics_size)
-        if len(ranks) != runtime.world_size:
-            self.record_incident(
-                f"resuming on {runtime.world_size} ranks after {len(ranks)}: an update has the "
-                f"same {self.batches_per_update} batches, but rounding and dropout differ"
-            )
-        self._warn_if_environment_changed(meta.get("environment"))
-        if not has_same_batches:
-            self._skip_rest_of_old_epoch()
-
-    def _read_earlier_scores(self) -> None:
-        """Read from metrics.jsonl what the final scoring needs, on rank 0."""
-        if not self.runtime.is_main:
-            return
-        history = self.metrics.history()
-        self.earlier_final_scores = history.final
-        if history.valid:
-            line = history.valid[-1]
-            seconds = line.get("timing", {}).get("translation_seconds")
-            if seconds is not None and line.get("num_lines"):
-                self.seconds_per_line = seconds / line["num_lines"]
-
-    def _restore_rank(self, ranks: Sequence[Mapping[str, Any]]) -> None:
-        """Restore the random state and the log window of this rank.
-
-        On another number of ranks, a rank that is new keeps its initial random state.
-        """
-        rank = self.runtime.rank
-        if len(ranks) == self.runtime.world_size:
-            self.window.load(ranks[rank]["window"])
-        else:
-            windows = [saved["window"] for saved in ranks]
-            self.window.load_from_other_ranks(windows, rank=rank)
-        if rank < len(ranks):
-            self.runtime.set_random_state(ranks[rank]["random"])
-
-    def _restore_metrics(self, size: int) -> None:
-        """Cut metrics.jsonl back to its size at the checkpoint, on rank 0 only."""
-        if self.runtime.is_main and not self.metrics.cut_back(size, step=self.state.step):
-            self.record_incident(
-                f"{self.metrics.path}: lines are missing or were changed; "
-                "the complete ones were kept"
-            )
-
-    def _skip_rest_of_old_epoch(self) -> None:
-        """Continue at the start of the next epoch, if the batches of this one cannot be repeated.
-
-        Earlier versions of mt sampled the subwords of a whole epoch at once and planned its batches
-        with the new lengths. Without BPE-dropout, the batches are the same.
-        """
-        state = self.state
-        if not self.dataset.has_bpe_dropout or state.batch_index == 0:
-            return
-        self.record_incident(
-            "an earlier version of mt, with another kind of BPE-dropout, saved this checkpoint in "
-            f"the middle of epoch {state.epoch}: skipping the rest of that epoch"
-        )
-        state.epoch += 1
-        state.batch_index = 0
-
-    def _warn_if_environment_changed(self, saved: object) -> None:
-        """Record an incident when rounding may differ from that of an uninterrupted run."""
-        current = self.runtime.environment()
-        if not isinstance(saved, dict):
-            return
-        changes = [
-            f"{key} {saved.get(key)} -> {value}"
-            for key, value in current.items()
-            if saved.get(key) != value
-        ]
-        if changes:
-            self.record_incident(
-                "resuming in a different environment, results may differ in the last bits: "
-                + ", ".join(changes)
-            )
 
 
 def dropout_seed(seed: int, rank: int) -> int:
@@ -839,8 +589,3 @@ def dropout_seed(seed: int, rank: int) -> int:
         return seed + 1
     digest = hashlib.sha256(f"dropout {seed} {rank}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
-
-
-def _mean(total: float, count: float) -> float:
-    """Return total / count, or nan when nothing was counted."""
-    return total / count if count else math.nan

@@ -18,7 +18,8 @@ from mt.config.schema import Config, SearchConfig
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet
-from mt.decoding.translator import OnProgress, Translator
+from mt.decoding.translation import OnProgress
+from mt.decoding.translator import Translator
 from mt.distributed import Runtime
 from mt.errors import DataError
 from mt.evaluation.evaluate import score_set, scoring_of_run

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from mt import Translator
 from mt.decoding.alignment import AlignmentStep, align, default_layer
-from mt.decoding.translator import Segment
+from mt.decoding.translation import Segment
 from scripts.alignment.ibm1 import Links, ibm1, read_lines
 
 STEPS: tuple[AlignmentStep, ...] = ("output", "input")

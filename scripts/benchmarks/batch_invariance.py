@@ -26,7 +26,7 @@ import torch
 
 from mt import Translator
 from mt.data.text import read_lines
-from mt.decoding.translator import Translation
+from mt.decoding.translation import Translation
 
 NBestLists = list[list[Translation]]  # for each line, the best translation first
 

@@ -25,7 +25,8 @@ from mt.data.normalization import is_blank
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.decoding.translator import Translation, TranslationProgress, Translator
+from mt.decoding.translation import Translation, TranslationProgress
+from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
 from mt.progress_bar import ProgressBar, ProgressText
 from mt.storage.checkpoint import Checkpoint, CheckpointStore

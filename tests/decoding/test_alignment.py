@@ -28,7 +28,8 @@ from mt.decoding.alignment import (
     word_indices_at,
     words_of_tokens,
 )
-from mt.decoding.translator import Alignment, Segment, Translator
+from mt.decoding.translation import Alignment, Segment
+from mt.decoding.translator import Translator
 from mt.model.recording import attention_weights
 from mt.model.transformer import Transformer
 from scripts.alignment.error_rate import read_gold

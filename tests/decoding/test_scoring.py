@@ -16,7 +16,8 @@ from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.scoring import LONGEST_FACTOR, score_pairs
-from mt.decoding.translator import Segment, Translation, Translator
+from mt.decoding.translation import Segment, Translation
+from mt.decoding.translator import Translator
 from mt.errors import TrainingError
 from mt.model.transformer import Transformer
 

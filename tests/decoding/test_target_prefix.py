@@ -13,6 +13,7 @@ from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
+from mt.decoding.segment_search import SourceSegment
 from mt.decoding.translator import Translator
 from mt.errors import DataError
 from mt.model.transformer import Transformer
@@ -101,15 +102,17 @@ def test_greedy_search_goes_on_from_its_own_beginning(translator: Translator) ->
     After a long prefix it may be longer than without one.
     """
     (src_ids,) = translator.src_tokenizer.encode(["balo gona deru hako"])
-    ((free,),) = translator._search_batch([src_ids], 1, target_prefixes=[[]])
+    search = translator.segment_search
+    whole = SourceSegment(src_ids)
+    ((free,),) = search.search_batch([whole], 1)
     assert len(free.ids) > 3
-    free_limit = translator._max_lengths([src_ids], [[]])
+    free_limit = search.max_lengths([whole])
     num_equal = 0
     for length in range(len(free.ids)):
-        prefix = free.ids[:length]
-        ((forced,),) = translator._search_batch([src_ids], 1, target_prefixes=[prefix])
+        segment = SourceSegment(src_ids, target_prefix=free.ids[:length])
+        ((forced,),) = search.search_batch([segment], 1)
         assert forced.ids[: len(free.ids)] == free.ids
-        limit = translator._max_lengths([src_ids], [prefix])
+        limit = search.max_lengths([segment])
         if limit.equal(free_limit):
             assert forced == free
             num_equal += 1
@@ -138,8 +141,8 @@ def test_room_after_a_prefix_does_not_depend_on_the_source(
     translator: Translator, prefix_length: int
 ) -> None:
     """There is room for `max_length_offset` tokens and eos, or more."""
-    source = [7] * 4
-    (length,) = translator._max_lengths([source], [[7] * prefix_length]).tolist()
+    segment = SourceSegment([7] * 4, target_prefix=[7] * prefix_length)
+    (length,) = translator.segment_search.max_lengths([segment]).tolist()
     assert length >= prefix_length + translator.search.max_length_offset + 1
 
 

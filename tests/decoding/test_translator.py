@@ -29,7 +29,9 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.search import Hypothesis
-from mt.decoding.translator import Translation, TranslationProgress, Translator
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
+from mt.decoding.translation import Translation, TranslationProgress
+from mt.decoding.translator import Translator
 from mt.errors import CheckpointError, DeviceError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
@@ -301,11 +303,11 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
     """Where greedy search differs between a batch and a single text, both tokens are near-ties."""
     translator = make_translator(tokenizer, dtype=torch.float32, beam_size=1)
     model = translator.model
-    segments = [ids for text in texts for ids in ids_of_parts(translator, text)]
-    no_prefixes: list[list[int]] = [[] for _ in segments]
-    results = translator._search_batch(segments, beam_size=1, target_prefixes=no_prefixes)
+    sources = [ids for text in texts for ids in ids_of_parts(translator, text)]
+    segments = [SourceSegment(ids) for ids in sources]
+    results = translator.segment_search.search_batch(segments, beam_size=1)
     for segment, (in_a_batch,) in zip(segments, results, strict=True):
-        ((alone,),) = translator._search_batch([segment], beam_size=1, target_prefixes=[[]])
+        ((alone,),) = translator.segment_search.search_batch([segment], beam_size=1)
         alone_ids = (*alone.ids, tokenizer.eos_id)
         batch_ids = (*in_a_batch.ids, tokenizer.eos_id)
         if alone_ids == batch_ids:
@@ -315,7 +317,7 @@ def test_in_float32_a_batch_changes_only_near_ties(tokenizer: Tokenizer, texts: 
         while alone_ids[first_difference] == batch_ids[first_difference]:
             first_difference += 1
         tgt_in = torch.tensor([[tokenizer.bos_id, *alone_ids[:first_difference]]])
-        logits = model.logits(model(torch.tensor([segment]), tgt_in))[0, -1]
+        logits = model.logits(model(torch.tensor([segment.ids]), tgt_in))[0, -1]
         alone_logit = logits[alone_ids[first_difference]].item()
         batch_logit = logits[batch_ids[first_difference]].item()
         assert alone_logit == pytest.approx(batch_logit, abs=1e-4)
@@ -365,23 +367,19 @@ def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.Monk
     translator = make_translator(tokenizer)
     decode = tokenizer.decode
     beam_sizes: list[int] = []
-    search_batch = Translator._search_batch
+    search_batch = SegmentSearch.search_batch
 
     def decode_in_pairs(rows: Sequence[Sequence[int]]) -> list[str]:
         return [decode([[id_ - id_ % 2 for id_ in row]])[0] for row in rows]
 
     def record_and_search(
-        self: Translator,
-        segments: Sequence[Sequence[int]],
-        beam_size: int,
-        *,
-        target_prefixes: Sequence[Sequence[int]],
+        self: SegmentSearch, segments: Sequence[SourceSegment], beam_size: int
     ) -> list[list[Hypothesis]]:
         beam_sizes.append(beam_size)
-        return search_batch(self, segments, beam_size, target_prefixes=target_prefixes)
+        return search_batch(self, segments, beam_size)
 
     monkeypatch.setattr(translator.tgt_tokenizer, "decode", decode_in_pairs)
-    monkeypatch.setattr(Translator, "_search_batch", record_and_search)
+    monkeypatch.setattr(SegmentSearch, "search_batch", record_and_search)
     texts = make_texts(8, max_words=3)
     best = translator.translate(texts)
     assert set(beam_sizes) == {3}, "one translation of each text needs no wider search"
@@ -408,15 +406,11 @@ def test_parts_are_joined_by_what_stood_in_the_normalized_text(
     normalizing = replace(translator, source_stats=stats, normalization="nfc", max_length=99)
 
     def translate_parts(
-        self: Translator,
-        segments: Sequence[Sequence[int]],
-        num_translations: int,
-        *,
-        target_prefixes: Sequence[Sequence[int]],
+        self: SegmentSearch, segments: Sequence[SourceSegment], num_translations: int
     ) -> list[list[Translation]]:
         return [[Translation("word", -1.0, -1.0)] for _ in segments]
 
-    monkeypatch.setattr(Translator, "_translate_segments", translate_parts)
+    monkeypatch.setattr(SegmentSearch, "n_best", translate_parts)
     spaces = " " * 9
     # Chinese has no space between two sentences, and the translation needs one.
     assert normalizing.translate(f"x{spaces}\u4f60\u597d\u3002\u518d\u89c1\u3002") == "word word"
@@ -456,8 +450,9 @@ def test_model_max_length_bounds_translations(tokenizer: Tokenizer) -> None:
 
     def longest_translation(shape: ModelConfig) -> int:
         translator = make_translator(tokenizer, shape=shape, max_length_factor=20.0)
-        segments = tokenizer.encode(["balo"])
-        (hypotheses,) = translator._search_batch(segments, beam_size=3, target_prefixes=[[]])
+        (ids,) = tokenizer.encode(["balo"])
+        segments = [SourceSegment(ids)]
+        (hypotheses,) = translator.segment_search.search_batch(segments, beam_size=3)
         return max(len(hypothesis.ids) + 1 for hypothesis in hypotheses)  # eos included
 
     assert longest_translation(bounded_shape) == MAX_LENGTH
@@ -836,20 +831,16 @@ def test_fp16_needs_a_gpu(run_dir: Path) -> None:
 def test_exact_searches_one_text_at_a_time(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, exact: bool, batch_sizes: list[int]
 ) -> None:
-    search_batch = Translator._search_batch
+    search_batch = SegmentSearch.search_batch
     seen: list[int] = []
 
     def count_and_search(
-        self: Translator,
-        segments: Sequence[Sequence[int]],
-        beam_size: int,
-        *,
-        target_prefixes: Sequence[Sequence[int]],
+        self: SegmentSearch, segments: Sequence[SourceSegment], beam_size: int
     ) -> list[list[Hypothesis]]:
         seen.append(len(segments))
-        return search_batch(self, segments, beam_size, target_prefixes=target_prefixes)
+        return search_batch(self, segments, beam_size)
 
-    monkeypatch.setattr(Translator, "_search_batch", count_and_search)
+    monkeypatch.setattr(SegmentSearch, "search_batch", count_and_search)
     Translator.load(run_dir, device="cpu", exact=exact).translate(make_texts(7, max_words=3))
     assert seen == batch_sizes
 

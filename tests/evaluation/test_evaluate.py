@@ -12,7 +12,7 @@ from sacrebleu.metrics.chrf import CHRF
 from shell import mt
 
 from mt.cli.evaluate_progress import format_evaluation_progress
-from mt.decoding.translator import TranslationProgress
+from mt.decoding.translation import TranslationProgress
 from mt.evaluation.evaluate import EvaluationProgress, evaluate
 from mt.progress_bar import ProgressText, format_progress
 

@@ -19,7 +19,8 @@ from shell import Ended, mt
 
 from mt.config.load import load_run_config
 from mt.data.eval_set import EvalSet
-from mt.decoding.translator import Segment, Translation, Translator
+from mt.decoding.translation import Segment, Translation
+from mt.decoding.translator import Translator
 from mt.evaluation.analysis import ScoredSentence
 from mt.evaluation.metrics import Score, Scoring
 from mt.report.run_report import find_next_steps

@@ -13,7 +13,8 @@ from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.alignment import align
-from mt.decoding.translator import Segment, Translator
+from mt.decoding.translation import Segment
+from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
 from scripts.alignment import error_rate
 from scripts.alignment.error_rate import (

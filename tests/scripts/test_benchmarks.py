@@ -16,7 +16,7 @@ from shell import mt
 from mt.config.load import load_config
 from mt.config.schema import ModelConfig
 from mt.data.batching import Batch
-from mt.decoding.translator import Translation
+from mt.decoding.translation import Translation
 from mt.model.transformer import Transformer
 from mt.training.objective import Objective
 from scripts.benchmarks.batch_invariance import compare

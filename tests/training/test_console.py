@@ -18,7 +18,7 @@ from terminal import longest_line, mt_process, screen_lines, terminal
 from tqdm import tqdm
 
 from mt.cli.logs import configure_logging
-from mt.decoding.translator import TranslationProgress
+from mt.decoding.translation import TranslationProgress
 from mt.progress_bar import ProgressText
 from mt.training.console import (
     Console,

@@ -282,7 +282,7 @@ def test_r_drop_trains_and_logs_its_term(tmp_path: Path) -> None:
         runtime=Runtime(CPU),
     )
     trainer.fit()
-    trainer._log_window()
+    trainer._log_updates()
     (line,) = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "train"]
     assert line["loss"] > line["nll"] > 0.0
     assert line["kl"] > 0.0

@@ -226,8 +226,7 @@ def test_resumed_run_follows_the_same_plan(tmp_path: Path) -> None:
 def test_resumed_run_knows_its_speed(tmp_path: Path) -> None:
     TimedTrainer(tmp_path, max_steps=60, validate_every=20).fit()
     resumed = TimedTrainer(tmp_path, max_steps=60, validate_every=20)
-    checkpoint, _ = resumed.checkpoints.load_newest()
-    resumed.restore(checkpoint)
+    resumed.checkpointer.restore_newest()
     assert resumed.planner.pace.update_seconds == pytest.approx(0.5)
     assert resumed.planner.pace.validation_seconds == 2.0
 
@@ -278,6 +277,7 @@ def test_other_ranks_take_the_plan_of_rank_0(
     trainer.state.elapsed_seconds = 70.0
     from_rank_0 = (None, False, 90)
     monkeypatch.setattr(Runtime, "broadcast", lambda self, value: from_rank_0)
+    trainer._follow_rank_0()
     assert trainer.stop_reason() is None
     assert trainer.planner.plan.total_steps == 90
 
@@ -308,7 +308,7 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
     trainer = TimedTrainer(tmp_path, max_steps=80, validate_every=40)
     assert trainer.planner.progress(trainer.state) == (0.0, None)
     found = []
-    trainer.console.advance = lambda step: found.append(trainer.planner.progress(trainer.state))  # type: ignore[method-assign]
+    trainer.log.console.advance = lambda step: found.append(trainer.planner.progress(trainer.state))  # type: ignore[method-assign]
     trainer.fit()
     assert [fraction for fraction, _ in found] == [step / 80 for step in range(1, 81)]
     assert found[49].seconds_left == pytest.approx(30 * 0.5 + 2.0)

@@ -195,7 +195,7 @@ def test_update_with_non_finite_gradient_is_skipped_and_counted(
         assert_close(moments, moments_before[index], atol=0.0)
 
     trainer.update(epoch, range(2, 3))
-    trainer._log_window()
+    trainer._log_updates()
     line, *incidents = read_lines_without_timing(tmp_path)
     assert line["num_skipped"] == 1
     assert trainer.state.num_skipped == 1
@@ -469,7 +469,9 @@ def test_training_speed_excludes_validation_time(
 
     trainer.validate = slow_validate
     shown: list[Numbers] = []
-    monkeypatch.setattr(trainer.console, "show_numbers", lambda _, numbers: shown.append(numbers))
+    monkeypatch.setattr(
+        trainer.log.console, "show_numbers", lambda _, numbers: shown.append(numbers)
+    )
     trainer.fit()
     num_tokens = sum(batch.num_tokens for batch in BATCHES[2:])
     assert shown[0].tokens_per_second > num_tokens / 1.0
@@ -481,8 +483,8 @@ def test_numbers_between_logged_lines_change_nothing(
     make_trainer(tmp_path / "plain", max_steps=8, log_every=4).fit()
     trainer = make_trainer(tmp_path / "shown", max_steps=8, log_every=4)
     shown: list[tuple[Position, Numbers]] = []
-    monkeypatch.setattr(trainer.console, "numbers_are_due", lambda: True)
-    monkeypatch.setattr(trainer.console, "show_numbers", lambda *values: shown.append(values))
+    monkeypatch.setattr(trainer.log.console, "numbers_are_due", lambda: True)
+    monkeypatch.setattr(trainer.log.console, "show_numbers", lambda *values: shown.append(values))
     trainer.fit()
     positions = [position for position, _ in shown]
     assert [position.step for position in positions] == list(range(1, 9))
@@ -501,7 +503,7 @@ def test_bar_measures_the_limit_that_ends_the_run(
 ) -> None:
     trainer = make_trainer(tmp_path, **{"max_steps": None, **limits})
     positions: list[Position] = []
-    monkeypatch.setattr(trainer.console, "advance", positions.append)
+    monkeypatch.setattr(trainer.log.console, "advance", positions.append)
     trainer.fit()
     fractions = [position.fraction for position in positions]
     assert fractions == sorted(fractions)

@@ -17,7 +17,9 @@ from torch import Tensor
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
 from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
-from mt.decoding.translator import OnProgress, TranslationProgress, Translator
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
+from mt.decoding.translation import OnProgress, TranslationProgress
+from mt.decoding.translator import Translator
 from mt.distributed import open_runtime
 from mt.errors import RunDirError, TokenizerError
 from mt.evaluation.evaluate import evaluate
@@ -155,17 +157,15 @@ def test_translations_of_a_validation_have_the_length_limit(
     The final scoring has that of the config, as `mt evaluate` has.
     """
     factors: list[float] = []
-    original = Translator._max_lengths
+    original = SegmentSearch.max_lengths
 
-    def record(
-        translator: Translator, segments: list[list[int]], target_prefixes: list[list[int]]
-    ) -> Tensor:
-        limits = original(translator, segments, target_prefixes)
-        src_lengths = torch.tensor([len(ids) for ids in segments])
+    def record(search: SegmentSearch, segments: list[SourceSegment]) -> Tensor:
+        limits = original(search, segments)
+        src_lengths = torch.tensor([len(segment.ids) for segment in segments])
         factors.extend(((limits - 10) / src_lengths).tolist())
         return limits
 
-    monkeypatch.setattr(Translator, "_max_lengths", record)
+    monkeypatch.setattr(SegmentSearch, "max_lengths", record)
     config_path = write_copy_task(tmp_path, CONFIG)
     options = (
         "search.max_length_factor=2.5",
