@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mt.decoding.translator import Translation
+from mt.decoding.translation import Translation
 from mt.errors import DataError, MtError
 from mt.report.attention_maps import attention_maps
 from mt.report.attention_page import attention_page

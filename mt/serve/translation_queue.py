@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from mt.decoding.translator import TextPart, Translation, Translator
-from mt.decoding.translator import _join_translations as join_translations
+from mt.decoding.segmentation import TextPart, join_translations
+from mt.decoding.translation import Translation
+from mt.decoding.translator import Translator
 from mt.errors import MtError
 from mt.serve.models import ServedModel
 

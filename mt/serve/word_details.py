@@ -8,7 +8,8 @@ from typing import Any
 from mt.data.words import find_words
 from mt.decoding.alignment import align_translations, word_indices_at, words_of_tokens
 from mt.decoding.scoring import PairScore, score_pairs
-from mt.decoding.translator import SegmentStart, Translation, Translator
+from mt.decoding.translation import SegmentStart, Translation
+from mt.decoding.translator import Translator
 
 
 def line_details(

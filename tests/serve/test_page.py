@@ -12,7 +12,7 @@ from browser import Browser, Page
 from serving import RunningServer, make_models, running_server
 
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.translator import Translation
+from mt.decoding.translation import Translation
 from mt.serve.access import Access
 from mt.serve.models import ServedModels
 from mt.serve.translation_queue import Job, TranslationQueue

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mt.decoding.translator import Translation
+from mt.decoding.translation import Translation
 from mt.errors import DeviceError
 from mt.serve import translation_queue
 from mt.serve.models import ServedModel, ServedModels
