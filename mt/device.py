@@ -97,10 +97,27 @@ def keep_freed_memory() -> None:
     By default it returns large blocks to the system and gets them back page by page. On systems
     without glibc this does nothing.
     """
-    if os.name != "posix":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
+    libc = _load_glibc()
+    if libc is None:
         return
     libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the maximum; smaller blocks come from the heap
     libc.mallopt(M_TRIM_THRESHOLD, 2**30)  # up to a GiB of the heap may be unused
+
+
+def return_freed_memory() -> None:
+    """Return to the system what `keep_freed_memory` keeps.
+
+    Kept blocks of other sizes can prevent that a new tensor finds memory. On systems without glibc
+    this does nothing.
+    """
+    libc = _load_glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _load_glibc() -> ctypes.CDLL | None:
+    """Return the C library if it is glibc."""
+    if os.name != "posix":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from mt.device import DTYPES, find_device, find_dtype, keep_freed_memory
+from mt.device import (
+    DTYPES,
+    find_device,
+    find_dtype,
+    keep_freed_memory,
+    return_freed_memory,
+)
 from mt.errors import DeviceError, RankError
 
 T = TypeVar("T")
@@ -142,8 +148,9 @@ class Runtime:
         return _peak_process_memory()
 
     def release_memory(self) -> None:
-        """Return to the GPU the memory that PyTorch keeps for later tensors."""
+        """Return the memory that is kept for later tensors to the GPU and to the system."""
         torch.cuda.empty_cache()  # does nothing when no GPU is in use
+        return_freed_memory()
 
     # Random state
 

@@ -9,6 +9,7 @@ MtError
 ├── TrainingError      training diverged
 ├── DiskError          a file cannot be written
 ├── DeviceError        the machine lacks the device, number format or memory
+├── ProcessError       a process that encodes text was killed
 └── RankError          another process of the same training has ended
 
 The message is one complete line: the place, the value found, and the value expected. Only the
@@ -53,6 +54,10 @@ class DiskError(MtError):
 
 class DeviceError(MtError):
     """The machine lacks the device, the number format or the memory that is needed."""
+
+
+class ProcessError(MtError):
+    """A process that encodes text was killed. What is recorded of its work is kept."""
 
 
 class RankError(MtError):

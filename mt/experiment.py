@@ -6,10 +6,10 @@ The config names text files. The run directory holds the files made from them. T
 validation, `mt evaluate` and the dry run of `mt check` take their parts from here.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,8 +23,10 @@ from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet, load_eval_set, training_corpora
 from mt.data.progress import elapsed_time
 from mt.data.source_stats import SourceStats
+from mt.data.tags import choose_tags, tag_ids
+from mt.data.temperature import sample_by_temperature
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import train_tokenizer
+from mt.data.tokenizer_training import sample_sentences, train_tokenizer
 from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
 from mt.model.transformer import Transformer
@@ -66,6 +68,11 @@ class Experiment:
         return Tokenizers(Tokenizer.load(src_path), Tokenizer.load(tgt_path))
 
     @cached_property
+    def ids_by_tag(self) -> dict[str, int]:
+        """The control token of each tag in front of sources. Raises TokenizerError."""
+        return tag_ids(choose_tags(self.config.data), self.tokenizers.src)
+
+    @cached_property
     def training_data(self) -> Dataset:
         """The encoded training pairs, read from the run's cache or written to it.
 
@@ -77,7 +84,7 @@ class Experiment:
         src = Tokenizer.load(src_path, bpe_dropout=bpe_dropout)
         tgt = Tokenizer.load(tgt_path, bpe_dropout=bpe_dropout)
         corpus = encode_corpus(
-            training_corpora(config.data),
+            training_corpora(config.data, ids_by_tag=self.ids_by_tag),
             src,
             tgt,
             max_length=config.data.max_length,
@@ -85,6 +92,8 @@ class Experiment:
             cache_dir=self.run_dir.cache_dir,
             normalization=config.data.normalization,
         )
+        if config.data.sampling_temperature != 1.0:
+            corpus = sample_by_temperature(corpus, config.data)
         return Dataset(
             corpus,
             src,
@@ -104,14 +113,22 @@ class Experiment:
         return SourceStats.load(self.run_dir.source_stats_path)
 
     @cached_property
-    def validation_set(self) -> EvalSet:
-        """The set that is scored during training. Raises DataError."""
-        return load_eval_set(self.config.data.valid, self.config.data)
+    def validation_sets(self) -> list[EvalSet]:
+        """The sets that are scored during training. Raises DataError."""
+        return [load_eval_set(section, self.config.data) for section in self.config.data.valid]
+
+    @property
+    def validation_digest(self) -> str:
+        """A hash of the lines of all validation sets. Raises DataError."""
+        digests = [eval_set.digest for eval_set in self.validation_sets]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
     @cached_property
     def evaluation_sets(self) -> list[EvalSet]:
-        """The config's test sets, or its validation set if it has none. Raises DataError."""
-        sections = self.config.data.test or (self.config.data.valid,)
+        """The config's test sets, or its validation sets if it has none. Raises DataError."""
+        sections = self.config.data.test or self.config.data.valid
         return [load_eval_set(section, self.config.data) for section in sections]
 
     def count_training_text(self) -> list[TextCounts]:
@@ -124,7 +141,7 @@ class Experiment:
         section = self.config.tokenizer
         src_path, tgt_path = self.run_dir.tokenizer_paths(section.joint)
         init_from = self.config.train.init_from
-        if init_from is not None:
+        if init_from is not None and self.config.train.init_tokenizer == "parent":
             parent_src, parent_tgt = RunDir(Path(init_from)).tokenizer_paths(section.joint)
             self._make_tokenizer(src_path, str(parent_src), [])
             if not section.joint:
@@ -195,7 +212,7 @@ class Experiment:
         logger.info(f"tokenizer: training {section.kind} with {section.vocab_size:,} tokens")
         with elapsed_time("tokenizer"):
             train_tokenizer(
-                chain.from_iterable(texts),
+                sample_sentences(texts, max_sentences=section.max_sentences),
                 path,
                 kind=section.kind,
                 vocab_size=section.vocab_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # A shell lets the programs that it starts in the background ignore SIGINT, which tests send.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Machines are shared and may be slow, so the time of one example says nothing.
     hypothesis.settings.register_profile("mt", deadline=None)
     hypothesis.settings.load_profile("mt")

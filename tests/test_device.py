@@ -5,6 +5,8 @@ has.
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import timeit
 from typing import get_args
 
@@ -99,3 +101,29 @@ def test_lack_of_memory_is_a_device_error() -> None:
         oom_as_device_error("to think"),
     ):
         raise MemoryError
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_freed_memory_is_kept_until_it_is_returned() -> None:
+    """In another process, because the settings of the allocator last as long as it."""
+    script = """
+import torch
+from mt.device import keep_freed_memory, return_freed_memory
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+keep_freed_memory()
+before = resident_mb()
+tensors = [torch.ones(2**20) for _ in range(50)]  # 200 MB in blocks of 4 MB
+del tensors
+kept = resident_mb() - before
+return_freed_memory()
+print(kept, resident_mb() - before)
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    kept, returned = map(int, output.split())
+    assert kept > 150
+    assert returned < 50

@@ -137,15 +137,15 @@ def test_training_text_and_validation_set_are_normalized(
     assert changed.tgt.ids.tolist() == plain.tgt.ids.tolist()
 
     # References are kept as they are, with one warning.
-    assert plain_run.validation_set.refs != changed_run.validation_set.refs
-    warn_of_unnormalized_references(plain_run.validation_set, "nfc")
-    warn_of_unnormalized_references(changed_run.validation_set, "none")
+    assert plain_run.validation_sets[0].refs != changed_run.validation_sets[0].refs
+    warn_of_unnormalized_references(plain_run.validation_sets[0], "nfc")
+    warn_of_unnormalized_references(changed_run.validation_sets[0], "none")
     assert warnings == []
-    warn_of_unnormalized_references(changed_run.validation_set, "nfc")
+    warn_of_unnormalized_references(changed_run.validation_sets[0], "nfc")
     (warning,) = warnings
     assert warning.startswith("valid: ")
     pairs = [
-        encode_eval_set(experiment.validation_set, experiment.tokenizers, "nfc")
+        encode_eval_set(experiment.validation_sets[0], experiment.tokenizers, "nfc")
         for experiment in (changed_run, plain_run)
     ]
     assert pairs[0].src.ids.tolist() == pairs[1].src.ids.tolist()
@@ -155,4 +155,4 @@ def test_training_text_and_validation_set_are_normalized(
 def test_missing_validation_file_is_named(config_path: Path, tmp_path: Path) -> None:
     experiment = make_experiment(config_path, tmp_path, f"data.valid.prefix={tmp_path / 'none'}")
     with pytest.raises(DataError, match=r"none\.aa: no such file"):
-        _ = experiment.validation_set
+        _ = experiment.validation_sets

@@ -11,6 +11,7 @@ from mt.cli.options import (
     OutputOption,
     QuietOption,
     RunDirArgument,
+    ToOption,
     VerboseOption,
 )
 from mt.cli.streams import write_lines
@@ -23,6 +24,7 @@ def align(
     src: Annotated[Path, typer.Option(help="file of sentences")],
     tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
     output: OutputOption = None,
+    to: ToOption = None,
     layer: Annotated[
         int | None,
         typer.Option(
@@ -62,7 +64,13 @@ def align(
         if layer > num_layers:
             raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
         layer_index = layer - 1
-    alignments = align_lines(translator, read_parallel(src, tgt), layer=layer_index, step=step)
+    alignments = align_lines(
+        translator,
+        read_parallel(src, tgt),
+        layer=layer_index,
+        step=step,
+        prefix=translator.language_prefix(to),
+    )
     has_bar = output is not None
     num_lines = count_lines(src) if has_bar else None
     shown_alignments = show_lines(alignments, total=num_lines, enabled=has_bar)

@@ -17,6 +17,7 @@ from mt.cli.align import align
 from mt.cli.attention import attention
 from mt.cli.average import average
 from mt.cli.check import check
+from mt.cli.clean import clean
 from mt.cli.compare import compare
 from mt.cli.evaluate import evaluate
 from mt.cli.export import export
@@ -55,6 +56,7 @@ for command in (
     export,
     serve,
     split,
+    clean,
     schema,
 ):
     app.command()(command)

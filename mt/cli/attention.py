@@ -10,6 +10,7 @@ from mt.cli.options import (
     DeviceOption,
     QuietOption,
     RunDirArgument,
+    ToOption,
     VerboseOption,
 )
 
@@ -20,12 +21,18 @@ def attention(
         str, typer.Argument(metavar="SENTENCE", help="what to translate, in quotes")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="page.html to write, or its numbers as .json")
-    ],
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="page.html to write, or its numbers as .json  [default: RUN_DIR/attention.html]",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="show attention for this translation  [default: the model's own]"),
     ] = None,
+    to: ToOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -33,7 +40,15 @@ def attention(
 ) -> None:
     """Show the attention weights of every layer and head while a sentence is translated."""
     from mt.report.attention_maps import write_attention
+    from mt.storage.run_dir import RunDir
 
+    path = output or RunDir(run_dir).attention_path
     write_attention(
-        run_dir, sentence, output=output, target=target, checkpoint=checkpoint, device=device
+        run_dir,
+        sentence,
+        output=path,
+        target=target,
+        to=to,
+        checkpoint=checkpoint,
+        device=device,
     )

@@ -55,6 +55,14 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="file of translations to score; may be given again"),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="LANG",
+            help="target language of --src, for a model of several  [default: data.tgt_lang]",
+        ),
+    ] = None,
     lang: Annotated[
         str, typer.Option(help="target language of --hyp, such as zh, zho_Hant or pt-BR")
     ] = "",
@@ -99,8 +107,10 @@ def evaluate(
     run_dirs = run_dirs or []
     hyps = hyp or []
     _check_combination(run_dirs, src=src, ref=ref, hyps=hyps, lang=lang, by_length=by_length)
+    if to is not None and (src is None or not run_dirs):
+        raise typer.BadParameter("needs RUN_DIR and --src", param_hint="--to")
     if ensemble_with and len(run_dirs) != 1:
-        raise typer.BadParameter("goes with one RUN_DIR", param_hint="--with")
+        raise typer.BadParameter("needs one RUN_DIR", param_hint="--with")
     from mt.cli.evaluate_progress import EvaluationBar
     from mt.evaluation.evaluate import translate_sets
     from mt.evaluation.metrics import DEFAULT_METRICS
@@ -111,6 +121,7 @@ def evaluate(
             hyps=hyps,
             src=src,
             refs=ref or [],
+            to=to,
             tgt_lang=lang,
             ensemble_with=ensemble_with or [],
             checkpoint=checkpoint,
@@ -151,9 +162,8 @@ def _score_sets(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[S
     """Return the scores of the only system."""
     from mt.evaluation.evaluate import score_set
 
-    scoring = translated.scoring
     return [
-        score_set(item.eval_set, item.outputs[0].lines, scoring=scoring, metrics=metrics)
+        score_set(item.eval_set, item.outputs[0].lines, scoring=item.scoring, metrics=metrics)
         for item in translated.sets
     ]
 
@@ -164,7 +174,7 @@ def _compare_systems(translated: "TranslatedSets", metrics: Sequence[str]) -> "l
 
     compared = []
     for item in translated.sets:
-        scores = item.compare_systems(metrics, scoring=translated.scoring)
+        scores = item.compare_systems(metrics)
         systems = [output.system for output in item.outputs]
         eval_set = item.eval_set
         compared.append(SetComparison(eval_set.name, len(eval_set.src), systems, scores))
@@ -179,9 +189,7 @@ def _score_by_length(translated: "TranslatedSets", metrics: Sequence[str]) -> "l
     scored = []
     for item in translated.sets:
         for system, lines in item.outputs:
-            lengths = score_by_length(
-                item.eval_set, lines, scoring=translated.scoring, metrics=metrics
-            )
+            lengths = score_by_length(item.eval_set, lines, scoring=item.scoring, metrics=metrics)
             scored.append(SystemLengths(item.eval_set.name, system, lengths))
     return scored
 
@@ -191,10 +199,12 @@ def _write_sentences(translated: "TranslatedSets", path: Path) -> None:
     from mt.cli.evaluate_output import sentences_as_jsonl
     from mt.evaluation.per_sentence import SentenceScorer
 
-    scorer = SentenceScorer(translated.scoring)
-    write_lines(sentences_as_jsonl(translated.sets, scorer), path)
-    for name, signature in scorer.signatures.items():
-        logger.info(f"{path}: {name} of each sentence: {signature}")
+    # Sets with other target languages may be scored in another way.
+    scorers = {item.scoring: SentenceScorer(item.scoring) for item in translated.sets}
+    write_lines(sentences_as_jsonl(translated.sets, scorers), path)
+    for scorer in scorers.values():
+        for name, signature in scorer.signatures.items():
+            logger.info(f"{path}: {name} of each sentence: {signature}")
 
 
 def _check_combination(

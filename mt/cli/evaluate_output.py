@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mt.cli.logs import escape_control_chars
 from mt.evaluation.by_length import LengthScores
 from mt.evaluation.evaluate import SetScores, TranslatedSet
-from mt.evaluation.metrics import Score
+from mt.evaluation.metrics import Score, Scoring
 from mt.evaluation.per_sentence import SentenceScorer, TranslatedSentence, score_sentences
 from mt.evaluation.significance import PairedScores
 
@@ -77,9 +77,12 @@ def comparison_as_text(results: Sequence[SetComparison]) -> str:
                 lines.append(line.rstrip())
         lines.append("")
     lines.append(f"p: the probability of such a difference from {systems[0]} by chance")
-    for scores in results[0].scores:
-        lines.append(f"{scores.metric} (bs)|{scores.bootstrap_signature}")
-        lines.append(f"{scores.metric} (ar)|{scores.randomization_signature}")
+    signatures = []
+    for result in results:
+        for scores in result.scores:
+            signatures.append(f"{scores.metric} (bs)|{scores.bootstrap_signature}")
+            signatures.append(f"{scores.metric} (ar)|{scores.randomization_signature}")
+    lines += dict.fromkeys(signatures)  # each once
     return "\n".join(lines)
 
 
@@ -130,10 +133,12 @@ def lengths_as_text(items: Sequence[SystemLengths]) -> str:
     return "\n".join(lines)
 
 
-def sentences_as_jsonl(sets: Sequence[TranslatedSet], scorer: SentenceScorer) -> Iterator[str]:
+def sentences_as_jsonl(
+    sets: Sequence[TranslatedSet], scorers: Mapping[Scoring, SentenceScorer]
+) -> Iterator[str]:
     """Yield a JSON object for each line of each set and each system."""
     for item in sets:
-        for sentence in score_sentences(item, scorer):
+        for sentence in score_sentences(item, scorers[item.scoring]):
             yield json.dumps(_sentence_values(sentence), ensure_ascii=False)
 
 

@@ -79,7 +79,7 @@ def init(
 def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
     from mt.cli.split_output import describe_split
-    from mt.planning.settings import count_epochs, describe_epochs
+    from mt.planning.settings import count_epochs, describe_epochs, describe_minutes
 
     yield from describe_split(project.split, name=request.text.name, directory=request.data_dir)
     yield ""
@@ -98,8 +98,8 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     )
     num_epochs = count_epochs(project.settings, project.length, project.text)
     yield (
-        f"training  about {project.length.num_updates:,} updates in {request.minutes:g} minutes: "
-        f"{describe_epochs(num_epochs)}"
+        f"training  about {project.length.num_updates:,} updates in "
+        f"{describe_minutes(request.minutes)}: {describe_epochs(num_epochs)}"
     )
     yield ""
     config = shlex.quote(str(request.config_path))

@@ -63,6 +63,14 @@ EnsembleOption = Annotated[
         "may be given again",
     ),
 ]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="LANG",
+        help="target language, for a model of several  [default: data.tgt_lang]",
+    ),
+]
 InputOption = Annotated[
     Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")
 ]

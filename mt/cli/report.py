@@ -27,6 +27,7 @@ def report(
 ) -> None:
     """Write an HTML page about a run: data, training curves, scores, and examples of errors."""
     from mt.report.run_report import write_report
+    from mt.storage.run_dir import RunDir
 
-    page = output or run_dir / "report.html"
+    page = output or RunDir(run_dir).report_path
     write_report(run_dir, page, checkpoint=checkpoint, device=device)

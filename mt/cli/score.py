@@ -14,6 +14,7 @@ from mt.cli.options import (
     OutputOption,
     QuietOption,
     RunDirArgument,
+    ToOption,
     VerboseOption,
 )
 from mt.cli.streams import write_lines
@@ -28,6 +29,7 @@ def score(
     src: Annotated[Path, typer.Option(help="file of sentences")],
     tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
     output: OutputOption = None,
+    to: ToOption = None,
     ensemble_with: EnsembleOption = None,
     jsonl: Annotated[
         bool,
@@ -53,7 +55,8 @@ def score(
     translator = Translator.load(
         run_dir, ensemble_with=ensemble_with or (), checkpoint=checkpoint, device=device
     )
-    scores = score_pairs(translator, read_parallel(src, tgt))
+    prefix = translator.language_prefix(to)
+    scores = score_pairs(translator, read_parallel(src, tgt), prefix=prefix)
     format_score = json_line if jsonl else plain_line
     has_bar = output is not None
     num_lines = count_lines(src) if has_bar else None

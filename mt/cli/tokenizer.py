@@ -1,7 +1,6 @@
 """The commands `mt tokenizer train`, `encode` and `decode`."""
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,16 +32,20 @@ def train(
     character_coverage: Annotated[
         float, typer.Option(min=0.98, max=1.0, help="share of characters with a token")
     ] = 1.0,
+    max_sentences: Annotated[
+        int | None,
+        typer.Option(min=1, help="train on a random sample of so many lines  [default: all]"),
+    ] = None,
     normalization: Annotated[
         Normalization,
         typer.Option(help="form of the text, as data.normalization in a config"),
     ] = "nfc",
 ) -> None:
     """Train a tokenizer on text."""
-    from mt.data.tokenizer_training import train_tokenizer
+    from mt.data.tokenizer_training import sample_sentences, train_tokenizer
 
     train_tokenizer(
-        chain.from_iterable(read_lines(path) for path in texts),
+        sample_sentences((read_lines(path) for path in texts), max_sentences=max_sentences),
         model,
         kind=kind,
         vocab_size=vocab_size,

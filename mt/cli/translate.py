@@ -3,11 +3,12 @@
 import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -21,8 +22,10 @@ from mt.cli.options import (
     Precision,
     QuietOption,
     RunDirArgument,
+    ToOption,
     VerboseOption,
 )
+from mt.cli.resumable_output import ResumableOutput
 from mt.cli.sampling_options import (
     EpsilonOption,
     MbrOption,
@@ -63,6 +66,7 @@ def translate(
     ] = None,
     source: InputOption = None,
     output: OutputOption = None,
+    to: ToOption = None,
     ensemble_with: EnsembleOption = None,
     beam_size: BeamOption = None,
     length_penalty: Annotated[
@@ -77,6 +81,13 @@ def translate(
             min=1, max=1000, help="print the N best translations of each line, in Moses' format"
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="save after each 512 lines; the same command continues if it was killed",
+        ),
+    ] = False,
     sample: SampleOption = False,
     mbr: MbrOption = None,
     utility: UtilityOption = None,
@@ -130,6 +141,10 @@ def translate(
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
     if texts and source is not None:
         raise typer.BadParameter("give either texts or --input", param_hint="--input")
+    if resume and (source is None or output is None or output.suffix == ".gz"):
+        raise typer.BadParameter(
+            "needs --input and --output; the output cannot be .gz", param_hint="--resume"
+        )
     _check_numbers(n_best=n_best, beam_size=beam_size, sample=sample, mbr=mbr)
     sampling = make_sampling(
         sample=sample,
@@ -160,6 +175,7 @@ def translate(
         mbr=make_mbr(run_dir, num_samples=mbr, utility=utility),
         split_lines=not no_split,
     )
+    translator.language_prefix(to)  # raises DataError for an unknown language
     num_translations = n_best or 1
     if num_translations > translator.search.beam_size:
         search = translator.search.model_copy(update={"beam_size": num_translations})
@@ -170,40 +186,76 @@ def translate(
         _warn_of_file_names(texts)
     else:
         text = open_input(source, errors=errors)
+    target_prefixes = _read_target_prefixes(target_prefix)
     input_is_terminal = not texts and source is None and sys.stdin.isatty()
     if input_is_terminal:
-        _greet(run_dir)
+        _greet(translator, to)
     with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
-    with ProgressBar(enabled=with_bar) as bar:
+    with ProgressBar(enabled=with_bar) as bar, ExitStack() as stack:
+        resumable = None
+        num_done = 0
+        if resume:
+            assert output is not None, "checked above"
+            settings = _settings_of_output(
+                translator,
+                to=to,
+                n_best=n_best,
+                jsonl=jsonl,
+                alignments=alignments,
+                target_prefix=target_prefix,
+            )
+            resumable = stack.enter_context(ResumableOutput(output, settings))
+            num_done = resumable.num_lines
+            text = text._replace(lines=resumable.skip_translated(text.lines))
+            if target_prefixes is not None:
+                target_prefixes = islice(target_prefixes, num_done, None)
         total = count_lines(source) if bar.is_shown else None
+        if total is not None:
+            total -= num_done
         progress = TranslateProgress(bar, total=total)
-        formatted = translate_lines(
+        chunks = translate_chunks(
             translator,
             text,
             progress=progress,
             format_line=_choose_format(jsonl=jsonl, n_best=n_best),
+            first_number=num_done + 1,
             n_best=num_translations,
+            to=to,
             alignments=alignments,
             one_by_one=input_is_terminal,
-            target_prefixes=_read_target_prefixes(target_prefix),
+            target_prefixes=target_prefixes,
         )
-        write_lines(formatted, output, at_once=output is None)
+        if resumable is None:
+            formatted = (line for chunk in chunks for line in chunk.formatted)
+            write_lines(formatted, output, at_once=output is None)
+        else:
+            _write_resumable(chunks, resumable)
 
 
-def translate_lines(
+class FormattedChunk(NamedTuple):
+    """Successive lines of the input, and what to print for each."""
+
+    lines: list[str]
+    formatted: list[str]
+
+
+def translate_chunks(
     translator: "Translator",
     text: TextInput,
     *,
     progress: "TranslateProgress",
     format_line: "Format",
+    first_number: int = 1,
     n_best: int,
+    to: str | None = None,
     alignments: bool,
     one_by_one: bool,
     target_prefixes: Iterator[str] | None = None,
-) -> Iterator[str]:
-    """Yield what to print for each line, in order.
+) -> Iterator[FormattedChunk]:
+    """Yield what to print for each line, in order, chunk by chunk.
 
-    With `one_by_one`, each line is translated before the next one is read.
+    The lines are numbered from `first_number`. With `one_by_one`, each line is translated before
+    the next one is read.
     """
     from mt.decoding.alignment import align_translations
     from mt.decoding.translator import CHUNK_SIZE
@@ -211,19 +263,65 @@ def translate_lines(
     chunks = replace(translator, on_progress=progress.on_progress).translate_chunks(
         progress.count_reading(text.lines),
         n_best=n_best,
+        to=to,
         chunk_size=1 if one_by_one else CHUNK_SIZE,
         is_line_waiting=text.is_line_waiting,
         target_prefixes=target_prefixes,
     )
-    number = 0
+    number = first_number
     for chunk in chunks:
         n_best_lists = chunk.translations
         if alignments:
             n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
+        formatted = []
         for line, translations in zip(chunk.lines, n_best_lists, strict=True):
+            formatted.append(format_line(number, line, translations))
             number += 1
-            yield format_line(number, line, translations)
+        yield FormattedChunk(chunk.lines, formatted)
         progress.finish_chunk()
+
+
+def _write_resumable(chunks: Iterable[FormattedChunk], resumable: ResumableOutput) -> None:
+    """Write the chunks, and give the output its name when all are there."""
+    if resumable.num_lines > 0:
+        logger.info(f"{resumable.path}: continuing after {resumable.num_lines:,} lines")
+    for chunk in chunks:
+        resumable.write_chunk(chunk.lines, chunk.formatted)
+    resumable.finish()
+
+
+def _settings_of_output(
+    translator: "Translator",
+    *,
+    to: str | None,
+    n_best: int | None,
+    jsonl: bool,
+    alignments: bool,
+    target_prefix: Path | None,
+) -> dict[str, Any]:
+    """Return all that translations depend on, besides the input, for a resumed command."""
+    from mt.storage.atomic import sha256
+    from mt.training.teacher import weights_digest
+
+    return {
+        "model": [weights_digest(model) for model in translator.models],
+        "source tokenizer": translator.src_tokenizer.digest,
+        "target tokenizer": translator.tgt_tokenizer.digest,
+        "normalization": translator.normalization,
+        "device": translator.model.output_weight.device.type,
+        "precision": str(translator.model.compute_dtype),
+        "longest source": translator.max_length,
+        "statistics of the training text": repr(translator.source_stats),
+        "search": translator.search.model_dump(),
+        "sampling": repr(translator.sampling),
+        "mbr": repr(translator.mbr),
+        "target language": to or translator.tgt_lang,
+        "tag of the target language": list(translator.language_prefix(to)),
+        "splitting of lines": translator.split_lines,
+        "number of translations": n_best,
+        "output format": [jsonl, alignments],
+        "target prefix": None if target_prefix is None else sha256(target_prefix),
+    }
 
 
 def _check_numbers(
@@ -268,13 +366,16 @@ def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
     return formats.best_line
 
 
-def _greet(run_dir: Path) -> None:
+def _greet(translator: "Translator", to: str | None) -> None:
     """Say on a terminal what to do."""
-    from mt.config.load import load_run_config
-    from mt.storage.run_dir import open_run_dir
-
-    data = load_run_config(open_run_dir(run_dir).config_path).data
-    logger.info(f"{data.src_lang} -> {data.tgt_lang}, type a sentence, Ctrl-D ends")
+    src_lang = translator.src_lang
+    if translator.ids_by_language:
+        src_lang = "any source language"
+    text = f"{src_lang} -> {to or translator.tgt_lang}, type a sentence, Ctrl-D ends"
+    others = [language for language in translator.ids_by_language if language != to]
+    if others:
+        text += f" (--to translates into {', '.join(translator.ids_by_language)})"
+    logger.info(text)
 
 
 def _warn_of_file_names(texts: Sequence[str]) -> None:

@@ -50,9 +50,6 @@ def _add_short_forms(data: dict[str, Any]) -> None:
     for key, section in texts.items():
         one_text = [path, {"$ref": f"#/$defs/{section}"}]
         description = {"description": data[key]["description"]}
-        if key == "valid":
-            data[key] = {"anyOf": one_text, **description}
-            continue
         many_texts = {**data[key], "items": {"anyOf": one_text}}
         default = {"default": many_texts.pop("default")} if "default" in many_texts else {}
         data[key] = {"anyOf": [many_texts, *one_text], **default, **description}

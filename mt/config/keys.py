@@ -70,15 +70,18 @@ def first_mistake(
 ) -> str:
     """Return one line about the first of pydantic's errors in `file`, checked as a `section`.
 
-    Missing keys come last, because a key is often missing when another one is mistyped.
+    Missing keys come last, because a key is often missing when another one is mistyped. Too short
+    lists come last too: pydantic does not count an invalid item, so the error of the item is the
+    real one.
     """
-    missing_last = sorted(errors, key=lambda error: error["type"] == "missing")
+    missing_last = sorted(errors, key=lambda error: error["type"] in ("missing", "too_short"))
     error = missing_last[0]
     kind = error["type"]
     context = error.get("ctx", {})
-    path = tuple(str(part) for part in error["loc"])
+    path = _path_in_file(error["loc"], file)
     if kind == "conflict":
-        conflict_path = (*path, *context["key"].split("."))
+        keys = [int(key) if key.isdecimal() else key for key in context["key"].split(".")]
+        conflict_path = _path_in_file((*error["loc"], *keys), file)
         return f"{file.locate(conflict_path)}: {context['problem']}"
     if kind == "extra_forbidden":
         return f"{file.locate(path)}: unknown key ({_suggest_key(path, section)})"
@@ -88,6 +91,27 @@ def first_mistake(
         wanted = _WANTED_WHERE_MISSING.get(".".join(path), wanted)
         return f"{file.locate(path)}: wanted {wanted}, found nothing"
     return f"{file.locate(path)}: wanted {wanted}, found {show(error['input'])}"
+
+
+def _path_in_file(path: Sequence[str | int], file: ConfigFile) -> KeyPath:
+    """Return a path in the schema as the path in the file; an int is the number of a list's item.
+
+    The file may have one item in place of a list: `data.valid.0.prefix` is `data.valid.prefix` in a
+    file with `valid: {prefix: text}`.
+    """
+    own_path = []
+    value: Any = file.values
+    for part in path:
+        if isinstance(part, int) and not isinstance(value, tuple):
+            continue
+        own_path.append(str(part))
+        if isinstance(value, tuple) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        elif isinstance(value, dict):
+            value = value.get(part)
+        else:
+            value = None
+    return tuple(own_path)
 
 
 def _suggest_key(path: KeyPath, root: type[BaseModel]) -> str:

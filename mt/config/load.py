@@ -96,8 +96,8 @@ def fill_unset_keys(config: Config, run_config: Config) -> Config:
 
     So a run resumes with the settings that it began with when a default has changed since. The
     items of two lists are matched by index when the lists have the same length. A corpus or an
-    evaluation set keeps the files that the user gave it. ConfigError when the user's values and
-    those of the run cannot work together.
+    evaluation set keeps the files that the user gave it. Raises ConfigError when the user's
+    values and those of the run cannot work together.
     """
     values = _filled_values(config, run_config)
     place = "the config, completed with that of the run"
@@ -105,14 +105,15 @@ def fill_unset_keys(config: Config, run_config: Config) -> Config:
 
 
 def inherit_model(config: Config, parent: Config) -> Config:
-    """Return `config` with the values of `parent` for what the user did not set of the model.
+    """Return `config` with the values of `parent` for keys of the model that the user did not set.
 
-    This is the sections `model` and `tokenizer`, and `data.normalization`. ConfigError when the
-    values cannot work together.
+    These are the keys of `model`, those of `tokenizer` unless the tokenizer is new, and
+    `data.normalization`. Raises ConfigError when the values cannot work together.
     """
     values = config.model_dump()
     values["model"] = _filled_values(config.model, parent.model)
-    values["tokenizer"] = _filled_values(config.tokenizer, parent.tokenizer)
+    if config.train.init_tokenizer == "parent":
+        values["tokenizer"] = _filled_values(config.tokenizer, parent.tokenizer)
     if "normalization" not in config.data.model_fields_set:
         values["data"]["normalization"] = parent.data.normalization
     return _validate(ConfigFile(values, {(): "the config, completed with that of train.init_from"}))

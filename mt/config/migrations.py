@@ -7,6 +7,7 @@ config of each run. A run's config without it has format 2. A user's file may le
 - Format 3: the keys in `RENAMED_KEYS` have their present names.
 - Format 4: text is normalized, and `train.batching` is new.
 - Format 5: how long a training may take decides its schedule and its validation.
+- Format 6: target languages have tags, and a tokenizer is trained on a sample of a large text.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from mt.config.yaml_file import ConfigFile, KeyPath, Override, show
 from mt.errors import ConfigError
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 FIRST_FORMAT_VERSION = 2  # the oldest that is read, and that of a run's config without a version
 
 # The dotted old name and new name of each renamed key. Both are in the same section.
@@ -40,6 +41,10 @@ DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
         "train.validation_lines": None,
         "train.validation_beam_size": None,
         "train.validation_length_limit": "search",
+    },
+    5: {
+        "data.tags": (),
+        "tokenizer.max_sentences": None,
     },
 }
 

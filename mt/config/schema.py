@@ -7,7 +7,7 @@ them.
 import os
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -40,6 +40,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Coverage = Annotated[float, Field(ge=0.98, le=1)]  # the range that SentencePiece accepts
+Temperature = Annotated[float, Field(ge=1, le=1000)]
 Ratio = Annotated[float, Field(ge=1, le=10**6)]
 Weight = Annotated[float, Field(gt=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=100)]
@@ -77,6 +78,9 @@ COLUMNS_DESCRIPTION = (
     "first line of the file; null: [1, 2]"
 )
 TMX_DESCRIPTION = "translation memory (TMX), of which the units in both languages are used"
+# The tag of a target language is called 2de, as in "to German".
+LANGUAGE_TAG_MARK = "2"
+MAX_TAGS = 16  # as many control tokens as every new tokenizer reserves
 MAX_PARAMETERS = 2 * 10**10  # Adam's state for as many fits on no GPU of today
 
 
@@ -104,6 +108,13 @@ class Section(BaseModel):
         return self
 
 
+class LanguagePair(NamedTuple):
+    """What is translated into what."""
+
+    src: str
+    tgt: str
+
+
 class CorpusConfig(Section):
     """One parallel training corpus: two files, a table (TSV) or a translation memory (TMX).
 
@@ -121,6 +132,11 @@ class CorpusConfig(Section):
     )
     src_lang: Name | None = setting(None, "source language of this corpus; null: data.src_lang")
     tgt_lang: Name | None = setting(None, "target language of this corpus; null: data.tgt_lang")
+    tag: Name | None = setting(
+        None,
+        "name of a tag in front of the sources of this corpus, such as bt for translations by a "
+        "machine; translations are made without it",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +147,12 @@ class CorpusConfig(Section):
         files = {"src": self.src, "tgt": self.tgt}
         others = {"prefix": self.prefix, "tsv": self.tsv, "tmx": self.tmx}
         yield from _conflicts_of_files(files, others, self.columns)
+        if self.tag is not None and self.tag.startswith(LANGUAGE_TAG_MARK):
+            yield (
+                "tag",
+                f"wanted a name that does not begin with {LANGUAGE_TAG_MARK}, which marks the tag "
+                f"of a target language; found {self.tag}",
+            )
 
 
 class EvalSetConfig(Section):
@@ -143,6 +165,8 @@ class EvalSetConfig(Section):
     tsv: FilePath | None = setting(None, f"{TSV_DESCRIPTION}, instead of prefix")
     columns: Columns | None = setting(None, COLUMNS_DESCRIPTION)
     tmx: FilePath | None = setting(None, f"{TMX_DESCRIPTION}, instead of prefix")
+    src_lang: Name | None = setting(None, "source language of this set; null: data.src_lang")
+    tgt_lang: Name | None = setting(None, "target language of this set; null: data.tgt_lang")
 
     @model_validator(mode="before")
     @classmethod
@@ -199,14 +223,32 @@ class DataConfig(Section):
     """Languages and text files for training, validation and testing."""
 
     src_lang: Name = Field(description="source language; extension of the source files")
-    tgt_lang: Name = Field(description="target language; extension of the target files")
+    tgt_lang: Name = Field(
+        description="target language; extension of the target files; in a model of several target "
+        "languages, the default target language"
+    )
     train: tuple[CorpusConfig, ...] = Field(
         min_length=1, max_length=1000, description="training corpora"
     )
-    valid: EvalSetConfig = Field(
-        description="validation set: it is scored during training and selects the best checkpoint"
+    valid: tuple[EvalSetConfig, ...] = Field(
+        min_length=1,
+        max_length=100,
+        description="validation set: it is scored during training and selects the best checkpoint; "
+        "of a list of sets, the mean of their scores does",
     )
     test: tuple[EvalSetConfig, ...] = setting((), "test sets, which `mt evaluate` scores")
+    tags: tuple[Name, ...] | None = Field(
+        default=None,
+        max_length=MAX_TAGS,
+        description="names of the tags that can stand in front of a source, such as 2de for the "
+        "target language de; null: those of init_from, one for each target language if there are "
+        "several, and those of the corpora",
+    )
+    sampling_temperature: Temperature = setting(
+        1.0,
+        "temperature T of sampling from language pairs: a pair of languages with n sentence pairs "
+        "has a part of the epoch in proportion to n^(1/T); 1: all pairs are used once",
+    )
     normalization: Normalization = setting(
         "nfc",
         "form of all text before tokenization; nfc: Unicode NFC, single spaces, no invisible "
@@ -234,25 +276,74 @@ class DataConfig(Section):
         """Allow `train: corpus` and `test: news` for lists of one item."""
         if not isinstance(values, dict):
             return values
-        items = {key: values[key] for key in ("train", "test") if key in values}
-        lists = {key: (item,) for key, item in items.items() if isinstance(item, str | dict)}
+        items = {key: values[key] for key in ("train", "valid", "test") if key in values}
+        lists: dict[str, Any] = {}
+        for key, item in items.items():
+            is_bare_heading = key == "valid" and item is None  # its keys are missing
+            if isinstance(item, str | dict) or is_bare_heading:
+                lists[key] = (item,)
         return values | lists
 
+    def languages(self, section: CorpusConfig | EvalSetConfig) -> LanguagePair:
+        """Return the source and the target language of a corpus or an evaluation set."""
+        return LanguagePair(section.src_lang or self.src_lang, section.tgt_lang or self.tgt_lang)
+
+    @property
+    def trained_tgt_languages(self) -> tuple[str, ...]:
+        """The target languages of the training corpora, each once, in their order."""
+        return tuple(dict.fromkeys(self.languages(corpus).tgt for corpus in self.train))
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        for index, corpus in enumerate(self.train):
-            if corpus.tgt_lang not in (None, self.tgt_lang):
+        yield from self._conflicts_of_languages()
+        yield from self._conflicts_of_tags()
+        names = set()
+        for key, eval_set in self._eval_sets():
+            if eval_set.name in names:
                 yield (
-                    f"train.{index}.tgt_lang",
-                    f"wanted data.tgt_lang ({self.tgt_lang}), found {corpus.tgt_lang}",
+                    f"{key}.name",
+                    f"wanted a name of its own, found {eval_set.name} a second time",
                 )
-        names = {self.valid.name}
+            names.add(eval_set.name)
+
+    def _eval_sets(self) -> Iterator[tuple[str, EvalSetConfig]]:
+        """Yield the key and the section of each evaluation set."""
+        for index, valid_set in enumerate(self.valid):
+            yield f"valid.{index}", valid_set
         for index, test_set in enumerate(self.test):
-            if test_set.name in names:
-                yield (
-                    f"test.{index}.name",
-                    f"wanted a name of its own, found {test_set.name} a second time",
-                )
-            names.add(test_set.name)
+            yield f"test.{index}", test_set
+
+    def _conflicts_of_languages(self) -> Iterator[tuple[str, str]]:
+        """Check that the model learns to translate into all target languages."""
+        known = set(self.trained_tgt_languages)
+        for name in self.tags or ():
+            if name.startswith(LANGUAGE_TAG_MARK):
+                known.add(name.removeprefix(LANGUAGE_TAG_MARK))
+        wanted = f"wanted a target language of data.train ({', '.join(self.trained_tgt_languages)})"
+        if self.tgt_lang not in known:
+            yield "tgt_lang", f"{wanted}, found {self.tgt_lang}"
+        for key, eval_set in self._eval_sets():
+            if eval_set.tgt_lang is not None and eval_set.tgt_lang not in known:
+                yield f"{key}.tgt_lang", f"{wanted}, found {eval_set.tgt_lang}"
+        pairs = {self.languages(corpus) for corpus in self.train}
+        if self.sampling_temperature != 1.0 and len(pairs) == 1:
+            yield (
+                "sampling_temperature",
+                "is for corpora of several language pairs; train.N.weight is for those of one",
+            )
+
+    def _conflicts_of_tags(self) -> Iterator[tuple[str, str]]:
+        """Check that given tags are those that the corpora need."""
+        if self.tags is None:
+            return
+        if len(set(self.tags)) < len(self.tags):
+            yield "tags", f"wanted each name once, found {', '.join(self.tags)}"
+        needed = [corpus.tag for corpus in self.train if corpus.tag is not None]
+        has_language_tags = any(name.startswith(LANGUAGE_TAG_MARK) for name in self.tags)
+        if has_language_tags or len(self.trained_tgt_languages) > 1:
+            needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.trained_tgt_languages]
+        missing = [name for name in dict.fromkeys(needed) if name not in self.tags]
+        if missing:
+            yield "tags", f"wanted also {', '.join(missing)}, which data.train needs"
 
 
 class TokenizerConfig(Section):
@@ -265,6 +356,11 @@ class TokenizerConfig(Section):
     )
     character_coverage: Coverage = setting(
         1.0, "share of the text's characters that get tokens; the others are encoded as bytes"
+    )
+    max_sentences: Count | None = setting(
+        1_000_000,
+        "sentences of both languages (of one, if not joint) that a new tokenizer is trained on: a "
+        "random sample if there are more; null: all, in memory",
     )
     bpe_dropout: Probability = setting(0.0, "probability of BPE-dropout in training; 0: off")
     model: FilePath | None = setting(None, "existing joint .model file to use")
@@ -370,7 +466,7 @@ class ModelConfig(Section):
 
     @property
     def num_feed_forward_weights(self) -> int:
-        """Return the number of weights in a feed-forward layer, without biases."""
+        """The number of weights in a feed-forward layer, without biases."""
         num_matrices = 3 if self.activation == "swiglu" else 2
         return num_matrices * self.d_model * self.d_ff
 
@@ -410,6 +506,16 @@ class TrainConfig(Section):
     )
     init_checkpoint: Name = setting(
         "best", "checkpoint of init_from, such as best, last or average"
+    )
+    init_tokenizer: Literal["parent", "new"] = setting(
+        "parent",
+        "which tokenizer a run with init_from uses; parent: the other run's; new: a new one, "
+        "trained as the section tokenizer says; tokens that both have keep their embeddings",
+    )
+    init_new_tokens: Literal["mean", "random"] = setting(
+        "mean",
+        "embeddings of the tokens that only a new tokenizer has; mean: of the tokens into which "
+        "the other tokenizer splits them",
     )
     freeze: tuple[Name, ...] = setting(
         (),
@@ -493,8 +599,8 @@ class TrainConfig(Section):
     validate_every: Count = setting(500, "updates between validations")
     validation_lines: Count | None = setting(
         500,
-        "lines of data.valid that a validation translates, a fixed sample; null: all; at the end "
-        "of a run, all are scored, or a sample if max_minutes is short",
+        "number of lines of data.valid that a validation translates, a fixed sample; null: all; "
+        "the score at the end of a run is of all lines if max_minutes allows it",
     )
     validation_beam_size: BeamSize | None = setting(
         1, "beam size of validations; null: search.beam_size; at the end of a run, that is used"
@@ -537,6 +643,10 @@ class TrainConfig(Section):
             yield "freeze", "keeps the weights of another run: wanted init_from"
         if self.init_checkpoint != "best" and self.init_from is None:
             yield "init_checkpoint", "names a checkpoint of another run: wanted init_from"
+        if self.init_tokenizer != "parent" and self.init_from is None:
+            yield "init_tokenizer", "is for a training from another run: wanted init_from"
+        if self.init_new_tokens != "mean" and self.init_tokenizer != "new":
+            yield "init_new_tokens", "is for a new tokenizer: wanted init_tokenizer: new"
         for key in ("teacher_checkpoint", "teacher_weight"):
             is_changed = getattr(self, key) != type(self).model_fields[key].default
             if is_changed and not self.teacher:

@@ -12,18 +12,21 @@ a batch again in the next epoch (docs/log.md has the measurements).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mt.config.schema import Batching
 
-Lengths = NDArray[np.int64]
+Lengths = NDArray[np.signedinteger]
 Indices = NDArray[np.int64]
+Order = NDArray[np.signedinteger]  # indices of all pairs, in 32 bits where that is enough
 Floats = NDArray[np.float32]
 Slice = tuple[int, int]  # start, end
 
 POOL_SIZE = 64  # batches
+BLOCK_SIZE = 2**20  # pairs in one block: temporary arrays have this size, not that of the corpus
 
 # The groups of the plan `sorted` (see `BatchPlan.group_starts`) have 32, 128, then 256 batches
 # each. The first ones are small so that an epoch begins soon.
@@ -36,13 +39,13 @@ GROUP_SIZE = 256
 class BatchPlan:
     """The batches of one epoch: batch i holds the pairs `order[starts[i] : starts[i + 1]]`.
 
-    It takes 8 bytes for each pair and 24 bytes for each batch.
+    It takes 4 bytes for each pair and 24 bytes for each batch.
     """
 
-    order: Indices  # (num_planned_pairs,)
+    order: Order  # (num_planned_pairs,)
     starts: NDArray[np.int64]  # (num_batches + 1,)
-    src_lengths: Lengths  # (num_batches,): length of the longest source in each batch
-    tgt_lengths: Lengths  # (num_batches,): length of the longest target in each batch
+    src_lengths: NDArray[np.int64]  # (num_batches,): length of the longest source in each batch
+    tgt_lengths: NDArray[np.int64]  # (num_batches,): length of the longest target in each batch
     # (num_groups + 1,): group g holds the batches from group_starts[g] to before
     # group_starts[g + 1]. With BPE-dropout the pairs of a group are distributed again over its
     # batches. A group of the plan `pools` is a pool.
@@ -54,7 +57,7 @@ class BatchPlan:
 
     def indices(self, start: int, end: int) -> Indices:
         """Return the indices of the pairs in the batches from `start` to before `end`."""
-        return self.order[self.starts[start] : self.starts[end]]
+        return self.order[self.starts[start] : self.starts[end]].astype(np.int64)
 
     def find_group(self, batch_index: int) -> Slice:
         """Return the first batch of the group that a batch belongs to, and the end of the group."""
@@ -74,6 +77,8 @@ def plan_batches(
 ) -> BatchPlan:
     """Plan the batches of an epoch, as a pure function of the arguments.
 
+    While `pools` plans, it takes 12 bytes for each pair, in addition to the lengths in 32 bits.
+
     Each pair is taken as often as its weight says. The fraction of a weight is the probability to
     take the pair once more. No weights are weights of 1.
 
@@ -84,12 +89,14 @@ def plan_batches(
     """
     assert len(src_lengths) == len(tgt_lengths) > 0, (len(src_lengths), len(tgt_lengths))
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(src_lengths))
+    is_small = len(src_lengths) <= np.iinfo(np.int32).max
+    order: Order = np.arange(len(src_lengths), dtype=np.int32 if is_small else np.int64)
+    generator.shuffle(order)
     if weights is not None:
-        order = _take_by_weight(order, weights[order], generator)
-        order = generator.permutation(order)
+        order = _take_by_weight(order, weights, generator)
+        generator.shuffle(order)
     if batching == "pools":
-        batches, group_starts = _plan_pools(
+        batch_sizes, group_starts = _arrange_pools(
             order, src_lengths, tgt_lengths, batch_tokens=batch_tokens, generator=generator
         )
     else:
@@ -97,15 +104,16 @@ def plan_batches(
         longer_sides = np.maximum(src_lengths, tgt_lengths)[order]
         slices = list(_cut_by_budget(longer_sides, batch_tokens))
         batches = _shuffled_parts(order, slices, generator)
+        batch_sizes = [len(batch) for batch in batches]
         group_starts = _starts_of_growing_groups(len(batches))
+        order = np.concatenate(batches)
 
-    order = np.concatenate(batches)
-    starts = np.cumsum([0] + [len(batch) for batch in batches])
+    starts = np.cumsum([0, *batch_sizes])
     return BatchPlan(
         order=order,
         starts=starts,
-        src_lengths=np.maximum.reduceat(src_lengths[order], starts[:-1]),
-        tgt_lengths=np.maximum.reduceat(tgt_lengths[order], starts[:-1]),
+        src_lengths=np.maximum.reduceat(src_lengths[order], starts[:-1]).astype(np.int64),
+        tgt_lengths=np.maximum.reduceat(tgt_lengths[order], starts[:-1]).astype(np.int64),
         group_starts=np.array(group_starts),
     )
 
@@ -133,7 +141,7 @@ def split_evenly(
     generator: np.random.Generator,
     *,
     batching: Batching,
-) -> list[Indices]:
+) -> list[Order]:
     """Return the indices of all pairs in `num_batches` batches of similar size, in random order.
 
     Pairs of similar length go into one batch. The largest number of padded positions on the longer
@@ -153,37 +161,54 @@ def split_evenly(
     return _shuffled_parts(order, slices, generator)
 
 
-def _plan_pools(
-    order: Indices,
+def _arrange_pools(
+    order: Order,
     src_lengths: Lengths,
     tgt_lengths: Lengths,
     *,
     batch_tokens: int,
     generator: np.random.Generator,
-) -> tuple[list[Indices], list[int]]:
-    """Return the batches of all pools, and the first batch of each pool and the end.
+) -> tuple[list[int], list[int]]:
+    """Rearrange `order`, which is random, in place so that each batch is one slice.
 
-    `order` is random. The pools have similar numbers of tokens, and so have the batches of a pool:
-    no pairs are left over for a small last batch.
+    Returns the size of each batch, and the first batch of each pool and the end. The pools have
+    similar numbers of tokens, and so have the batches of a pool: no pairs are left over for a small
+    last batch.
     """
     longer_sides = np.maximum(src_lengths, tgt_lengths)
-    cumulative = np.cumsum(longer_sides[order])
-    num_pools = max(1, round(int(cumulative[-1]) / (POOL_SIZE * batch_tokens)))
-    ends = cumulative[-1] * np.arange(1, num_pools) / num_pools
-    batches: list[Indices] = []
+    batch_sizes: list[int] = []
     pool_starts = [0]
-    for pool in np.split(order, np.searchsorted(cumulative, ends)):
-        if len(pool) == 0:  # one pair is longer than a whole pool
+    cuts = _cut_into_pools(order, longer_sides, pool_tokens=POOL_SIZE * batch_tokens)
+    for start, end in pairwise([0, *cuts, len(order)]):
+        if start == end:  # one pair is longer than a whole pool
             continue
+        pool = order[start:end]
         # The sort is stable and the pool is shuffled, so pairs of one length are in random order.
         pool = pool[_sort_by_longer_side(src_lengths[pool], tgt_lengths[pool])]
         lengths = longer_sides[pool]
         num_batches = len(list(_cut_by_budget(lengths, batch_tokens)))
         mean = int(lengths.sum()) // num_batches
         slices = _cut_evenly(lengths, num_batches, low_budget=mean - 1, high_budget=batch_tokens)
-        batches += _shuffled_parts(pool, slices, generator)
-        pool_starts.append(len(batches))
-    return batches, pool_starts
+        batches = _shuffled_parts(pool, slices, generator)
+        order[start:end] = np.concatenate(batches)
+        batch_sizes += [len(batch) for batch in batches]
+        pool_starts.append(len(batch_sizes))
+    return batch_sizes, pool_starts
+
+
+def _cut_into_pools(order: Order, longer_sides: Lengths, *, pool_tokens: int) -> list[int]:
+    """Return where the pools after the first one start, for pools of similar numbers of tokens."""
+    blocks = [order[start : start + BLOCK_SIZE] for start in range(0, len(order), BLOCK_SIZE)]
+    num_tokens = sum(int(longer_sides[block].sum()) for block in blocks)
+    num_pools = max(1, round(num_tokens / pool_tokens))
+    ends = num_tokens * np.arange(1, num_pools) / num_pools
+    cuts = np.zeros(num_pools - 1, np.int64)
+    num_tokens_before = 0
+    for block in blocks:
+        cumulative = num_tokens_before + np.cumsum(longer_sides[block], dtype=np.int64)
+        cuts += np.searchsorted(cumulative, ends)  # the pairs that are before each end
+        num_tokens_before = int(cumulative[-1])
+    return cuts.tolist()
 
 
 def _starts_of_growing_groups(num_batches: int) -> list[int]:
@@ -197,8 +222,8 @@ def _starts_of_growing_groups(num_batches: int) -> list[int]:
 
 
 def _shuffled_parts(
-    order: Indices, slices: Sequence[Slice], generator: np.random.Generator
-) -> list[Indices]:
+    order: Order, slices: Sequence[Slice], generator: np.random.Generator
+) -> list[Order]:
     """Return the slices of `order` in random order."""
     parts = []
     for index in generator.permutation(len(slices)):
@@ -207,16 +232,26 @@ def _shuffled_parts(
     return parts
 
 
-def _take_by_weight(order: Indices, weights: Floats, generator: np.random.Generator) -> Indices:
-    """Return each index as often as its weight says; `weights` are in the order of `order`.
+def _take_by_weight(order: Order, weights: Floats, generator: np.random.Generator) -> Order:
+    """Return each index as often as its weight says; `weights` are those of the indices 0, 1, ...
 
     This is systematic sampling: the weights are laid end to end from a random start, and an index
     is taken each time that an integer is passed. So the number of indices differs by less than one
     from the sum of the weights.
     """
-    ends = np.cumsum(weights, dtype=np.float64) + generator.random()
-    integers_passed = np.floor(ends).astype(np.int64)
-    taken = np.repeat(order, np.diff(integers_passed, prepend=0))
+    offset = generator.random()
+    taken_blocks = []
+    weight_before = 0.0
+    num_before = 0
+    for start in range(0, len(order), BLOCK_SIZE):
+        block = order[start : start + BLOCK_SIZE]
+        block_weights = np.concatenate([[weight_before], weights[block]])
+        ends = np.cumsum(block_weights, dtype=np.float64)[1:]
+        integers_passed = np.floor(ends + offset).astype(np.int64)
+        taken_blocks.append(np.repeat(block, np.diff(integers_passed, prepend=num_before)))
+        weight_before = float(ends[-1])
+        num_before = int(integers_passed[-1])
+    taken = np.concatenate(taken_blocks)
     if len(taken) == 0:
         return order[:1]  # training would never end if an epoch had no batch
     return taken

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt.data.corpus import EncodedPairs, TokenArray
+from mt.data.corpus import EncodedPairs
+from mt.data.token_array import TokenArray
 
 
 class Batch(NamedTuple):

@@ -8,10 +8,9 @@ out of date.
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -19,24 +18,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
-from mt.data.normalization import Normalizer, is_blank_line, normalize
-from mt.data.parallel_text import ParallelText, TwoFiles, file_digest, read_pairs
+from mt.data.chunk_encoder import (
+    SHORT_LENGTH,
+    ChunkEncoder,
+    EncodedChunk,
+    FilterCounts,
+    FilterLimits,
+    TextChunk,
+)
+from mt.data.corpus_writer import CorpusWriter, Progress, delete_unfinished
+from mt.data.encoding_processes import EncoderSettings, choose_num_processes, encode_in_processes
+from mt.data.normalization import Normalizer, normalize
+from mt.data.parallel_text import ParallelText, TwoFiles, has_same_content, read_pairs
 from mt.data.progress import bytes_bar
-from mt.data.sentences import sentence_cuts
+from mt.data.tags import Prefix
 from mt.data.text import OnBytes, chunked
+from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.errors import DataError
-from mt.storage.atomic import atomic_directory
+from mt.storage.known_files import FileState, KnownFiles
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 3
 CHUNK_SIZE = 16_384  # pairs that are encoded at a time
 CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer pairs
-SHORT_LENGTH = 10  # tokens; if neither side is longer, a high length ratio means nothing
+BLOCK_SIZE = 2**20  # numbers in one block: temporary arrays have this size, not that of the corpus
 
-
-Prefix = tuple[int, ...]  # ids of tags, such as a target language, in front of a source
+KNOWN_FILES_NAME = "known_files.json"  # in the cache directory
 
 
 class TrainingCorpus(NamedTuple):
@@ -45,75 +54,6 @@ class TrainingCorpus(NamedTuple):
     text: ParallelText
     weight: float = 1.0  # how often each pair is taken in an epoch
     src_prefix: Prefix = ()
-
-
-@dataclass(frozen=True)
-class TokenArray:
-    """Sequences of ids, stored end to end: sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
-
-    ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]  # (len + 1,)
-
-    @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[int]]) -> Self:
-        """Return a copy of lists of ids."""
-        ids, lengths = _flatten(rows)
-        return cls(ids, _offsets([lengths]))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Return the length of each sequence, (len,)."""
-        return np.diff(self.offsets)
-
-    def take(self, indices: NDArray[np.int64]) -> Self:
-        """Return a copy of the sequences at `indices`, in that order."""
-        starts = self.offsets[indices]
-        lengths = self.offsets[indices + 1] - starts
-        offsets = _offsets([lengths])
-        # The place of each id here, and how far from there it stands in `self.ids`.
-        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return type(self)(self.ids[positions], offsets)
-
-    def rows(self) -> list[list[int]]:
-        """Return the sequences as lists of ids."""
-        return [self[index].tolist() for index in range(len(self))]
-
-
-@dataclass(frozen=True)
-class FilterCounts:
-    """Numbers of pairs that the filter kept, and that it left out for each reason."""
-
-    kept: int = 0
-    blank: int = 0
-    too_long: int = 0
-    bad_ratio: int = 0
-
-    def __add__(self, other: "FilterCounts") -> "FilterCounts":
-        return FilterCounts(
-            kept=self.kept + other.kept,
-            blank=self.blank + other.blank,
-            too_long=self.too_long + other.too_long,
-            bad_ratio=self.bad_ratio + other.bad_ratio,
-        )
-
-    def __str__(self) -> str:
-        total = self.kept + self.blank + self.too_long + self.bad_ratio
-        text = f"{self.kept:,} of {total:,} pairs kept"
-        counts_by_reason = {
-            "blank": self.blank,
-            "too long": self.too_long,
-            "bad length ratio": self.bad_ratio,
-        }
-        left_out = [f"{count:,} {reason}" for reason, count in counts_by_reason.items() if count]
-        if left_out:
-            text += f" (left out: {', '.join(left_out)})"
-        return text
 
 
 class EncodedPairs(NamedTuple):
@@ -125,7 +65,7 @@ class EncodedPairs(NamedTuple):
 
     @property
     def src_lengths(self) -> NDArray[np.int64]:
-        """Return the length of each source with its prefix."""
+        """The length of each source with its prefix."""
         prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
         return np.add(self.src.lengths, prefix_lengths)
 
@@ -157,17 +97,19 @@ class EncodedCorpus:
         return len(self.src)
 
     @property
-    def src_lengths(self) -> NDArray[np.int64]:
-        """Return the length of each source with its prefix, (len,)."""
-        if not self.src_prefixes:
-            return self.src.lengths
-        prefix_lengths = np.array([len(prefix) for prefix in self.src_prefixes], np.int64)
-        return np.add(self.src.lengths, np.repeat(prefix_lengths, self.num_pairs))
+    def src_lengths(self) -> NDArray[np.int32]:
+        """The length of each source with its prefix, (len,)."""
+        lengths = self.src.lengths_int32
+        if self.src_prefixes:
+            bounds = np.cumsum([0, *self.num_pairs])
+            for prefix, (start, end) in zip(self.src_prefixes, pairwise(bounds), strict=True):
+                lengths[start:end] += len(prefix)
+        return lengths
 
     @property
-    def tgt_lengths(self) -> NDArray[np.int64]:
-        """Return the length of each target, (len,)."""
-        return self.tgt.lengths
+    def tgt_lengths(self) -> NDArray[np.int32]:
+        """The length of each target, (len,)."""
+        return self.tgt.lengths_int32
 
     def pairs(self, indices: NDArray[np.int64]) -> EncodedPairs:
         """Return a copy of the pairs at `indices`, in that order."""
@@ -191,26 +133,30 @@ def encode_corpus(
 ) -> EncodedCorpus:
     """Return the training pairs of all corpora, normalized and in order, from the cache.
 
-    The cache is in `cache_dir`. It is written first if it does not exist. The memory for this does
-    not grow with the size of the corpora.
+    The cache is in `cache_dir`. It is written first if it does not exist, on all processors if the
+    text is large. The memory for this does not grow with the size of the corpora. After a kill, the
+    next call continues with what was written.
 
     Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos and
     prefix included), or with one side more than `max_length_ratio` times as long as the other. The
     ratio does not matter for pairs of at most SHORT_LENGTH tokens.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
-    lines, when the cache is damaged, and when no pair is left.
+    lines, when the cache is damaged, and when no pair is left. DiskError when the cache cannot be
+    written, ProcessError when a process that encodes is killed.
     """
+    known_files = KnownFiles(cache_dir / KNOWN_FILES_NAME)
     # A run resumes only with data of the digest that it was started with. So the same data must
     # have the same digest in all versions of mt: what is hashed here must not change.
     identity: dict[str, object] = {
         "format_version": FORMAT_VERSION,
-        "files": [corpus.text.identity() for corpus in corpora],
+        "files": [corpus.text.identity(known_files.digest) for corpus in corpora],
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
         "limits": [max_length, max_length_ratio, SHORT_LENGTH],
     }
     if normalization != "none":
         identity["normalization"] = normalization
+    known_files.save()  # before the encoding, which may be killed
     src_prefixes = tuple(corpus.src_prefix for corpus in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)
@@ -218,28 +164,26 @@ def encode_corpus(
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     directory = cache_dir / digest
     if not directory.exists():
-        paths = [path for corpus in corpora for path in corpus.text.paths]
-        with bytes_bar("encoding", paths) as on_bytes, atomic_directory(directory) as partial:
-            chunks = _encode_chunks(
-                corpora,
-                src_tokenizer,
-                tgt_tokenizer,
-                max_length=max_length,
-                max_length_ratio=max_length_ratio,
-                normalization=normalization,
-                on_bytes=on_bytes,
-            )
-            counts = _write_cache(partial, chunks, num_corpora=len(corpora))
-            if counts.kept == 0:
-                names = ", ".join(str(corpus.text.paths[0]) for corpus in corpora)
-                raise DataError(f"{names}: no training pair is left: {counts}")
-    return _load_cache(
+        limits = FilterLimits(max_length, max_length_ratio)
+        _delete_unfinished(cache_dir, keep=digest)
+        _write_cache(
+            directory,
+            corpora,
+            src_tokenizer=src_tokenizer,
+            tgt_tokenizer=tgt_tokenizer,
+            limits=limits,
+            normalization=normalization,
+        )
+    corpus = _load_cache(
         directory,
         weights=[corpus.weight for corpus in corpora],
         src_prefixes=src_prefixes if any(src_prefixes) else (),
         src_vocab_size=src_tokenizer.vocab_size,
         tgt_vocab_size=tgt_tokenizer.vocab_size,
+        known_files=known_files,
     )
+    known_files.save()
+    return corpus
 
 
 def encode_pairs(
@@ -280,122 +224,73 @@ def _assert_tags(tokenizer: Tokenizer, prefixes: Sequence[Prefix]) -> None:
     assert ids <= set(tokenizer.tag_ids), f"{ids} are not all tags of the source tokenizer"
 
 
-# Encoding and filtering
-
-
-class _Chunk(NamedTuple):
-    """Pairs that the filter kept of a part of one corpus."""
-
-    corpus_index: int
-    src_rows: list[list[int]]
-    tgt_rows: list[list[int]]
-    counts: FilterCounts
-    num_several_sentences: int  # sources
-
-
 def warn_of_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
     """Say which corpora have the same text on both sides. Raises DataError."""
     for text in (corpus.text for corpus in corpora):
-        if isinstance(text, TwoFiles) and file_digest(text.src) == file_digest(text.tgt):
+        if isinstance(text, TwoFiles) and has_same_content(text.src, text.tgt):
             logger.info(f"train: {text.src} and {text.tgt} have the same content")
 
 
-def _encode_chunks(
+# The cache: a directory for each encoded corpus (see `mt.data.corpus_writer`)
+
+
+def _write_cache(
+    directory: Path,
     corpora: Sequence[TrainingCorpus],
+    *,
     src_tokenizer: Tokenizer,
     tgt_tokenizer: Tokenizer,
-    *,
-    max_length: int,
-    max_length_ratio: float,
+    limits: FilterLimits,
     normalization: Normalization,
-    on_bytes: OnBytes,
-) -> Iterator[_Chunk]:
-    for corpus_index, corpus in enumerate(corpora):
-        text_pairs = read_pairs(corpus.text, on_bytes=on_bytes)
-        for text_chunk in chunked(text_pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
-            src_texts = [normalize(src, normalization) for src, _ in text_chunk]
-            tgt_texts = [normalize(tgt, normalization) for _, tgt in text_chunk]
-            src_encoded = src_tokenizer.encode(src_texts)
-            tgt_encoded = tgt_tokenizer.encode(tgt_texts)
-            src_kept = []
-            tgt_kept = []
-            num_several_sentences = 0
-            outcomes: Counter[str] = Counter()
-            rows = zip(src_texts, tgt_texts, src_encoded, tgt_encoded, strict=True)
-            for src_text, tgt_text, src_ids, tgt_ids in rows:
-                outcome = _filter_pair(
-                    (src_text, tgt_text),
-                    lengths=(len(corpus.src_prefix) + len(src_ids), len(tgt_ids)),
-                    max_length=max_length,
-                    max_length_ratio=max_length_ratio,
-                    normalization=normalization,
-                )
-                outcomes[outcome] += 1
-                if outcome == "kept":
-                    src_kept.append(src_ids)
-                    tgt_kept.append(tgt_ids)
-                    if sentence_cuts(src_text):
-                        num_several_sentences += 1
-            counts = FilterCounts(**outcomes)
-            yield _Chunk(corpus_index, src_kept, tgt_kept, counts, num_several_sentences)
-
-
-def _filter_pair(
-    texts: tuple[str, str],
-    *,
-    lengths: tuple[int, int],
-    max_length: int,
-    max_length_ratio: float,
-    normalization: Normalization,
-) -> Literal["kept", "blank", "too_long", "bad_ratio"]:
-    """Return "kept", or the first reason to leave a pair out: the name of a field of FilterCounts.
-
-    `lengths` are the numbers of tokens of both sides.
-    """
-    longer = max(lengths)
-    shorter = min(lengths)
-    if any(is_blank_line(text, normalization) for text in texts):
-        return "blank"
-    if longer > max_length:
-        return "too_long"
-    if longer > SHORT_LENGTH and longer > max_length_ratio * shorter:
-        return "bad_ratio"
-    return "kept"
-
-
-# The cache: a directory with src.ids, src.offsets, tgt.ids, tgt.offsets and meta.json
-
-
-def _write_cache(directory: Path, chunks: Iterable[_Chunk], *, num_corpora: int) -> FilterCounts:
-    """Write the ids chunk by chunk and the other files, which are small, at the end."""
-    counts = FilterCounts()
-    num_pairs = [0] * num_corpora
-    num_several_sentences = 0
-    src_lengths: list[NDArray[np.int64]] = []
-    tgt_lengths: list[NDArray[np.int64]] = []
+) -> None:
+    """Encode all corpora into `directory`, or what an earlier process has left of them."""
+    paths = [path for corpus in corpora for path in corpus.text.paths]
+    text_size = sum(path.stat().st_size for path in paths if path.is_file())
+    num_processes = choose_num_processes(text_size)
     with (
-        (directory / "src.ids").open("wb") as src_file,
-        (directory / "tgt.ids").open("wb") as tgt_file,
+        CorpusWriter(directory, num_corpora=len(corpora)) as writer,
+        bytes_bar("encoding", paths) as on_bytes,
     ):
-        for chunk in chunks:
-            src_ids, chunk_src_lengths = _flatten(chunk.src_rows)
-            src_file.write(src_ids.tobytes())
-            src_lengths.append(chunk_src_lengths)
-            tgt_ids, chunk_tgt_lengths = _flatten(chunk.tgt_rows)
-            tgt_file.write(tgt_ids.tobytes())
-            tgt_lengths.append(chunk_tgt_lengths)
-            counts += chunk.counts
-            num_pairs[chunk.corpus_index] += chunk.counts.kept
-            num_several_sentences += chunk.num_several_sentences
-    (directory / "src.offsets").write_bytes(_offsets(src_lengths).tobytes())
-    (directory / "tgt.offsets").write_bytes(_offsets(tgt_lengths).tobytes())
-    meta = {
-        "num_pairs": num_pairs,
-        "counts": asdict(counts),
-        "num_several_sentences": num_several_sentences,
-    }
-    (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    return counts
+        chunks = _read_chunks(corpora, writer.progress, on_bytes=on_bytes)
+        encoded_chunks: Iterator[EncodedChunk]
+        if num_processes == 0:
+            encoder = ChunkEncoder(
+                src_tokenizer, tgt_tokenizer, limits=limits, normalization=normalization
+            )
+            encoded_chunks = (encoder.encode(chunk) for chunk in chunks)
+        else:
+            settings = EncoderSettings(
+                src_tokenizer.model, tgt_tokenizer.model, limits, normalization
+            )
+            encoded_chunks = encode_in_processes(chunks, settings, num_processes=num_processes)
+        for chunk in encoded_chunks:
+            writer.append(chunk)
+        if writer.progress.counts.kept == 0:
+            names = ", ".join(str(corpus.text.paths[0]) for corpus in corpora)
+            counts = writer.progress.counts
+            raise DataError(f"{names}: no training pair is left: {counts}")
+        writer.finish()
+
+
+def _read_chunks(
+    corpora: Sequence[TrainingCorpus], progress: Progress, *, on_bytes: OnBytes
+) -> Iterator[TextChunk]:
+    """Yield the pairs of all corpora after those that `progress` counts."""
+    for corpus_index, corpus in enumerate(corpora):
+        if corpus_index < progress.corpus_index:
+            continue
+        text_pairs = read_pairs(corpus.text, on_bytes=on_bytes)
+        if corpus_index == progress.corpus_index:
+            text_pairs = islice(text_pairs, progress.num_read, None)
+        for pairs in chunked(text_pairs, size=CHUNK_SIZE, num_chars=CHUNK_CHARS):
+            yield TextChunk(corpus_index, len(corpus.src_prefix), pairs)
+
+
+def _delete_unfinished(cache_dir: Path, *, keep: str) -> None:
+    """Delete what killed processes left of other texts."""
+    for path in cache_dir.glob(".*.unfinished"):
+        if path.name != f".{keep}.unfinished":
+            delete_unfinished(path)
 
 
 def _load_cache(
@@ -405,22 +300,24 @@ def _load_cache(
     src_prefixes: tuple[Prefix, ...] = (),
     src_vocab_size: int,
     tgt_vocab_size: int,
+    known_files: KnownFiles,
 ) -> EncodedCorpus:
     """Map the files of a cache into memory.
 
     Raises DataError when the files do not fit each other or the vocabularies. Everything is
-    checked, because a cache is part of a run directory and may come from somewhere else.
+    checked, because a cache is part of a run directory and may come from somewhere else. Files that
+    are known from an earlier check are not read again.
     """
     numbers = load_pair_numbers(directory)
     try:
-        src = _load_side(directory, "src", src_vocab_size)
-        tgt = _load_side(directory, "tgt", tgt_vocab_size)
+        src = _load_side(directory, "src", vocab_size=src_vocab_size, known_files=known_files)
+        tgt = _load_side(directory, "tgt", vocab_size=tgt_vocab_size, known_files=known_files)
         if not len(src) == len(tgt) == numbers.counts.kept:
             raise ValueError(
                 f"{len(src)} sources, {len(tgt)} targets, "
                 f"and in meta.json {numbers.counts.kept} pairs"
             )
-        pair_weights = np.repeat(np.array(weights, np.float32), numbers.num_pairs)
+        pair_weights = _repeat_weights(weights, numbers.num_pairs)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{directory}: this cache is damaged; delete it and start again ({error})"
@@ -435,6 +332,13 @@ def _load_cache(
         src_prefixes=src_prefixes,
         num_several_sentences=numbers.num_several_sentences,
     )
+
+
+def _repeat_weights(weights: Sequence[float], num_pairs: Sequence[int]) -> NDArray[np.float32]:
+    """Return the weight of each pair. Weights that are all equal take no memory."""
+    if len(weights) == len(num_pairs) and len(set(weights)) == 1:
+        return np.broadcast_to(np.float32(weights[0]), sum(num_pairs))
+    return np.repeat(np.array(weights, np.float32), num_pairs)
 
 
 class PairNumbers(NamedTuple):
@@ -471,27 +375,35 @@ def load_pair_numbers(cache_entry: Path) -> PairNumbers:
     return PairNumbers(num_pairs, counts, num_several_sentences)
 
 
-def _load_side(directory: Path, side: Literal["src", "tgt"], vocab_size: int) -> TokenArray:
+def _load_side(
+    directory: Path, side: Literal["src", "tgt"], *, vocab_size: int, known_files: KnownFiles
+) -> TokenArray:
+    """Map one side into memory. Raises ValueError for files that do not belong together."""
+    ids_path = directory / f"{side}.ids"
+    offsets_path = directory / f"{side}.offsets"
+    ids_state = FileState.of(ids_path)
+    offsets_state = FileState.of(offsets_path)
     # `np.asarray` keeps the mapping, and drops the memmap class, which is slow to index.
-    ids = np.asarray(np.memmap(directory / f"{side}.ids", mode="r", dtype=np.int32))
-    offsets = np.asarray(np.memmap(directory / f"{side}.offsets", mode="r", dtype=np.int64))
-    if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 1).any():
+    ids = np.asarray(np.memmap(ids_path, mode="r", dtype=np.int32))
+    offsets = np.asarray(np.memmap(offsets_path, mode="r", dtype=np.int64))
+    if offsets[0] != 0 or offsets[-1] != len(ids):
+        raise ValueError(f"{side}.offsets does not belong to {side}.ids")
+    checked = f"ascending offsets and ids below {vocab_size}"
+    if known_files.fact(ids_path) == known_files.fact(offsets_path) == checked:
+        return TokenArray(ids, offsets)
+    if not _are_ascending(offsets):
         raise ValueError(f"{side}.offsets does not belong to {side}.ids")
     if ids.min() < 0 or ids.max() >= vocab_size:
         raise ValueError(f"{side}.ids has ids that the tokenizer does not have")
+    known_files.remember(ids_path, checked, state=ids_state)
+    known_files.remember(offsets_path, checked, state=offsets_state)
     return TokenArray(ids, offsets)
 
 
-# Lists of ids as arrays
-
-
-def _flatten(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the ids of all rows end to end, and the length of each row."""
-    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-    ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
-    return ids, lengths
-
-
-def _offsets(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return where each row starts, and where the last ends, from the lengths in each chunk."""
-    return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
+def _are_ascending(offsets: NDArray[np.int64]) -> bool:
+    """Return whether each offset is larger than the one before it; needs little memory."""
+    for start in range(0, len(offsets) - 1, BLOCK_SIZE):
+        block = offsets[start : start + BLOCK_SIZE + 1]
+        if (np.diff(block) < 1).any():
+            return False
+    return True

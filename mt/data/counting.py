@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mt.config.choices import Normalization
-from mt.data.corpus import FilterCounts, TrainingCorpus
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import is_blank_line
 from mt.data.parallel_text import ParallelText, warn_of_incomplete_units
 from mt.data.progress import bytes_bar

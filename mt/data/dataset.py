@@ -12,7 +12,8 @@ from mt.config.schema import Batching
 from mt.data.batch_plan import BatchPlan, plan_batches, split_evenly
 from mt.data.batching import Batch, make_batch
 from mt.data.bpe_dropout import Draw
-from mt.data.corpus import EncodedCorpus, EncodedPairs, TokenArray
+from mt.data.corpus import EncodedCorpus, EncodedPairs
+from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.unseen import NOISY_BATCH_SHARE, insert_unseen_characters
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from mt.config.schema import DataConfig, EvalSetConfig
 from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import normalize
 from mt.data.parallel_text import TwoFiles, complete_pairs, parallel_texts
+from mt.data.tags import corpus_prefix
 from mt.data.text import read_lines
 from mt.errors import DataError
 
@@ -24,6 +25,9 @@ class EvalSet(NamedTuple):
     name: str
     src: list[str]
     refs: list[list[str]]  # one list of lines for each reference file
+    # None: those of the model that translates the set.
+    src_lang: str | None = None
+    tgt_lang: str | None = None
 
     @property
     def digest(self) -> str:
@@ -40,10 +44,9 @@ class EvalSet(NamedTuple):
             return self
         smallest = sorted(range(len(self.src)), key=self._line_hash)[:num_lines]
         indices = sorted(smallest)
-        return EvalSet(
-            self.name,
-            [self.src[index] for index in indices],
-            [[lines[index] for index in indices] for lines in self.refs],
+        return self._replace(
+            src=[self.src[index] for index in indices],
+            refs=[[lines[index] for index in indices] for lines in self.refs],
         )
 
     def _line_hash(self, index: int) -> bytes:
@@ -52,15 +55,18 @@ class EvalSet(NamedTuple):
         return hashlib.sha256(json.dumps(lines).encode()).digest()
 
 
-def training_corpora(data: DataConfig) -> list[TrainingCorpus]:
-    """Return the training corpora of a config.
+def training_corpora(
+    data: DataConfig, *, ids_by_tag: Mapping[str, int] | None = None
+) -> list[TrainingCorpus]:
+    """Return the training corpora of a config, with the tags in `ids_by_tag`.
 
     Raises DataError when a file that a prefix stands for does not exist.
     """
     corpora = []
     for section in data.train:
         (text,) = parallel_texts(section, data)
-        corpora.append(TrainingCorpus(text, section.weight))
+        src_prefix = corpus_prefix(section, data, ids_by_tag or {})
+        corpora.append(TrainingCorpus(text, section.weight, src_prefix))
     return corpora
 
 
@@ -70,12 +76,16 @@ def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:
     Raises DataError as `parallel_texts` and the readers do.
     """
     texts = parallel_texts(section, data)
+    languages = data.languages(section)
     two_files = [text for text in texts if isinstance(text, TwoFiles)]
     if two_files:
-        return read_eval_set(section.name, two_files[0].src, [text.tgt for text in two_files])
-    (text,) = texts
-    pairs = list(complete_pairs(text))
-    return EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]])
+        refs = [text.tgt for text in two_files]
+        eval_set = read_eval_set(section.name, two_files[0].src, refs)
+    else:
+        (text,) = texts
+        pairs = list(complete_pairs(text))
+        eval_set = EvalSet(section.name, [src for src, _ in pairs], [[tgt for _, tgt in pairs]])
+    return eval_set._replace(src_lang=languages.src, tgt_lang=languages.tgt)
 
 
 def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
@@ -84,7 +94,8 @@ def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
     Raises DataError for a file that cannot be read, and for a reference file with another number of
     lines than the source file.
     """
-    eval_set = EvalSet(name, list(read_lines(src)), [list(read_lines(ref)) for ref in refs])
+    src_lines = list(read_lines(src))
+    eval_set = EvalSet(name, src_lines, [list(read_lines(ref)) for ref in refs])
     num_lines = len(eval_set.src)
     for path, lines in zip(refs, eval_set.refs, strict=True):
         if len(lines) != num_lines:

@@ -26,6 +26,9 @@ _ACCENTS = "\u0300-\u036f\u0483-\u0489\u20d0-\u20ff"
 _JOINABLE = "\u0590-\u167f\u1681-\u1dff\u2190-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
 _NOT_JOINED = re.compile(f"(?:^|[^{_JOINABLE}{_ACCENTS}{_JOINERS}])[{_ACCENTS}{_JOINERS}]+")
 
+# Few texts have one of these. The others need no further look.
+_ZERO_WIDTH = re.compile(f"[\u00ad\u200b\u2060\ufeff{_JOINERS}]")
+
 # Invisible characters: those of these categories (control and format characters,
 # and spaces), fillers, the empty Braille cell, and variation selectors.
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zs", "Zl", "Zp"}
@@ -61,8 +64,9 @@ def normalize(text: str, form: Normalization) -> str:
     if not text.isascii():
         unicode_form: Literal["NFC", "NFKC"] = "NFC" if form == "nfc" else "NFKC"
         text = unicodedata.normalize(unicode_form, text)
-        # A letter and an accent may meet where a character is removed.
-        text = unicodedata.normalize(unicode_form, remove_zero_width(text))
+        if _ZERO_WIDTH.search(text):
+            # A letter and an accent may meet where a character is removed.
+            text = unicodedata.normalize(unicode_form, remove_zero_width(text))
     return " ".join(text.split())
 
 

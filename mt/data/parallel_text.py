@@ -8,7 +8,7 @@ Each of the three classes has the same members: `name`, `paths`, `has_line_numbe
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -23,6 +23,25 @@ from mt.storage.atomic import sha256
 logger = logging.getLogger(__name__)
 
 Side = Literal["src", "tgt"]
+DigestOf = Callable[[Path], str]  # returns the SHA-256 of a file's content
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content. Raises DataError."""
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+
+
+def has_same_content(first: Path, second: Path) -> bool:
+    """Return whether two files have the same bytes. Raises DataError."""
+    try:
+        if first.stat().st_size != second.stat().st_size:
+            return False
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot read: {error.strerror}") from error
+    return file_digest(first) == file_digest(second)
 
 
 @dataclass(frozen=True)
@@ -44,13 +63,15 @@ class TwoFiles:
         """Return the files."""
         return self.src, self.tgt
 
-    def identity(self) -> list[str]:
+    def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
         """Return what tells this text from others, wherever it is stored. Raises DataError."""
-        return [file_digest(self.src), file_digest(self.tgt)]
+        return [digest_of(self.src), digest_of(self.tgt)]
 
-    def read_units(self, *, on_bytes: OnBytes | None = None) -> Iterator[Unit]:
+    def read_units(
+        self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[Unit]:
         """Yield the pair of each line. Raises DataError."""
-        return read_parallel(self.src, self.tgt, on_bytes=on_bytes)
+        return read_parallel(self.src, self.tgt, errors=errors, on_bytes=on_bytes)
 
     def read_side(
         self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
@@ -82,10 +103,10 @@ class TsvFile:
         """Return whether pair i is in line i: there is no line with the names of the columns."""
         return isinstance(self.columns[0], int)
 
-    def identity(self) -> list[str]:
+    def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
         """Return what tells this text from others, wherever it is stored. Raises DataError."""
         src_column, tgt_column = self.columns
-        return ["tsv", file_digest(self.path), repr(src_column), repr(tgt_column)]
+        return ["tsv", digest_of(self.path), repr(src_column), repr(tgt_column)]
 
     def read_units(
         self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
@@ -122,12 +143,17 @@ class TmxFile:
         """Return the file."""
         return (self.path,)
 
-    def identity(self) -> list[str]:
+    def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
         """Return what tells this text from others, wherever it is stored. Raises DataError."""
-        return ["tmx", file_digest(self.path), self.src_lang, self.tgt_lang]
+        return ["tmx", digest_of(self.path), self.src_lang, self.tgt_lang]
 
-    def read_units(self, *, on_bytes: OnBytes | None = None) -> Iterator[Unit]:
-        """Yield the pair of each unit. Raises DataError."""
+    def read_units(
+        self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[Unit]:
+        """Yield the pair of each unit. Raises DataError.
+
+        The encoding is that of the XML file, so `errors` has no meaning.
+        """
         return read_tmx(
             self.path, src_lang=self.src_lang, tgt_lang=self.tgt_lang, on_bytes=on_bytes
         )
@@ -189,16 +215,14 @@ def parallel_texts(section: CorpusConfig | EvalSetConfig, data: DataConfig) -> l
 
     Raises DataError when a file that a prefix stands for does not exist.
     """
-    src_lang = data.src_lang
-    if isinstance(section, CorpusConfig) and section.src_lang is not None:
-        src_lang = section.src_lang
+    src_lang, tgt_lang = data.languages(section)
     if section.prefix is not None:
-        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=data.tgt_lang)
+        src, tgt = find_pair(section.prefix, src_lang=src_lang, tgt_lang=tgt_lang)
         return [TwoFiles(src, tgt)]
     if section.tsv is not None:
         return [_tsv_file(Path(section.tsv), section.columns)]
     if section.tmx is not None:
-        return [TmxFile(Path(section.tmx), src_lang, data.tgt_lang)]
+        return [TmxFile(Path(section.tmx), src_lang, tgt_lang)]
     # The schema has checked that all files are named.
     assert section.src is not None
     targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
@@ -229,14 +253,6 @@ def text_of_names(
     if key == "tmx":
         return TmxFile(Path(path), src_lang, tgt_lang)
     return TwoFiles(*find_pair(path, src_lang=src_lang, tgt_lang=tgt_lang))
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content. Raises DataError."""
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror}") from error
 
 
 def _tsv_file(path: Path, columns: tuple[int | str, int | str] | None) -> TsvFile:

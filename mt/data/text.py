@@ -163,7 +163,7 @@ def decode_lines(lines: Iterable[bytes], *, name: str, errors: Errors = "strict"
 
 
 def read_parallel(
-    src: Path, tgt: Path, *, on_bytes: OnBytes | None = None
+    src: Path, tgt: Path, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
 ) -> Iterator[tuple[str, str]]:
     """Yield the sentence pairs of two files.
 
@@ -172,8 +172,8 @@ def read_parallel(
     """
     num_src = 0
     num_tgt = 0
-    src_lines = read_lines(src, on_bytes=on_bytes)
-    tgt_lines = read_lines(tgt, on_bytes=on_bytes)
+    src_lines = read_lines(src, errors=errors, on_bytes=on_bytes)
+    tgt_lines = read_lines(tgt, errors=errors, on_bytes=on_bytes)
     for src_line, tgt_line in zip_longest(src_lines, tgt_lines):
         if src_line is not None:
             num_src += 1

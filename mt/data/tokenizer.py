@@ -2,14 +2,15 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import sentencepiece
 
-from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler
-from mt.data.sentencepiece_model import replaces_characters
+from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler, sample_segments
+from mt.data.sentencepiece_model import changes_words_in_context, replaces_characters
 from mt.errors import TokenizerError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
@@ -54,6 +55,7 @@ class Tokenizer:
         sentencepiece.set_min_log_level(2)
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.LoadFromSerializedProto(model)
+        self.model = model
         self.bpe_dropout = bpe_dropout
         self.digest = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(self._processor)
@@ -106,6 +108,23 @@ class Tokenizer:
         )
         return rows
 
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the ids that each word has after a space or at the start of a text, without eos.
+
+        The words are escaped and have no spaces. Only for a tokenizer that `encodes_words_alone`.
+        """
+        rows: list[list[int]] = self._processor.encode(list(words))
+        return rows
+
+    @cached_property
+    def encodes_words_alone(self) -> bool:
+        """Whether the ids of a text are those of its words, whatever words are beside them.
+
+        Not for unigram models: rounding of the text's total score can decide between two equally
+        likely encodings of a word.
+        """
+        return self._is_bpe() and not changes_words_in_context(self.model)
+
     def sample(self, texts: Iterable[str], draw: Draw) -> list[list[int]]:
         """Return random encodings of the texts by BPE-dropout, each with eos as the last id.
 
@@ -144,9 +163,30 @@ class Tokenizer:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
-    def token_names(self, ids: Sequence[int]) -> list[str]:
-        """Return a name for each token, for people: its piece, or <bos> or <eos>."""
-        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>"}
+    def find_piece(self, piece: str) -> int | None:
+        """Return the id of the token that SentencePiece writes as `piece`; None if there is none.
+
+        Control tokens and bytes are found too.
+        """
+        token_id = int(self._processor.piece_to_id(piece))
+        return token_id if self.piece(token_id) == piece else None
+
+    def split_piece(self, piece: str) -> list[int]:
+        """Return the tokens into which BPE merges split a piece of another tokenizer.
+
+        A unigram model has a few tokens more for a piece than in a text.
+        """
+        segments = sample_segments(piece, self._pieces, dropout=0.0, draw=lambda: 1.0)
+        return self._pieces.segment_ids(segments)
+
+    def token_names(
+        self, ids: Sequence[int], *, tag_names: Mapping[int, str] | None = None
+    ) -> list[str]:
+        """Return a name for each token, for people: its piece, or <bos> or <eos>.
+
+        `tag_names` has names for tags, which are called by their pieces otherwise.
+        """
+        special_names = {BOS_ID: "<bos>", EOS_ID: "<eos>", **(tag_names or {})}
         return [special_names.get(token_id) or self.piece(token_id) for token_id in ids]
 
     def has_piece(self, character: str) -> bool:

@@ -1,9 +1,13 @@
 """Training of a tokenizer by SentencePiece, with the settings that make the tokenizer lossless."""
 
 import io
+import math
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 import sentencepiece
@@ -30,6 +34,8 @@ NUM_FIXED_PIECES = 4 + NUM_TAGS + NUM_BYTES
 
 # SentencePiece uses this character itself and skips every training sentence that contains it.
 RESERVED_CHARACTER = "\u2585"
+
+SAMPLE_SEED = 1  # not the run's: the tokenizer depends on the text alone
 
 # Bytes. SentencePiece skips longer sentences; its default is 4192.
 MAX_SENTENCE_LENGTH = 2**30
@@ -83,6 +89,35 @@ def train_tokenizer(
         raise TokenizerError(f"{path}: {message}") from error
     with atomic_file(path) as file:
         file.write(model.getvalue())
+
+
+def sample_sentences(texts: Iterable[Iterable[str]], *, max_sentences: int | None) -> Iterator[str]:
+    """Yield the sentences of the texts, or a random sample of `max_sentences` if there are more.
+
+    The same sentences give the same sample. Only the sample is in memory (Li 1994, "Reservoir-
+    Sampling Algorithms of Time Complexity O(n(1 + log(N/n)))", algorithm L).
+    """
+    sentences = chain.from_iterable(texts)
+    if max_sentences is None:
+        yield from sentences
+        return
+    sample = list(islice(sentences, max_sentences))
+    generator = Random(SAMPLE_SEED)
+    # Algorithm L gives each sampled sentence a random number; this is the largest of them.
+    largest = _draw_largest(generator, max_sentences)
+    while True:
+        num_passed = math.log(1.0 - generator.random()) / math.log1p(-largest)
+        sentence = next(islice(sentences, min(int(num_passed), sys.maxsize), None), None)
+        if sentence is None:
+            break
+        sample[generator.randrange(max_sentences)] = sentence
+        largest *= _draw_largest(generator, max_sentences)
+    yield from sample
+
+
+def _draw_largest(generator: Random, count: int) -> float:
+    """Return a random number that is distributed as the largest of `count` uniform ones."""
+    return math.exp(math.log(1.0 - generator.random()) / count)
 
 
 def _prepare_sentences(

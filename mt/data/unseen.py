@@ -7,7 +7,8 @@ to translate the rest of a sentence as if the character were not there.
 """
 
 from mt.data.bpe_dropout import Draw
-from mt.data.corpus import EncodedPairs, TokenArray
+from mt.data.corpus import EncodedPairs
+from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 
 # The noise makes a source longer by a few tokens, and with it the whole batch. So only this share

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.data.batch_plan import group_by_length
-from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
+from mt.data.tags import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
 from mt.decoding.translation import Alignment, Segment, Target, Translation

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, is_blank
+from mt.data.tags import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translation import Segment
 from mt.decoding.translator import Translator
@@ -38,12 +38,12 @@ class SentenceAttention:
 
 
 def attend(
-    translator: Translator, sentence: str, target: str | None = None, *, prefix: Prefix = ()
+    translator: Translator, sentence: str, target: str | None = None, *, to: str | None = None
 ) -> SentenceAttention:
     """Return the attention weights between a sentence and `target`, or its own translation.
 
-    The tags of `prefix` are in front of the sentence. Raises DataError for a text that is not one
-    line of text, or is too long.
+    The tag of the target language `to` is in front of the sentence, if it has one. Raises DataError
+    for a text that is not one line of text, or is too long.
     """
     ids = _encode_sentence(
         sentence,
@@ -51,12 +51,12 @@ def attend(
         translator.src_normalizer,
         max_length=translator.max_length,
         what="the sentence",
-        prefix=prefix,
+        prefix=translator.language_prefix(to),
     )
     if target is None:
         # As a whole, although `translate` may translate it sentence by sentence.
         whole = replace(translator, split_lines=False)
-        ((best,),) = whole.n_best([sentence], num_translations=1, prefix=prefix)
+        ((best,),) = whole.n_best([sentence], num_translations=1, to=to)
         target = best.text
         # The ids come from the search: encoding the text could split its words differently.
         (segment,) = best.segments
@@ -74,7 +74,7 @@ def attend(
     return SentenceAttention(
         src_text=sentence,
         tgt_text=target,
-        src=tuple(translator.src_tokenizer.token_names(ids)),
+        src=tuple(translator.src_tokenizer.token_names(ids, tag_names=translator.tag_names)),
         tgt_in=tuple(translator.tgt_tokenizer.token_names(tgt_in_ids)),
         tgt_out=tuple(translator.tgt_tokenizer.token_names(tgt_ids)),
         encoder=torch.stack(weights.encoder).numpy(),

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mt.data.batch_plan import group_by_length
-from mt.data.corpus import Prefix
 from mt.data.normalization import is_blank, normalize
+from mt.data.tags import Prefix
 from mt.decoding.ensemble import mean_log_probs
 from mt.decoding.translation import Segment, Target, Translation
 from mt.decoding.translator import CHUNK_SIZE, Translator

@@ -1,7 +1,7 @@
-"""Searches the translations of encoded segments: by beam search, by sampling, or by least risk.
+"""Searches for translations of encoded segments: by beam search, sampling or minimum Bayes risk.
 
-Segments of similar length are searched together. This module knows models and token ids; how a text
-becomes segments is the matter of mt/decoding/segmentation.py.
+Segments of similar length are searched together. This module knows models and token ids;
+mt/decoding/segmentation.py splits texts into segments.
 """
 
 import math

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
-from mt.data.corpus import Prefix
 from mt.data.normalization import is_blank
 from mt.data.sentences import Cut, middle_cut, sentence_cuts, separator
 from mt.data.source_stats import SourceStats
+from mt.data.tags import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translation import Segment, SegmentStart, Translation
 

@@ -23,10 +23,10 @@ from mt.errors import DataError
 class PrefixState(Generic[State]):
     """The state of a step, with the prefix of each sentence and the number of tokens so far."""
 
-    def __init__(self, state: State, prefixes: Sequence[Sequence[int]]) -> None:
+    def __init__(self, state: State, target_prefixes: Sequence[Sequence[int]]) -> None:
         self.state = state
-        self.prefixes = list(prefixes)
-        self.max_length = max((len(prefix) for prefix in prefixes), default=0)
+        self.target_prefixes = list(target_prefixes)
+        self.max_length = max((len(prefix) for prefix in target_prefixes), default=0)
         self.position = 0
 
     def reorder(self, beam_index: Tensor) -> None:
@@ -36,7 +36,7 @@ class PrefixState(Generic[State]):
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep the state and the prefixes of these sentences."""
         self.state.keep_rows(rows)
-        self.prefixes = [self.prefixes[row] for row in rows]
+        self.target_prefixes = [self.target_prefixes[row] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PrefixStep(Generic[State]):
         state.position += 1
         if position >= state.max_length:
             return log_probs
-        for row, prefix in enumerate(state.prefixes):
+        for row, prefix in enumerate(state.target_prefixes):
             if position < len(prefix):
                 token = prefix[position]
                 forced = torch.full_like(log_probs[row], -math.inf)
@@ -71,7 +71,7 @@ def encode_target_prefix(
     """Return the tokens of a target prefix, without eos.
 
     `max_positions` is how many tokens the model has positions for; None: any number. Raises
-    DataError for a prefix that has a line break or no place in the model.
+    DataError for a prefix that has a line break or is too long for the model.
     """
     if "\n" in text:
         raise DataError(f"target prefix {text!r}: it has a line break")

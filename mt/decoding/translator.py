@@ -8,7 +8,7 @@ mt/decoding/segmentation.py, and the search of segments is in mt/decoding/segmen
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -21,9 +21,9 @@ from torch import Tensor
 from mt.config.choices import Normalization
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
-from mt.data.corpus import Prefix
 from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.source_stats import SourceStats
+from mt.data.tags import Prefix, choose_tags, language_ids, language_tag, tag_ids
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.rerank import MinimumBayesRisk
@@ -81,8 +81,11 @@ class Translator:
     source_stats: SourceStats | None = None  # of the training text; None: unknown
     split_lines: bool = True  # False: split only texts of more than max_length tokens
     on_progress: OnProgress | None = None  # called after each batch of segments
-    src_lang: str = "?"  # names for people; no computation depends on them
-    tgt_lang: str = "?"
+    src_lang: str = "?"
+    tgt_lang: str = "?"  # the default target language
+    # The id of the tag of each target language. Empty for a model of one target language, because
+    # that has no tag.
+    ids_by_language: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         num_parameters = sum(
@@ -234,22 +237,58 @@ class Translator:
             source_stats=SourceStats.load(run.source_stats_path),
             src_lang=config.data.src_lang,
             tgt_lang=config.data.tgt_lang,
+            ids_by_language=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
         )
 
     def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
         """Raise RunDirError, which names the other run, if its model has other tokens."""
         facts = {
             "languages": (self._languages, other._languages),
-            "source tokenizer": (self.src_tokenizer.digest, other.src_tokenizer.digest),
-            "target tokenizer": (self.tgt_tokenizer.digest, other.tgt_tokenizer.digest),
+            "source tokenizer": (self.src_tokenizer.digest[:20], other.src_tokenizer.digest[:20]),
+            "target tokenizer": (self.tgt_tokenizer.digest[:20], other.tgt_tokenizer.digest[:20]),
             "data.normalization": (self.normalization, other.normalization),
+            "tags of target languages": (self._language_tags, other._language_tags),
         }
         for name, (own, others) in facts.items():
             if own != others:
                 raise RunDirError(
                     f"{run_dir}: cannot join the ensemble: wanted the {name} of the first run, "
-                    f"{own:.20}, found {others:.20}"
+                    f"{own}, found {others}"
                 )
+
+    @property
+    def _tgt_languages_text(self) -> str:
+        """The target languages for a message, in the order of their tags."""
+        return ", ".join(self.ids_by_language) or self.tgt_lang
+
+    @property
+    def _language_tags(self) -> str:
+        """The target languages with the ids of their tags."""
+        ids = [f"{language} {token_id}" for language, token_id in self.ids_by_language.items()]
+        return ", ".join(sorted(ids)) or "none"
+
+    @property
+    def tag_names(self) -> dict[int, str]:
+        """The name of each tag, as people read it: `<2de>`."""
+        return {
+            token_id: f"<{language_tag(language)}>"
+            for language, token_id in self.ids_by_language.items()
+        }
+
+    def language_prefix(self, to: str | None) -> Prefix:
+        """Return the tags in front of a source that is translated into the language `to`.
+
+        None stands for `tgt_lang`. Raises DataError for a language that the model does not have.
+        """
+        language = to or self.tgt_lang
+        if language in self.ids_by_language:
+            return (self.ids_by_language[language],)
+        if self.ids_by_language or language != self.tgt_lang:
+            raise DataError(
+                f"cannot translate into {language!r}: wanted a target language of this model "
+                f"({self._tgt_languages_text})"
+            )
+        return ()
 
     @property
     def _languages(self) -> str:
@@ -264,7 +303,7 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
-        prefix: Prefix = (),
+        to: str | None = None,
         target_prefix: str | None = None,
     ) -> str: ...
 
@@ -276,7 +315,7 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
-        prefix: Prefix = (),
+        to: str | None = None,
         target_prefix: Sequence[str] | None = None,
     ) -> list[str]: ...
 
@@ -287,14 +326,14 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
-        prefix: Prefix = (),
+        to: str | None = None,
         target_prefix: str | Sequence[str] | None = None,
     ) -> str | list[str]:
         """Return the best translation of one text, or of each text of a list.
 
         The translation of a blank text is empty. An option that is None has the translator's own
-        value. With `sampling`, the translation is drawn instead of searched. `prefix` holds ids of
-        tags, such as a target language. Use the same tags as in training (see `split_text`).
+        value. With `sampling`, the translation is drawn instead of searched. `to` is the
+        target language, for a model of several; None stands for `tgt_lang` of its config.
 
         The translation of a text begins with its `target_prefix`. Spaces at the end of the prefix
         are ignored, and the model may continue its last word: a prefix that ends with a whole word
@@ -308,8 +347,8 @@ class Translator:
                 beam_size=beam_size,
                 length_penalty=length_penalty,
                 sampling=sampling,
-                prefix=prefix,
-                target_prefix=_prefixes_of_one_text(target_prefix),
+                to=to,
+                target_prefix=_target_prefixes_of_one_text(target_prefix),
             )[0]
         n_best_lists = self.n_best(
             texts,
@@ -317,8 +356,8 @@ class Translator:
             beam_size=beam_size,
             length_penalty=length_penalty,
             sampling=sampling,
-            prefix=prefix,
-            target_prefix=_prefixes_of_texts(texts, target_prefix),
+            to=to,
+            target_prefix=_target_prefixes_of_texts(texts, target_prefix),
         )
         return [translations[0].text for translations in n_best_lists]
 
@@ -331,7 +370,7 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
-        prefix: Prefix = (),
+        to: str | None = None,
         target_prefix: str | None = None,
     ) -> list[Translation]: ...
 
@@ -344,7 +383,7 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
-        prefix: Prefix = (),
+        to: str | None = None,
         target_prefix: Sequence[str] | None = None,
     ) -> list[list[Translation]]: ...
 
@@ -356,7 +395,7 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         sampling: SamplingOptions | None = None,
-        prefix: Prefix = (),
+        to: str | None = None,
         target_prefix: str | Sequence[str] | None = None,
     ) -> list[Translation] | list[list[Translation]]:
         """Return up to `num_translations` translations of one text, or of each text, best first.
@@ -374,24 +413,25 @@ class Translator:
             num_translations = translator.search.beam_size
         if num_translations < 1:
             raise ValueError(f"wanted num_translations of at least 1, found {num_translations}")
+        prefix = self.language_prefix(to)
         if isinstance(texts, str):
-            own_prefix = _prefixes_of_one_text(target_prefix)
-            return translator._n_best_lists([texts], num_translations, prefix, own_prefix)[0]
-        own_prefixes = _prefixes_of_texts(texts, target_prefix)
-        return translator._n_best_lists(texts, num_translations, prefix, own_prefixes)
+            target_prefixes = _target_prefixes_of_one_text(target_prefix)
+            return translator._n_best_lists([texts], num_translations, prefix, target_prefixes)[0]
+        target_prefixes = _target_prefixes_of_texts(texts, target_prefix)
+        return translator._n_best_lists(texts, num_translations, prefix, target_prefixes)
 
     @overload
     def score(  # type: ignore[overload-overlap]
-        self, src: str, tgt: Target, *, prefix: Prefix = ()
+        self, src: str, tgt: Target, *, to: str | None = None
     ) -> "PairScore": ...
 
     @overload
     def score(
-        self, src: Sequence[str], tgt: Sequence[Target], *, prefix: Prefix = ()
+        self, src: Sequence[str], tgt: Sequence[Target], *, to: str | None = None
     ) -> "list[PairScore]": ...
 
     def score(
-        self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, prefix: Prefix = ()
+        self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, to: str | None = None
     ) -> "PairScore | list[PairScore]":
         """Return the log-probability of a target given its source, or of each pair of two lists.
 
@@ -407,6 +447,7 @@ class Translator:
         """
         from mt.decoding.scoring import score_pairs
 
+        prefix = self.language_prefix(to)
         if isinstance(src, str):
             (score,) = score_pairs(self, [(src, _single_target(tgt))], prefix=prefix)
             return score
@@ -414,16 +455,16 @@ class Translator:
 
     @overload
     def align(  # type: ignore[overload-overlap]
-        self, src: str, tgt: Target, *, prefix: Prefix = ()
+        self, src: str, tgt: Target, *, to: str | None = None
     ) -> Alignment: ...
 
     @overload
     def align(
-        self, src: Sequence[str], tgt: Sequence[Target], *, prefix: Prefix = ()
+        self, src: Sequence[str], tgt: Sequence[Target], *, to: str | None = None
     ) -> list[Alignment]: ...
 
     def align(
-        self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, prefix: Prefix = ()
+        self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, to: str | None = None
     ) -> Alignment | list[Alignment]:
         """Return the links (source word, target word) of a pair, or of each pair of two lists.
 
@@ -434,12 +475,13 @@ class Translator:
         """
         from mt.decoding.alignment import align_pairs
 
+        prefix = self.language_prefix(to)
         if isinstance(src, str):
             return align_pairs(self, [(src, _single_target(tgt))], prefix=prefix)[0]
         return align_pairs(self, _pairs_of_lists(src, tgt), prefix=prefix)
 
     def attention(
-        self, src: str, tgt: str | None = None, *, prefix: Prefix = ()
+        self, src: str, tgt: str | None = None, *, to: str | None = None
     ) -> "SentenceAttention":
         """Return all attention weights between a sentence and `tgt`, or its own translation.
 
@@ -448,7 +490,7 @@ class Translator:
         """
         from mt.decoding.attention import attend
 
-        return attend(self, src, tgt, prefix=prefix)
+        return attend(self, src, tgt, to=to)
 
     def _with_options(
         self,
@@ -505,7 +547,7 @@ class Translator:
         """Return the parts of a text (see `split_text`), the first with its target prefix.
 
         A text with a target prefix has one part, unless it is longer than `max_length` tokens.
-        Raises DataError for a target prefix that has a line break or no place in the model.
+        Raises DataError for a target prefix that has a line break or is too long for the model.
         """
         if is_blank(target_prefix):
             return self.splitter.split(text, prefix=prefix)
@@ -527,7 +569,7 @@ class Translator:
         *,
         n_best: int = 1,
         chunk_size: int = CHUNK_SIZE,
-        prefix: Prefix = (),
+        to: str | None = None,
         is_line_waiting: Callable[[], bool] | None = None,
         target_prefixes: Iterable[str] | None = None,
     ) -> Iterator[TranslatedChunk]:
@@ -549,11 +591,13 @@ class Translator:
         chunks = chunked(
             lines, size=chunk_size, num_chars=CHUNK_CHARS, is_item_waiting=is_line_waiting
         )
-        prefixes = None if target_prefixes is None else iter(target_prefixes)
+        remaining_target_prefixes = None if target_prefixes is None else iter(target_prefixes)
         for chunk in chunks:
-            target_prefix = _next_prefixes(prefixes, len(chunk), num_lines_before=counts.num_lines)
+            target_prefixes_of_chunk = _next_target_prefixes(
+                remaining_target_prefixes, len(chunk), num_lines_before=counts.num_lines
+            )
             translations = self.n_best(
-                chunk, num_translations=n_best, prefix=prefix, target_prefix=target_prefix
+                chunk, num_translations=n_best, to=to, target_prefix=target_prefixes_of_chunk
             )
             for line, line_translations in zip(chunk, translations, strict=True):
                 counts.count(
@@ -561,7 +605,10 @@ class Translator:
                     unseen_characters=self.src_normalizer.unseen_characters(line),
                 )
             yield TranslatedChunk(chunk, translations)
-        if prefixes is not None and next(prefixes, None) is not None:
+        if (
+            remaining_target_prefixes is not None
+            and next(remaining_target_prefixes, None) is not None
+        ):
             raise DataError(
                 f"wanted one target prefix for each of {counts.num_lines:,} lines, found more"
             )
@@ -586,7 +633,9 @@ def _change_search(
     return search.model_copy(update=changes)
 
 
-def _prefixes_of_one_text(target_prefix: str | Sequence[str] | None) -> list[str] | None:
+def _target_prefixes_of_one_text(
+    target_prefix: str | Sequence[str] | None,
+) -> Sequence[str] | None:
     """Return the target prefix of a single text as a list. Raises TypeError for a list."""
     if target_prefix is None:
         return None
@@ -595,7 +644,7 @@ def _prefixes_of_one_text(target_prefix: str | Sequence[str] | None) -> list[str
     raise TypeError("wanted one target_prefix for one text, found a list")
 
 
-def _prefixes_of_texts(
+def _target_prefixes_of_texts(
     texts: Sequence[str], target_prefixes: str | Sequence[str] | None
 ) -> Sequence[str] | None:
     """Return the target prefixes of a list of texts. Raises ValueError if their number differs."""
@@ -611,13 +660,13 @@ def _prefixes_of_texts(
     return target_prefixes
 
 
-def _next_prefixes(
-    prefixes: Iterator[str] | None, count: int, *, num_lines_before: int
+def _next_target_prefixes(
+    target_prefixes: Iterator[str] | None, count: int, *, num_lines_before: int
 ) -> list[str] | None:
     """Return the target prefixes of the next `count` lines. Raises DataError if there are fewer."""
-    if prefixes is None:
+    if target_prefixes is None:
         return None
-    found = list(islice(prefixes, count))
+    found = list(islice(target_prefixes, count))
     if len(found) < count:
         line = num_lines_before + len(found) + 1
         raise DataError(f"line {line:,}: wanted a target prefix for each line, found no more")
@@ -642,7 +691,7 @@ def _pairs_of_lists(src: Sequence[str], tgt: Target | Sequence[Target]) -> list[
 
 @dataclass
 class _LineCounts:
-    """Lines of a long text that deserve a message at its end."""
+    """Counts of lines, for the messages after a text."""
 
     num_lines: int = 0
     num_split_lines: int = 0

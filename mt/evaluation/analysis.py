@@ -64,6 +64,13 @@ class Example(NamedTuple):
     reason: str  # "" for a best or worst sentence
 
 
+class PercentileExample(NamedTuple):
+    """The sentence at a percentile of a set: that percentage has a lower or equal chrF."""
+
+    sentence: int  # its index in the set
+    percentile: int
+
+
 def length_buckets(sources: Sequence[str]) -> tuple[str, list[Bucket]]:
     """Group sentences by source length; return the unit of length and the buckets.
 
@@ -197,6 +204,26 @@ def choose_examples(
         count = min(math.ceil(num_each / 3), num_each - len(instructive))
         instructive += choose(candidates, count)
     return {"best": best, "worst": worst, "instructive": instructive}
+
+
+def percentile_examples(
+    sentences: Sequence[ScoredSentence], percentiles: Sequence[int]
+) -> list[PercentileExample]:
+    """Return the sentences at given percentiles of chrF, such as the median for 50.
+
+    Blank sources are ignored. Of sentences with equal sources only the first counts.
+    """
+    index_by_source: dict[str, int] = {}
+    for index, sentence in enumerate(sentences):
+        index_by_source.setdefault(sentence.src.strip(), index)
+    index_by_source.pop("", None)
+    worst_first = sorted(index_by_source.values(), key=lambda index: sentences[index].chrf)
+    example_by_rank: dict[int, PercentileExample] = {}
+    for percentile in percentiles:
+        rank = round(percentile / 100 * (len(worst_first) - 1))
+        if worst_first and rank not in example_by_rank:
+            example_by_rank[rank] = PercentileExample(worst_first[rank], percentile)
+    return list(example_by_rank.values())
 
 
 def most_different(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
+from mt.data.tags import translatable_languages
 from mt.data.text import read_lines
 from mt.decoding.translation import TranslationProgress
 from mt.decoding.translator import Translator
@@ -44,24 +45,24 @@ class TranslatedSet:
 
     eval_set: EvalSet
     outputs: list[SystemOutput]
+    scoring: Scoring
     has_sources: bool = True  # False: the sources are not known, and those of `eval_set` are blank
 
-    def compare_systems(self, metrics: Sequence[str], *, scoring: Scoring) -> list[PairedScores]:
+    def compare_systems(self, metrics: Sequence[str]) -> list[PairedScores]:
         """Return the scores of the systems, each compared with the baseline."""
         return compare_with_baseline(
             [output.lines for output in self.outputs],
             self.eval_set.refs,
             metrics=metrics,
-            scoring=scoring,
+            scoring=self.scoring,
         )
 
 
 @dataclass(frozen=True)
 class TranslatedSets:
-    """Evaluation sets with their translations, and how these are scored."""
+    """Evaluation sets with their translations."""
 
     sets: list[TranslatedSet]
-    scoring: Scoring
     warnings: list[str]  # about the sets and the text, logged already
 
 
@@ -84,6 +85,7 @@ def evaluate(
     *,
     src: str | Path | None = None,
     refs: Sequence[str | Path] = (),
+    to: str | None = None,
     ensemble_with: Sequence[str | Path] = (),
     checkpoint: str = "best",
     device: str = "auto",
@@ -96,15 +98,17 @@ def evaluate(
     """Translate evaluation sets with a run and score them. Raises MtError.
 
     The set is the file `src` with its references `refs`. Without `src`, the sets are the test sets
-    of the run's config, or its validation set if it has no test sets. `tokenize` and `lowercase`
-    default to the values in the run's config. `ensemble_with` names further runs, which translate
-    together with the first (see `Translator.load`). `metrics` are "bleu", "chrf", "chrf++" and
-    "ter". `on_progress` is called at the start of each set and after each batch of its translation.
+    of the run's config, or its validation sets if it has no test sets. `to` is the target language
+    of `src`, for a model of several. `tokenize` and `lowercase` default to the values in the run's
+    config. `ensemble_with` names further runs, which translate together with the first (see
+    `Translator.load`). `metrics` are "bleu", "chrf", "chrf++" and "ter". `on_progress` is called at
+    the start of each set and after each batch of its translation.
     """
     translated = translate_sets(
         [run_dir],
         src=src,
         refs=refs,
+        to=to,
         ensemble_with=ensemble_with,
         checkpoint=checkpoint,
         device=device,
@@ -114,7 +118,7 @@ def evaluate(
         on_progress=on_progress,
     )
     return [
-        score_set(item.eval_set, item.outputs[0].lines, scoring=translated.scoring, metrics=metrics)
+        score_set(item.eval_set, item.outputs[0].lines, scoring=item.scoring, metrics=metrics)
         for item in translated.sets
     ]
 
@@ -125,6 +129,7 @@ def translate_sets(
     hyps: Sequence[str | Path] = (),
     src: str | Path | None = None,
     refs: Sequence[str | Path] = (),
+    to: str | None = None,
     tgt_lang: str = "",
     ensemble_with: Sequence[str | Path] = (),
     checkpoint: str = "best",
@@ -137,19 +142,31 @@ def translate_sets(
     """Translate evaluation sets with each run, and read files of translations. Raises MtError.
 
     The set is the file `src` with its references `refs`; without `src`, the sets are those of the
-    first run's config (see `evaluate`). Files of translations (`hyps`) need a single set; without
-    runs, they need only its references. `tgt_lang` is their language, where there is no run.
-    `ensemble_with` names runs that translate together with each run (see `Translator.load`).
+    first run's config (see `evaluate`). `to` is the target language of `src`, for models of
+    several. Files of translations (`hyps`) need a single set; without runs, they need only its
+    references. `tgt_lang` is their language, where there is no run. `ensemble_with` names runs that
+    translate together with each run (see `Translator.load`).
     """
     if isinstance(refs, str):
         raise TypeError("evaluation takes a list of references, not a single str")
     experiments = [Experiment.open(run_dir) for run_dir in run_dirs]
-    scoring = _common_scoring(experiments, tgt_lang, tokenize=tokenize, lowercase=lowercase)
-    eval_sets = _load_sets(experiments, hyps, src=src, refs=refs)
+    eval_sets = _load_sets(experiments, hyps, src=src, refs=refs, to=to)
+    scorings = [
+        _common_scoring(
+            experiments, eval_set.tgt_lang or tgt_lang, tokenize=tokenize, lowercase=lowercase
+        )
+        for eval_set in eval_sets
+    ]
+    for experiment in experiments[1:]:
+        for eval_set in eval_sets:
+            check_languages(experiment, eval_set, first=experiments[0])
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
     warnings = _find_seen_sources(eval_sets, experiments)
     has_sources = bool(experiments) or src is not None
-    sets = [TranslatedSet(eval_set, [], has_sources) for eval_set in eval_sets]
+    sets = [
+        TranslatedSet(eval_set, [], scoring, has_sources)
+        for eval_set, scoring in zip(eval_sets, scorings, strict=True)
+    ]
     for number, experiment in enumerate(experiments):
         translator = experiment.translator(
             checkpoint, device=device, beam_size=beam_size, ensemble_with=ensemble_with
@@ -161,22 +178,27 @@ def translate_sets(
             item.outputs.append(SystemOutput(system, lines))
     for item in sets:
         item.outputs.extend(read_outputs)
-        warnings += _find_output_problems(item, scoring)
+        warnings += _find_output_problems(item)
     for warning in warnings:
         logger.warning(warning)
-    return TranslatedSets(sets, scoring, warnings)
+    return TranslatedSets(sets, warnings)
 
 
 def scoring_of_run(
-    config: Config, *, tokenize: str | None = None, lowercase: bool | None = None
+    config: Config,
+    *,
+    tgt_lang: str | None = None,
+    tokenize: str | None = None,
+    lowercase: bool | None = None,
 ) -> Scoring:
     """Return how a run's translations are scored, in validation too. Raises TokenizerError.
 
-    `tokenize` and `lowercase` replace the values in the config.
+    `tgt_lang` is the language of the translations, for a model of several. `tokenize` and
+    `lowercase` replace the values in the config.
     """
     section = config.evaluation
     return Scoring.for_language(
-        config.data.tgt_lang,
+        tgt_lang or config.data.tgt_lang,
         tokenize=section.tokenize if tokenize is None else tokenize,
         lowercase=section.lowercase if lowercase is None else lowercase,
     )
@@ -201,16 +223,22 @@ def _common_scoring(
     tokenize: str | None,
     lowercase: bool | None,
 ) -> Scoring:
-    """Return how all systems are scored. Raises ConfigError if the runs' configs disagree."""
+    """Return how all translations into a language are scored.
+
+    Raises ConfigError if the runs' configs disagree.
+    """
     if not experiments:
         return Scoring.for_language(
             tgt_lang, tokenize=tokenize or "auto", lowercase=bool(lowercase)
         )
     first = experiments[0]
-    scoring = scoring_of_run(first.config, tokenize=tokenize, lowercase=lowercase)
+    scoring = scoring_of_run(
+        first.config, tgt_lang=tgt_lang, tokenize=tokenize, lowercase=lowercase
+    )
     for experiment in experiments[1:]:
-        other = scoring_of_run(experiment.config, tokenize=tokenize, lowercase=lowercase)
-        _check_same_languages(first, experiment)
+        other = scoring_of_run(
+            experiment.config, tgt_lang=tgt_lang, tokenize=tokenize, lowercase=lowercase
+        )
         if other != scoring:
             raise ConfigError(
                 f"{experiment.run_dir.path}: its config scores with {other}, but that of "
@@ -220,21 +248,22 @@ def _common_scoring(
     return scoring
 
 
-def _check_same_languages(first: Experiment, other: Experiment) -> None:
-    """Raise ConfigError if two runs translate between different languages."""
-    first_languages = _languages(first)
-    other_languages = _languages(other)
-    if first_languages != other_languages:
-        raise ConfigError(
-            f"{other.run_dir.path}: translates {other_languages}, but {first.run_dir.path} "
-            f"translates {first_languages}: their scores cannot be compared"
-        )
+def check_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experiment) -> None:
+    """Raise ConfigError if a run does not translate a set between the languages of the first run.
 
-
-def _languages(experiment: Experiment) -> str:
-    """Return the languages of a run: "en to de"."""
+    A set without languages is translated between the default languages of each run.
+    """
     data = experiment.config.data
-    return f"{data.src_lang} to {data.tgt_lang}"
+    src_lang = eval_set.src_lang or first.config.data.src_lang
+    tgt_lang = eval_set.tgt_lang or first.config.data.tgt_lang
+    src_languages = {data.languages(corpus).src for corpus in data.train}
+    tgt_languages = translatable_languages(data) if eval_set.tgt_lang else (data.tgt_lang,)
+    if src_lang not in src_languages or tgt_lang not in tgt_languages:
+        raise ConfigError(
+            f"{experiment.run_dir.path}: does not translate {src_lang} to {tgt_lang}, as "
+            f"{first.run_dir.path} does, but {' or '.join(sorted(src_languages))} to "
+            f"{' or '.join(tgt_languages)}: their scores cannot be compared"
+        )
 
 
 def _load_sets(
@@ -243,10 +272,11 @@ def _load_sets(
     *,
     src: str | Path | None,
     refs: Sequence[str | Path],
+    to: str | None,
 ) -> list[EvalSet]:
     """Return the set that the user named, or else those of the first run's config."""
     if not experiments or src is not None:
-        eval_sets = [_read_set(src, hyps, refs)]
+        eval_sets = [_read_set(src, hyps, refs)._replace(tgt_lang=to)]
     else:
         eval_sets = experiments[0].evaluation_sets
     if hyps and len(eval_sets) > 1:
@@ -310,13 +340,14 @@ def _translate_set(
 ) -> list[str]:
     """Return the translation of a set, and call `on_progress` meanwhile."""
     if on_progress is None:
-        return translator.translate(eval_set.src)
+        return translator.translate(eval_set.src, to=eval_set.tgt_lang)
 
     def report(translation: TranslationProgress) -> None:
         on_progress(replace(progress, translation=translation))
 
     on_progress(progress)
-    return replace(translator, on_progress=report).translate(eval_set.src)
+    translator = replace(translator, on_progress=report)
+    return translator.translate(eval_set.src, to=eval_set.tgt_lang)
 
 
 def _find_seen_sources(
@@ -334,11 +365,11 @@ def _find_seen_sources(
     return list(dict.fromkeys(problems))
 
 
-def _find_output_problems(item: TranslatedSet, scoring: Scoring) -> list[str]:
+def _find_output_problems(item: TranslatedSet) -> list[str]:
     """Return warnings about the translations and references of a set."""
     sides = {}
     for output in item.outputs:
         is_only = len(item.outputs) == 1
         sides["translations" if is_only else f"translations of {output.system}"] = output.lines
     sides["references"] = item.eval_set.refs[0]
-    return find_text_problems(item.eval_set.name, sides, scoring)
+    return find_text_problems(item.eval_set.name, sides, item.scoring)

@@ -41,7 +41,7 @@ PACKAGES = {
 EXTRAS = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
 
 
-def script_of(language: str) -> str:
+def script_of_language(language: str) -> str:
     """Return the script of a language code, as in ISO 15924 but in lower case.
 
     The code is one of ISO 639 (`zh`, `zho`), BCP 47 (`zh-Hant-TW`), FLORES (`zho_Hans`) or a locale
@@ -56,7 +56,7 @@ def script_of(language: str) -> str:
 
 
 def bleu_tokenizer(language: str) -> str:
-    """Return the name of sacreBLEU's tokenizer for a language code: see `script_of`.
+    """Return the name of sacreBLEU's tokenizer for a language code: see `script_of_language`.
 
     It is "char" if the packages that the language's tokenizer needs are not installed.
     """
@@ -70,7 +70,7 @@ def ter_words(language: str) -> TerWords:
 
 
 def _fitting_tokenizer(language: str) -> str:
-    return TOKENIZER_BY_SCRIPT.get(script_of(language), "13a")
+    return TOKENIZER_BY_SCRIPT.get(script_of_language(language), "13a")
 
 
 def is_installed(tokenizer: str) -> bool:

@@ -66,7 +66,9 @@ class Scoring:
         if metric == "bleu":
             # sacreBLEU warns that "spm" is an older name of flores101.
             tokenize = "flores101" if self.tokenize == "spm" else self.tokenize
-            return BLEU(tokenize=tokenize, lowercase=self.lowercase)
+            # With "none" the text is known to be tokenized: `force` silences the warning of it.
+            force = tokenize == "none"
+            return BLEU(tokenize=tokenize, lowercase=self.lowercase, force=force)
         if metric == "chrf":
             return CHRF(lowercase=self.lowercase)
         if metric == "chrf++":

@@ -3,6 +3,7 @@
 CTranslate2 translates without PyTorch.
 """
 
+import json
 import logging
 import math
 import re
@@ -63,9 +64,11 @@ MIN_POSITIONS = 2048
 
 # An export contains this empty file, as a sign that it may be replaced by a newer one.
 MARKER_FILE = ".made_by_mt_export"
+# A model of several target languages has this file, with the token that begins a source for each.
+TAGS_FILE = "target_languages.json"
 EXPORTED_FILE_NAMES = re.compile(
     rf"{re.escape(MARKER_FILE)}|model\.bin|config\.json|\w+_vocabulary\.json"
-    r"|tokenizer(\.src|\.tgt)?\.model"
+    rf"|tokenizer(\.src|\.tgt)?\.model|{re.escape(TAGS_FILE)}"
 )
 
 
@@ -97,6 +100,8 @@ def export(
         spec.save(str(partial))
         for tokenizer in set(run.tokenizer_paths(config.tokenizer.joint)):
             shutil.copy(tokenizer, partial)
+        if translator.ids_by_language:
+            _write_tags(translator, partial / TAGS_FILE)
         (partial / MARKER_FILE).touch()
     megabytes = (directory / "model.bin").stat().st_size / 1e6
     logger.info(f"{directory}: {megabytes:.1f} MB, {quantization}, for ctranslate2.Translator")
@@ -112,6 +117,15 @@ def _is_replaceable(directory: Path) -> bool:
     if MARKER_FILE not in {path.name for path in paths}:
         return False
     return all(path.is_file() and EXPORTED_FILE_NAMES.fullmatch(path.name) for path in paths)
+
+
+def _write_tags(translator: Translator, path: Path) -> None:
+    """Write the first token of a source for each target language: {"de": "<tag_0>"}."""
+    tokens = {
+        language: translator.src_tokenizer.piece(token_id)
+        for language, token_id in translator.ids_by_language.items()
+    }
+    path.write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
 
 
 def _make_spec(translator: Translator, config: Config) -> Any:

@@ -11,6 +11,7 @@ from mt.planning.settings import (
     Settings,
     count_epochs,
     describe_epochs,
+    describe_minutes,
 )
 from mt.planning.text_facts import TextFacts
 
@@ -60,7 +61,7 @@ def config_text(
         f"# Made by: {' '.join(command.split())}",  # a name of a file can have a line end
         "#",
         f"# {text.num_pairs:,} pairs for training, about {text.tokens_per_epoch:,} tokens a side.",
-        f"# In {minutes:g} minutes, this machine ({machine.device}) can do about "
+        f"# In {describe_minutes(minutes)}, this machine ({machine.device}) can do about "
         f"{length.num_updates:,} updates: {describe_epochs(num_epochs)}.",
         f"# The sizes are {origin} of the table in docs/recipes.md.",
         "# docs/configuration.md explains all keys; a key that is not here has its default.",

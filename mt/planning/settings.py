@@ -115,6 +115,8 @@ MIN_UPDATES_PER_EPOCH = 10
 MIN_UPDATES = 1000
 MIN_BATCH_TOKENS = 512
 
+MAX_UPDATES = 10**9  # the largest number that a config takes
+
 NUM_VALIDATIONS = 8
 NUM_LOG_LINES = 20  # at least, in a short run
 MAX_WARMUP_SHARE = 0.1
@@ -218,6 +220,7 @@ def choose_batch_tokens(
 def plan_length(settings: Settings, *, update_seconds: float, minutes: float) -> RunLength:
     """Return how many updates fit into the time, and what depends on their number."""
     num_updates = max(1, int(60 * minutes * UPDATE_SHARE / update_seconds))
+    num_updates = min(num_updates, MAX_UPDATES)
     return RunLength(
         num_updates,
         warmup_steps=min(settings.size.warmup_steps, int(MAX_WARMUP_SHARE * num_updates)),
@@ -235,6 +238,12 @@ def describe_epochs(num_epochs: float) -> str:
     """Return a number of epochs in words: "3.2 passes over the text"."""
     digits = 1 if num_epochs < 10 else 0
     return f"{num_epochs:,.{digits}f} passes over the text"
+
+
+def describe_minutes(minutes: float) -> str:
+    """Return a time in words: "1 minute", "2.5 minutes"."""
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"{minutes:g} {unit}"
 
 
 def _round_down(number: int) -> int:

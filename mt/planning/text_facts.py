@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple, Self
 
 from mt.data.normalization import normalize
@@ -135,18 +136,24 @@ def count_frequent(characters: Counter[str]) -> int:
 
 
 def find_scripts(characters: Counter[str]) -> tuple[ScriptShare, ...]:
-    """Return the scripts of the letters in a text and their shares, the most frequent one first.
-
-    Python knows no scripts, so a script is the first word of a letter's Unicode name.
-    """
+    """Return the scripts of the letters in a text and their shares, the most frequent one first."""
     counts: Counter[str] = Counter()
     for character, count in characters.items():
         if character.isalpha():
-            name = unicodedata.name(character, "unknown").split()[0]
-            counts["CJK" if name == "CJK" else name.capitalize()] += count
+            counts[script_of_letter(character)] += count
     total = counts.total()
     return tuple(
         ScriptShare(name, count / total)
         for name, count in counts.most_common()
         if count >= MIN_SCRIPT_SHARE * total
     )
+
+
+@cache
+def script_of_letter(letter: str) -> str:
+    """Return the script of a letter, such as "Latin".
+
+    Python knows no scripts, so this is the first word of the letter's Unicode name.
+    """
+    name = unicodedata.name(letter, "unknown").split()[0]
+    return "CJK" if name == "CJK" else name.capitalize()

@@ -30,6 +30,7 @@ from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
 from mt.training.stopping import count_validations, updates_within
 from mt.training.trainer import Trainer
+from mt.training.validator import count_set_lines, sample_sets
 
 # The first updates are slower than the others: memory is allocated, and kernels are chosen.
 NUM_WARM_UP_UPDATES = 2
@@ -145,17 +146,23 @@ def shorten_validation_set(config: Config, directory: Path, *, num_lines: int) -
     The config that is returned has these files as its validation set. Only the first reference is
     kept.
     """
-    valid = load_eval_set(config.data.valid, config.data).sample(config.train.validation_lines)
-    kept = valid.sample(num_lines)
-    src_path = directory / "valid.src"
-    ref_path = directory / "valid.ref"
-    _write_lines(src_path, kept.src)
-    _write_lines(ref_path, kept.refs[0])
-
-    section = EvalSetConfig(name=valid.name, src=str(src_path), refs=(str(ref_path),))
-    data = config.data.model_copy(update={"valid": section})
+    full_sets = [load_eval_set(section, config.data) for section in config.data.valid]
+    eval_sets = sample_sets(full_sets, config.train.validation_lines)
+    kept_sets = sample_sets(eval_sets, num_lines)
+    sections = []
+    for index, kept in enumerate(kept_sets):
+        src_path = directory / f"valid.{index}.src"
+        ref_path = directory / f"valid.{index}.ref"
+        _write_lines(src_path, kept.src)
+        _write_lines(ref_path, kept.refs[0])
+        sections.append(
+            EvalSetConfig(
+                name=kept.name, src=str(src_path), refs=(str(ref_path),), tgt_lang=kept.tgt_lang
+            )
+        )
+    data = config.data.model_copy(update={"valid": tuple(sections)})
     short_config = config.model_copy(update={"data": data})
-    return ShortValidation(short_config, len(kept.src), len(valid.src))
+    return ShortValidation(short_config, count_set_lines(kept_sets), count_set_lines(eval_sets))
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
@@ -236,7 +243,7 @@ def check_tokens(
     tgt_is_seen = np.bincount(corpus.tgt.ids, minlength=tokenizers.tgt.vocab_size) > 0
     if config.tokenizer.joint:
         src_is_seen = tgt_is_seen = src_is_seen | tgt_is_seen
-    for section in (config.data.valid, *config.data.test):
+    for section in (*config.data.valid, *config.data.test):
         eval_set = load_eval_set(section, config.data)
         normalization = config.data.normalization
         src_normalizer = Normalizer(normalization, tokenizers.src)

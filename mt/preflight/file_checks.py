@@ -85,14 +85,14 @@ def check_encoding(file: FileSurvey) -> list[Finding]:
     return findings
 
 
-def check_alignment(pair: ParallelSurvey) -> Finding:
+def check_alignment(survey: ParallelSurvey) -> Finding:
     """Compare the numbers of lines, and whether line i matches line i throughout."""
-    num_src = len(pair.src)
-    num_tgt = len(pair.tgt)
-    drifts, contrast = find_drifts(pair.src, pair.tgt)
-    drift_text = "; ".join(_describe_drift(drift, pair.num_pairs) for drift in drifts)
-    line = drifts[0].start + 1 if drifts else pair.num_pairs
-    place = pair.tgt.place(line)
+    num_src = len(survey.src)
+    num_tgt = len(survey.tgt)
+    drifts, contrast = find_drifts(survey.src, survey.tgt)
+    drift_text = "; ".join(_describe_drift(drift, survey.num_pairs) for drift in drifts)
+    line = drifts[0].start + 1 if drifts else survey.num_pairs
+    place = survey.tgt.place(line)
 
     level: Level
     if num_src != num_tgt:
@@ -106,7 +106,7 @@ def check_alignment(pair: ParallelSurvey) -> Finding:
         text = f"as many lines on both sides, but {drift_text}"
     elif contrast < MIN_CONTRAST and num_src >= MIN_LINES_FOR_CONTRAST:
         level = "warning"
-        place = str(pair.tgt.path)
+        place = str(survey.tgt.path)
         text = (
             "line i of one side matches line i of the other no better than nearby lines: "
             "are they translations?"
@@ -123,17 +123,17 @@ def check_alignment(pair: ParallelSurvey) -> Finding:
     }
     if drifts:
         numbers["line"] = line
-    return Finding(level, "alignment", place, f"{pair.name}: {text}", numbers)
+    return Finding(level, "alignment", place, f"{survey.name}: {text}", numbers)
 
 
-def check_blank_lines(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
+def check_blank_lines(survey: ParallelSurvey, *, is_train: bool) -> list[Finding]:
     """Report pairs with a blank side.
 
     Training leaves them out, but a validation or test set keeps them, which distorts its scores.
     """
     findings = []
-    num_pairs = pair.num_pairs
-    for file, other in ((pair.src, pair.tgt), (pair.tgt, pair.src)):
+    num_pairs = survey.num_pairs
+    for file, other in ((survey.src, survey.tgt), (survey.tgt, survey.src)):
         is_blank = file.is_blank[:num_pairs]
         numbers = line_numbers(is_blank)
         if not numbers:
@@ -145,7 +145,7 @@ def check_blank_lines(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
             level = "note"
         num_one_sided = int((is_blank & ~other.is_blank[:num_pairs]).sum())
         text = (
-            f"{pair.name}: blank: {format_lines(numbers, file.unit)}, "
+            f"{survey.name}: blank: {format_lines(numbers, file.unit)}, "
             f"{num_one_sided:,} of them with text on the other side"
         )
         if is_train:
@@ -154,10 +154,10 @@ def check_blank_lines(pair: ParallelSurvey, *, is_train: bool) -> list[Finding]:
     return findings
 
 
-def check_duplicates(pair: ParallelSurvey) -> list[Finding]:
+def check_duplicates(survey: ParallelSurvey) -> list[Finding]:
     """Report pairs that occur more than once, and source sentences with several translations."""
     findings = []
-    digests = pair.digests
+    digests = survey.digests
     unique_digests, first_indices = np.unique(digests, return_index=True)
     first_indices = first_indices[unique_digests != 0]
 
@@ -166,43 +166,44 @@ def check_duplicates(pair: ParallelSurvey) -> list[Finding]:
         fraction = format_fraction(num_repeated, len(digests), "pairs")
         is_common = num_repeated > DUPLICATES_WARN_FRACTION * len(digests)
         level: Level = "warning" if is_common else "note"
-        text = f"{pair.name}: {fraction} repeat an earlier one word for word"
+        text = f"{survey.name}: {fraction} repeat an earlier one word for word"
         numbers = {"repeated": num_repeated}
         findings.append(Finding(level, "duplicates", "", text, numbers))
 
-    _, num_translations = np.unique(pair.src.digests[first_indices], return_counts=True)
+    _, num_translations = np.unique(survey.src.digests[first_indices], return_counts=True)
     num_ambiguous = int((num_translations > 1).sum())
     if num_ambiguous:
-        text = f"{pair.name}: {num_ambiguous:,} sources have several translations"
+        text = f"{survey.name}: {num_ambiguous:,} sources have several translations"
         findings.append(Finding("note", "duplicates", "", text, {"ambiguous": num_ambiguous}))
     return findings
 
 
-def check_overlap(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
+def check_overlap(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
     """Report sentences of a validation or test set that are in the training text.
 
     The model may have learned them by heart, which makes the score too high.
     """
-    sources = pair.src.digests[: pair.num_pairs]
+    sources = survey.src.digests[: survey.num_pairs]
     numbers = line_numbers(_occurs_in(sources, [corpus.src.digests for corpus in train]))
     if not numbers:
         return []
-    num_pairs = int(_occurs_in(pair.digests, [corpus.digests for corpus in train]).sum())
+    num_pairs = int(_occurs_in(survey.digests, [corpus.digests for corpus in train]).sum())
 
     train_line = _locate(sources[numbers[0] - 1], train)
     if len(numbers) == 1:
-        lines = f"{pair.src.unit} {numbers[0]} is {train_line}"
+        lines = f"{survey.src.unit} {numbers[0]} is {train_line}"
     else:
-        lines = f"{format_lines(numbers, pair.src.unit)}; the first is {train_line}"
+        lines = f"{format_lines(numbers, survey.src.unit)}; the first is {train_line}"
     fraction = format_fraction(len(numbers), len(sources), "source sentences")
     text = (
-        f"{pair.name}: in train too: {fraction}, {num_pairs:,} with the same translation: {lines}; "
+        f"{survey.name}: in train too: {fraction}, "
+        f"{num_pairs:,} with the same translation: {lines}; "
         "take them out of one of the two"
     )
     is_common = len(numbers) > WARN_FRACTION * len(sources)
     level: Level = "warning" if num_pairs or is_common else "note"
     counts = {"sources": len(numbers), "pairs": num_pairs}
-    return [Finding(level, "overlap", first_place(pair.src, numbers), text, counts)]
+    return [Finding(level, "overlap", first_place(survey.src, numbers), text, counts)]
 
 
 def _occurs_in(digests: Digests, corpora: Sequence[Digests]) -> Mask:
@@ -221,20 +222,20 @@ def _locate(source_digest: np.uint64, train: Sequence[ParallelSurvey]) -> str:
 
 
 def check_forms(
-    pair: ParallelSurvey, train: Sequence[ParallelSurvey], *, normalization: Normalization
+    survey: ParallelSurvey, train: Sequence[ParallelSurvey], *, normalization: Normalization
 ) -> list[Finding]:
     """Report invisible differences between lines or between sets.
 
     That is a file with composed and with decomposed letters, and an evaluation set with unusual
-    spaces or characters of width zero that no training corpus has. `train` is empty if `pair` is a
-    training corpus itself. Normalization removes all of these differences, except in references,
-    which are scored as they are.
+    spaces or characters of width zero that no training corpus has. `train` is empty if `survey` is
+    of a training corpus itself. Normalization removes all of these differences, except in
+    references, which are scored as they are.
     """
     known_kinds: set[str] = set()
     for corpus in train:
         known_kinds |= corpus.src.unusual_lines.keys() | corpus.tgt.unusual_lines.keys()
     findings = []
-    for file in (pair.src, pair.tgt):
+    for file in (survey.src, survey.tgt):
         for kind, numbers in file.unusual_lines.items():
             if kind == DECOMPOSED and file.num_composed > 0:
                 difference = "; other lines have composed ones"
@@ -242,7 +243,7 @@ def check_forms(
                 difference = ", and none in train"
             else:
                 continue
-            is_reference = bool(train) and file is pair.tgt
+            is_reference = bool(train) and file is survey.tgt
             level: Level = "warning"
             if is_reference and kind in (DECOMPOSED, ZERO_WIDTH):  # no score depends on spaces
                 remedy = "; references are scored as they are: convert the file"
@@ -252,7 +253,7 @@ def check_forms(
                 level = "note"
                 remedy = f" (data.normalization: {normalization} removes the difference)"
             lines = format_lines(numbers, file.unit)
-            text = f"{pair.name}: {kind}: {lines}{difference}{remedy}"
+            text = f"{survey.name}: {kind}: {lines}{difference}{remedy}"
             findings.append(Finding(level, "forms", first_place(file, numbers), text))
     return findings
 
@@ -286,20 +287,20 @@ def check_mixed_forms(
     return findings
 
 
-def check_characters(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
+def check_characters(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
     """Report the characters of a validation or test set that neither side of train has."""
     known: set[str] = set()
     for corpus in train:
         known |= corpus.src.characters.keys() | corpus.tgt.characters.keys()
     findings = []
-    for file in (pair.src, pair.tgt):
+    for file in (survey.src, survey.tgt):
         unknown = Counter({c: count for c, count in file.characters.items() if c not in known})
         if not unknown:
             continue
         is_common = max(unknown.values()) > WARN_FRACTION * len(file)
         level: Level = "warning" if is_common else "note"
         text = (
-            f"{pair.name}: {len(unknown):,} characters are not in train: "
+            f"{survey.name}: {len(unknown):,} characters are not in train: "
             f"{describe_characters(unknown)} lines"
         )
         counts = {"characters": len(unknown)}
@@ -307,55 +308,54 @@ def check_characters(pair: ParallelSurvey, train: Sequence[ParallelSurvey]) -> l
     return findings
 
 
-def check_languages(pair: ParallelSurvey, reference: ParallelSurvey) -> list[Finding]:
+def check_languages(survey: ParallelSurvey, reference: ParallelSurvey) -> list[Finding]:
     """Report sides that are swapped, copied, or partly in the other side's language.
 
     `reference` is the set from which the two languages were learned. The two sides are only
     compared with each other if they were read without language log-odds.
     """
-    num_pairs = pair.num_pairs
-    has_equal_sides = pair.src.digests[:num_pairs] == pair.tgt.digests[:num_pairs]
-    is_copy = has_equal_sides & ~pair.src.is_blank[:num_pairs]
+    num_pairs = survey.num_pairs
+    has_equal_sides = survey.src.digests[:num_pairs] == survey.tgt.digests[:num_pairs]
+    is_copy = has_equal_sides & ~survey.src.is_blank[:num_pairs]
     if is_copy.mean() > ERROR_FRACTION:
         fraction = format_fraction(int(is_copy.sum()), num_pairs, "lines")
         text = (
-            f"{pair.name}: both sides are the same text in {fraction}: name the file that has the "
-            "translations"
+            f"{survey.name}: both sides are the same text in {fraction}: name the file that has "
+            "the translations"
         )
-        return [Finding("error", "languages", str(pair.tgt.path), text)]
+        return [Finding("error", "languages", str(survey.tgt.path), text)]
 
-    findings = _report_lines(pair, pair.tgt, is_copy, "the target is a copy of the source")
-    has_log_odds = len(pair.src.log_odds) > 0 and len(pair.tgt.log_odds) > 0
+    findings = _report_lines(survey, survey.tgt, is_copy, "the target is a copy of the source")
+    has_log_odds = len(survey.src.log_odds) > 0 and len(survey.tgt.log_odds) > 0
     if not has_log_odds:
         return findings
 
-    src_in_tgt_lang = pair.src.log_odds < -MIN_LOG_ODDS
-    tgt_in_src_lang = pair.tgt.log_odds > MIN_LOG_ODDS
-    src_is_wrong = src_in_tgt_lang.sum() > (pair.src.log_odds > MIN_LOG_ODDS).sum()
-    tgt_is_wrong = tgt_in_src_lang.sum() > (pair.tgt.log_odds < -MIN_LOG_ODDS).sum()
+    src_in_tgt_lang = survey.src.log_odds < -MIN_LOG_ODDS
+    tgt_in_src_lang = survey.tgt.log_odds > MIN_LOG_ODDS
+    src_is_wrong = src_in_tgt_lang.sum() > (survey.src.log_odds > MIN_LOG_ODDS).sum()
+    tgt_is_wrong = tgt_in_src_lang.sum() > (survey.tgt.log_odds < -MIN_LOG_ODDS).sum()
     if src_is_wrong and tgt_is_wrong:
-        return [
-            _swapped(pair, pair.src, f"its sides are the other way round than {reference.name}'s")
-        ]
+        text = f"its sides are the other way round than {reference.name}'s"
+        return [_swapped(survey, survey.src, text)]
     if src_is_wrong:
         text = f"the source side is in the language of {reference.name}'s target side"
-        return [_swapped(pair, pair.src, text)]
+        return [_swapped(survey, survey.src, text)]
     if tgt_is_wrong:
         text = f"the target side is in the language of {reference.name}'s source side"
-        return [_swapped(pair, pair.tgt, text)]
+        return [_swapped(survey, survey.tgt, text)]
 
     src_in_tgt_lang[:num_pairs] &= ~is_copy
     tgt_in_src_lang[:num_pairs] &= ~is_copy
     text = "the source side seems to be in the target's language"
-    findings += _report_lines(pair, pair.src, src_in_tgt_lang, text)
+    findings += _report_lines(survey, survey.src, src_in_tgt_lang, text)
     text = "the target side seems to be in the source's language"
-    findings += _report_lines(pair, pair.tgt, tgt_in_src_lang, text)
+    findings += _report_lines(survey, survey.tgt, tgt_in_src_lang, text)
     return findings
 
 
-def _swapped(pair: ParallelSurvey, file: FileSurvey, text: str) -> Finding:
+def _swapped(survey: ParallelSurvey, file: FileSurvey, text: str) -> Finding:
     """Return the finding that a side, or both, is in the other language."""
-    return Finding("error", "languages", str(file.path), f"{pair.name}: {text}", {"swapped": 1})
+    return Finding("error", "languages", str(file.path), f"{survey.name}: {text}", {"swapped": 1})
 
 
 def is_swapped(finding: Finding) -> bool:
@@ -363,25 +363,25 @@ def is_swapped(finding: Finding) -> bool:
     return "swapped" in finding.numbers
 
 
-def _report_lines(pair: ParallelSurvey, file: FileSurvey, mask: Mask, text: str) -> list[Finding]:
+def _report_lines(survey: ParallelSurvey, file: FileSurvey, mask: Mask, text: str) -> list[Finding]:
     """Return a finding about the lines of a file where `mask` is true, if there are any."""
     numbers = line_numbers(mask)
     if not numbers:
         return []
     level: Level = "warning" if len(numbers) > WARN_FRACTION * len(mask) else "note"
-    text = f"{pair.name}: {text} in {format_lines(numbers, file.unit)}"
+    text = f"{survey.name}: {text} in {format_lines(numbers, file.unit)}"
     return [Finding(level, "languages", first_place(file, numbers), text)]
 
 
-def describe_lengths(pair: ParallelSurvey) -> Finding:
+def describe_lengths(survey: ParallelSurvey) -> Finding:
     """Return a finding about how long the sentences are."""
-    src = pair.src
-    tgt = pair.tgt
+    src = survey.src
+    tgt = survey.tgt
     words = f"{np.median(src.num_words):,.0f} / {np.median(tgt.num_words):,.0f}"
     characters = f"{np.median(src.num_chars):,.0f} / {np.median(tgt.num_chars):,.0f}"
     longest = f"{np.max(src.num_chars):,.0f} / {np.max(tgt.num_chars):,.0f}"
     text = (
-        f"{pair.name}: median line {words} words, {characters} characters, longest {longest} "
+        f"{survey.name}: median line {words} words, {characters} characters, longest {longest} "
         "(source / target)"
     )
     return Finding("ok", "lengths", "", text)

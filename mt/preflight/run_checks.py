@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from mt.config.choices import Normalization
 from mt.config.load import fill_unset_keys, load_run_config
-from mt.config.schema import Config, CorpusConfig, DataConfig, EvalSetConfig
+from mt.config.schema import (
+    Config,
+    CorpusConfig,
+    DataConfig,
+    EvalSetConfig,
+    LanguagePair,
+    TrainConfig,
+)
 from mt.data.eval_set import load_eval_set
 from mt.data.parallel_text import Side, parallel_texts
 from mt.data.progress import bytes_bar
@@ -32,8 +39,12 @@ from mt.training.run import read_config, recorded_precision, resolve_auto
 logger = logging.getLogger(__name__)
 
 
+# What tells the two languages of a pair apart; None: they are too similar.
+LogOddsByLanguages = dict[LanguagePair, TrigramLogOdds | None]
+
+
 class Surveys(NamedTuple):
-    """Surveys of all text files of a config. A set with several references is several pairs."""
+    """Surveys of all text files of a config. A set with several references has several surveys."""
 
     valid: list[ParallelSurvey]
     test: list[ParallelSurvey]
@@ -59,8 +70,9 @@ def _check_all(
     path: Path, overrides: Sequence[str], *, device: str | None, resume: bool
 ) -> Iterator[Finding]:
     config = read_config(path, overrides, run_dir=None, device=device)
-    text = f"{path}: {config.data.src_lang} to {config.data.tgt_lang}"
-    yield Finding("ok", "config", "", text)
+    directions = dict.fromkeys(config.data.languages(corpus) for corpus in config.data.train)
+    direction_texts = [f"{direction.src} to {direction.tgt}" for direction in directions]
+    yield Finding("ok", "config", "", f"{path}: {', '.join(direction_texts)}")
 
     runtime = None
     try:
@@ -100,41 +112,46 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
     surveys, errors = survey_files(data)
     yield from errors
 
-    evaluation_pairs = [*surveys.valid, *surveys.test]
-    pairs = [*surveys.train, *evaluation_pairs]
-    yield from check_encodings(pairs)
-    for pair in pairs:
-        yield file_checks.check_alignment(pair)
+    evaluation_surveys = [*surveys.valid, *surveys.test]
+    all_surveys = [*surveys.train, *evaluation_surveys]
+    yield from check_encodings(all_surveys)
+    for survey in all_surveys:
+        yield file_checks.check_alignment(survey)
     yield from check_blank_lines(surveys)
     yield from check_duplicates(surveys.train)
-    yield from check_overlaps(evaluation_pairs, surveys.train)
+    yield from check_overlaps(evaluation_surveys, surveys.train)
     yield from check_languages(surveys)
     yield from check_forms(surveys, data.normalization)
-    yield from check_characters(evaluation_pairs, surveys.train)
-    for pair in surveys.train:
-        yield file_checks.describe_lengths(pair)
+    yield from check_characters(evaluation_surveys, surveys.train)
+    for survey in surveys.train:
+        yield file_checks.describe_lengths(survey)
 
 
 def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
     """Read each file once; return the surveys, and an error for each set that cannot be read.
 
-    The validation set is read first: from it the two languages are learned, by which the lines of
+    The validation sets are read first: from them the languages are learned, by which the lines of
     the other sets are scored.
     """
-    log_odds = None
-    valid, errors = survey_set(data.valid.name, data.valid, data, log_odds=None)
-    if valid:
-        log_odds = learn_log_odds(valid[0].src.trigram_counts, valid[0].tgt.trigram_counts)
+    surveys = Surveys([], [], [])
+    errors: list[Finding] = []
+    log_odds: LogOddsByLanguages = {}
+    for section in data.valid:
+        set_surveys, set_errors = survey_set(section.name, section, data, log_odds={})
+        surveys.valid.extend(set_surveys)
+        errors.extend(set_errors)
+        for survey in set_surveys:
+            learned = learn_log_odds(survey.src.trigram_counts, survey.tgt.trigram_counts)
+            log_odds.setdefault(data.languages(section), learned)
 
-    surveys = Surveys(valid, [], [])
     for section in data.test:
-        pairs, set_errors = survey_set(section.name, section, data, log_odds=log_odds)
-        surveys.test.extend(pairs)
+        set_surveys, set_errors = survey_set(section.name, section, data, log_odds=log_odds)
+        surveys.test.extend(set_surveys)
         errors.extend(set_errors)
     for index, corpus in enumerate(data.train):
         name = f"train.{index}" if len(data.train) > 1 else "train"
-        pairs, set_errors = survey_set(name, corpus, data, log_odds=log_odds)
-        surveys.train.extend(pairs)
+        set_surveys, set_errors = survey_set(name, corpus, data, log_odds=log_odds)
+        surveys.train.extend(set_surveys)
         errors.extend(set_errors)
     return surveys, errors
 
@@ -144,13 +161,12 @@ def survey_set(
     section: EvalSetConfig | CorpusConfig,
     data: DataConfig,
     *,
-    log_odds: TrigramLogOdds | None,
+    log_odds: LogOddsByLanguages,
 ) -> tuple[list[ParallelSurvey], list[Finding]]:
-    """Survey the files of one set: a pair for each reference, up to a file that cannot be read."""
-    pairs: list[ParallelSurvey] = []
-    src_log_odds = log_odds
-    if isinstance(section, CorpusConfig) and section.src_lang not in (None, data.src_lang):
-        src_log_odds = None  # the corpus has a source language of its own, which is not learned
+    """Return a survey for each reference of one set, up to a file that cannot be read."""
+    set_surveys: list[ParallelSurvey] = []
+    languages = data.languages(section)
+    own_log_odds = log_odds.get(languages)  # None: no validation set has these languages
     try:
         texts = parallel_texts(section, data)
         logger.info(f"reading {name}")
@@ -160,27 +176,27 @@ def survey_set(
             src = survey_side(
                 texts[0],
                 "src",
-                src_log_odds,
+                own_log_odds,
                 normalization=data.normalization,
                 on_bytes=on_bytes,
             )
             for number, text in enumerate(texts, start=1):
-                pair_name = f"{name} ref {number}" if len(texts) > 1 else name
+                survey_name = f"{name} ref {number}" if len(texts) > 1 else name
                 tgt = survey_side(
-                    text, "tgt", log_odds, normalization=data.normalization, on_bytes=on_bytes
+                    text, "tgt", own_log_odds, normalization=data.normalization, on_bytes=on_bytes
                 )
-                pairs.append(ParallelSurvey(pair_name, src, tgt))
+                set_surveys.append(ParallelSurvey(survey_name, src, tgt, languages))
     except DataError as error:
-        return pairs, [Finding("error", "files", "", str(error))]
-    return pairs, []
+        return set_surveys, [Finding("error", "files", "", str(error))]
+    return set_surveys, []
 
 
-def check_encodings(pairs: Sequence[ParallelSurvey]) -> list[Finding]:
-    """Check the encoding of each file once, even if it is part of several pairs."""
+def check_encodings(surveys: Sequence[ParallelSurvey]) -> list[Finding]:
+    """Check the encoding of each file once, even if it is part of several surveys."""
     files: dict[tuple[Path, Side], FileSurvey] = {}
-    for pair in pairs:
-        files[pair.src.path, "src"] = pair.src
-        files[pair.tgt.path, "tgt"] = pair.tgt
+    for survey in surveys:
+        files[survey.src.path, "src"] = survey.src
+        files[survey.tgt.path, "tgt"] = survey.tgt
     findings = []
     for file in files.values():
         findings += file_checks.check_encoding(file)
@@ -191,47 +207,47 @@ def check_encodings(pairs: Sequence[ParallelSurvey]) -> list[Finding]:
 def check_blank_lines(surveys: Surveys) -> list[Finding]:
     """Check all sets for blank lines."""
     findings = []
-    train_names = {pair.name for pair in surveys.train}
-    for pair in [*surveys.train, *surveys.valid, *surveys.test]:
-        findings += file_checks.check_blank_lines(pair, is_train=pair.name in train_names)
+    train_names = {survey.name for survey in surveys.train}
+    for survey in [*surveys.train, *surveys.valid, *surveys.test]:
+        findings += file_checks.check_blank_lines(survey, is_train=survey.name in train_names)
     return findings or [Finding("ok", "blank lines", "", "none")]
 
 
 def check_duplicates(train: Sequence[ParallelSurvey]) -> list[Finding]:
     """Check each training corpus for repeated pairs."""
     findings = []
-    for pair in train:
-        findings += file_checks.check_duplicates(pair)
+    for survey in train:
+        findings += file_checks.check_duplicates(survey)
     return findings or [Finding("ok", "duplicates", "", "none in train")]
 
 
 def check_overlaps(
-    evaluation_pairs: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
+    evaluation_surveys: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
 ) -> list[Finding]:
     """Check whether sentences of the validation and test sets are in the training text."""
     findings = []
-    for pair in evaluation_pairs:
-        findings += file_checks.check_overlap(pair, train)
-    names = " or ".join(pair.name for pair in evaluation_pairs)
+    for survey in evaluation_surveys:
+        findings += file_checks.check_overlap(survey, train)
+    names = " or ".join(survey.name for survey in evaluation_surveys)
     return findings or [Finding("ok", "overlap", "", f"no source sentence of {names} is in train")]
 
 
 def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]:
     """Check whether sets differ in spaces, accents and characters of width zero."""
     findings = []
-    for pair in surveys.train:
-        findings += file_checks.check_forms(pair, [], normalization=normalization)
-    for pair in [*surveys.valid, *surveys.test]:
-        findings += file_checks.check_forms(pair, surveys.train, normalization=normalization)
+    for survey in surveys.train:
+        findings += file_checks.check_forms(survey, [], normalization=normalization)
+    for survey in [*surveys.valid, *surveys.test]:
+        findings += file_checks.check_forms(survey, surveys.train, normalization=normalization)
     others = [*surveys.valid, *surveys.test]
     findings += file_checks.check_mixed_forms(
-        [pair.src for pair in surveys.train],
-        [pair.src for pair in others],
+        [survey.src for survey in surveys.train],
+        [survey.src for survey in others],
         normalization=normalization,
     )
     findings += file_checks.check_mixed_forms(
-        [pair.tgt for pair in surveys.train],
-        [pair.tgt for pair in others],
+        [survey.tgt for survey in surveys.train],
+        [survey.tgt for survey in others],
         normalization=normalization,
     )
     text = "the same spaces and forms of letters in all sets"
@@ -239,27 +255,54 @@ def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]
 
 
 def check_characters(
-    evaluation_pairs: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
+    evaluation_surveys: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
 ) -> list[Finding]:
     """Check whether the validation and test sets have characters that the training text lacks."""
     findings = []
-    for pair in evaluation_pairs:
-        findings += file_checks.check_characters(pair, train)
-    names = " or ".join(pair.name for pair in evaluation_pairs)
+    for survey in evaluation_surveys:
+        findings += file_checks.check_characters(survey, train)
+    names = " or ".join(survey.name for survey in evaluation_surveys)
     return findings or [Finding("ok", "characters", "", f"all of {names} are in train")]
 
 
 def check_languages(surveys: Surveys) -> list[Finding]:
     """Check all sets for sides that are swapped or in the wrong language.
 
-    The languages are learned from the validation set. If there are several other sets, and all of
-    them seem to be swapped, then it is the validation set that is swapped.
+    The languages are learned from the validation sets, and each set is compared with the first one
+    that has its languages.
     """
-    if not surveys.valid:
-        return []
-    valid = surveys.valid[0]
-    others = [*surveys.train, *surveys.test]
-    findings_by_set = {pair.name: file_checks.check_languages(pair, valid) for pair in others}
+    findings = []
+    are_similar = False
+    valid_by_languages: dict[LanguagePair | None, ParallelSurvey] = {}
+    for survey in surveys.valid:
+        valid_by_languages.setdefault(survey.languages, survey)
+    for languages, valid in valid_by_languages.items():
+        others = [
+            survey for survey in (*surveys.train, *surveys.test) if survey.languages == languages
+        ]
+        findings += _check_languages_of(others, valid)
+        if learn_log_odds(valid.src.trigram_counts, valid.tgt.trigram_counts) is None:
+            are_similar = True
+    for survey in (*surveys.train, *surveys.test):
+        has_valid_set = survey.languages in valid_by_languages
+        if surveys.valid and not has_valid_set and not survey.is_copy_wanted:
+            findings += file_checks.check_languages(survey, surveys.valid[0])
+    if findings or not surveys.valid:
+        return findings
+    if are_similar:
+        text = "not checked: the two sides are too similar to be told apart"
+    else:
+        text = "each side is in one language"
+    return [Finding("ok", "languages", "", text)]
+
+
+def _check_languages_of(others: Sequence[ParallelSurvey], valid: ParallelSurvey) -> list[Finding]:
+    """Check a validation set and other sets of its languages.
+
+    If there are several others, and all of them seem to be swapped, then it is the validation set
+    that is swapped.
+    """
+    findings_by_set = {survey.name: file_checks.check_languages(survey, valid) for survey in others}
     swapped_names = []
     for name, set_findings in findings_by_set.items():
         if any(file_checks.is_swapped(finding) for finding in set_findings):
@@ -276,15 +319,7 @@ def check_languages(surveys: Surveys) -> list[Finding]:
                 if file_checks.is_swapped(finding):
                     finding = _add_sets_that_agree(finding, valid, agreeing_names)
                 findings.append(finding)
-    findings += file_checks.check_languages(valid, valid)
-    if findings:
-        return findings
-
-    if learn_log_odds(valid.src.trigram_counts, valid.tgt.trigram_counts) is None:
-        text = "not checked: the two sides are too similar to be told apart"
-    else:
-        text = "each side is in one language"
-    return [Finding("ok", "languages", "", text)]
+    return findings + file_checks.check_languages(valid, valid)
 
 
 def _add_sets_that_agree(
@@ -299,15 +334,20 @@ def _add_sets_that_agree(
 
 
 def check_scoring(config: Config) -> Finding:
-    """Check that the references of the validation set are plain text, and that BLEU's tokenizer
+    """Check that the references of the validation sets are plain text, and that BLEU's tokenizer
     fits them. Raises MtError.
     """
-    scoring = scoring_of_run(config)
-    valid = load_eval_set(config.data.valid, config.data)
-    problems = find_text_problems(valid.name, {"references": valid.refs[0]}, scoring)
+    problems = []
+    tokenizers = []
+    for section in config.data.valid:
+        valid = load_eval_set(section, config.data)
+        scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
+        problems += find_text_problems(valid.name, {"references": valid.refs[0]}, scoring)
+        tokenizers.append(scoring.tokenize)
     if problems:
         return Finding("warning", "scores", "", "; ".join(problems))
-    return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {scoring.tokenize}")
+    names = ", ".join(dict.fromkeys(tokenizers))
+    return Finding("ok", "scores", "", f"BLEU with sacreBLEU's tokenizer {names}")
 
 
 # Training
@@ -315,7 +355,12 @@ def check_scoring(config: Config) -> Finding:
 
 def _without_init_from(config: Config) -> Config:
     """Return the config of a run that has begun, and does not need `train.init_from` any more."""
-    train = config.train.model_copy(update={"init_from": None})
+    defaults = {
+        name: field.default
+        for name, field in TrainConfig.model_fields.items()
+        if name.startswith("init_")
+    }
+    train = config.train.model_copy(update=defaults)
     return config.model_copy(update={"train": train})
 
 

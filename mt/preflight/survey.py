@@ -7,6 +7,7 @@ lines are listed, not refused.
 import re
 import unicodedata
 import zlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
+from mt.config.schema import LanguagePair
 from mt.data.normalization import is_blank, normalize, remove_zero_width
 from mt.data.parallel_text import ParallelText, Side
 from mt.data.text import OnBytes
@@ -139,6 +141,12 @@ class ParallelSurvey(NamedTuple):
     name: str  # as shown to the user, such as "train" or "test ref 2"
     src: FileSurvey
     tgt: FileSurvey
+    languages: LanguagePair | None = None  # None: not known
+
+    @property
+    def is_copy_wanted(self) -> bool:
+        """Whether both sides are in the same language, as in copied monolingual text."""
+        return self.languages is not None and self.languages.src == self.languages.tgt
 
     @property
     def num_pairs(self) -> int:
@@ -150,10 +158,7 @@ class ParallelSurvey(NamedTuple):
         """Hash of both sides of each pair, (num_pairs,); 0 where one side is blank."""
         src = self.src.digests[: self.num_pairs]
         tgt = self.tgt.digests[: self.num_pairs]
-        # The factor (2**64 divided by the golden ratio) makes the hash depend on which side is
-        # which.
-        combined = src * np.uint64(0x9E3779B97F4A7C15) + tgt
-        return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
+        return combine_digests(src, tgt)
 
 
 def survey_side(
@@ -171,9 +176,9 @@ def survey_side(
     """
     digests = bytearray()
     cues = bytearray()
-    num_chars: list[int] = []
-    num_words: list[int] = []
-    num_cues: list[int] = []
+    num_chars = array("i")
+    num_words = array("i")
+    num_cues = array("i")
     log_odds: list[NDArray[np.float32]] = []
     trigram_counts = np.zeros(NUM_TRIGRAM_HASHES, np.int64)
     bad_lines: dict[str, list[int]] = defaultdict(list)
@@ -219,6 +224,13 @@ def survey_side(
         num_composed=num_composed,
         characters=characters,
     )
+
+
+def combine_digests(src: Digests, tgt: Digests) -> Digests:
+    """Return a hash of both sides of each pair; 0 where one side is blank."""
+    # The factor (2**64 divided by the golden ratio) makes the hash depend on which side is which.
+    combined = src * np.uint64(0x9E3779B97F4A7C15) + tgt
+    return np.where((src == 0) | (tgt == 0), np.uint64(0), combined)
 
 
 def hash_words(words: list[str]) -> bytes:

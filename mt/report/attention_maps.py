@@ -1,12 +1,11 @@
 """mt attention: the attention weights of a model for one sentence, as an HTML page or as JSON."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mt.data.corpus import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import DataError
@@ -17,11 +16,11 @@ from mt.report.attention_page import (
     attention_page,
     group_words,
 )
+from mt.report.template import link_below
 from mt.storage.atomic import atomic_file
+from mt.storage.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
-
-FORMATTERS = {".html": attention_page, ".json": attention_json}  # by the suffix of the output file
 
 
 def write_attention(
@@ -30,19 +29,24 @@ def write_attention(
     *,
     output: Path,
     target: str | None,
+    to: str | None = None,
     checkpoint: str = "best",
     device: str = "auto",
 ) -> None:
     """Write the attention weights between a sentence and `target` to an HTML or JSON file.
 
-    Without a target, the model's own translation is used. Raises MtError.
+    Without a target, the model's own translation is used, which is into the language `to`. Raises
+    MtError.
     """
-    formatter = FORMATTERS.get(output.suffix)
-    if formatter is None:
+    if output.suffix not in (".html", ".json"):
         raise DataError(f"{output}: the file name must end in .html (a page) or .json (numbers)")
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
-    maps = attention_maps(translator, sentence, target=target, name=str(run_dir))
-    content = formatter(maps)
+    maps = attention_maps(translator, sentence, target=target, name=run_dir.resolve().name, to=to)
+    if output.suffix == ".json":
+        content = attention_json(maps)
+    else:
+        link = link_below(output, RunDir(run_dir).report_path, text="Report of the run")
+        content = attention_page(maps, links=[link] if link is not None else [])
     with atomic_file(output) as file:
         # The name of the run may have bytes that are not UTF-8.
         file.write(content.encode(errors="backslashreplace"))
@@ -58,19 +62,21 @@ def attention_maps(
     *,
     target: str | None,
     name: str,
-    prefix: Prefix = (),
+    to: str | None = None,
 ) -> AttentionMaps:
     """Return the attention weights between a sentence and `target`, or its own translation.
 
-    The tags of `prefix` are in front of the sentence, as special words. Raises DataError for a text
-    that cannot be shown.
+    The tag of the target language `to` is in front of the sentence as a special word, if it has
+    one. Raises DataError for a text that cannot be shown.
     """
-    attention = translator.attention(sentence, target, prefix=prefix)
+    attention = translator.attention(sentence, target, to=to)
     tgt_tokenizer = translator.tgt_tokenizer
     tgt_out = attention.ids.tgt
     tgt_in = [tgt_tokenizer.bos_id, *tgt_out[:-1]]
     sides = {
-        "src": axis_tokens(translator.src_tokenizer, attention.ids.src),
+        "src": axis_tokens(
+            translator.src_tokenizer, attention.ids.src, tag_names=translator.tag_names
+        ),
         "tgt_in": axis_tokens(tgt_tokenizer, tgt_in),
         "tgt_out": axis_tokens(tgt_tokenizer, tgt_out),
     }
@@ -79,13 +85,23 @@ def attention_maps(
         "encoder": list(attention.encoder),
         "decoder": list(attention.decoder),
     }
-    return AttentionMaps(name, attention.src_text, attention.tgt_text, sides, weights)
+    return AttentionMaps(
+        name=name,
+        src_lang=translator.src_lang,
+        tgt_lang=to or translator.tgt_lang,
+        src_text=attention.src_text,
+        tgt_text=attention.tgt_text,
+        sides=sides,
+        weights=weights,
+    )
 
 
-def axis_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> AxisTokens:
+def axis_tokens(
+    tokenizer: Tokenizer, ids: Sequence[int], *, tag_names: Mapping[int, str] | None = None
+) -> AxisTokens:
     """Return the subwords and words of a sequence of token ids."""
     special_ids = {tokenizer.bos_id, tokenizer.eos_id, *tokenizer.tag_ids}
-    subwords = tokenizer.token_names(ids)
+    subwords = tokenizer.token_names(ids, tag_names=tag_names)
     special_positions = [i for i, token_id in enumerate(ids) if token_id in special_ids]
     word_index = group_words(subwords, special_positions=special_positions)
 

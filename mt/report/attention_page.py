@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt.data.words import find_words
-from mt.report.template import render
+from mt.report.template import PageLink, render
+from mt.report.text_language import text_language
 
 Array = NDArray[np.float32]
 
@@ -48,6 +49,8 @@ class AttentionMaps(NamedTuple):
     """The attention weights of one sentence pair, with the tokens that they belong to."""
 
     name: str  # of the run
+    src_lang: str
+    tgt_lang: str
     src_text: str
     tgt_text: str
     sides: Mapping[str, AxisTokens]  # "src", "tgt_in" and "tgt_out"
@@ -192,17 +195,25 @@ def attention_json(maps: AttentionMaps) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def attention_page(maps: AttentionMaps) -> str:
-    """Return the maps as an HTML page. Its script draws them, without access to the network."""
+def attention_page(maps: AttentionMaps, *, links: Sequence[PageLink] = ()) -> str:
+    """Return the maps as an HTML page. Its script draws them, without access to the network.
+
+    `links` lead to other pages about the run.
+    """
     kinds = {}
     for kind, (query_side, key_side) in ATTENTION_AXES.items():
         layers = [[_pack_weights(head) for head in layer] for layer in maps.weights[kind]]
         kinds[kind] = {"queries": query_side, "keys": key_side, "layers": layers}
     sides = {}
     for name, side in maps.sides.items():
-        sides[name] = _side_as_dict(side._replace(subwords=display_pieces(side.subwords)))
+        language = text_language(maps.src_lang if name == "src" else maps.tgt_lang)
+        sides[name] = {
+            **_side_as_dict(side._replace(subwords=display_pieces(side.subwords))),
+            "lang": language.lang,
+            "dir": language.dir,
+        }
     data = {"sides": sides, "kinds": kinds, "steps": WEIGHT_STEPS}
-    return render("attention.html", {"maps": maps, "data": data})
+    return render("attention.html", {"maps": maps, "data": data, "links": links})
 
 
 def _side_as_dict(side: AxisTokens) -> dict[str, Any]:

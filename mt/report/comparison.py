@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
 from mt.report.compared_runs import ComparedRun, read_runs, run_facts
 from mt.report.comparison_plots import Plot, comparison_plots, group_colour
-from mt.report.template import render
+from mt.report.facts import describe_languages
+from mt.report.template import PageLink, link_below, render
 from mt.storage.atomic import atomic_file
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import read_scope
@@ -68,6 +69,8 @@ class ComparedSet(NamedTuple):
     """An evaluation set, translated by all runs that have a checkpoint."""
 
     name: str
+    src_lang: str
+    tgt_lang: str
     num_lines: int
     runs: list[ComparedRun]  # the first is the baseline of the tests
     scores: list[PairedScores]  # one for each metric
@@ -83,6 +86,7 @@ class Comparison(NamedTuple):
     plots: list[Plot]
     sets: list[ComparedSet]
     notes: list[str]  # sentences about what could not be shown, or cannot be compared
+    report_links: Mapping[str, PageLink] = {}  # to the reports of the runs, by name of the run
 
 
 def write_comparison(
@@ -100,7 +104,12 @@ def write_comparison(
     comparison = compare_runs(
         run_dirs, checkpoint=checkpoint, device=device, on_progress=on_progress
     )
-    page = comparison_page(comparison)
+    links = {}
+    for run in comparison.runs:
+        link = link_below(output, RunDir(run.path).report_path, text="report")
+        if link is not None:
+            links[run.name] = link
+    page = comparison_page(comparison._replace(report_links=links))
     with atomic_file(output) as file:
         file.write(page.encode(errors="backslashreplace"))
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
@@ -115,7 +124,7 @@ def compare_runs(
 ) -> Comparison:
     """Read the records of runs, and translate and score the evaluation sets of the first one."""
     runs = read_runs(run_dirs)
-    languages = f"{runs[0].config.data.src_lang} → {runs[0].config.data.tgt_lang}"
+    languages = describe_languages(runs[0].config.data)
     notes = _notes_on_validations(runs)
     usable = runs
     if checkpoint == "best":
@@ -141,13 +150,15 @@ def compare_runs(
 
 def compare_sets(translated: TranslatedSets, runs: Sequence[ComparedRun]) -> list[ComparedSet]:
     """Score the translations of the runs, and find the sentences where they differ most."""
-    scorer = SentenceScorer(translated.scoring)
     compared = []
     for item in translated.sets:
-        scores = item.compare_systems(DEFAULT_METRICS, scoring=translated.scoring)
+        scorer = SentenceScorer(item.scoring)
+        scores = item.compare_systems(DEFAULT_METRICS)
         compared.append(
             ComparedSet(
                 name=item.eval_set.name,
+                src_lang=item.eval_set.src_lang or runs[0].config.data.src_lang,
+                tgt_lang=item.eval_set.tgt_lang or runs[0].config.data.tgt_lang,
                 num_lines=len(item.eval_set.src),
                 runs=list(runs),
                 scores=scores,

@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from mt.config.schema import Config, CorpusConfig, EvalSetConfig, Section
+from mt.config.schema import (
+    Config,
+    CorpusConfig,
+    DataConfig,
+    EvalSetConfig,
+    LanguagePair,
+    Section,
+)
 from mt.config.yaml_file import show
 from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
@@ -70,15 +77,16 @@ def _elapsed_seconds(history: MetricsHistory) -> float | None:
 
 def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
     data = config.data
-    facts = [Fact("languages", f"{data.src_lang} → {data.tgt_lang}")]
+    facts = [Fact("languages", describe_languages(data))]
     for index, corpus in enumerate(data.train):
         value = "number of pairs unknown: the run's cache was deleted"
         if counts is not None:
             value = f"{counts.kept[index]:,} pairs kept"
         if corpus.weight != 1.0:
             value += f", weight {corpus.weight:g}"
-        src_lang = corpus.src_lang or data.src_lang
-        facts.append(Fact(_file_names(corpus, src_lang, data.tgt_lang), value))
+        if corpus.tag is not None:
+            value += f", tag {corpus.tag}"
+        facts.append(Fact(_file_names(corpus, data.languages(corpus)), value))
     if counts is not None:
         facts.append(Fact("all training pairs", str(counts.total)))
     rule = (
@@ -86,17 +94,23 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
         f" or more than {data.max_length_ratio:g} times as long as the other"
     )
     facts.append(Fact("pairs left out if", rule))
-    eval_sets = [(f"validation: {data.valid.name}", data.valid)]
+    eval_sets = [(f"validation: {valid_set.name}", valid_set) for valid_set in data.valid]
     eval_sets += [(f"test: {test_set.name}", test_set) for test_set in data.test]
     for name, eval_set in eval_sets:
-        facts.append(Fact(name, _file_names(eval_set, data.src_lang, data.tgt_lang)))
+        facts.append(Fact(name, _file_names(eval_set, data.languages(eval_set))))
     return facts
 
 
-def _file_names(section: CorpusConfig | EvalSetConfig, src_lang: str, tgt_lang: str) -> str:
+def describe_languages(data: DataConfig) -> str:
+    """Return the directions of a run: `en → de`, or several of them."""
+    pairs = dict.fromkeys(data.languages(corpus) for corpus in data.train)
+    return ", ".join(f"{pair.src} → {pair.tgt}" for pair in pairs)
+
+
+def _file_names(section: CorpusConfig | EvalSetConfig, languages: LanguagePair) -> str:
     """Return the names of the files of a corpus or evaluation set, without their directories."""
     if section.prefix is not None:
-        return f"{Path(section.prefix).name}.{{{src_lang},{tgt_lang}}}"
+        return f"{Path(section.prefix).name}.{{{languages.src},{languages.tgt}}}"
     single_file = section.tsv or section.tmx
     if single_file is not None:
         return Path(single_file).name

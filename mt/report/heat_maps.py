@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Translator
 from mt.evaluation.analysis import words_and_punctuation
 from mt.report.attention_maps import attention_maps
@@ -28,16 +29,20 @@ class HeatMap(NamedTuple):
     queries: Sequence[str]
     keys: Sequence[str]
     weights: NDArray[np.float32]  # (num_queries, num_keys)
+    src_lang: str  # language of the keys
+    tgt_lang: str  # language of the queries
 
 
-def compute_heat_maps(sources: Sequence[str], translator: Translator) -> list[HeatMap]:
-    """Return heat maps of up to MAX_HEAT_MAPS short sentences, evenly spaced over `sources`."""
-    short = [source for source in sources if _is_suitable(source, translator)]
+def compute_heat_maps(eval_set: EvalSet, translator: Translator) -> list[HeatMap]:
+    """Return heat maps of up to MAX_HEAT_MAPS short sentences, evenly spaced over a set."""
+    short = [source for source in eval_set.src if _is_suitable(source, translator)]
     num_maps = min(MAX_HEAT_MAPS, len(short))
     chosen = np.linspace(0, len(short) - 1, num_maps).round().astype(int)
     heat_maps = []
     for index in chosen:
-        maps = attention_maps(translator, short[index], target=None, name="")
+        maps = attention_maps(translator, short[index], target=None, name="", to=eval_set.tgt_lang)
+        if eval_set.src_lang is not None:
+            maps = maps._replace(src_lang=eval_set.src_lang)
         heat_maps.append(_cross_attention_map(maps))
     return heat_maps
 
@@ -58,7 +63,7 @@ def _cross_attention_map(maps: AttentionMaps) -> HeatMap:
     upper_layers = np.stack(layers[len(layers) // 2 :])  # (layers, heads, queries, keys)
     mean = upper_layers.mean(axis=(0, 1))  # (queries, keys)
     weights = word_level_weights(mean[None], queries, keys)[0]
-    return HeatMap(queries.words, keys.words, weights)
+    return HeatMap(queries.words, keys.words, weights, maps.src_lang, maps.tgt_lang)
 
 
 def subwords_if_unspaced(side: AxisTokens) -> AxisTokens:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mt.data.corpus import FilterCounts, load_pair_numbers
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import load_pair_numbers
 from mt.errors import CheckpointError, DataError
 from mt.storage.checkpoint import find_checkpoint, load_meta
 from mt.storage.run_dir import RunDir

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
-# CSS variables that a page may set, and the colours used where it does not.
+# The CSS variables of the colours in a plot, with their values in the light scheme of `base.css`.
 PALETTE = {
-    "ink": "#1c2733",
-    "muted": "#64707d",
-    "grid": "#e3e8ee",
-    "paper": "#fefefd",
-    "alarm": "#c0281f",
-    "first": "#2563b8",
-    "second": "#d4650a",
-    "third": "#0e8a72",
-    "fourth": "#7b4fb5",
-    "fifth": "#a1790f",
-    "sixth": "#c03d7a",
+    "ink": "#1d2230",
+    "muted": "#5d6472",
+    "grid": "#e3dfd5",
+    "paper": "#fcfbf8",
+    "alarm": "#b3202c",
+    "first": "#2d5b8f",
+    "second": "#b4430f",
+    "third": "#2c7a5e",
+    "fourth": "#7448a8",
+    "fifth": "#8a670c",
+    "sixth": "#b03a70",
 }
 STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",

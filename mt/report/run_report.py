@@ -1,7 +1,7 @@
 """mt report: one HTML page about a training run, finished or not."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ from mt.evaluation.text_warnings import find_seen_source_problems
 from mt.planning.advice import Advice
 from mt.planning.next_steps import suggest_next_steps
 from mt.planning.output_advice import OutputCounts, count_outputs
-from mt.report.facts import Fact, list_facts, summarise
+from mt.report.facts import Fact, describe_languages, list_facts, summarise
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
 from mt.report.scored_set import ScoredSet, load_evaluation_sets, translate_and_score
-from mt.report.template import render
+from mt.report.template import PageLink, link_below, render
 from mt.report.training_history import (
     SampleVersion,
     follow_samples,
@@ -40,6 +40,8 @@ class Report(NamedTuple):
 
     name: str
     languages: str
+    src_lang: str  # of the samples; "" if there are several languages
+    tgt_lang: str
     summary: Sequence[Fact]
     facts: Mapping[str, Sequence[Fact]]  # by heading
     history: MetricsHistory
@@ -50,6 +52,7 @@ class Report(NamedTuple):
     missing: Sequence[str]  # sentences about what could not be shown
     config: str  # as YAML
     next_steps: Sequence[Advice] | None = None  # None: there are too few validations to judge
+    links: Sequence[PageLink] = ()  # to other pages about the run
 
 
 class Evaluation(NamedTuple):
@@ -79,7 +82,8 @@ def write_report(
     report = collect_report(run_dir, checkpoint=checkpoint, device=device)
     for sentence in report.missing:
         logger.info(sentence)
-    page = report_page(report)
+    link = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
+    page = report_page(report._replace(links=[link] if link is not None else []))
     with atomic_file(output) as file:
         file.write(page.encode(errors="backslashreplace"))
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
@@ -92,9 +96,12 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
     history = read_metrics_log(run.metrics_path)
     counts = read_pair_counts(run, num_corpora=len(config.data.train))
     evaluation = evaluate_run(run, config, checkpoint=checkpoint, device=device)
+    valid_languages = [config.data.languages(section) for section in config.data.valid]
     return Report(
         name=run.path.resolve().name,
-        languages=f"{config.data.src_lang} → {config.data.tgt_lang}",
+        languages=describe_languages(config.data),
+        src_lang=_single_language(languages.src for languages in valid_languages),
+        tgt_lang=_single_language(languages.tgt for languages in valid_languages),
         summary=summarise(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,
@@ -106,6 +113,12 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         config=dump_config(config),
         next_steps=find_next_steps(config, history, evaluation.scored_sets),
     )
+
+
+def _single_language(languages: Iterable[str]) -> str:
+    """Return the language if all are the same, else ""."""
+    different = set(languages)
+    return different.pop() if len(different) == 1 else ""
 
 
 def find_next_steps(
@@ -135,7 +148,6 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     """Translate and score the run's evaluation sets, if there is a checkpoint yet."""
     if checkpoint == "best" and not (run.checkpoints_dir / "best").is_file():
         return Evaluation(missing=["The run has no checkpoint yet: nothing could be translated."])
-    scoring = scoring_of_run(config)
     translator = Translator.load(run.path, checkpoint=checkpoint, device=device)
     eval_sets, problems = load_evaluation_sets(config)
     problems += [f"{text}." for text in find_seen_source_problems(eval_sets, config.data)]
@@ -144,9 +156,10 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     heat_maps_source = ""
     for eval_set in eval_sets:
         logger.info(f"{eval_set.name}: translating {len(eval_set.src):,} sentences")
+        scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
         scored_sets.append(translate_and_score(eval_set, translator, scoring=scoring))
         if not heat_maps:  # the sets before had no suitable sentence
-            heat_maps = compute_heat_maps(eval_set.src, translator)
+            heat_maps = compute_heat_maps(eval_set, translator)
             heat_maps_source = eval_set.name
     return Evaluation(
         checkpoint=find_checkpoint(run.checkpoints_dir, checkpoint).name,

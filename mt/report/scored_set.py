@@ -12,29 +12,35 @@ from mt.errors import DataError
 from mt.evaluation.analysis import (
     Bucket,
     Example,
+    PercentileExample,
     ScoredSentence,
     choose_examples,
+    percentile_examples,
     sentence_chrf,
 )
 from mt.evaluation.by_length import score_by_length
 from mt.evaluation.metrics import NUM_RESAMPLES, Score, Scoring, score_corpus
 
 NUM_EXAMPLES = 5  # at most, of each kind and set
+PERCENTILES = (90, 70, 50, 30, 10)  # of chrF, of the translations that open a report
 
 
 class ScoredSet(NamedTuple):
     """An evaluation set with its translations and scores."""
 
     name: str
+    src_lang: str
+    tgt_lang: str
     sentences: Sequence[ScoredSentence]
     scores: Sequence[Score]  # BLEU, chrF, and TER if the language has words
     length_unit: str  # "words" or "characters"
     by_length: Sequence[tuple[Bucket, Sequence[Score]]]  # BLEU and chrF by source length
     examples: Mapping[str, Sequence[Example]]  # "best", "worst" and "instructive"
+    cross_section: Sequence[PercentileExample]  # from good to bad translations
 
 
 def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
-    """Load the sets that `mt evaluate` would score: the test sets, or else the validation set.
+    """Load the sets that `mt evaluate` would score: the test sets, or else the validation sets.
 
     Sets with unreadable files are left out. The second value has a sentence for each of them,
     and one if there are no test sets.
@@ -42,10 +48,11 @@ def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
     sections = config.data.test
     problems = []
     if not sections:
-        sections = (config.data.valid,)
+        sections = config.data.valid
+        names = ", ".join(section.name for section in sections)
         problems.append(
-            f"The config has no test sets. The scores are of {config.data.valid.name},"
-            " which was also used to select the checkpoint."
+            f"The config has no test sets. The scores are of {names}: validation text, by which "
+            "the checkpoint was selected too."
         )
     eval_sets = []
     for section in sections:
@@ -61,7 +68,7 @@ def translate_and_score(
 ) -> ScoredSet:
     """Translate an evaluation set, score it as a whole and by length, and choose examples."""
     sentences = []
-    n_best_lists = translator.n_best(eval_set.src, num_translations=1)
+    n_best_lists = translator.n_best(eval_set.src, num_translations=1, to=eval_set.tgt_lang)
     for index, (translation,) in enumerate(n_best_lists):
         refs = [lines[index] for lines in eval_set.refs]
         sentences.append(score_sentence(eval_set.src[index], translation, refs))
@@ -73,8 +80,17 @@ def translate_and_score(
         eval_set, hyps, scoring=scoring, metrics=("bleu", "chrf"), num_resamples=NUM_RESAMPLES
     )
 
-    examples = choose_examples(sentences, num_each=NUM_EXAMPLES)
-    return ScoredSet(eval_set.name, sentences, scores, lengths.unit, lengths.buckets, examples)
+    return ScoredSet(
+        name=eval_set.name,
+        src_lang=eval_set.src_lang or translator.src_lang,
+        tgt_lang=eval_set.tgt_lang or translator.tgt_lang,
+        sentences=sentences,
+        scores=scores,
+        length_unit=lengths.unit,
+        by_length=lengths.buckets,
+        examples=choose_examples(sentences, num_each=NUM_EXAMPLES),
+        cross_section=percentile_examples(sentences, PERCENTILES),
+    )
 
 
 def score_sentence(src: str, translation: Translation, refs: Sequence[str]) -> ScoredSentence:

@@ -17,7 +17,8 @@ WRITTEN_NAMES = {
     ".": r"config\.yaml|metrics\.jsonl|source_stats\.json|tokenizer(\.src|\.tgt)?\.model",
     "checkpoints": r"step_[0-9]{8,}|last|best",
     "checkpoints/step_*": r"SHA256SUMS",
-    "cache": r"[0-9a-f]{32}",
+    "cache": r"[0-9a-f]{32}|known_files\.json",
+    "cache/.*.unfinished": r"progress\.json",
 }
 
 
@@ -43,6 +44,8 @@ class RunDir:
         self.source_stats_path = path / "source_stats.json"  # of the training text
         self.checkpoints_dir = path / "checkpoints"
         self.cache_dir = path / "cache"  # the encoded training text; may be deleted
+        self.report_path = path / "report.html"  # where mt report writes by default
+        self.attention_path = path / "attention.html"  # where mt attention writes by default
 
     @property
     def display_path(self) -> str:

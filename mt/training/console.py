@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mt.decoding.translation import OnProgress, TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
-from mt.training.metrics_log import FinalRecord, Validation
+from mt.training.metrics_log import FinalRecord, SetResult, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def format_validation(step: int, validation: Validation, *, is_best: bool) -> st
         fields.append(str(validation.scope))
     if is_best:
         fields.append("best")
-    lines = [" | ".join(fields)]
+    lines = [" | ".join(fields), *_format_sets(validation.sets)]
     for sample in validation.samples:
         lines += [f"    src {sample.src}", f"    ref {sample.ref}", f"    hyp {sample.hyp}", ""]
     return "\n".join(lines).rstrip()
@@ -205,4 +205,16 @@ def format_final_score(final: FinalRecord) -> str:
     ]
     if final.scope.num_lines < final.scope.num_lines_in_set:
         fields.append("all lines would take more than 10 % of max_minutes")
-    return " | ".join(fields)
+    return "\n".join([" | ".join(fields), *_format_sets(final.sets)])
+
+
+def _format_sets(sets: Sequence[SetResult]) -> list[str]:
+    """Return a line for each of several validation sets; the scores above are their means."""
+    lines = []
+    for item in sets:
+        fields = [f"    {item.name}"]
+        if item.loss is not None:
+            fields.append(f"loss {item.loss:.3f}")
+        fields += [f"{name} {value:.2f}" for name, value in item.scores.items()]
+        lines.append(" | ".join(fields))
+    return lines

@@ -5,13 +5,24 @@ checkpoints of a run. The final score is the one to report.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from mt.evaluation.evaluate import score_set
 from mt.experiment import Experiment
 from mt.storage.checkpoint import BEST, find_checkpoint, step_name
-from mt.training.metrics_log import FinalRecord, MetricsLine, ScoreScope, ValidationRecord
-from mt.training.validator import METRICS, TranslationBar, Validator, no_translation_bar
+from mt.training.metrics_log import (
+    FinalRecord,
+    MetricsLine,
+    ScoreScope,
+    ValidationRecord,
+    read_sets,
+)
+from mt.training.validator import (
+    TranslationBar,
+    Validator,
+    no_translation_bar,
+    sample_sets,
+    score_eval_sets,
+    translate_eval_sets,
+)
 
 # The final scoring takes at most this share of `train.max_minutes`. If the whole set needs more, a
 # sample of it is scored.
@@ -27,7 +38,7 @@ BEAM_COST = 0.65
 
 
 class FinalScoring:
-    """Scores the best checkpoint of a run on the validation set."""
+    """Scores the best checkpoint of a run on the validation sets."""
 
     def __init__(
         self,
@@ -79,6 +90,7 @@ class FinalScoring:
             signatures=signatures,
             scope=scope,
             elapsed_seconds=elapsed_seconds,
+            sets=read_sets(line),
         )
 
     def _has_final_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> bool:
@@ -93,16 +105,16 @@ class FinalScoring:
     def _translate_and_score(self, checkpoint: str, num_lines: int) -> FinalRecord:
         config = self.experiment.config
         translator = self.experiment.translator(checkpoint, device=config.train.device)
-        eval_set = self.experiment.validation_set.sample(num_lines)
+        eval_sets = sample_sets(self.experiment.validation_sets, num_lines)
         with self.translation_bar(f"scoring {checkpoint} on {num_lines:,} lines") as on_progress:
-            hypotheses = replace(translator, on_progress=on_progress).translate(eval_set.src)
-        scoring = self.validator.scoring
-        scores = score_set(eval_set, hypotheses, scoring=scoring, metrics=METRICS).scores
+            hypotheses_of_sets = translate_eval_sets(translator, eval_sets, on_progress=on_progress)
+        scored = score_eval_sets(eval_sets, hypotheses_of_sets, config)
         return FinalRecord(
             checkpoint,
-            scores={score.name: score.value for score in scores},
-            signatures={score.name: score.signature for score in scores},
+            scores=scored.scores,
+            signatures=scored.signatures,
             scope=self._scope(num_lines),
+            sets=scored.sets if len(scored.sets) > 1 else [],
         )
 
     def _scope(self, num_lines: int) -> ScoreScope:

@@ -1,14 +1,20 @@
 """Start of a training from another run: `train.init_from` and `train.freeze`."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from mt.config.load import diff_configs, inherit_model, load_run_config
-from mt.config.schema import Config, TrainConfig
+from mt.config.schema import Config, Section
+from mt.data.tags import choose_tags
 from mt.errors import ConfigError
+from mt.experiment import Experiment, Tokenizers
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import find_checkpoint, load_weights
 from mt.storage.run_dir import open_run_dir
+
+logger = logging.getLogger(__name__)
 
 # Keys that may differ from the other run: they change neither shape nor meaning of the weights.
 KEYS_THAT_MAY_DIFFER = {
@@ -32,11 +38,13 @@ def inherit_from_parent(config: Config) -> Config:
         return config
     parent = load_run_config(open_run_dir(Path(init_from)).config_path)
     child = inherit_model(config, parent)
-    parent_parts = {
+    child = _inherit_tags(child, parent)
+    parent_parts: dict[str, Section] = {
         "model": parent.model,
-        "tokenizer": parent.tokenizer,
         "data": child.data.model_copy(update={"normalization": parent.data.normalization}),
     }
+    if child.train.init_tokenizer == "parent":
+        parent_parts["tokenizer"] = parent.tokenizer
     differences = diff_configs(child.model_copy(update=parent_parts), child)
     forbidden = [line for line in differences if line.partition(":")[0] not in KEYS_THAT_MAY_DIFFER]
     if forbidden:
@@ -48,17 +56,92 @@ def inherit_from_parent(config: Config) -> Config:
     return child
 
 
-def load_initial_weights(model: Transformer, config: TrainConfig) -> None:
+def _inherit_tags(child: Config, parent: Config) -> Config:
+    """Return the config of the child with the tags of the parent first, and then its own.
+
+    Raises ConfigError if the user gives the control tokens another meaning.
+    """
+    parent_tags = choose_tags(parent.data)
+    tags = choose_tags(child.data, parent_tags)
+    if tags[: len(parent_tags)] != parent_tags:
+        raise ConfigError(
+            f"data.tags: wanted the tags of train.init_from first ({', '.join(parent_tags)}), "
+            f"found {', '.join(tags)}"
+        )
+    data = child.data.model_copy(update={"tags": tags})
+    return child.model_copy(update={"data": data})
+
+
+def load_initial_weights(model: Transformer, experiment: Experiment) -> None:
     """Load the weights of the run `train.init_from`, or their moving averages if it has any.
 
-    CheckpointError when there is no such checkpoint, or when it holds another model.
+    With a new tokenizer, tokens of the other run keep their embeddings, and the other tokens get
+    what `train.init_new_tokens` says. CheckpointError when there is no such checkpoint, or when it
+    holds another model.
     """
+    config = experiment.config.train
     if config.init_from is None:
+        return
+    if config.init_tokenizer == "new":
+        parent = Experiment.open(config.init_from)
+        parent_model = parent.translator(config.init_checkpoint, device="cpu").model
+        copy_to_other_tokens(
+            model,
+            parent_model,
+            tokenizers=experiment.tokenizers,
+            parent_tokenizers=parent.tokenizers,
+            new_tokens=config.init_new_tokens,
+        )
         return
     device = model.output_weight.device
     run_dir = open_run_dir(Path(config.init_from))
     load_weights(model, find_checkpoint(run_dir.checkpoints_dir, config.init_checkpoint))
     model.to(device)
+
+
+def copy_to_other_tokens(
+    model: Transformer,
+    parent: Transformer,
+    *,
+    tokenizers: Tokenizers,
+    parent_tokenizers: Tokenizers,
+    new_tokens: Literal["mean", "random"],
+) -> None:
+    """Copy the weights of `parent` into a model of the same shape with other tokenizers.
+
+    The embedding of a token that both tokenizers have is copied; tags have the same names in all
+    tokenizers. Any other one is the mean of the embeddings of the tokens into which the parent's
+    tokenizer splits it, or stays as it is.
+    """
+    weights = dict(parent.state_dict())
+    sides = {"src": "source", "tgt": "target", "output": "target"}
+    done: set[str] = set()
+    for role, name in model.embedding_names.items():
+        if name in done:
+            continue
+        done.add(name)
+        side = sides[role]
+        tokenizer = tokenizers.src if side == "source" else tokenizers.tgt
+        parent_tokenizer = parent_tokenizers.src if side == "source" else parent_tokenizers.tgt
+        embeddings = model.embedding_weight(role).detach().cpu().clone()
+        parent_embeddings = parent.embedding_weight(role).detach()
+        num_shared = 0
+        for token_id in range(tokenizer.vocab_size):
+            piece = tokenizer.piece(token_id)
+            parent_id = parent_tokenizer.find_piece(piece)
+            if parent_id is not None:
+                num_shared += 1
+                embeddings[token_id] = parent_embeddings[parent_id]
+            elif new_tokens == "mean":
+                parts = parent_tokenizer.split_piece(piece)
+                embeddings[token_id] = parent_embeddings[parts].mean(dim=0)
+        weights[f"embeddings.{name}"] = embeddings
+        start = "the mean of its tokens" if new_tokens == "mean" else "random numbers"
+        logger.info(
+            f"init_from: {num_shared:,} of {tokenizer.vocab_size:,} tokens ({name}) are those of "
+            f"the other run; the embeddings of the others begin as {start}"
+        )
+    model.load_state_dict(weights)
 
 
 def freeze_weights(model: Transformer, prefixes: Sequence[str]) -> None:

@@ -9,9 +9,13 @@ depend on the kind:
     train      epoch, loss, nll, other sums of the objective, lr, grad_norm, tokens_seen,
                num_skipped
     valid      epoch, loss, perplexity, scores such as "BLEU", signatures, samples, is_best,
-               num_lines, num_lines_in_set, beam_size
-    final      checkpoint, scores, signatures, num_lines, num_lines_in_set, beam_size
+               num_lines, num_lines_in_set, beam_size, sets
+    final      checkpoint, scores, signatures, num_lines, num_lines_in_set, beam_size, sets
     incident   text
+
+Only a run with several validation sets has `sets`: a list with the name, the loss, the scores, the
+signatures and num_lines of each. The loss and the scores of the line are then means over the sets,
+in which all sets count the same, num_lines is of all sets, and the signatures are of the first.
 
 The keys under `timing` are elapsed_seconds (of training, over all resumes), tokens_per_second and
 peak_memory (in bytes) of a train line, translation_seconds of a valid line, and unix_time of a
@@ -61,8 +65,33 @@ class ScoreScope(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SetResult:
+    """Loss and scores of one of several validation sets."""
+
+    name: str
+    num_lines: int
+    scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
+    signatures: Mapping[str, str]
+    loss: float | None = None  # None: not computed
+
+    def values(self) -> dict[str, Any]:
+        """Return the set as an item of `sets` in metrics.jsonl."""
+        loss = {} if self.loss is None else {"loss": _finite_or_none(self.loss)}
+        return {
+            "name": self.name,
+            **loss,
+            **self.scores,
+            "signatures": dict(self.signatures),
+            "num_lines": self.num_lines,
+        }
+
+
+@dataclass(frozen=True)
 class Validation:
-    """Loss, scores and sample translations of the validation set at one time."""
+    """Loss, scores and sample translations of the validation set at one time.
+
+    With several sets, loss and scores are means over them, and the signatures are of the first.
+    """
 
     loss: float  # unsmoothed negative log-likelihood in nats per target token
     scores: Mapping[str, float]  # by the metric's name, such as "BLEU"
@@ -70,6 +99,7 @@ class Validation:
     samples: Sequence[Sample]
     scope: ScoreScope | None = None  # None: there are no scores
     translation_seconds: float = 0.0  # how long the search took
+    sets: Sequence[SetResult] = ()  # empty if there is only one
 
     @property
     def seconds_per_line(self) -> float | None:
@@ -166,6 +196,7 @@ class ValidationRecord:
             "samples": [sample._asdict() for sample in validation.samples],
             "is_best": self.is_best,
             **scope,
+            **_values_of_sets(validation.sets),
         }
 
 
@@ -180,6 +211,7 @@ class FinalRecord:
     scope: ScoreScope
     # Of the run, when an earlier process computed the score; None: it is computed now.
     elapsed_seconds: float | None = None
+    sets: Sequence[SetResult] = ()  # empty if there is only one
 
     def values(self) -> dict[str, Any]:
         """Return the keys that only this kind has."""
@@ -188,6 +220,7 @@ class FinalRecord:
             **self.scores,
             "signatures": dict(self.signatures),
             **self.scope._asdict(),
+            **_values_of_sets(self.sets),
         }
 
 
@@ -235,8 +268,7 @@ class MetricsLog:
         """Append one line. Floats keep every digit, so that equal runs write equal lines."""
         line = {"kind": record.kind, "step": step}
         for key, value in record.values().items():
-            is_lost = isinstance(value, float) and not math.isfinite(value)
-            line[key] = None if is_lost else value
+            line[key] = _finite_or_none(value) if isinstance(value, float) else value
         line["timing"] = dict(timing)
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
         # The text of an incident may name a file with bytes that are not UTF-8.
@@ -354,18 +386,27 @@ class _ScoreTypes(_LineTypes):
     beam_size: NonNegativeInt = 0
 
 
+class _SetTypes(_Types):
+    __pydantic_extra__: dict[str, Number]
+    name: str
+    signatures: dict[str, str] = {}
+    num_lines: NonNegativeInt = 0
+
+
 class _ValidationTypes(_ScoreTypes):
     __pydantic_extra__: dict[str, Number]
     epoch: NonNegativeInt = 0
     signatures: dict[str, str] = {}
     samples: list[_SampleTypes] = []
     is_best: bool = False
+    sets: list[_SetTypes] = []
 
 
 class _FinalTypes(_ScoreTypes):
     __pydantic_extra__: dict[str, Number]
     checkpoint: str = ""
     signatures: dict[str, str] = {}
+    sets: list[_SetTypes] = []
 
 
 class _IncidentTypes(_LineTypes):
@@ -449,6 +490,33 @@ def read_scope(line: MetricsLine) -> ScoreScope | None:
     if any(key not in line for key in ScoreScope._fields):
         return None
     return ScoreScope(*(line[key] for key in ScoreScope._fields))
+
+
+def read_sets(line: MetricsLine) -> list[SetResult]:
+    """Return the results of the single sets of a line; none if there was one set."""
+    results = []
+    for item in line.get("sets", []):
+        signatures = item.get("signatures", {})
+        results.append(
+            SetResult(
+                item["name"],
+                num_lines=item.get("num_lines", 0),
+                scores={name: item[name] for name in signatures if item.get(name) is not None},
+                signatures=signatures,
+                loss=item.get("loss"),
+            )
+        )
+    return results
+
+
+def _values_of_sets(sets: Sequence[SetResult]) -> dict[str, Any]:
+    """Return the key `sets` of a line, which a line about one set does not have."""
+    return {"sets": [item.values() for item in sets]} if sets else {}
+
+
+def _finite_or_none(value: float) -> float | None:
+    """Return a number as JSON writes it: null if it is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def _complete_lines(content: bytes, *, step: int) -> Iterator[bytes]:

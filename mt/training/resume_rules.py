@@ -36,7 +36,7 @@ CHANGEABLE_KEYS = (
 # them any more.
 PATH_KEYS = re.compile(
     r"data\.train\.\d+\.(prefix|src|tgt|tsv|columns(\.\d+)?|tmx)"
-    r"|data\.valid\.(prefix|src|refs\.\d+|tsv|columns(\.\d+)?|tmx)"
+    r"|data\.valid\.\d+\.(prefix|src|refs\.\d+|tsv|columns(\.\d+)?|tmx)"
     r"|tokenizer\.(model|src_model|tgt_model)"
     r"|train\.(init_from|init_checkpoint)"  # read only when the run begins
     r"|train\.teacher(_checkpoint|\.\d+)?"
@@ -65,7 +65,7 @@ def check_same_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
             f"{path}: the training text has changed since the run began; {OTHER_RUN_HINT}"
         )
     # Earlier versions of mt did not save it.
-    valid_digest = experiment.validation_set.digest
+    valid_digest = experiment.validation_digest
     if meta.get("valid_digest", valid_digest) != valid_digest:
         raise CheckpointError(
             f"{path}: the validation text has changed since the run began, so scores cannot be "

@@ -19,6 +19,7 @@ from mt.config.load import (
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
 from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
+from mt.data.tags import choose_tags, translatable_languages
 from mt.distributed import Runtime, lost_rank_as_error, open_runtime
 from mt.errors import (
     CheckpointError,
@@ -196,9 +197,10 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         write_config(config, run_dir)
         # A missing file or package should show before the tokenizer is trained.
         require_teachers(config.train)
-        valid = experiment.validation_set
-        warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring_of_run(config))
-        warn_of_unnormalized_references(valid, config.data.normalization)
+        for valid in experiment.validation_sets:
+            scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
+            warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+            warn_of_unnormalized_references(valid, config.data.normalization)
         warn_of_equal_sides(training_corpora(config.data))
         experiment.count_training_text()
         experiment.train_tokenizers()
@@ -232,10 +234,16 @@ def resolve_auto(
 ) -> tuple[Config, Runtime]:
     """Return the config without `auto`, and the runtime with its precision.
 
-    Two choices are made once, when a run begins: the precision, for which the speed of bf16 is
-    measured, and BLEU's tokenizer, which depends on the packages installed. Later, `auto` stands
-    for `run_precision`, and for the tokenizer in `run_config`, if there are any. Raises DeviceError
-    for a precision or `train.compile` that the device does not support.
+    Three choices are made once, when a run begins:
+
+    - the tags;
+    - the precision, for which the speed of bf16 is measured;
+    - BLEU's tokenizer, which depends on the packages installed. It stays `auto` with several target
+      languages, because each may need another one.
+
+    In a resumed run, `auto` means the recorded values: `run_precision`, and the tokenizer in
+    `run_config`. Raises DeviceError for a precision or `train.compile` that the device does not
+    support.
     """
     if config.train.compile and runtime.device.type == "cpu":
         raise DeviceError("train.compile is slower on a CPU: use false, or a CUDA device")
@@ -246,10 +254,11 @@ def resolve_auto(
     tokenize: str = config.evaluation.tokenize
     if tokenize == "auto" and run_config is not None:
         tokenize = run_config.evaluation.tokenize  # in the config of an old run, this is auto
-    elif tokenize == "auto":
+    elif tokenize == "auto" and len(translatable_languages(config.data)) == 1:
         tokenize = bleu_tokenizer(config.data.tgt_lang)
     resolved = {"precision": runtime.precision, "device": runtime.device.type}
     sections = {
+        "data": config.data.model_copy(update={"tags": choose_tags(config.data)}),
         "train": config.train.model_copy(update=resolved),
         "evaluation": config.evaluation.model_copy(update={"tokenize": tokenize}),
     }

@@ -106,7 +106,10 @@ class RunLog:
         self.console.advance(self._position())
 
     def log_updates(self, sums: WindowSums) -> None:
-        """Log the means over the updates since the last logged line, and start anew."""
+        """Log the means over the updates since the last logged line.
+
+        The speed of the next line is measured from here.
+        """
         record = TrainRecord(
             epoch=self.state.epoch,
             losses={name: _mean(loss, sums.num_tokens) for name, loss in sums.losses.items()},

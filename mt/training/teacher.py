@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from mt.config.schema import TrainConfig
+from mt.data.tags import language_ids
 from mt.distributed import Runtime
 from mt.errors import ConfigError
 from mt.experiment import Experiment
@@ -23,13 +24,14 @@ def load_teachers(experiment: Experiment, runtime: Runtime) -> list[Transformer]
     """Return the teachers of a run, in evaluation mode and without gradients.
 
     Their moving averages are loaded if they have any. ConfigError when a teacher has another
-    tokenizer, CheckpointError when there is no such checkpoint.
+    tokenizer or other tags, CheckpointError when there is no such checkpoint.
     """
     config = experiment.config.train
     teachers = []
     for run_dir in config.teacher:
         teacher = Experiment.open(run_dir)
         require_same_tokenizers(experiment, teacher)
+        require_same_tags(experiment, teacher)
         model = teacher.translator(config.teacher_checkpoint, device="cpu").model
         model.compute_dtype = runtime.dtype
         teachers.append(model.requires_grad_(False).to(runtime.device))
@@ -54,6 +56,21 @@ def require_same_tokenizers(experiment: Experiment, teacher: Experiment) -> None
         f"train.teacher: {teacher.run_dir.path} has another tokenizer than this run: wanted "
         f"{wanted}, in a new run"
     )
+
+
+def require_same_tags(experiment: Experiment, teacher: Experiment) -> None:
+    """Raise ConfigError when the tags of this run mean something else to the teacher.
+
+    Both must have the same target languages. The teacher may have more tags of corpora.
+    """
+    own = experiment.ids_by_tag
+    others = teacher.ids_by_tag
+    has_own_tags = own.items() <= others.items()
+    if not has_own_tags or language_ids(own) != language_ids(others):
+        raise ConfigError(
+            f"train.teacher: {teacher.run_dir.path}: wanted the tags of this run, in their order "
+            f"({', '.join(own) or 'none'}), found {', '.join(others) or 'none'}"
+        )
 
 
 def weights_digest(model: Transformer) -> str:

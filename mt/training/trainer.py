@@ -129,7 +129,7 @@ class Trainer:
         dataset = experiment.training_data
         model = experiment.model(runtime.device)
         if not has_checkpoint(experiment.run_dir.checkpoints_dir):
-            load_initial_weights(model, config)
+            load_initial_weights(model, experiment)
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = make_objective(model, experiment, runtime)
@@ -138,7 +138,7 @@ class Trainer:
             objective,
             dataset,
             validator,
-            valid_digest=experiment.validation_set.digest,
+            valid_digest=experiment.validation_digest,
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
@@ -162,10 +162,10 @@ class Trainer:
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
             self._examine_plan()
-            reason = self._exchange_stop_reason()
+            reason = self._shared_stop_reason()
             while reason is None:
                 self._train_epoch()
-                reason = self._exchange_stop_reason()
+                reason = self._shared_stop_reason()
             self._finish()
             self._score_best()
         num_skipped = self.state.num_skipped + int(self.window.sums().num_skipped)
@@ -220,7 +220,7 @@ class Trainer:
         self.wrapped_objective.train()
         with Prefetcher(epoch, own_indices) as batches:
             for indices in updates:
-                if self._exchange_stop_reason() is not None:
+                if self._shared_stop_reason() is not None:
                     return
                 self._save_if_requested()
                 self.update(batches, indices)
@@ -308,7 +308,7 @@ class Trainer:
             self._show_numbers()
         if self._validation_is_due():
             self._validate_and_save()
-        elif self._save_is_due() and self._exchange_stop_reason() is None:  # `fit` saves at a stop
+        elif self._save_is_due() and self._shared_stop_reason() is None:  # `fit` saves at a stop
             self._save(is_best=False)
 
     def _log_updates(self) -> None:
@@ -408,13 +408,13 @@ class Trainer:
 
     # Stopping
 
-    def _exchange_stop_reason(self) -> str | None:
-        """Follow the signals and the clock of rank 0, and return why to stop now, or None."""
+    def _shared_stop_reason(self) -> str | None:
+        """Copy rank 0's signals and its plan to all ranks; return why to stop now, or None."""
         self._follow_rank_0()
         return self.stop_reason()
 
     def _follow_rank_0(self) -> None:
-        """Take over the signals of rank 0, and with `max_minutes` its revised plan.
+        """Copy rank 0's signals to all ranks, and with `max_minutes` its revised plan.
 
         Clocks differ, and signals may reach some ranks only.
         """

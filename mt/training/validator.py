@@ -3,12 +3,16 @@
 A validation must not take much of a run's time. So unless the config says otherwise, it translates
 a fixed sample of the set by greedy search, and no translation can become much longer than those of
 the training text. The scores of two validations of a run can be compared with each other.
+
+A model of several directions has a validation set for each. The mean of their losses, and of their
+scores, chooses the best checkpoint.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +22,14 @@ from mt.config.schema import Config, SearchConfig
 from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet
+from mt.data.tags import Prefix, language_ids
 from mt.decoding.translation import OnProgress
 from mt.decoding.translator import Translator
 from mt.distributed import Runtime
 from mt.errors import DataError
 from mt.evaluation.evaluate import score_set, scoring_of_run
 from mt.experiment import Experiment, Tokenizers
-from mt.training.metrics_log import Sample, ScoreScope, Validation
+from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
 from mt.training.objective import Objective, mean_nll
 
 METRICS = ("bleu", "chrf")
@@ -47,9 +52,9 @@ def no_translation_bar(text: str) -> AbstractContextManager[None]:
 
 
 class Validator:
-    """Scores a model on the validation set, or on a sample of it, as the config says.
+    """Scores a model on the validation sets, or on samples of them, as the config says.
 
-    With the whole set and `search.beam_size`, the scores are those of `mt evaluate`.
+    With the whole sets and `search.beam_size`, the scores are those of `mt evaluate`.
     """
 
     def __init__(
@@ -62,41 +67,49 @@ class Validator:
         self.config = experiment.config
         self.runtime = runtime
         self.tokenizers = experiment.tokenizers
+        self.ids_by_tag = experiment.ids_by_tag
         self.source_stats = experiment.source_stats
         self.translation_bar = translation_bar
         self.search = validation_search(self.config, experiment.training_data.corpus)
-        full_set = experiment.validation_set
-        self.eval_set = full_set.sample(self.config.train.validation_lines)
+        full_sets = experiment.validation_sets
+        self.eval_sets = sample_sets(full_sets, self.config.train.validation_lines)
         self.scope = ScoreScope(
-            len(self.eval_set.src), len(full_set.src), beam_size=self.search.beam_size
+            count_set_lines(self.eval_sets),
+            count_set_lines(full_sets),
+            beam_size=self.search.beam_size,
         )
-        self._check_lengths(full_set)
-        self.pairs = self._encode(self.eval_set)
-        self.scoring = scoring_of_run(self.config)
+        for full_set in full_sets:
+            self._check_lengths(full_set)
+        self.pairs_of_sets = [self._encode(eval_set) for eval_set in self.eval_sets]
 
     @property
     def is_like_evaluate(self) -> bool:
-        """True if the scores are those of `mt evaluate`: of the whole set, by the same search."""
+        """True if the scores are those of `mt evaluate`: of the whole sets, by the same search."""
         is_whole_set = self.scope.num_lines == self.scope.num_lines_in_set
         return is_whole_set and self.search == self.config.search
 
     def __call__(self, objective: Objective) -> Validation:
         """Validate `objective`, which must be in evaluation mode."""
         start_time = time.monotonic()
-        hypotheses = self._translate(objective)
+        hypotheses_of_sets = self._translate(objective)
         translation_seconds = time.monotonic() - start_time
-        scores = score_set(self.eval_set, hypotheses, scoring=self.scoring, metrics=METRICS).scores
+        losses = [self._loss(objective, pairs) for pairs in self.pairs_of_sets]
+        scored = score_eval_sets(self.eval_sets, hypotheses_of_sets, self.config)
+        set_results = []
+        for loss, result in zip(losses, scored.sets, strict=True):
+            set_results.append(replace(result, loss=loss))
         return Validation(
-            loss=self._loss(objective),
-            scores={score.name: score.value for score in scores},
-            signatures={score.name: score.signature for score in scores},
-            samples=self._samples(hypotheses),
+            loss=sum(losses) / len(losses),
+            scores=scored.scores,
+            signatures=scored.signatures,
+            samples=self._samples(hypotheses_of_sets),
             scope=self.scope,
             translation_seconds=translation_seconds,
+            sets=set_results if len(set_results) > 1 else [],
         )
 
-    def _translate(self, objective: Objective) -> list[str]:
-        """Return the translations of the sources."""
+    def _translate(self, objective: Objective) -> list[list[str]]:
+        """Return the translations of the sources of each set."""
         translator = self._translator(objective)
         text = f"validating {self.scope.num_lines:,} lines"
         # In float32, as `mt translate` does, so that both give the same translations.
@@ -104,7 +117,7 @@ class Validator:
             objective.transformer.computing_in(torch.float32),
             self.translation_bar(text) as on_progress,
         ):
-            return replace(translator, on_progress=on_progress).translate(self.eval_set.src)
+            return translate_eval_sets(translator, self.eval_sets, on_progress=on_progress)
 
     def _translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers
@@ -117,14 +130,17 @@ class Validator:
             config.data.max_length,
             config.data.normalization,
             source_stats=self.source_stats,
+            src_lang=config.data.src_lang,
+            tgt_lang=config.data.tgt_lang,
+            ids_by_language=language_ids(self.ids_by_tag),
         )
 
-    def _loss(self, objective: Objective) -> float:
-        """Return the negative log-likelihood in nats per target token."""
+    def _loss(self, objective: Objective, pairs: EncodedCorpus) -> float:
+        """Return the negative log-likelihood of a set in nats per target token."""
         src, tgt = self.tokenizers
         config = self.config
         dataset = Dataset(
-            self.pairs,
+            pairs,
             src,
             tgt,
             max_length=config.data.max_length,
@@ -135,17 +151,23 @@ class Validator:
         batches = map(epoch.batch, range(epoch.plan.num_batches))
         return mean_nll(objective, batches, self.runtime.device)
 
-    def _samples(self, hypotheses: list[str]) -> list[Sample]:
-        """Return `train.num_samples` translations from all over the set."""
+    def _samples(self, hypotheses_of_sets: Sequence[Sequence[str]]) -> list[Sample]:
+        """Return `train.num_samples` translations from all over the sets."""
+        samples = []
+        for eval_set, hypotheses in zip(self.eval_sets, hypotheses_of_sets, strict=True):
+            rows = zip(eval_set.src, eval_set.refs[0], hypotheses, strict=True)
+            samples += [Sample(*row) for row in rows]
         num_samples = self.config.train.num_samples
-        num_lines = len(self.eval_set.src)
-        stride = max(1, num_lines // max(1, num_samples))
-        refs = self.eval_set.refs[0]
-        indices = range(0, num_lines, stride)[:num_samples]
-        return [Sample(self.eval_set.src[i], refs[i], hypotheses[i]) for i in indices]
+        stride = max(1, len(samples) // max(1, num_samples))
+        return samples[::stride][:num_samples]
 
     def _encode(self, eval_set: EvalSet) -> EncodedCorpus:
-        return encode_eval_set(eval_set, self.tokenizers, self.config.data.normalization)
+        return encode_eval_set(
+            eval_set,
+            self.tokenizers,
+            self.config.data.normalization,
+            ids_by_language=language_ids(self.ids_by_tag),
+        )
 
     def _check_lengths(self, eval_set: EvalSet) -> None:
         """Raise DataError for a pair that is too long for the model or for memory.
@@ -167,15 +189,88 @@ class Validator:
             )
 
 
+class ScoredSets(NamedTuple):
+    """The scores of several sets, and the mean of each score over the sets."""
+
+    sets: list[SetResult]
+    scores: dict[str, float]  # by the metric's name, such as "BLEU"
+    signatures: Mapping[str, str]  # of the first set
+
+
+def translate_eval_sets(
+    translator: Translator, eval_sets: Sequence[EvalSet], *, on_progress: OnProgress | None
+) -> list[list[str]]:
+    """Return the translations of the sources of each set."""
+    translator = replace(translator, on_progress=on_progress)
+    return [translator.translate(item.src, to=item.tgt_lang) for item in eval_sets]
+
+
+def score_eval_sets(
+    eval_sets: Sequence[EvalSet], hypotheses_of_sets: Sequence[Sequence[str]], config: Config
+) -> ScoredSets:
+    """Return the scores of each set and their means, in which all sets count the same."""
+    results = []
+    for eval_set, hypotheses in zip(eval_sets, hypotheses_of_sets, strict=True):
+        scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
+        scores = score_set(eval_set, hypotheses, scoring=scoring, metrics=METRICS).scores
+        results.append(
+            SetResult(
+                eval_set.name,
+                num_lines=len(eval_set.src),
+                scores={score.name: score.value for score in scores},
+                signatures={score.name: score.signature for score in scores},
+            )
+        )
+    means = {}
+    for name in results[0].scores:
+        means[name] = sum(result.scores[name] for result in results) / len(results)
+    return ScoredSets(results, means, results[0].signatures)
+
+
+def sample_sets(eval_sets: Sequence[EvalSet], num_lines: int | None) -> list[EvalSet]:
+    """Return a fixed sample of each set, of `num_lines` lines in all; with None, the whole sets.
+
+    The sets have equal parts of these lines; if a set has fewer lines than its part, the other sets
+    get the rest.
+    """
+    if num_lines is None or num_lines >= count_set_lines(eval_sets):
+        return list(eval_sets)
+    num_lines_left = num_lines
+    samples: dict[str, EvalSet] = {}
+    smallest_first = sorted(eval_sets, key=lambda eval_set: len(eval_set.src))
+    for position, eval_set in enumerate(smallest_first):
+        part = max(1, num_lines_left // (len(eval_sets) - position))
+        sample = eval_set.sample(part)
+        samples[eval_set.name] = sample
+        num_lines_left -= len(sample.src)
+    return [samples[eval_set.name] for eval_set in eval_sets]
+
+
+def count_set_lines(eval_sets: Sequence[EvalSet]) -> int:
+    """Return the number of lines of all sets."""
+    return sum(len(eval_set.src) for eval_set in eval_sets)
+
+
 def encode_eval_set(
-    eval_set: EvalSet, tokenizers: Tokenizers, normalization: Normalization
+    eval_set: EvalSet,
+    tokenizers: Tokenizers,
+    normalization: Normalization,
+    *,
+    ids_by_language: Mapping[str, int] | None = None,
 ) -> EncodedCorpus:
-    """Encode the sources of a set and their first references, in memory and unfiltered."""
+    """Encode the sources of a set and their first references, in memory and unfiltered.
+
+    The sources get the tag that their target language has in `ids_by_language`.
+    """
+    src_prefix: Prefix = ()
+    if ids_by_language and eval_set.tgt_lang is not None:
+        src_prefix = (ids_by_language[eval_set.tgt_lang],)
     return encode_pairs(
         eval_set.src,
         eval_set.refs[0],
         src_tokenizer=tokenizers.src,
         tgt_tokenizer=tokenizers.tgt,
+        src_prefix=src_prefix,
         normalization=normalization,
     )
 

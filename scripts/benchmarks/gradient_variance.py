@@ -11,7 +11,9 @@ differ. For each plan and batch size, the table shows:
 - variance: the sum over all weights of the variance of an update's gradient (the mean loss of the
   tokens of one batch), over random batches of two epochs, relative to the first plan;
 - cost: variance times the number of batches in an epoch, relative to the first plan. With equal
-  computing time, the noise of the mean gradient is proportional to it.
+  computing time, the noise of the mean gradient is proportional to it;
+- larger: the variance without batches of less than a tenth of the mean number of target tokens. An
+  epoch of `sorted` ends with such a batch, and its gradient has a much larger variance.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from mt.storage.run_dir import open_run_dir
 from mt.training.objective import Objective
 
 SEED = 1
+SMALL_BATCH = 0.1  # of the mean number of target tokens
 
 
 def share_of_mates(first: BatchPlan, second: BatchPlan, num_pairs: int) -> float:
@@ -89,20 +92,45 @@ class GradientMeter:
         gradients = [p.grad.flatten() for p in self.objective.parameters() if p.grad is not None]
         return torch.cat(gradients).double()
 
-    def variance(self, plans: list[BatchPlan], num_batches: int) -> float:
-        """Return the sum of the variances of all elements over batches of these plans."""
+    def variances(self, plans: list[BatchPlan], num_batches: int) -> tuple[float, float]:
+        """Return the sum of the variances of all elements over batches of these plans.
+
+        The first is over all batches, the second over those of at least a tenth of the mean number
+        of target tokens.
+        """
         generator = np.random.default_rng(SEED)
-        total = torch.zeros(1)
-        sum_of_squares = 0.0
-        count = 0
+        tgt_lengths = self.dataset.corpus.tgt_lengths
+        all_batches = GradientSums()
+        larger_batches = GradientSums()
         for plan in plans:
+            min_tokens = SMALL_BATCH * tgt_lengths.sum() / plan.num_batches
             size = min(num_batches // len(plans), plan.num_batches)
             for index in generator.choice(plan.num_batches, size, replace=False).tolist():
                 gradient = self.gradient(plan, index)
-                total = total + gradient
-                sum_of_squares += float(gradient.square().sum())
-                count += 1
-        return (sum_of_squares - float(total.square().sum()) / count) / (count - 1)
+                all_batches.add(gradient)
+                indices = plan.indices(index, index + 1)
+                if tgt_lengths[indices].sum() >= min_tokens:
+                    larger_batches.add(gradient)
+        return all_batches.variance(), larger_batches.variance()
+
+
+class GradientSums:
+    """Sums over gradients, for their variance."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(1)
+        self.sum_of_squares = 0.0
+        self.count = 0
+
+    def add(self, gradient: torch.Tensor) -> None:
+        self.total = self.total + gradient
+        self.sum_of_squares += float(gradient.square().sum())
+        self.count += 1
+
+    def variance(self) -> float:
+        """Return the sum over all elements of the variance of the gradients."""
+        square_of_sum = float(self.total.square().sum())
+        return (self.sum_of_squares - square_of_sum / self.count) / (self.count - 1)
 
 
 def padding_share(plan: BatchPlan, num_tokens: int) -> float:
@@ -122,21 +150,21 @@ def main() -> None:
     corpus = meter.dataset.corpus
     num_tokens = int(corpus.src_lengths.sum() + corpus.tgt_lengths.sum())
     kinds: tuple[Batching, ...] = get_args(Batching)
-    print("batch_tokens  plan    batches  padding  mates  variance  cost")
+    print("batch_tokens  plan    batches  padding  mates  variance  cost   larger")
     for batch_tokens in options.batch_tokens:
-        first_variance = None
+        first: tuple[float, float, float] | None = None
         for batching in kinds:
             plans = [meter.plan(batching, batch_tokens, epoch) for epoch in (0, 1)]
-            variance = meter.variance(plans, options.batches)
-            cost = variance * plans[0].num_batches
-            if first_variance is None:
-                first_variance = variance
-                first_cost = cost
+            variance, larger_variance = meter.variances(plans, options.batches)
+            measured = (variance, variance * plans[0].num_batches, larger_variance)
+            if first is None:
+                first = measured
+            ratios = [value / reference for value, reference in zip(measured, first, strict=True)]
             print(
                 f"{batch_tokens:12}  {batching:6}  {plans[0].num_batches:7}"
                 f"  {padding_share(plans[0], num_tokens):7.1%}"
                 f"  {share_of_mates(*plans, len(corpus.src)):5.1%}"
-                f"  {variance / first_variance:8.3f}  {cost / first_cost:5.3f}",
+                f"  {ratios[0]:8.3f}  {ratios[1]:5.3f}  {ratios[2]:6.3f}",
                 flush=True,
             )
 

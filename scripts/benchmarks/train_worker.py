@@ -67,7 +67,7 @@ def prepare_run(config: Config, run: RunDir) -> None:
 def load_data(config: Config, run: RunDir) -> Data:
     experiment = Experiment(config, run)
     tokenizers = experiment.tokenizers
-    pairs = encode_eval_set(experiment.validation_set, tokenizers, config.data.normalization)
+    pairs = encode_eval_set(experiment.validation_sets[0], tokenizers, config.data.normalization)
     validation = Dataset(
         pairs,
         tokenizers.src,

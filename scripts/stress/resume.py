@@ -31,12 +31,12 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with several threads cannot be forked safely
 
-import mt.data.corpus
 import mt.data.tokenizer_training
 import mt.storage.atomic
 import mt.storage.checkpoint
 import mt.training.run  # imported here, before the first fork, not in each process
 from mt.cli.app import main as mt_main
+from mt.data.corpus_writer import CorpusWriter
 from mt.training.metrics_log import MetricsLog
 
 CONFIG = """\
@@ -256,20 +256,20 @@ def in_tokenizer_training(rng: random.Random) -> Prepare:
 
 
 def in_cache_writing(rng: random.Random) -> Prepare:
-    """Before one of the four files of ids and offsets is written."""
-    name = rng.choice(["_flatten", "_offsets"])
-    number = rng.randrange(2)
+    """Before the ids of a side are written, or before the corpus is finished."""
+    name = rng.choice(["_append_side", "finish"])
+    number = rng.randrange(2) if name == "_append_side" else 0
 
     def prepare() -> None:
-        original = getattr(mt.data.corpus, name)
+        original = getattr(CorpusWriter, name)
         countdown = Countdown(number)
 
-        def write(*arguments: Any) -> Any:
+        def write(*arguments: Any, **options: Any) -> Any:
             if countdown.is_due():
                 kill_this_process()
-            return original(*arguments)
+            return original(*arguments, **options)
 
-        setattr(mt.data.corpus, name, write)
+        setattr(CorpusWriter, name, write)
 
     return prepare
 

@@ -17,6 +17,7 @@ import pytest
 from copy_task import write_copy_task
 from shell import Ended, mt
 
+from mt.data.corpus import KNOWN_FILES_NAME
 from mt.storage.checkpoint import (
     CHECKSUMS,
     META,
@@ -259,7 +260,7 @@ def test_resume_without_an_intact_checkpoint_changes_nothing(
     contents = {
         path: path.read_bytes()
         for path in run_dir.rglob("*")
-        if path.is_file() and path.name not in ("config.yaml", ".lock")
+        if path.is_file() and path.name not in ("config.yaml", ".lock", KNOWN_FILES_NAME)
     }
     ended = train(config, run_dir)
     assert ended.code == 1
@@ -382,8 +383,7 @@ def write_checksums(directory: Path) -> None:
 # Too little memory
 
 # Limits the address space of the process to what it uses before the check of memory, and half a GB
-# more. The process keeps freed memory, so the batches that did not fit count as long as it runs;
-# making the first one with unseen characters in each source takes 120 MB.
+# more. Making the first batch with unseen characters in each source takes 120 MB of it.
 LIMIT_BEFORE_CHECK = """
 import resource
 from mt.cli.app import main

@@ -64,7 +64,7 @@ def test_output_names_the_next_commands(project: Path) -> None:
     assert "mt train 'my own.yaml'" in ended.out
     assert "mt translate 'runs/my own'" in ended.out
     assert (project / "my own-data/train.aa").exists()
-    assert load_config("my own.yaml").data.valid.name == "valid"
+    assert load_config("my own.yaml").data.valid[0].name == "valid"
 
 
 def test_config_trains_and_translates(project: Path) -> None:

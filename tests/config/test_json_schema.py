@@ -88,7 +88,7 @@ def test_complete_config_of_a_run_is_valid(tmp_path: Path, validator: Draft20201
         "data.train=[]",
         "data.train=7",
         "data.train=[7]",
-        "data.valid=[valid]",
+        "data.valid=[]",
         "train.teacher=7",
         "train.teacher=[7]",
         "data=null",

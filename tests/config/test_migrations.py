@@ -219,7 +219,7 @@ def test_newer_version_is_refused_with_both_versions(tmp_path: Path, load: Any) 
 @pytest.mark.parametrize("version", ["1", "0", "-3", "3.0", "true", "null", "'3'", "[3]", "{}"])
 def test_wrong_version_is_refused(tmp_path: Path, version: str) -> None:
     message = error_of(write(tmp_path, f"{DATA}{TRAIN}format_version: {version}\n"))
-    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 5, found ")
+    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 6, found ")
 
 
 def test_version_cannot_be_overridden(tmp_path: Path) -> None:

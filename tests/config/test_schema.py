@@ -15,7 +15,7 @@ from mt.config.load import diff_configs, dump_config, load_config, load_run_conf
 from mt.config.schema import Config, CorpusConfig, EvalSetConfig, ModelConfig
 from mt.errors import ConfigError
 
-CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").glob("*.yaml"))
+CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").rglob("*.yaml"))
 
 MINIMAL = """\
 data:
@@ -93,7 +93,7 @@ train: {max_steps: 1}
 """
     data = load_config(write(tmp_path, text)).data
     assert data.train == (CorpusConfig(prefix="corpus"),)
-    assert data.valid == EvalSetConfig(name="valid", prefix="dev/valid")
+    assert data.valid == (EvalSetConfig(name="valid", prefix="dev/valid"),)
     news, other = data.test
     assert news == EvalSetConfig(name="news", prefix="news")
     assert other == EvalSetConfig(name="b", tsv="b.txt")
@@ -230,8 +230,8 @@ def test_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> No
         ("    - prefix", "    - prefx", "x.yaml:5: data.train.0.prefx: unknown key (did you mean prefix?)"),
         ("    prefix: valid", "    prefx: valid", "x.yaml:8: data.valid.prefx: unknown key (did you mean prefix?)"),
         ("src_lang: en", "source: en", "x.yaml:2: data.source: unknown key "
-         "(known here: src_lang, tgt_lang, train, valid, test, normalization, "
-         "unseen_characters, max_length, max_length_ratio)"),
+         "(known here: src_lang, tgt_lang, train, valid, test, tags, sampling_temperature, "
+         "normalization, unseen_characters, max_length, max_length_ratio)"),
         ("    name: valid\n    prefix: valid\n", "", "x.yaml:6: data.valid.name: wanted a value, found nothing"),
         ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted the source language, such as en, found nothing"),
         ("train:\n  max", "search:\n  max", "x.yaml:10: search.max_steps: unknown key (did you mean train.max_steps?)"),
@@ -305,7 +305,8 @@ def test_missing_section_says_which_keys_are_wanted(
         ),
         (
             "data.valid.0=1",
-            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs, tsv, columns, tmx)",
+            "--set data.valid.0=1: unknown key (known here: name, prefix, src, refs, tsv, columns, tmx, "
+            "src_lang, tgt_lang)",
         ),
         ("train.seed=-1", "--set train.seed=-1: wanted greater than or equal to 0, found -1"),
         (
@@ -355,7 +356,17 @@ TWO_EVAL_TEXTS = "wanted one of prefix, tsv, tmx, or src and refs; found prefix 
          "wanted two columns, found 2 twice"),
         ("data.valid.prefix=null; data.valid.src=a", "data.valid.src", "wanted both src and refs, found only src"),
         ("data.valid.refs=[a]", "data.valid.prefix", TWO_EVAL_TEXTS),
-        ("data.train.0.tgt_lang=de", "data.train.0.tgt_lang", "wanted data.tgt_lang (no), found de"),
+        ("data.train.0.tgt_lang=de", "data.tgt_lang",
+         "wanted a target language of data.train (de), found no"),
+        ("data.valid.tgt_lang=de", "data.valid.tgt_lang",
+         "wanted a target language of data.train (no), found de"),
+        ("data.train.0.tag=2de", "data.train.0.tag",
+         "wanted a name that does not begin with 2, which marks the tag of a target language; found 2de"),
+        ("data.train.0.tag=bt; data.tags=[2no]", "data.tags",
+         "wanted also bt, which data.train needs"),
+        ("data.tags=[bt, bt]", "data.tags", "wanted each name once, found bt, bt"),
+        ("data.sampling_temperature=5", "data.sampling_temperature",
+         "is for corpora of several language pairs; train.N.weight is for those of one"),
         ("data.test=[{name: valid, prefix: x}]", "data.test.0.name",
          "wanted a name of its own, found valid a second time"),
         ("tokenizer.src_model=a", "tokenizer.src_model",
@@ -423,7 +434,7 @@ def test_example_config_round_trips_through_yaml(path: Path, tmp_path: Path) -> 
 def test_text_like_a_number_round_trips_through_yaml(tmp_path: Path) -> None:
     overrides = ['data.valid.name="1e-4"', 'data.src_lang="010"']
     config = load_config(write(tmp_path, MINIMAL), overrides)
-    assert config.data.valid.name == "1e-4"
+    assert config.data.valid[0].name == "1e-4"
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
@@ -449,12 +460,14 @@ def test_diff_lists_key_old_and_new_value(tmp_path: Path) -> None:
         "data.test.0.tsv: absent -> null",
         "data.test.0.columns: absent -> null",
         "data.test.0.tmx: absent -> null",
+        "data.test.0.src_lang: absent -> null",
+        "data.test.0.tgt_lang: absent -> null",
     ]
 
 
 def test_every_key_has_a_one_line_description() -> None:
     fields = dict(walk_keys(Config))
-    some_keys = {"model.norm", "data.train.N.weight", "data.valid.refs", "data.test.N.refs"}
+    some_keys = {"model.norm", "data.train.N.weight", "data.valid.N.refs", "data.test.N.refs"}
     assert some_keys <= set(fields)
     for key, field in fields.items():
         assert field.description, key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lengths import random_lengths
 
+import mt.data.batch_plan
 from mt.config.schema import Batching
 from mt.data.batch_plan import (
     POOL_SIZE,
@@ -266,3 +268,44 @@ def test_groups_of_the_sorted_plan_grow() -> None:
     assert plan.group_starts.tolist() == [0, 32, 160, 416, 500]
     assert plan.find_group(159) == (32, 160)
     assert plan.find_group(499) == (416, 500)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 1.7])
+def test_size_of_blocks_does_not_change_the_plan(
+    monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    src, tgt = random_lengths(1000)
+    weights = np.full(1000, weight, np.float32)
+
+    def plan() -> BatchPlan:
+        return plan_batches(
+            src, tgt, batch_tokens=90, seed=1, epoch=2, batching="pools", weights=weights
+        )
+
+    whole = plan()
+    monkeypatch.setattr(mt.data.batch_plan, "BLOCK_SIZE", 7)
+    assert batches_of(plan()) == batches_of(whole)
+
+
+def test_memory_of_a_plan_is_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mt.data.batch_plan, "BLOCK_SIZE", 1000)
+    num_pairs = 100_000
+    lengths = np.random.default_rng(1).integers(1, 60, num_pairs, dtype=np.int32)
+    weights = np.broadcast_to(np.float32(1.0), num_pairs)
+    tracemalloc.start()
+    try:
+        plan = plan_batches(
+            lengths,
+            lengths,
+            batch_tokens=4096,
+            seed=1,
+            epoch=1,
+            batching="pools",
+            weights=weights,
+        )
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert plan.order.nbytes == 4 * num_pairs
+    assert held < 5 * num_pairs
+    assert peak < 14 * num_pairs

@@ -11,7 +11,9 @@ from lengths import random_lengths
 from torch.nn.utils.rnn import pad_sequence
 
 from mt.data.batching import make_batch
-from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import EncodedCorpus
+from mt.data.token_array import TokenArray
 
 PAD_ID = 0
 BOS_ID = 2

@@ -13,20 +13,26 @@ import pytest
 
 import mt.data.corpus
 from mt.config.choices import Normalization
-from mt.data.corpus import (
+from mt.data.chunk_encoder import (
     SHORT_LENGTH,
-    EncodedCorpus,
+    ChunkEncoder,
+    EncodedChunk,
     FilterCounts,
-    TokenArray,
+    TextChunk,
+)
+from mt.data.corpus import (
+    EncodedCorpus,
     TrainingCorpus,
     encode_corpus,
     encode_pairs,
     warn_of_equal_sides,
 )
 from mt.data.parallel_text import TwoFiles
+from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import DataError
+from mt.storage.known_files import KnownFiles
 
 PAIRS = [
     (f"The {adjective} dog sees {number}.", f"Der {adjective} Hund sieht {number}.")
@@ -239,21 +245,30 @@ def test_pairs_have_the_weight_of_their_corpus(tmp_path: Path, tokenizer: Tokeni
     assert corpus.weights.tolist() == [0.25] * 5 + [2.0] * 3
 
 
+def test_equal_weights_take_no_memory(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    first = write_pairs(tmp_path, PAIRS[:5], name="first", weight=0.5)
+    second = write_pairs(tmp_path, PAIRS[5:8], name="second", weight=0.5)
+    weights = encode_files(tmp_path, tokenizer, first, second).weights
+    assert weights.tolist() == [0.5] * 8
+    assert weights.strides == (0,)
+
+
 def test_long_lines_are_encoded_in_smaller_chunks(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = encode_files(tmp_path, tokenizer, write_pairs(tmp_path, PAIRS))
-    num_chars_of_calls = []
+    num_chars_of_chunks = []
 
-    def recording_encode(texts: list[str]) -> list[list[int]]:
-        num_chars_of_calls.append(sum(len(text) for text in texts))
-        return Tokenizer.encode(tokenizer, texts)
+    class RecordingEncoder(ChunkEncoder):
+        def encode(self, chunk: TextChunk) -> EncodedChunk:
+            num_chars_of_chunks.append(sum(len(src + tgt) for src, tgt in chunk.pairs))
+            return super().encode(chunk)
 
     monkeypatch.setattr(mt.data.corpus, "CHUNK_CHARS", 100)
-    monkeypatch.setattr(tokenizer, "encode", recording_encode)
+    monkeypatch.setattr(mt.data.corpus, "ChunkEncoder", RecordingEncoder)
     corpus = encode_files(tmp_path / "again", tokenizer, write_pairs(tmp_path, PAIRS))
-    longest_line = 30
-    assert max(num_chars_of_calls) < 100 + longest_line
+    longest_pair = 60
+    assert max(num_chars_of_chunks) < 100 + longest_pair
     assert corpus.src.ids.tolist() == expected.src.ids.tolist()
 
 
@@ -300,7 +315,8 @@ def test_cache_depends_on_text_tokenizer_and_limits(tmp_path: Path, tokenizer: T
         encode_files(tmp_path, tokenizer, files, normalization="none").digest,
     }
     assert len(digests) == 8
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == digests
+    directories = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert {path.name for path in directories} == digests
 
 
 def test_digest_of_the_same_data_never_changes(tmp_path: Path) -> None:
@@ -311,6 +327,8 @@ def test_digest_of_the_same_data_never_changes(tmp_path: Path) -> None:
 
         digest = "0123"
         vocab_size = 10
+        eos_id = 3
+        encodes_words_alone = False
 
         def encode(self, texts: list[str]) -> list[list[int]]:
             return [[5, 3] for _ in texts]
@@ -355,7 +373,7 @@ def test_damaged_cache_is_refused_with_its_path(
 ) -> None:
     files = write_pairs(tmp_path, PAIRS)
     encode_files(tmp_path, tokenizer, files)
-    (directory,) = (tmp_path / "cache").iterdir()
+    (directory,) = (path.parent for path in tmp_path.glob("cache/*/meta.json"))
     (directory / name).write_bytes(content)
     with pytest.raises(DataError, match=f"^{directory}: this cache is damaged; delete it"):
         encode_files(tmp_path, tokenizer, files)
@@ -381,6 +399,7 @@ def test_cache_with_impossible_ids_or_offsets_is_refused(
             weights=[1.0],
             src_vocab_size=tokenizer.vocab_size,
             tgt_vocab_size=tokenizer.vocab_size,
+            known_files=KnownFiles(tmp_path / "known_files.json"),
         )
 
     for side in ("src", "tgt"):

@@ -84,10 +84,10 @@ def test_every_form_of_evaluation_set_gives_the_same_lines(form: Any) -> None:
         if "tgt" in form:
             section = {"name": "valid", "src": form["src"], "refs": (form["tgt"],)}
     data = data_config(valid=section)
-    eval_set = load_eval_set(data.valid, data)
+    eval_set = load_eval_set(data.valid[0], data)
     assert eval_set.src == ["dog", "cat"]
     assert eval_set.refs == [["hund", "katt"]]
-    assert eval_set.digest == load_eval_set(data_config().valid, data_config()).digest
+    assert eval_set.digest == load_eval_set(data_config().valid[0], data_config()).digest
 
 
 def test_several_forms_are_mixed_in_order() -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import EncodedCorpus
 from mt.data.source_stats import SourceStats
+from mt.data.token_array import TokenArray
 from mt.errors import RunDirError
 
 STATS = SourceStats(usual_length=24, rare_length=27, several_sentences_share=0.25)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import mt.data.tokenizer_training
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import (
-    TokenizerKind,
-    train_tokenizer,
-)
+from mt.data.tokenizer_training import TokenizerKind, sample_sentences, train_tokenizer
 from mt.errors import DataError, TokenizerError
 
 VOCAB_SIZE = 310
@@ -109,3 +108,43 @@ def test_long_sentences_and_reserved_characters_are_used(tmp_path: Path) -> None
     train_tokenizer(sentences, path, kind="bpe", vocab_size=360)
     encoded = Tokenizer.load(path).encode(["Dampfschiff", "Boxkämpfer"])
     assert [len(ids) for ids in encoded] == [2, 2]  # one piece for the word, and eos
+
+
+@pytest.mark.parametrize("max_sentences", [None, 6, 7])
+def test_small_text_is_used_as_it_is(max_sentences: int | None) -> None:
+    texts = [["a", "b"], [], ["c", "d", "e", "f"]]
+    assert list(sample_sentences(texts, max_sentences=max_sentences)) == list("abcdef")
+
+
+def test_sample_depends_on_the_sentences_alone() -> None:
+    numbers = [str(number) for number in range(1000)]
+    sample = list(sample_sentences([numbers], max_sentences=50))
+    assert list(sample_sentences([numbers[:300], numbers[300:]], max_sentences=50)) == sample
+    assert len(set(sample)) == 50
+    assert set(sample) <= set(numbers)
+
+
+def test_each_sentence_is_in_the_sample_with_the_same_probability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: Counter[int] = Counter()
+    for seed in range(2000):
+        monkeypatch.setattr(mt.data.tokenizer_training, "SAMPLE_SEED", seed)
+        sentences = [str(number) for number in range(40)]
+        for sentence in sample_sentences([sentences], max_sentences=10):
+            counts[int(sentence) // 10] += 1
+    # Each quarter of the sentences is expected 5,000 times, with a standard deviation of 52.
+    assert [counts[quarter] for quarter in range(4)] == pytest.approx([5000] * 4, abs=250)
+
+
+def test_whole_text_is_read() -> None:
+    num_read = 0
+
+    def sentences() -> Iterator[str]:
+        nonlocal num_read
+        for number in range(10**5):
+            num_read += 1
+            yield str(number)
+
+    assert len(list(sample_sentences([sentences()], max_sentences=3))) == 3
+    assert num_read == 10**5

@@ -319,8 +319,9 @@ def test_alignment_ignores_tags(translator: Translator, step: AlignmentStep) -> 
 
 def test_translations_with_a_prefix_are_aligned_with_the_text(translator: Translator) -> None:
     texts = make_texts(6, max_words=30, seed=4)
-    prefix = translator.src_tokenizer.tag_ids[:1]
-    n_best_lists = translator.n_best(texts, prefix=prefix)
+    (tag, *_) = translator.src_tokenizer.tag_ids
+    german = replace(translator, ids_by_language={"de": tag})
+    n_best_lists = german.n_best(texts, to="de")
     for text, translations in zip(
         texts, align_translations(translator, texts, n_best_lists), strict=True
     ):

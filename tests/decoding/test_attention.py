@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,9 +53,10 @@ def test_weights_are_those_of_the_model(translator: Translator) -> None:
 
 
 def test_tokens_are_named(translator: Translator) -> None:
-    prefix = translator.src_tokenizer.tag_ids[:1]
-    attention = translator.attention("balo", "gona", prefix=prefix)
-    assert attention.src[0] == "<tag_0>"
+    (tag, *_) = translator.src_tokenizer.tag_ids
+    tagged = replace(translator, ids_by_language={"de": tag})
+    attention = tagged.attention("balo", "gona", to="de")
+    assert attention.src[0] == "<2de>"
     assert attention.src[-1] == "<eos>"
     assert attention.tgt_in[0] == "<bos>"
     assert attention.tgt_in[1:] == attention.tgt_out[:-1]

@@ -220,3 +220,13 @@ def test_path_of_a_checkpoint_is_refused(run_dirs: list[Path]) -> None:
     with pytest.raises(CheckpointError, match="step_"):
         Translator.load(first, ensemble_with=[second], checkpoint=str(path), device="cpu")
     assert Translator.load(first, ensemble_with=[second], checkpoint=path.name, device="cpu")
+
+
+def test_runs_with_other_ids_of_languages_are_refused(tokenizer: Tokenizer) -> None:
+    translator = translator_of(tokenizer, random_model(tokenizer, seed=1))
+    first = replace(translator, ids_by_language={"bb": 4, "cc": 5})
+    same = replace(translator, ids_by_language={"cc": 5, "bb": 4})
+    other = replace(translator, ids_by_language={"bb": 5, "cc": 6})
+    first._require_same_tokens(same, "runs/same")
+    with pytest.raises(RunDirError, match="tags of target languages"):
+        first._require_same_tokens(other, "runs/other")

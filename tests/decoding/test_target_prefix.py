@@ -81,7 +81,7 @@ def test_prefix_of_one_text_does_not_change_the_others(translator: Translator) -
 
 
 def test_long_prefix_outlasts_the_translations_of_other_texts(translator: Translator) -> None:
-    """Other sentences leave the batch while the prefix goes on."""
+    """Other sentences leave the batch before the prefix ends."""
     prefix = " ".join(INVENTED_WORDS[:9])
     texts = ["balo", "gona", "deru", "fimi"]
     n_best_lists = translator.n_best(texts, target_prefix=["", "", prefix, ""])

@@ -32,7 +32,7 @@ from mt.decoding.search import Hypothesis
 from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.translation import Translation, TranslationProgress
 from mt.decoding.translator import Translator
-from mt.errors import CheckpointError, DeviceError, RunDirError, TrainingError
+from mt.errors import CheckpointError, DataError, DeviceError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import load_weights
 
@@ -228,24 +228,51 @@ def test_prefix_is_in_front_of_every_segment(translator: Translator, texts: list
     assert max(num_segments) > 2
 
 
-def test_prefix_reaches_the_model(translator: Translator, texts: list[str]) -> None:
+def with_languages(translator: Translator) -> Translator:
+    """Return a translator into German, its default, and Swedish."""
     first_tag, second_tag = translator.src_tokenizer.tag_ids[:2]
+    return replace(translator, tgt_lang="de", ids_by_language={"de": first_tag, "sv": second_tag})
+
+
+def test_tag_of_the_target_language_reaches_the_model(
+    translator: Translator, texts: list[str]
+) -> None:
+    tagged = with_languages(translator)
     plain = translator.translate(texts)
-    first = translator.translate(texts, prefix=(first_tag,))
-    second = translator.translate(texts, prefix=(second_tag,))
-    assert plain != first != second
-    assert [translation == "" for translation in first] == [is_blank(text) for text in texts]
-    assert translator.translate(texts[0], prefix=(first_tag,)) == first[0]
-    chunks = list(translator.translate_chunks(texts, chunk_size=3, prefix=(first_tag,)))
-    assert [found[0].text for chunk in chunks for found in chunk.translations] == first
-    (translations,) = translator.n_best([texts[0]], prefix=(first_tag,))
+    german = tagged.translate(texts, to="de")
+    swedish = tagged.translate(texts, to="sv")
+    assert plain != german != swedish != plain
+    assert tagged.translate(texts) == german
+    assert [translation == "" for translation in swedish] == [is_blank(text) for text in texts]
+    assert tagged.translate(texts[0], to="sv") == swedish[0]
+    chunks = list(tagged.translate_chunks(texts, chunk_size=3, to="sv"))
+    assert [found[0].text for chunk in chunks for found in chunk.translations] == swedish
+    (translations,) = tagged.n_best([texts[0]], to="sv")
     (src_ids,) = translator.src_tokenizer.encode([texts[0]])
-    assert translations[0].segments[0].src == [first_tag, *src_ids]
+    assert translations[0].segments[0].src == [tagged.ids_by_language["sv"], *src_ids]
+
+
+def test_name_of_a_tag_in_a_text_stays_text(translator: Translator) -> None:
+    tagged = with_languages(translator)
+    for text in ("<2sv> balo", "<tag_1> balo", "2sv balo"):
+        (part,) = tagged.split_text(text, prefix=tagged.language_prefix("de"))
+        assert part.src_ids[0] == tagged.ids_by_language["de"]
+        assert not set(part.src_ids[1:]) & set(tagged.src_tokenizer.tag_ids)
+        assert tagged.src_tokenizer.decode([part.src_ids]) == [text]
+
+
+def test_unknown_language_is_refused_with_those_that_exist(translator: Translator) -> None:
+    with pytest.raises(DataError, match=r"'fi': wanted a target language .*\(de, sv\)"):
+        with_languages(translator).translate("balo", to="fi")
+    with pytest.raises(DataError, match=r"'fi': wanted a target language .*\(no\)"):
+        replace(translator, tgt_lang="no").translate("balo", to="fi")
+    one_language = replace(translator, tgt_lang="no")
+    assert one_language.translate("balo", to="no") == translator.translate("balo")
 
 
 def test_prefix_of_other_ids_than_tags_is_refused(translator: Translator) -> None:
     with pytest.raises(ValueError, match="wanted a prefix of ids"):
-        translator.translate("balo", prefix=(translator.src_tokenizer.eos_id,))
+        translator.split_text("balo", prefix=(translator.src_tokenizer.eos_id,))
 
 
 # Independence of batch and order

@@ -14,6 +14,7 @@ from mt.evaluation.analysis import (
     choose_examples,
     copied_words,
     length_buckets,
+    percentile_examples,
     sentence_chrf,
     word_diff,
     words_and_punctuation,
@@ -219,3 +220,19 @@ def test_instructive_examples_have_each_reason() -> None:
 )
 def test_copied_words_are_names_and_numbers(src: str, ref: str, expected: set[str]) -> None:
     assert copied_words(src, ref) == expected
+
+
+def test_percentile_examples_are_at_their_rank_of_different_sources() -> None:
+    sentences = [
+        ScoredSentence(f"source {k}", "", "", chrf=float(k), probability=0.5) for k in range(11)
+    ]
+    sentences += [sentences[0]] * 5
+    sentences.append(ScoredSentence(" ", "", "", chrf=0.0, probability=0.5))
+    examples = percentile_examples(sentences, (90, 50, 10))
+    assert [(example.sentence, example.percentile) for example in examples] == [
+        (9, 90),
+        (5, 50),
+        (1, 10),
+    ]
+    assert len(percentile_examples(sentences[:1], (90, 50, 10))) == 1
+    assert percentile_examples([], (50,)) == []

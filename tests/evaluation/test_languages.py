@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mt.evaluation.languages import bleu_tokenizer, script_of, ter_words
+from mt.evaluation.languages import bleu_tokenizer, script_of_language, ter_words
 
 # The same language in the spellings of ISO 639-1, ISO 639-2 and -3, BCP 47, FLORES and a locale.
 SPELLINGS = {
@@ -37,10 +37,10 @@ def test_japanese_and_korean_without_mecab_are_scored_by_characters(
 
 
 def test_script_in_the_code_comes_before_that_of_the_language() -> None:
-    assert script_of("zh") == "hani"
-    assert script_of("zho_Hant") == "hant"
-    assert script_of("zh-Latn-pinyin") == "latn"
-    assert script_of("en") == ""
+    assert script_of_language("zh") == "hani"
+    assert script_of_language("zho_Hant") == "hant"
+    assert script_of_language("zh-Latn-pinyin") == "latn"
+    assert script_of_language("en") == ""
 
 
 @pytest.mark.parametrize(

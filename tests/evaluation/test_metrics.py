@@ -281,3 +281,16 @@ def test_subword_tokenizer_needs_its_model(
     bleu, *_ = score_corpus(HYPOTHESES, [REFERENCES], scoring=scoring)
     signature = "flores101" if tokenize == "spm" else tokenize
     assert f"|tok:{signature}|" in bleu.signature
+
+
+def test_tokenized_text_gives_no_warning_if_bleu_does_not_tokenize_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = ["Ein Satz ."] * 200
+    as_tokenized = score_corpus(lines, [lines], metrics=["bleu"], scoring=Scoring("none"))
+    assert caplog.messages == []
+    assert as_tokenized[0].signature == str(
+        BLEU(tokenize="none", references=[lines]).get_signature()
+    )
+    score_corpus(lines, [lines], metrics=["bleu"], scoring=Scoring("13a"))
+    assert caplog.messages != [], "else this test checks nothing"

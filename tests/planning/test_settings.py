@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mt.config.schema import Config, ModelConfig
@@ -22,6 +22,7 @@ from mt.planning.settings import (
     RunLength,
     Settings,
     choose_settings,
+    describe_minutes,
     find_row,
     plan_length,
 )
@@ -85,6 +86,7 @@ def as_config(settings: Settings, length: RunLength, minutes: float) -> Config:
 
 
 @given(num_pairs=PAIRS, minutes=MINUTES, speed=SPEEDS, device=st.sampled_from(["cpu", "cuda"]))
+@example(num_pairs=100, minutes=9663.0, speed=9142616.0, device="cpu")  # many updates
 def test_settings_are_a_valid_config_for_every_text_and_time(
     num_pairs: int, minutes: float, speed: float, device: str
 ) -> None:
@@ -100,6 +102,14 @@ def test_settings_are_a_valid_config_for_every_text_and_time(
     assert settings.vocab_size > NUM_FIXED_PIECES
     if length.num_updates >= 10:
         assert 6 <= length.num_updates / length.validate_every <= 16
+
+
+def test_minutes_are_in_words() -> None:
+    assert [describe_minutes(minutes) for minutes in (0.5, 1.0, 10)] == [
+        "0.5 minutes",
+        "1 minute",
+        "10 minutes",
+    ]
 
 
 @given(minutes=MINUTES, speed=SPEEDS)

@@ -503,3 +503,41 @@ def test_planted_fault_is_the_only_problem_of_multi30k(
     assert words in finding.text
     if topic == "alignment":
         assert abs(finding.numbers["line"] - 14_501) <= 10
+
+
+BACKWARDS = {"src_lang": "de", "tgt_lang": "en"}
+
+
+def check_directions(directory: Path, *corpora: dict[str, str]) -> list[Finding]:
+    """Check the languages of the toy corpus from English to German and of other corpora."""
+    for name in ("train", "valid"):
+        for language in ("en", "de"):
+            write_lines(directory / f"{name}.{language}", toy_lines(f"{name}.{language}", 300))
+    data = DataConfig(
+        src_lang="en",
+        tgt_lang="de",
+        train=({"prefix": f"{directory}/train"}, *corpora),
+        valid=(
+            {"name": "en-de", "prefix": f"{directory}/valid"},
+            {"name": "de-en", "prefix": f"{directory}/valid", **BACKWARDS},
+        ),
+    )
+    return [finding for finding in check_files(data) if finding.topic == "languages"]
+
+
+def test_each_direction_is_compared_with_its_own_validation_set(tmp_path: Path) -> None:
+    sound = {"prefix": f"{tmp_path}/train", **BACKWARDS}
+    swapped = {"src": f"{tmp_path}/train.en", "tgt": f"{tmp_path}/train.de", **BACKWARDS}
+    (finding,) = check_directions(tmp_path, sound)
+    assert finding.level == "ok"
+    (finding,) = check_directions(tmp_path, swapped)
+    assert finding.level == "error"
+    assert "train.1" in finding.text
+    assert "de-en" in finding.text
+
+
+def test_text_copied_on_purpose_is_no_fault(tmp_path: Path) -> None:
+    sound = {"prefix": f"{tmp_path}/train", **BACKWARDS}
+    copied = {"prefix": f"{tmp_path}/train", "src_lang": "de", "tag": "copy"}
+    (finding,) = check_directions(tmp_path, sound, copied)
+    assert finding.level == "ok"

@@ -128,16 +128,16 @@ def test_both_texts_are_normalized(translator: Translator) -> None:
 
 
 def test_tags_are_special_words(translator: Translator) -> None:
-    prefix = translator.src_tokenizer.tag_ids[:2]
+    translator = replace(translator, ids_by_language={"de": translator.src_tokenizer.tag_ids[1]})
     target = "die alte Frau"
-    maps = attention_maps(translator, "the old woman", target=target, name="", prefix=prefix)
+    maps = attention_maps(translator, "the old woman", target=target, name="", to="de")
     side = maps.sides["src"]
-    assert side.words == ["<tag_0>", "<tag_1>", "the", "old", "woman", "<eos>"]
-    assert side.special_words == [0, 1, 5]
-    assert side.word_index[:3] == [0, 1, 2]
+    assert side.words == ["<2de>", "the", "old", "woman", "<eos>"]
+    assert side.special_words == [0, 4]
+    assert side.word_index[:2] == [0, 1]
     assert maps.weights["cross"][0].shape[2] == len(side.subwords)
-    own = attention_maps(translator, "the old woman", target=None, name="", prefix=prefix)
-    assert own.tgt_text == translator.translate("the old woman", prefix=prefix)
+    own = attention_maps(translator, "the old woman", target=None, name="", to="de")
+    assert own.tgt_text == translator.translate("the old woman", to="de")
 
 
 # The command
@@ -153,7 +153,7 @@ def test_command_writes_html_or_json(trained_run: Path, tmp_path: Path) -> None:
         assert re.fullmatch(message, ended.err)
     assert "balo &lt;b&gt;gona" in (tmp_path / "page.html").read_text(encoding="utf-8")
     content = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
-    assert content["name"] == str(trained_run)
+    assert content["name"] == trained_run.name
     assert content["sides"]["tgt_out"]["words"] == ["deru", "<eos>"]
 
 

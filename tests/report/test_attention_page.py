@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Page
+from page_access import check_contrast, check_focus
 
 from mt.report.attention_page import (
     ATTENTION_AXES,
@@ -72,7 +73,13 @@ def make_maps(
             random_weights(rng, shape, causal=kind == "decoder") for _ in range(num_layers)
         ]
     return AttentionMaps(
-        "runs/some", text_of(sides["src"]), text_of(sides["tgt_out"]), sides, weights
+        name="some",
+        src_lang="?",
+        tgt_lang="?",
+        src_text=text_of(sides["src"]),
+        tgt_text=text_of(sides["tgt_out"]),
+        sides=sides,
+        weights=weights,
     )
 
 
@@ -476,6 +483,86 @@ def test_hostile_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None
         assert page.evaluate("document.title") == f"Attention: {HOSTILE_TEXT}"
         assert page.evaluate("document.scripts.length") == 2
         assert page.evaluate("document.images.length") == 0
+
+
+def test_texts_have_the_languages_of_the_config(browser: Browser, tmp_path: Path) -> None:
+    maps = make_maps(SRC, TGT)._replace(src_lang="sv", tgt_lang="ar")
+    with open_page(browser, maps, tmp_path) as page:
+        assert page.evaluate("[$('h1').lang, $('.translation').lang]") == ["sv", "ar"]
+        assert page.evaluate("$('.translation').dir") == "rtl"
+        for selector, lang in (
+            (".keys bdi", "sv"),
+            (".queries bdi", "ar"),
+            ("#map text[data-row]", "ar"),
+        ):
+            langs = page.evaluate(f"$$('{selector}').map((text) => text.getAttribute('lang'))")
+            assert set(langs) == {lang}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_can_be_read_and_used(
+    browser: Browser, maps: AttentionMaps, tmp_path: Path, dark: bool
+) -> None:
+    with open_page(browser, maps, tmp_path, dark=dark) as page:
+        check_focus(page)
+        check_contrast(page)
+        page.click('.row.queries .chip[data-index="1"]')
+        check_contrast(page)
+
+
+def test_tapped_words_and_cells_stay_chosen(
+    browser: Browser, maps: AttentionMaps, tmp_path: Path
+) -> None:
+    with open_page(browser, maps, tmp_path) as page:
+        page.send_command("Emulation.setTouchEmulationEnabled", enabled=True)
+        tap(page, '.row.keys .chip[data-index="1"]')
+        assert page.evaluate("$$('.chip[aria-pressed=true]').length") == 1
+        tap(page, '.row.keys .chip[data-index="1"]')
+        assert page.evaluate("$$('.chip[aria-pressed=true], .chip.active').length") == 0
+        tap(page, "#map image")
+        assert page.evaluate("!$('#tooltip').hidden")
+        tap(page, "h1")
+        assert page.evaluate("$('#tooltip').hidden")
+
+
+def tap(page: Page, selector: str) -> None:
+    """Touch the middle of an element with a finger, and lift the finger."""
+    x, y = page.evaluate(f"""(() => {{
+        const element = $({json.dumps(selector)});
+        element.scrollIntoView({{block: "center"}});
+        const box = element.getBoundingClientRect();
+        return [box.left + 0.45 * box.width, box.top + 0.45 * box.height];
+    }})()""")
+    point = {"x": x, "y": y}
+    page.send_command("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
+    page.send_command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+
+
+def test_links_meet_their_words_in_a_narrow_window(browser: Browser, tmp_path: Path) -> None:
+    pieces = [*(f"▁word{i}" for i in range(30)), "<eos>"]
+    with open_page(browser, make_maps(pieces, pieces), tmp_path) as page:
+        page.resize(390, 800)
+        page.evaluate("new Promise((resolve) => setTimeout(resolve, 200))")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.click('.row.queries .chip[data-index="2"]')
+        links = page.evaluate("""(() => {
+            const box = $("#links").getBoundingClientRect();
+            const query = $(".queries .chip[data-index='2']").getBoundingClientRect();
+            const right = $(".keys .chip").getBoundingClientRect().right;
+            return $$("#links path").map((path) => {
+                const start = path.getPointAtLength(0);
+                const end = path.getPointAtLength(path.getTotalLength());
+                const y = query.top + query.height / 2;
+                return [
+                    start.x + box.left - query.left,
+                    start.y + box.top - y,
+                    end.x + box.left - right,
+                ];
+            });
+        })()""")
+        assert links
+        np.testing.assert_allclose(links, 0.0, atol=1.5)
 
 
 def test_right_to_left_text_is_shown_from_right_to_left(browser: Browser, tmp_path: Path) -> None:

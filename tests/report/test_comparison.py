@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from browser import Browser
+from page_access import check_contrast, check_focus
 from page_text import PageText
 from shell import mt
 
@@ -73,7 +74,7 @@ def translate(*hypotheses: list[str], text: str = "source") -> TranslatedSets:
     """Return an evaluation set with translations of the systems 0, 1 and so on."""
     eval_set = EvalSet("test", [f"{text} {number}" for number in range(12)], [REFERENCES])
     outputs = [SystemOutput(str(number), lines) for number, lines in enumerate(hypotheses)]
-    return TranslatedSets([TranslatedSet(eval_set, outputs)], Scoring(), [])
+    return TranslatedSets([TranslatedSet(eval_set, outputs, Scoring())], [])
 
 
 @pytest.fixture(autouse=True)
@@ -231,6 +232,8 @@ def test_page_fits_the_window(browser: Browser, tmp_path: Path, width: int, dark
     assert page.requests == [path.as_uri()]
     assert "broken" not in page.evaluate("document.title")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    check_contrast(page)
+    check_focus(page)
     page.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Translator
 from mt.report.attention_page import AxisTokens
 from mt.report.heat_maps import compute_heat_maps, subwords_if_unspaced
@@ -19,11 +20,13 @@ def test_heat_maps_show_the_words_of_suitable_sentences(trained_run: Path) -> No
     too_few_words = "balo"
     too_many_words = " ".join(WORDS * 5)
     sources = [suitable[0], too_many_tokens, *suitable[1:], too_few_words, too_many_words]
-    heat_maps = compute_heat_maps(sources, Translator.load(trained_run))
+    eval_set = EvalSet("test", sources, [sources], src_lang="sv")
+    heat_maps = compute_heat_maps(eval_set, Translator.load(trained_run))
     assert [list(heat_map.keys) for heat_map in heat_maps] == [
         [*source.split(), "<eos>"] for source in suitable
     ]
     for heat_map in heat_maps:
+        assert (heat_map.src_lang, heat_map.tgt_lang) == ("sv", "bb")
         assert heat_map.weights.shape == (len(heat_map.queries), len(heat_map.keys))
         assert heat_map.weights.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
 

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, Page
+from page_access import check_contrast, check_focus
 from page_text import PageText
 
-from mt.evaluation.analysis import Bucket, Example, ScoredSentence
+from mt.evaluation.analysis import Bucket, Example, PercentileExample, ScoredSentence
 from mt.evaluation.metrics import Score
 from mt.planning.advice import Advice
 from mt.report.facts import Fact
 from mt.report.heat_maps import HeatMap
 from mt.report.run_report import Report, report_page
 from mt.report.scored_set import ScoredSet
+from mt.report.template import PageLink
 from mt.report.training_history import SampleVersion
 from mt.training.metrics_log import MetricsHistory
 
@@ -39,6 +41,8 @@ def make_report(**changes: Any) -> Report:
     report = Report(
         name="a run",
         languages="en → de",
+        src_lang="en",
+        tgt_lang="de",
         summary=[Fact("updates", "1,000"), Fact("training time", "3:32", is_timing=True)],
         facts={"Data": [Fact("languages", "en → de")]},
         history=make_history(),
@@ -53,6 +57,8 @@ def make_report(**changes: Any) -> Report:
                 ["Ein", "Hund", "<eos>"],
                 ["a", "dog", "<eos>"],
                 np.eye(3, dtype=np.float32) * 0.9 + 0.033,
+                src_lang="en",
+                tgt_lang="de",
             )
         ],
         heat_maps_source="test",
@@ -106,6 +112,8 @@ def make_scored_set() -> ScoredSet:
     example = Example(11, "lost: Maria")
     return ScoredSet(
         name="test",
+        src_lang="en",
+        tgt_lang="de",
         sentences=[sentence] * 34,
         scores=[score],
         length_unit="words",
@@ -114,6 +122,7 @@ def make_scored_set() -> ScoredSet:
             (Bucket("6–10", list(range(30, 34))), [score_without_interval]),
         ],
         examples={"best": [], "worst": [example], "instructive": [example]},
+        cross_section=[PercentileExample(11, 50)],
     )
 
 
@@ -129,7 +138,10 @@ def hostile_page() -> str:
     incident = {"kind": "incident", "step": 9, "text": HOSTILE_TEXT}
     sentence = ScoredSentence(HOSTILE_TEXT, twice, HOSTILE_TEXT, 1.0, 0.1)
     scored_set = make_scored_set()._replace(
-        sentences=[sentence], examples={"worst": [Example(0, HOSTILE_TEXT)]}
+        sentences=[sentence],
+        src_lang=HOSTILE_TEXT,
+        examples={"worst": [Example(0, HOSTILE_TEXT)]},
+        cross_section=[PercentileExample(0, 50)],
     )
     weights = np.full((2, 2), 0.5, np.float32)
     report = make_report(
@@ -143,7 +155,7 @@ def hostile_page() -> str:
             ]
         },
         scored_sets=[scored_set],
-        heat_maps=[HeatMap([HOSTILE_TEXT, "x"], ["y", HOSTILE_TEXT], weights)],
+        heat_maps=[HeatMap([HOSTILE_TEXT, "x"], ["y", HOSTILE_TEXT], weights, "en", "de")],
         missing=[HOSTILE_TEXT],
         config=HOSTILE_TEXT,
     )
@@ -219,6 +231,48 @@ def test_page_without_advice_says_why(next_steps: list[Advice] | None, words: st
     assert words in PageText(report_page(make_report(next_steps=next_steps))).text
 
 
+def test_page_shows_what_the_model_can_do_before_its_training() -> None:
+    ids = re.findall(r'<section id="([^"]*)"', plain_page())
+    order = [
+        "translations",
+        "scores",
+        "set-test",
+        "attention",
+        "curves",
+        "samples",
+        "setup",
+        "next",
+    ]
+    assert ids == order
+
+
+def test_run_without_scores_opens_with_its_latest_samples() -> None:
+    html = report_page(make_report(scored_sets=[], heat_maps=[]))
+    assert re.findall(r'<section id="([^"]*)"', html)[0] == "translations"
+    section = html[html.index('id="translations"') : html.index('id="curves"')]
+    assert "Satz 11" in PageText(section).text.replace("\n", "")
+    assert "Satz 10" not in PageText(section).text
+
+
+def test_texts_have_the_languages_of_the_config() -> None:
+    html = report_page(make_report(tgt_lang="he", src_lang="pt_BR"))
+    samples = html[html.index('id="samples"') : html.index('id="setup"')]
+    assert samples.count('<bdi lang="pt-BR" dir="auto"') == 1
+    assert samples.count('<bdi lang="he" dir="rtl"') == 1 + 12
+
+
+def test_cells_of_score_tables_have_their_names() -> None:
+    html = plain_page()
+    tables = re.findall(r'<table class="[^"]*stack">.*?</table>', html, re.DOTALL)
+    assert len(tables) == 2
+    assert not any("<td>" in table for table in tables)
+
+
+def test_page_links_to_the_attention_page() -> None:
+    html = report_page(make_report(links=[PageLink("Attention page", "attention.html")]))
+    assert '<a href="attention.html">Attention page</a>' in html
+
+
 def test_middle_versions_of_a_sample_are_folded() -> None:
     text = PageText(plain_page()).text
     for k in range(12):
@@ -257,7 +311,7 @@ def test_browser_shows_hostile_text_unchanged(browser: Browser, tmp_path: Path, 
     title = page.evaluate("document.title")
     assert "broken" not in title.replace(HOSTILE_TEXT, "")
     sources = page.evaluate("[...document.querySelectorAll('.pair .src')].map(e => e.textContent)")
-    assert sources == [HOSTILE_TEXT] * 2
+    assert sources == [HOSTILE_TEXT] * 3
     assert page.evaluate("document.querySelectorAll('script, img').length") == 0
     page.close()
 
@@ -297,7 +351,7 @@ def test_contents_link_to_existing_sections(browser: Browser, tmp_path: Path) ->
     page = open_page(browser, plain_page(), tmp_path)
     targets = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.hash)")
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(element => element.id)")
-    assert len(targets) == 8
+    assert len(targets) == 9
     assert {target.removeprefix("#") for target in targets} <= set(ids)
     assert len(ids) == len(set(ids))
     page.close()
@@ -307,6 +361,14 @@ def test_contents_link_to_existing_sections(browser: Browser, tmp_path: Path) ->
 def test_page_fits_the_window(browser: Browser, tmp_path: Path, width: int) -> None:
     page = open_page(browser, hostile_page(), tmp_path, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_can_be_read_and_used(browser: Browser, tmp_path: Path, dark: bool) -> None:
+    page = open_page(browser, plain_page(), tmp_path, dark=dark)
+    check_contrast(page)
+    check_focus(page)
     page.close()
 
 

@@ -220,7 +220,7 @@ def test_advice_uses_the_curves_and_the_translations(trained_run: Path) -> None:
 
     empty = ScoredSentence("a source", "", "eine Quelle", 0.0, 0.5)
     scores = [Score("BLEU", 1.0, "tok:13a", 1.0, 0.1), Score("chrF", 40.0, "nc:6", 40.0, 0.1)]
-    scored_set = ScoredSet("test", [empty] * 60, scores, "words", [], {})
+    scored_set = ScoredSet("test", "en", "de", [empty] * 60, scores, "words", [], {}, [])
     steps = find_next_steps(config, history, [scored_set])
     assert steps is not None
     assert [advice.topic for advice in steps] == ["BLEU and chrF", "Repetitions"]
@@ -256,6 +256,16 @@ def test_example_shows_the_nearest_of_several_references(trained_run: Path) -> N
         sentence = scored_set.sentences[example.sentence]
         assert sentence.src == sources[example.sentence]
         assert sentence.ref == near_refs[example.sentence]
+
+
+def test_scored_set_has_its_own_languages(trained_run: Path) -> None:
+    """A model of several languages translates sets of several directions."""
+    translator = Translator.load(trained_run)
+    eval_set = EvalSet("x", ["balo"] * 3, [["balo"] * 3])
+    plain = translate_and_score(eval_set, translator, scoring=Scoring())
+    assert (plain.src_lang, plain.tgt_lang) == (translator.src_lang, translator.tgt_lang)
+    with_language = eval_set._replace(src_lang="sv", tgt_lang=translator.tgt_lang)
+    assert translate_and_score(with_language, translator, scoring=Scoring()).src_lang == "sv"
 
 
 @pytest.mark.parametrize("command", ["report", "attention"])

@@ -21,6 +21,15 @@ from mt.model.transformer import Transformer
 from mt.training.objective import Objective
 from scripts.benchmarks.batch_invariance import compare
 from scripts.benchmarks.changed_text import CHANGES
+from scripts.benchmarks.gradient_variance import GradientSums
+from scripts.benchmarks.large_text import (
+    STEPS,
+    Measurement,
+    generate_text,
+    plot,
+    private_memory,
+    run_step,
+)
 from scripts.benchmarks.plain_loop import PlainTrainer
 from scripts.benchmarks.train_speed import require_equal_work
 from scripts.benchmarks.train_worker import useful_flops
@@ -281,11 +290,19 @@ def test_gradient_variance_prints_a_row_for_each_plan(tmp_path: Path) -> None:
     assert mt(*train).code == 0
     options = ("--batch-tokens", "128", "--batches", "4")
     header, pools, in_order = run_module("gradient_variance", run_dir, *options)
-    assert header.split()[-2:] == ["variance", "cost"]
+    assert header.split()[-3:] == ["variance", "cost", "larger"]
     assert pools.split()[:2] == ["128", "pools"]
-    assert pools.split()[-2:] == ["1.000", "1.000"]
+    assert pools.split()[-3:] == ["1.000", "1.000", "1.000"]
     assert in_order.split()[:2] == ["128", "sorted"]
-    assert float(in_order.split()[-2]) > 0
+    assert float(in_order.split()[-3]) > 0
+
+
+def test_gradient_sums_have_the_variance_of_their_gradients() -> None:
+    gradients = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sums = GradientSums()
+    for gradient in gradients:
+        sums.add(gradient)
+    assert sums.variance() == pytest.approx(float(gradients.var(dim=0).sum()))
 
 
 # plot_speed.py
@@ -321,3 +338,43 @@ def test_plot_speed_draws_a_run_and_prints_its_sixths(tmp_path: Path) -> None:
         "  to minute  60.0:    2,000 tokens/s, 2.25 GB",
     ]
     assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_generated_text_is_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.benchmarks.large_text.NUM_WORDS", 500)
+    monkeypatch.setattr("scripts.benchmarks.large_text.PAIRS_PER_BLOCK", 30)
+    contents = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        generate_text(tmp_path / name, 100)
+        contents.append([path.read_text() for path in sorted((tmp_path / name).iterdir())])
+    assert contents[0] == contents[1]
+    src, tgt = ([line.split() for line in side.splitlines()] for side in contents[0])
+    assert len(src) == len(tgt) == 100
+    assert 14 < sum(map(len, src)) / 100 < 17
+    assert src[0] != tgt[0]
+
+
+def test_step_says_how_many_pairs_it_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.benchmarks.large_text.NUM_WORDS", 500)
+    generate_text(tmp_path, 40)
+    result = run_step("count", tmp_path)
+    assert result["num_pairs"] == 40
+    assert result["cpu_seconds"] > 0
+    assert result["memory_before"] > 10**6
+
+
+def test_memory_of_a_process_that_has_ended_is_nothing() -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    assert private_memory([str(process.pid)]) == 0
+
+
+def test_steps_are_plotted_against_the_size(tmp_path: Path) -> None:
+    measured = [Measurement(step, 100, 2.0, 1.0, 50.0) for step in STEPS]
+    plot({100: measured, 1000: measured}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

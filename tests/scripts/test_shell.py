@@ -297,7 +297,7 @@ def test_quickstart_trains_translates_and_evaluates_with_mt_of_the_venv(
 def test_files_named_by_the_quickstart_exist() -> None:
     text = (TOP / "scripts/quickstart").read_text(encoding="utf-8")
     named = set(re.findall(r"\b(?:configs|scripts|data)/[\w./-]+\w", text)) | {"README.md"}
-    assert {"configs/toy.yaml", "scripts/setup", "scripts/recipes/get_multi30k.py"} <= named
+    assert {"configs/toy.yaml", "scripts/setup", "scripts/recipes/get_data.py"} <= named
     for name in sorted(named):
         assert (TOP / name).exists(), name
 

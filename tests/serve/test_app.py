@@ -390,7 +390,7 @@ def test_details_are_for_short_texts(server: RunningServer) -> None:
 def test_attention_is_a_page_that_may_do_nothing(server: RunningServer) -> None:
     answer = server.post_form("attention", q="<b>balo", translation="deru", **EN_SV)
     assert answer.status == 200
-    assert '<h1 dir="auto">&lt;b&gt;balo</h1>' in answer.text
+    assert '<h1 lang="en" dir="auto" translate="no">&lt;b&gt;balo</h1>' in answer.text
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "sandbox allow-scripts" in policy

@@ -109,7 +109,7 @@ def test_translator_of_a_result_is_that_of_its_run(result: mt.TrainingResult) ->
 
 def test_validation_loss_is_the_mean_score_of_the_references(result: mt.TrainingResult) -> None:
     experiment = Experiment.open(result.run_dir)
-    valid = experiment.validation_set
+    valid = experiment.validation_sets[0]
     scores = result.translator(device="cpu").score(valid.src, valid.refs[0])
     num_tokens = sum(len(score.tokens) for score in scores)
     mean_log_prob = sum(score.log_prob for score in scores) / num_tokens

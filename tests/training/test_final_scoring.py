@@ -83,7 +83,7 @@ def test_final_score_is_that_of_evaluate_and_sacrebleu(finished: Path) -> None:
         assert final[score.name] == score.value
         assert final["signatures"][score.name] == score.signature
 
-    valid = Experiment.open(finished).validation_set
+    valid = Experiment.open(finished).validation_sets[0]
     hypotheses = Translator.load(finished, device="cpu").translate(valid.src)
     assert final["chrF"] == sacrebleu.corpus_chrf(hypotheses, valid.refs).score
     assert final["chrF"] > 0
@@ -264,6 +264,6 @@ def test_set_that_does_not_fit_is_sampled(
     scoring.budget_seconds = 3.5
     final = scoring.score([], seconds_per_line=1.0 / beam_cost(2))
     assert final.scope == (3, 6, 2)
-    sample = Experiment.open(finished).validation_set.sample(3)
+    sample = Experiment.open(finished).validation_sets[0].sample(3)
     hypotheses = Translator.load(finished, device="cpu").translate(sample.src)
     assert final.scores["chrF"] == sacrebleu.corpus_chrf(hypotheses, sample.refs).score

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mt.config.load import load_run_config
+from mt.data.tokenizer import Tokenizer
 from mt.distributed import open_runtime
 from mt.errors import ConfigError, RunDirError
 from mt.preflight.run_checks import check_training
@@ -150,14 +151,17 @@ def test_freezing_random_weights_is_refused(config_path: Path, tmp_path: Path) -
         configure(config_path, tmp_path, FREEZE)
 
 
+@pytest.mark.parametrize("tokenizer", ["parent", "new"])
 def test_check_of_a_resumable_run_does_not_need_the_other_run(
-    config_path: Path, parent: Path, tmp_path: Path
+    config_path: Path, parent: Path, tmp_path: Path, tokenizer: str
 ) -> None:
     """Neither does its training, as the test above of frozen weights shows."""
     path = child_config_path(config_path)
     moved = tmp_path / "moved"
     shutil.copytree(parent, moved)
-    overrides = (f"train.init_from={moved}", FREEZE)
+    overrides = [f"train.init_from={moved}", FREEZE]
+    if tokenizer == "new":
+        overrides += [*NEW_TOKENIZER, "train.init_new_tokens=random"]
     config = configure(path, tmp_path / "child", *overrides)
     train(configure(path, tmp_path / "child", *overrides, "train.max_steps=6"))
     shutil.rmtree(moved)
@@ -177,3 +181,77 @@ def test_check_of_a_new_child_resumes_it(config_path: Path, parent: Path, tmp_pa
 def test_checkpoint_of_no_run_is_refused(config_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="init_checkpoint"):
         configure(config_path, tmp_path, "train.init_checkpoint=last")
+
+
+# A new tokenizer
+
+
+NEW_TOKENIZER = ("train.init_tokenizer=new", "tokenizer.vocab_size=324")
+
+
+def start_child(config_path: Path, run_dir: Path, *overrides: str) -> Trainer:
+    """Return the trainer of a child before its first update."""
+    config = configure(child_config_path(config_path), run_dir, *overrides)
+    experiment, runtime = prepare_run(config, RunDir(run_dir), open_runtime("cpu"))
+    return Trainer.from_experiment(experiment, runtime)
+
+
+def test_tokens_of_both_tokenizers_keep_their_embeddings(
+    config_path: Path, parent: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = (config_path.parent / "train.aa").read_text(encoding="utf-8")
+    for language in ("aa", "bb"):  # other words, in part
+        other = text.replace("balo", "balozo").replace("deru", "xeru")
+        (tmp_path / f"other.{language}").write_text(other, encoding="utf-8")
+    overrides = (f"train.init_from={parent}", f"data.train.0.prefix={tmp_path}/other")
+    with caplog.at_level("INFO", logger="mt"):
+        trainer = start_child(config_path, tmp_path / "mean", *overrides, *NEW_TOKENIZER)
+    weights = trainer.objective.transformer.state_dict()
+    expected = load_averages(parent)
+    (name,) = (key for key in weights if key.startswith("embeddings."))
+    for key in weights.keys() - {name}:
+        assert torch.equal(weights[key], expected[key])
+
+    tokenizer = Tokenizer.load(tmp_path / "mean" / "tokenizer.model")
+    parent_tokenizer = Tokenizer.load(parent / "tokenizer.model")
+    num_shared = 0
+    num_split = 0
+    for token_id in range(tokenizer.vocab_size):
+        piece = tokenizer.piece(token_id)
+        parent_id = parent_tokenizer.find_piece(piece)
+        row = weights[name][token_id]
+        if parent_id is not None:
+            num_shared += 1
+            assert torch.equal(row, expected[name][parent_id])
+            continue
+        num_split += 1
+        parts = parent_tokenizer.split_piece(piece)
+        assert parts
+        torch.testing.assert_close(row, expected[name][parts].mean(dim=0))
+    assert tokenizer.tag_ids == parent_tokenizer.tag_ids
+    assert num_shared > 280
+    assert num_split > 0
+    assert f"init_from: {num_shared:,} of {tokenizer.vocab_size:,} tokens" in caplog.text
+
+    random = start_child(
+        config_path, tmp_path / "random", *overrides, *NEW_TOKENIZER, "train.init_new_tokens=random"
+    )
+    random_rows = random.objective.transformer.state_dict()[name]
+    is_equal = (random_rows == weights[name]).all(dim=1)
+    assert int(is_equal.sum()) == num_shared
+
+
+def test_child_with_a_new_tokenizer_resumes_exactly(
+    config_path: Path, parent: Path, tmp_path: Path
+) -> None:
+    path = child_config_path(config_path)
+    overrides = (f"train.init_from={parent}", *NEW_TOKENIZER)
+    whole = train(configure(path, tmp_path / "whole", *overrides))
+    train_until(6, configure(path, tmp_path / "half", *overrides))
+    resumed = train(configure(path, tmp_path / "half", *overrides))
+    assert_same_run(whole, resumed)
+
+
+def test_new_tokenizer_without_a_parent_is_refused(config_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="wanted init_from"):
+        configure(config_path, tmp_path, "train.init_tokenizer=new")

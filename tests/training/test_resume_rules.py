@@ -32,7 +32,7 @@ def changed_keys(config_path: Path, *overrides: str) -> list[str]:
         ("data.test=[{name: test, prefix: AT/test}]", []),
         ("train.seed=7", ["train.seed"]),
         ("data.valid.prefix=other", []),  # the content is compared
-        ("data.valid.name=other", ["data.valid.name"]),
+        ("data.valid.name=other", ["data.valid.0.name"]),
     ],
 )
 def test_only_listed_keys_and_sections_may_change(

@@ -4,6 +4,7 @@ weights.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import signal
@@ -28,11 +29,22 @@ from runs import (
     train_until,
 )
 
+import mt.data.corpus
+import mt.data.corpus_writer
 import mt.storage.atomic
 from mt.config.load import load_run_config
+from mt.data.chunk_encoder import EncodedChunk, TextChunk
 from mt.data.dataset import Epoch
+from mt.data.encoding_processes import EncodingProcess
 from mt.data.tokenizer_training import train_tokenizer
-from mt.errors import CheckpointError, ConfigError, DataError, DeviceError, RunDirError
+from mt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    ProcessError,
+    RunDirError,
+)
 from mt.experiment import Experiment
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.storage.run_dir import RunDir
@@ -543,6 +555,29 @@ def test_failed_start_leaves_no_run_directory(
     with pytest.raises(error):
         train(configure(config_path, tmp_path / "runs" / "new", override, "train.device=auto"))
     assert not (tmp_path / "runs" / "new").exists()
+
+
+def test_first_start_keeps_the_encoded_text_when_an_encoder_is_killed(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = EncodingProcess.encode
+    num_chunks = 0
+
+    def kill_at_third_chunk(self: EncodingProcess, chunk: TextChunk) -> EncodedChunk:
+        nonlocal num_chunks
+        num_chunks += 1
+        if num_chunks == 3:
+            self._process.kill()
+        return encode(self, chunk)
+
+    monkeypatch.setattr(mt.data.corpus, "choose_num_processes", lambda text_size: 1)
+    monkeypatch.setattr(mt.data.corpus, "CHUNK_SIZE", 4)
+    monkeypatch.setattr(mt.data.corpus_writer, "PAIRS_PER_RECORD", 4)
+    monkeypatch.setattr(EncodingProcess, "encode", kill_at_third_chunk)
+    with pytest.raises(ProcessError):
+        train(configure(config_path, tmp_path / "run"))
+    (record,) = (tmp_path / "run/cache").glob(".*.unfinished/progress.json")
+    assert json.loads(record.read_text(encoding="utf-8"))["num_read"] == 8
 
 
 def test_failed_start_leaves_an_existing_directory(config_path: Path, tmp_path: Path) -> None:

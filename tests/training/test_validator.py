@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mt.config.load import load_run_config
 from mt.config.schema import SearchConfig
-from mt.data.corpus import EncodedCorpus, FilterCounts, TokenArray
+from mt.data.chunk_encoder import FilterCounts
+from mt.data.corpus import EncodedCorpus
+from mt.data.token_array import TokenArray
 from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.translation import OnProgress, TranslationProgress
 from mt.decoding.translator import Translator
@@ -38,7 +40,7 @@ def read_validations(run_dir: Path) -> list[dict[str, Any]]:
 def write_sample(directory: Path, num_lines: int) -> Path:
     """Write the lines that a run validates on to files, and return their prefix."""
     config = configure(directory / "copy.yaml", directory / "unused")
-    sample = Experiment(config, RunDir(directory)).validation_set.sample(num_lines)
+    sample = Experiment(config, RunDir(directory)).validation_sets[0].sample(num_lines)
     for lang, lines in (("aa", sample.src), ("bb", sample.refs[0])):
         text = "".join(f"{line}\n" for line in lines)
         (directory / f"sample.{lang}").write_text(text, encoding="utf-8")
@@ -102,7 +104,7 @@ def test_run_of_an_older_version_validates_as_it_did(tmp_path: Path) -> None:
     config_path = write_copy_task(tmp_path, CONFIG)
     run_dir = train(configure(config_path, tmp_path / "run", "train.max_steps=3"))
     path = run_dir / "config.yaml"
-    lines = path.read_text(encoding="utf-8").replace("format_version: 5", "format_version: 4")
+    lines = path.read_text(encoding="utf-8").replace("format_version: 6", "format_version: 4")
     old_lines = [line for line in lines.splitlines() if "  validation_" not in line]
     assert len(old_lines) == len(lines.splitlines()) - 3
     path.write_text("\n".join(old_lines) + "\n", encoding="utf-8")

@@ -1,0 +1,138 @@
+"""The command `mt clean`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mt.cli.options import QuietOption, VerboseOption
+from mt.cli.text_options import (
+    ColumnsOption,
+    FilesArgument,
+    SrcLangOption,
+    TgtLangOption,
+    open_text,
+)
+from mt.errors import DataError
+
+if TYPE_CHECKING:
+    from mt.preflight.cleaning import Cleaning, CleaningRules, HeldOut
+
+# The names of `mt.preflight.cleaning.Rule`, and what they mean.
+RULES = {
+    "encoding": "not UTF-8",
+    "control": "with an invisible character at which other programs end a line",
+    "blank": "with a blank side",
+    "length": "with a side of more than {max_length} words",
+    "length-ratio": "with one side more than {max_length_ratio:g} times as long as the other",
+    "script": "in another script",
+    "copy": "with the same text on both sides",
+    "language": "in the language of the other side",
+    "held-out": "with a source that is in the held-out text",
+    "duplicate": "the same as an earlier one",
+}
+RULES_OF_HELD_OUT = ("script", "language", "held-out")  # these need held-out text
+
+
+def clean(
+    files: FilesArgument,
+    src_lang: SrcLangOption,
+    tgt_lang: TgtLangOption,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PREFIX",
+            help="writes PREFIX.<src_lang> and PREFIX.<tgt_lang>",
+        ),
+    ],
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="validation or test text: a TSV or TMX file, or a prefix. Its sources are left "
+            "out, and the languages are learned from it. May be given again",
+        ),
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="words of a side")] = 100,
+    max_length_ratio: Annotated[
+        float, typer.Option(min=1.0, help="words of the longer side to those of the shorter")
+    ] = 3.0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help=f"do not use a rule: {', '.join(RULES)}"),
+    ] = None,
+    columns: ColumnsOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a text without the pairs that mt check would warn of, and count them."""
+    from mt.cli.streams import write_lines
+    from mt.data.split_files import refuse_existing
+    from mt.preflight.cleaning import (
+        KEPT,
+        CleaningRules,
+        Rule,
+        judge_text,
+        learn_held_out,
+        write_kept,
+    )
+
+    for rule_name in without or ():
+        if rule_name not in RULES:
+            raise typer.BadParameter(
+                f"wanted one of {', '.join(RULES)}; found {rule_name}", param_hint="--without"
+            )
+    paths = (Path(f"{output}.{src_lang}"), Path(f"{output}.{tgt_lang}"))
+    for path in paths:
+        refuse_existing(path)
+    text = open_text(files, src_lang=src_lang, tgt_lang=tgt_lang, columns=columns)
+    held_out_texts = [
+        open_text([name], src_lang=src_lang, tgt_lang=tgt_lang, columns=None)
+        for name in held_out or ()
+    ]
+    learned = learn_held_out(held_out_texts) if held_out_texts else None
+    rules = CleaningRules(
+        max_length=max_length,
+        max_length_ratio=max_length_ratio,
+        without=frozenset(rule for rule in Rule if rule.label in (without or ())),
+    )
+    cleaning = judge_text(text, rules, held_out=learned)
+    if cleaning.count(KEPT) == 0:
+        raise DataError(f"{text.name}: no pair is left of {len(cleaning.verdicts):,}")
+    write_kept(text, cleaning, paths=paths)
+    write_lines(describe_cleaning(cleaning, rules, held_out=learned, name=text.name, paths=paths))
+
+
+def describe_cleaning(
+    cleaning: "Cleaning",
+    rules: "CleaningRules",
+    *,
+    held_out: "HeldOut | None",
+    name: str,
+    paths: tuple[Path, Path],
+) -> Iterator[str]:
+    """Yield lines with the number of pairs: all, those that each rule drops, those that stay."""
+    from mt.preflight.cleaning import KEPT, Rule
+
+    yield f"{len(cleaning.verdicts):11,} pairs in {name}"
+    for rule in Rule:
+        meaning = RULES[rule.label].format(
+            max_length=rules.max_length, max_length_ratio=rules.max_length_ratio
+        )
+        if rule in rules.without:
+            continue
+        if held_out is None and rule.label in RULES_OF_HELD_OUT:
+            continue
+        if held_out is not None and held_out.log_odds is None and rule is Rule.LANGUAGE:
+            yield f"{'?':>11} {rule.label}: the two languages are too similar to be told apart"
+            continue
+        yield f"{cleaning.count(rule):11,} {rule.label}: {meaning}"
+    yield f"{cleaning.count(KEPT):11,} kept, in {paths[0]} and {paths[1]}"
+    if held_out is None:
+        yield (
+            f"Not used without --held-out: {', '.join(RULES_OF_HELD_OUT)}. Give the validation and "
+            "test text."
+        )
