@@ -74,12 +74,10 @@ class Service:
     async def list_languages(self, request: Request) -> Response:
         """Return all languages, each with those that it can be translated into."""
         targets = self.models.targets_by_source()
-        languages = list(targets)
-        languages += [model.target for model in self.models.models if model.target not in languages]
         return _json(
             [
                 {"code": language, "name": language, "targets": targets.get(language, [])}
-                for language in dict.fromkeys(languages)
+                for language in self.models.languages
             ]
         )
 

@@ -1,10 +1,13 @@
 """The models that a server offers, and which of them a request means."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mt.config.load import load_run_config
+from mt.data.tags import translatable_pairs
 from mt.decoding.translator import Translator
+from mt.storage.run_dir import open_run_dir
 
 AUTO = "auto"  # in place of a source language: the only one that there is
 
@@ -15,10 +18,13 @@ class UnknownModelError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model with the name that requests choose it by."""
+    """A model for one language pair, with the name that requests choose it by.
+
+    A run of several language pairs has one of these for each, with one name and the same weights.
+    """
 
     name: str
-    translator: Translator
+    translator: Translator  # its tgt_lang is the language that it translates into
 
     @property
     def source(self) -> str:
@@ -41,16 +47,24 @@ class ServedModels:
         """Return the first model from `source` to `target`, or the one called `name`.
 
         A source of "auto" is the source language of the models into `target`, if they have only
-        one: languages are not detected. Raises UnknownModelError.
+        one: languages are not detected. Raises UnknownModelError, which begins as the errors of
+        LibreTranslate do.
         """
+        for language in [target] if source == AUTO else [source, target]:
+            if language not in self.languages:
+                raise UnknownModelError(
+                    f"{language} is not supported: there are {', '.join(self.languages)}"
+                )
         fitting = [model for model in self.models if model.target == target]
         if source != AUTO:
             fitting = [model for model in fitting if model.source == source]
         if name is not None:
             fitting = [model for model in fitting if model.name == name]
         if not fitting:
+            model_name = "" if name is None else f" with the model {name}"
             raise UnknownModelError(
-                f"no model translates from {source} to {target}: there are {self.describe()}"
+                f"{target} is not available as a target language from {source}{model_name}: "
+                f"there are {self.describe()}"
             )
         sources = {model.source for model in fitting}
         if len(sources) > 1:
@@ -58,6 +72,13 @@ class ServedModels:
                 f"source: languages are not detected; wanted one of {', '.join(sorted(sources))}"
             )
         return fitting[0]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Return all languages, those of sources first."""
+        sources = [model.source for model in self.models]
+        targets = [model.target for model in self.models]
+        return tuple(dict.fromkeys([*sources, *targets]))
 
     def describe(self) -> str:
         """Return the directions and names of all models as text."""
@@ -78,7 +99,7 @@ class ServedModels:
 def load_models(
     run_dirs: Sequence[Path], *, checkpoint: str, device: str, precision: str, beam_size: int | None
 ) -> ServedModels:
-    """Load the models of run directories. Raises MtError.
+    """Load the models of run directories, one for each language pair of a run. Raises MtError.
 
     A model is called like its run directory; of several with one name, the second is `NAME-2`.
     """
@@ -94,7 +115,10 @@ def load_models(
         )
         name = _new_name(run_dir.resolve().name, names)
         names.add(name)
-        models.append(ServedModel(name, translator))
+        data = load_run_config(open_run_dir(run_dir).config_path).data
+        for pair in translatable_pairs(data):
+            own_translator = replace(translator, src_lang=pair.src, tgt_lang=pair.tgt)
+            models.append(ServedModel(name, own_translator))
     return ServedModels(tuple(models))
 
 

@@ -9,12 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.segmentation import TextPart, join_translations
 from mt.decoding.translation import Translation
-from mt.decoding.translator import Translator
 from mt.errors import MtError
 from mt.serve.models import ServedModel
 
@@ -40,13 +40,13 @@ class Piece(NamedTuple):
     """A sentence, or another part of a line, that waits to be translated."""
 
     line: int
-    part: int
-    text: str
+    part_index: int  # among the parts of its line
+    part: TextPart
 
     @property
     def cost(self) -> int:
         """Return what it counts towards BATCH_CHARS."""
-        return len(self.text) + CHARS_PER_PIECE
+        return len(self.part.text) + CHARS_PER_PIECE
 
 
 @dataclass(eq=False)
@@ -68,6 +68,11 @@ class Job:
         """Return what the job counts towards the limit of the queue."""
         return sum(len(line) + 1 for line in self.lines) + 1
 
+    def can_share_batch(self, other: "Job") -> bool:
+        """Return whether both can be translated together: other languages have other tags."""
+        has_same_weights = self.model.translator.models == other.model.translator.models
+        return has_same_weights and self.num_translations == other.num_translations
+
 
 @dataclass(eq=False)
 class _Progress:
@@ -80,13 +85,14 @@ class _Progress:
     results: dict[tuple[int, int], list[Translation]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, job: Job) -> "_Progress":
-        """Split the lines of a job as its translator does."""
+    def begin(cls, job: Job) -> Self:
+        """Split the lines of a job as its translator does, with the tag of the language."""
         translator = job.model.translator
+        prefix = translator.language_prefix(translator.tgt_lang)
         normalized = [translator.src_normalizer(line) for line in job.lines]
-        parts = [translator.split_text(text) for text in normalized]
+        parts = [translator.split_text(text, prefix=prefix) for text in normalized]
         pieces = (
-            Piece(line, index, part.text)
+            Piece(line, index, part)
             for line, own_parts in enumerate(parts)
             for index, part in enumerate(own_parts)
         )
@@ -113,7 +119,7 @@ class TranslationQueue:
     A batch takes one sentence of each waiting request in turn, until it has BATCH_CHARS characters.
     Then the requests of this batch go to the end of the queue. So a short request waits for the
     batch that is running and for at most one batch of each group of requests that cannot be
-    translated together (those of another model, or with another number of alternatives), however
+    translated together (those of another run, or with another number of alternatives), however
     long the texts of other requests are.
 
     A line is split, translated and joined as `Translator.n_best` does it, so its translation does
@@ -195,21 +201,17 @@ class TranslationQueue:
         """Translate sentences of the first job, and of all jobs that can share its batch."""
         first = self._in_progress[0].job
         sharing = [
-            progress
-            for progress in self._in_progress
-            if progress.job.model is first.model
-            and progress.job.num_translations == first.num_translations
+            progress for progress in self._in_progress if first.can_share_batch(progress.job)
         ]
         batch = _choose_pieces(sharing)
-        # The pieces are parts already. A part that is split again would be translated otherwise.
-        translator = replace(first.model.translator, split_lines=False)
+        search = first.model.translator.segment_search
         try:
-            self._translate_pieces(translator, batch, first.num_translations)
+            _translate_pieces(search, batch, first.num_translations)
         except Exception:
             # Each piece alone, so that one request cannot be the reason that another one fails.
             for progress, piece in batch:
                 try:
-                    self._translate_pieces(translator, [(progress, piece)], first.num_translations)
+                    _translate_pieces(search, [(progress, piece)], first.num_translations)
                 except Exception as error:
                     progress.waiting.clear()
                     self._fail(progress.job, error)
@@ -217,19 +219,6 @@ class TranslationQueue:
             self._in_progress.remove(progress)
             if not progress.job.is_over:
                 self._in_progress.append(progress)
-
-    def _translate_pieces(
-        self,
-        translator: Translator,
-        batch: Sequence[tuple[_Progress, Piece]],
-        num_translations: int,
-    ) -> None:
-        """Translate pieces together, and keep their translations."""
-        n_best_lists = translator.n_best(
-            [piece.text for _, piece in batch], num_translations=num_translations
-        )
-        for (progress, piece), translations in zip(batch, n_best_lists, strict=True):
-            progress.results[piece.line, piece.part] = translations
 
     def _finish_translated_jobs(self) -> None:
         """Answer the requests of which all lines are translated."""
@@ -265,6 +254,16 @@ class TranslationQueue:
         job.is_over = True
         with self._changed:
             self._num_chars -= job.num_chars
+
+
+def _translate_pieces(
+    search: SegmentSearch, batch: Sequence[tuple[_Progress, Piece]], num_translations: int
+) -> None:
+    """Translate pieces together, and keep their translations."""
+    segments = [SourceSegment(piece.part.src_ids) for _, piece in batch]
+    n_best_lists = search.n_best(segments, num_translations)
+    for (progress, piece), translations in zip(batch, n_best_lists, strict=True):
+        progress.results[piece.line, piece.part_index] = translations
 
 
 def _choose_pieces(sharing: Sequence[_Progress]) -> list[tuple[_Progress, Piece]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from browser import Browser, open_browser
 from invented_words import INVENTED_WORDS
-from serving import RecordingTranslator, RunningServer, make_models, running_server
+from serving import RecordingSearch, RunningServer, make_models, running_server
 
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -43,8 +43,8 @@ def server(models: ServedModels) -> Iterator[RunningServer]:
 @pytest.fixture
 def calls() -> list[list[str]]:
     """The texts of each batch that is translated from now on."""
-    RecordingTranslator.calls.clear()
-    return RecordingTranslator.calls
+    RecordingSearch.calls.clear()
+    return RecordingSearch.calls
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from mt.decoding.search import Hypothesis
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.translation import Translation
 from mt.errors import DeviceError
 from mt.serve import translation_queue
@@ -198,21 +199,22 @@ def test_closing_finishes_what_was_taken(model: ServedModel) -> None:
 
 
 def test_a_request_that_fails_takes_no_other_along(
-    queue: TranslationQueue, model: ServedModel
+    queue: TranslationQueue, model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Failing(type(model.translator)):  # type: ignore[misc]
-        def n_best(self, texts: Any, **options: Any) -> Any:
-            if "deru" in texts:
-                raise DeviceError("out of memory")
-            return super().n_best(texts, **options)
+    search_batch = SegmentSearch.search_batch
+    (deru_ids,) = model.translator.src_tokenizer.encode(["deru"])
 
-    values = {
-        name: getattr(model.translator, name) for name in model.translator.__dataclass_fields__
-    }
-    failing = replace(model, translator=Failing(**values))
+    def fail_for_deru(
+        search: SegmentSearch, segments: Sequence[SourceSegment], beam_size: int
+    ) -> list[list[Hypothesis]]:
+        if any(segment.ids == deru_ids for segment in segments):
+            raise DeviceError("out of memory")
+        return search_batch(search, segments, beam_size)
+
+    monkeypatch.setattr(SegmentSearch, "search_batch", fail_for_deru)
     blocker = Blocker(queue, model)
-    bad = job_of(failing, "balo", "deru")
-    good = job_of(failing, "hupe")
+    bad = job_of(model, "balo", "deru")
+    good = job_of(model, "hupe")
     queue.submit(bad)
     queue.submit(good)
     blocker.may_end.set()

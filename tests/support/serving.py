@@ -6,9 +6,10 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,6 +17,7 @@ import torch
 
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.tokenizer import Tokenizer
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
 from mt.serve.access import Access
@@ -28,18 +30,26 @@ SHAPE = ModelConfig(d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_
 TIMEOUT_SECONDS = 120
 
 
+class RecordingSearch(SegmentSearch):
+    """A search that remembers the texts that it translates together."""
+
+    calls: list[list[str]] = []  # noqa: RUF012 (of all searches; tests clear it)
+
+    def n_best(self, segments: Sequence[SourceSegment], num_translations: int) -> Any:
+        self.calls.append(self.tgt_tokenizer.decode([segment.ids for segment in segments]))
+        return super().n_best(segments, num_translations)
+
+
 class RecordingTranslator(Translator):
-    """A translator that remembers the texts of each call of `n_best`."""
+    """A translator with such a search."""
 
-    calls: list[list[str]] = []  # noqa: RUF012 (of all translators; tests clear it)
-
-    def n_best(self, texts: Any, **options: Any) -> Any:
-        self.calls.append(list(texts))
-        return super().n_best(texts, **options)
+    @cached_property
+    def segment_search(self) -> SegmentSearch:
+        return RecordingSearch(self.models, self.tgt_tokenizer, self.search)
 
 
 def make_translator(tokenizer: Tokenizer, src_lang: str, tgt_lang: str) -> Translator:
-    """Return a translator with random weights.
+    """Return a translator with random weights, and one tokenizer for both languages.
 
     In float64, two sums of the same numbers do not round to different translations.
     """
