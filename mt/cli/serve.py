@@ -57,6 +57,14 @@ def serve(
             min=1, max=1_000_000_000, help="most characters of all requests that wait; 503 beyond"
         ),
     ] = 200_000,
+    reports: Annotated[
+        bool | None,
+        typer.Option(
+            "--reports/--no-reports",
+            help="show the report and the attention page in each run directory to all who can "
+            "reach the server  [default: if only this machine can, without a key or other origins]",
+        ),
+    ] = None,
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
@@ -75,23 +83,27 @@ def serve(
     from mt.serve.access import Access
     from mt.serve.app import make_app
     from mt.serve.models import load_models
-    from mt.serve.server import open_socket, run_server, url_of
+    from mt.serve.server import is_local, open_socket, run_server, url_of
     from mt.serve.translation_queue import TranslationQueue
 
     access = Access(_api_keys(api_key_file), tuple(allow_origin or ()))
     with open_socket(host, port) as listener:
+        if reports is None:
+            reports = is_local(listener) and access == Access()
         models = load_models(
             run_dirs,
             checkpoint=checkpoint,
             device=device,
             precision=precision,
             beam_size=beam_size,
+            shows_reports=reports,
         )
         queue = TranslationQueue(max_chars=max_waiting_chars)
         app = make_app(models, queue, access=access, max_chars=max_chars)
         # From here on clients can connect. Those that are early wait for the server.
         listener.listen()
-        logger.info(f"{url_of(listener)}: {models.describe()}; Ctrl-C ends")
+        shown = "; reports of the runs are shown" if reports else ""
+        logger.info(f"{url_of(listener)}: {models.describe()}{shown}; Ctrl-C ends")
         run_server(app, listener)
 
 

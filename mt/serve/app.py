@@ -6,9 +6,10 @@
     POST /attention          the attention page of a sentence
     GET  /languages          as LibreTranslate defines it
     GET  /models             the models by name
+    GET  /runs/NAME/FILE     the report and the attention page in a run directory
     GET  /health, /frontend/settings, /openapi.json
 
-An answer is JSON, but for the two pages. An error is {"error": TEXT}.
+An answer is JSON, but for the pages. An error is {"error": TEXT}.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,10 +32,11 @@ from mt.decoding.translation import Translation
 from mt.errors import DataError, MtError
 from mt.report.attention_maps import attention_maps
 from mt.report.attention_page import attention_page
+from mt.report.template import PageLink
 from mt.serve.access import Access, bearer_key
 from mt.serve.models import AUTO, ServedModel, ServedModels, UnknownModelError
 from mt.serve.openapi import openapi_document
-from mt.serve.page import Page, attention_policy
+from mt.serve.page import Page, sandbox_policy
 from mt.serve.requests import (
     Parameters,
     TranslateRequest,
@@ -42,6 +44,7 @@ from mt.serve.requests import (
     parse_translate,
     read_parameters,
 )
+from mt.serve.run_pages import REPORT, run_page_links, run_page_path
 from mt.serve.translation_queue import Job, QueueClosedError, QueueFullError, TranslationQueue
 from mt.serve.word_details import line_details
 
@@ -83,7 +86,7 @@ class Service:
 
     async def list_models(self, request: Request) -> Response:
         """Return the name and the languages of each model."""
-        return _json([model_facts(model) for model in self.models.models])
+        return _json([model.facts for model in self.models.models])
 
     async def report_health(self, request: Request) -> Response:
         """Return that the server is up, and how much waits to be translated."""
@@ -135,7 +138,7 @@ class Service:
             return line_details(model.translator, lines, n_best_lists)
 
         details = await self._run(request, model, lines, wanted.num_alternatives + 1, describe)
-        return _json(model_facts(model) | {"lines": details})
+        return _json(model.facts | {"lines": details})
 
     async def show_attention(self, request: Request) -> Response:
         """Return the attention page of a sentence and a translation of it, or the model's own."""
@@ -149,14 +152,23 @@ class Service:
             raise HTTPException(413, f"translation: the limit is {limit} characters")
         model = self._find_model(wanted)
         (sentence,) = wanted.texts
+        links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT])]
 
         def draw(n_best_lists: list[list[Translation]]) -> str:
             maps = attention_maps(model.translator, sentence, target=translation, name=model.name)
-            return attention_page(maps)
+            return attention_page(maps, links=links)
 
         html = await self._run(request, model, [], 1, draw)
-        headers = {"Content-Security-Policy": attention_policy(), "Referrer-Policy": "no-referrer"}
-        return HTMLResponse(html, headers=headers | NOT_STORED)
+        return HTMLResponse(html, headers=_sandbox_headers())
+
+    async def show_run_page(self, request: Request) -> Response:
+        """Return the report or the attention page in a run directory."""
+        for model in self.models.models:
+            if model.name == request.path_params["name"]:
+                path = run_page_path(model, request.path_params["file_name"])
+                if path is not None:
+                    return FileResponse(path, media_type="text/html", headers=_sandbox_headers())
+        raise HTTPException(404)
 
     async def _accepted_parameters(self, request: Request) -> Parameters:
         """Return the parameters of a request that may use the server. Raises HTTPException."""
@@ -218,9 +230,8 @@ def make_app(
     models: ServedModels, queue: TranslationQueue, *, access: Access, max_chars: int
 ) -> ASGIApp:
     """Return the application. The queue runs from its start to its end."""
-    facts = [model_facts(model) for model in models.models]
     page = Page.make(
-        facts,
+        models,
         needs_key=access.needs_key,
         max_chars=max_chars,
         max_detail_chars=min(MAX_DETAIL_CHARS, max_chars),
@@ -240,6 +251,7 @@ def make_app(
             Route("/languages", service.list_languages, methods=["GET"]),
             Route("/models", service.list_models, methods=["GET"]),
             Route("/health", service.report_health, methods=["GET"]),
+            Route("/runs/{name}/{file_name}", service.show_run_page, methods=["GET"]),
             Route("/frontend/settings", service.frontend_settings, methods=["GET"]),
             Route("/openapi.json", service.show_openapi, methods=["GET"]),
             Route("/translate", service.translate, methods=["POST"]),
@@ -260,11 +272,6 @@ def make_app(
         allow_headers=["Authorization", "Content-Type"],
     )
     return RequestLog(with_cors)
-
-
-def model_facts(model: ServedModel) -> dict[str, str]:
-    """Return the name and the languages of a model."""
-    return {"model": model.name, "source": model.source, "target": model.target}
 
 
 @dataclass(frozen=True)
@@ -343,6 +350,13 @@ def _join_lines(n_best_lists: Sequence[Sequence[Translation]]) -> list[str]:
         own = [translations[min(rank, len(translations) - 1)] for translations in n_best_lists]
         candidates.append("\n".join(translation.text for translation in own))
     return candidates
+
+
+def _sandbox_headers() -> dict[str, str]:
+    return {
+        "Content-Security-Policy": sandbox_policy(),
+        "Referrer-Policy": "no-referrer",
+    } | NOT_STORED
 
 
 def _json(content: object) -> Response:

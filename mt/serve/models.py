@@ -25,6 +25,7 @@ class ServedModel:
 
     name: str
     translator: Translator  # its tgt_lang is the language that it translates into
+    run_dir: Path | None = None  # None: its report and attention page are not shown
 
     @property
     def source(self) -> str:
@@ -35,6 +36,11 @@ class ServedModel:
     def target(self) -> str:
         """Return the code of the target language."""
         return self.translator.tgt_lang
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Return the name and the languages, as answers of the API have them."""
+        return {"model": self.name, "source": self.source, "target": self.target}
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,18 @@ class ServedModels:
 
 
 def load_models(
-    run_dirs: Sequence[Path], *, checkpoint: str, device: str, precision: str, beam_size: int | None
+    run_dirs: Sequence[Path],
+    *,
+    checkpoint: str,
+    device: str,
+    precision: str,
+    beam_size: int | None,
+    shows_reports: bool = False,
 ) -> ServedModels:
     """Load the models of run directories, one for each language pair of a run. Raises MtError.
 
     A model is called like its run directory; of several with one name, the second is `NAME-2`.
+    With `shows_reports`, the pages in the run directories are shown, too.
     """
     models: list[ServedModel] = []
     names: set[str] = set()
@@ -118,7 +131,8 @@ def load_models(
         data = load_run_config(open_run_dir(run_dir).config_path).data
         for pair in translatable_pairs(data):
             own_translator = replace(translator, src_lang=pair.src, tgt_lang=pair.tgt)
-            models.append(ServedModel(name, own_translator))
+            shown_dir = run_dir if shows_reports else None
+            models.append(ServedModel(name, own_translator, shown_dir))
     return ServedModels(tuple(models))
 
 

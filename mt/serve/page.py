@@ -3,12 +3,14 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from mt.report.template import render
+from mt.report.text_language import text_language
+from mt.serve.models import ServedModels
+from mt.serve.run_pages import run_page_links
 
 TEMPLATE_DIR = Path(__file__).parent
 
@@ -25,17 +27,26 @@ class Page:
     @classmethod
     def make(
         cls,
-        models: Sequence[Mapping[str, str]],
+        models: ServedModels,
         *,
         needs_key: bool,
         max_chars: int,
         max_detail_chars: int,
     ) -> Self:
-        """Return the page for models, each with its name and languages.
+        """Return the page for the models of a server.
 
         The policy allows its own script and style, by their hashes, and requests to the server.
         """
-        data = {"models": models, "maxChars": max_chars, "maxDetailChars": max_detail_chars}
+        data = {
+            "models": [
+                model.facts | {"links": [link._asdict() for link in run_page_links(model)]}
+                for model in models.models
+            ],
+            # The HTML attributes of texts in each language.
+            "languages": {code: text_language(code)._asdict() for code in models.languages},
+            "maxChars": max_chars,
+            "maxDetailChars": max_detail_chars,
+        }
         html = render(
             "serve.html", {"data": data, "needs_key": needs_key}, template_dir=TEMPLATE_DIR
         )
@@ -47,8 +58,8 @@ class Page:
         return cls(html, policy)
 
 
-def attention_policy() -> str:
-    """Return the policy of the attention page: it may do nothing but draw.
+def sandbox_policy() -> str:
+    """Return the policy of reports and attention pages: they may do nothing but draw.
 
     `sandbox` keeps it apart from the other pages of this server.
     """

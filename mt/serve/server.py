@@ -1,5 +1,6 @@
 """The server process: a socket, and uvicorn with the application, until a signal ends it."""
 
+import ipaddress
 import logging
 import signal
 import socket
@@ -66,6 +67,12 @@ def open_socket(host: str, port: int) -> socket.socket:
             "choose others by --host and --port"
         ) from error
     return listener
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Return whether only programs on this machine can connect to a socket."""
+    host = listener.getsockname()[0]
+    return ipaddress.ip_address(host).is_loopback
 
 
 def url_of(listener: socket.socket) -> str:

@@ -41,3 +41,17 @@ def test_equal_names_get_numbers() -> None:
     names = [model.name for model in models.models]
     assert names == ["dot_pre_joint", "dot_pre_joint-2", "dot_pre_joint-3"]
     assert models.models[0].translator.search.beam_size == 1
+
+
+@pytest.mark.parametrize("shows_reports", [False, True])
+def test_the_run_directory_is_kept_to_show_its_report(shows_reports: bool) -> None:
+    run_dir = OLD_RUNS / "dot_pre_joint"
+    models = load_models(
+        [run_dir],
+        checkpoint="last",
+        device="cpu",
+        precision="fp32",
+        beam_size=1,
+        shows_reports=shows_reports,
+    )
+    assert models.models[0].run_dir == (run_dir if shows_reports else None)

@@ -204,8 +204,11 @@ def test_attention_of_a_sentence_opens_from_the_page(
     write(page, TEXT)
     page.evaluate("document.querySelector('#attention').target = '_self'")
     page.click("#attention-button")
-    page.wait_until("document.querySelector('.eyebrow') !== null")
+    page.wait_until("document.querySelector('#links') instanceof HTMLDivElement")
     assert text_of(page, "h1") == "balo deru fimi."
+    assert page.console_messages == []
+    page.click(".eyebrow a")
+    page.wait_until("document.querySelector('#source') !== null")
     assert page.console_messages == []
     page.close()
 
@@ -219,9 +222,22 @@ def test_languages_are_swapped_with_the_text(browser: Browser, server: RunningSe
     page.wait_until("state.text === source.value && !document.querySelector('#output.old')")
     assert page.evaluate("source.value") == translated
     assert page.evaluate("document.querySelector('#source-language').value") == "sv"
-    assert page.evaluate("[source.lang, document.querySelector('#output').lang].join()") == "sv,en"
+    assert page.evaluate("[source.lang, document.querySelector('#output p').lang]") == ["sv", "en"]
     assert page.evaluate("document.querySelector('#model-label').hidden") is True
     page.close()
+
+
+def test_texts_have_the_direction_of_their_language(browser: Browser, tokenizer: Tokenizer) -> None:
+    with running_server(make_models(tokenizer, ("a", "ar", "zho_Hans"))) as running:
+        page = open_page(browser, running)
+        page.click("#source")
+        write(page, "balo deru")
+        assert page.evaluate("[source.lang, source.dir]") == ["ar", "rtl"]
+        for selector in ("#output p", "#alternatives button"):
+            shown = f"document.querySelector({json.dumps(selector)})"
+            assert page.evaluate(f"[{shown}.lang, {shown}.dir]") == ["zh-Hans", "auto"]
+        assert text_of(page, "#source-language") == "Arabic"
+        page.close()
 
 
 def test_an_answer_that_comes_late_is_dropped(browser: Browser, models: ServedModels) -> None:
