@@ -7,7 +7,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jsonschema
@@ -269,25 +270,22 @@ def test_a_full_queue_says_when_to_try_again(models: ServedModels) -> None:
         assert int(answer.headers["retry-after"]) > 0
 
 
-class blocked:  # noqa: N801 (used as a function)
+@contextmanager
+def blocked(queue: TranslationQueue, models: ServedModels) -> Iterator[None]:
     """Keep the thread of a queue busy inside a with statement."""
+    is_running = threading.Event()
+    may_end = threading.Event()
 
-    def __init__(self, queue: TranslationQueue, models: ServedModels) -> None:
-        self.may_end = threading.Event()
-        is_running = threading.Event()
+    def wait(n_best_lists: object) -> None:
+        is_running.set()
+        may_end.wait()
 
-        def wait(n_best_lists: object) -> None:
-            is_running.set()
-            self.may_end.wait()
-
-        queue.submit(Job(models.models[0], [], 1, wait))
-        is_running.wait()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        self.may_end.set()
+    queue.submit(Job(models.models[0], [], 1, wait))
+    is_running.wait()
+    try:
+        yield
+    finally:
+        may_end.set()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

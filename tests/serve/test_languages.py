@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser
 from copy_task import write_copy_task
 from runs import CONFIG, configure
 from serving import RunningServer, running_server
@@ -114,6 +115,25 @@ def test_alternatives_and_details_have_the_tag(
 def test_the_attention_page_shows_the_tag(tagged_server: RunningServer) -> None:
     page = tagged_server.post("attention", q="balo deru", source="aa", target="cc")
     assert '"\\u003c2cc\\u003e"' in page.text
+
+
+def test_the_page_offers_each_direction(
+    browser: Browser, tagged_server: RunningServer, translator: Translator
+) -> None:
+    page = browser.open(tagged_server.url)
+    options = "[...document.querySelectorAll('#{}-language option')].map((option) => option.value)"
+    assert page.evaluate(options.format("source")) == ["aa", "bb"]
+    assert page.evaluate(options.format("target")) == ["bb", "cc"]
+    page.evaluate("document.querySelector('#target-language').focus()")
+    page.press("ArrowDown")
+    page.click("#source")
+    page.insert_text("balo deru fimi gona.")
+    page.wait_until("state.candidates.length > 0")
+    (expected,) = translator.n_best("balo deru fimi gona.", num_translations=1, to="cc")
+    shown = page.evaluate("state.candidates[0][0].logProb")
+    assert shown == pytest.approx(expected.log_prob, abs=TOLERANCE)
+    assert page.evaluate("document.querySelector('#output p').lang") == "cc"
+    page.close()
 
 
 def test_requests_for_several_targets_share_a_batch(tagged_models: ServedModels) -> None:
