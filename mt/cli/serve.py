@@ -44,7 +44,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="web site of which pages may use the API, such as https://example.org; "
+            help="web site, such as https://example.org, that may use the API from its pages; "
             "*: all; may be given again",
         ),
     ] = None,

@@ -67,6 +67,7 @@ class Service:
     queue: TranslationQueue
     access: Access
     max_chars: int  # of a request
+    max_detail_chars: int  # of a request for details or attention
     page: Page
 
     async def show_page(self, request: Request) -> Response:
@@ -127,8 +128,7 @@ class Service:
     async def describe_words(self, request: Request) -> Response:
         """Translate a text, and describe the words of each translation."""
         parameters = await self._accepted_parameters(request)
-        limit = min(MAX_DETAIL_CHARS, self.max_chars)
-        wanted = parse_translate(parameters, max_chars=limit)
+        wanted = parse_translate(parameters, max_chars=self.max_detail_chars)
         if wanted.is_list:
             raise HTTPException(400, "q: wanted one text")
         model = self._find_model(wanted)
@@ -143,13 +143,14 @@ class Service:
     async def show_attention(self, request: Request) -> Response:
         """Return the attention page of a sentence and a translation of it, or the model's own."""
         parameters = await self._accepted_parameters(request)
-        limit = min(MAX_DETAIL_CHARS, self.max_chars)
-        wanted = parse_translate(parameters, max_chars=limit)
+        wanted = parse_translate(parameters, max_chars=self.max_detail_chars)
         if wanted.is_list:
             raise HTTPException(400, "q: wanted one sentence")
         translation = optional_text(parameters, "translation")
-        if translation is not None and len(translation) > limit:
-            raise HTTPException(413, f"translation: the limit is {limit} characters")
+        if translation is not None and len(translation) > self.max_detail_chars:
+            raise HTTPException(
+                413, f"translation: the limit is {self.max_detail_chars} characters"
+            )
         model = self._find_model(wanted)
         (sentence,) = wanted.texts
         links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT])]
@@ -230,13 +231,14 @@ def make_app(
     models: ServedModels, queue: TranslationQueue, *, access: Access, max_chars: int
 ) -> ASGIApp:
     """Return the application. The queue runs from its start to its end."""
+    max_detail_chars = min(MAX_DETAIL_CHARS, max_chars)
     page = Page.make(
         models,
         needs_key=access.needs_key,
         max_chars=max_chars,
-        max_detail_chars=min(MAX_DETAIL_CHARS, max_chars),
+        max_detail_chars=max_detail_chars,
     )
-    service = Service(models, queue, access, max_chars, page)
+    service = Service(models, queue, access, max_chars, max_detail_chars, page)
 
     @asynccontextmanager
     async def run_queue(app: Starlette) -> AsyncIterator[None]:

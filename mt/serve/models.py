@@ -9,7 +9,7 @@ from mt.data.tags import translatable_pairs
 from mt.decoding.translator import Translator
 from mt.storage.run_dir import open_run_dir
 
-AUTO = "auto"  # in place of a source language: the only one that there is
+AUTO = "auto"  # stands for the only source language of the models into the target language
 
 
 class UnknownModelError(Exception):
@@ -56,7 +56,8 @@ class ServedModels:
         one: languages are not detected. Raises UnknownModelError, which begins as the errors of
         LibreTranslate do.
         """
-        for language in [target] if source == AUTO else [source, target]:
+        named = [target] if source == AUTO else [source, target]
+        for language in named:
             if language not in self.languages:
                 raise UnknownModelError(
                     f"{language} is not supported: there are {', '.join(self.languages)}"
@@ -113,7 +114,7 @@ def load_models(
 ) -> ServedModels:
     """Load the models of run directories, one for each language pair of a run. Raises MtError.
 
-    A model is called like its run directory; of several with one name, the second is `NAME-2`.
+    A model has the name of its run directory; of several with one name, the second is `NAME-2`.
     With `shows_reports`, the pages in the run directories are shown, too.
     """
     models: list[ServedModel] = []
@@ -128,10 +129,10 @@ def load_models(
         )
         name = _new_name(run_dir.resolve().name, names)
         names.add(name)
+        shown_dir = run_dir if shows_reports else None
         data = load_run_config(open_run_dir(run_dir).config_path).data
         for pair in translatable_pairs(data):
             own_translator = replace(translator, src_lang=pair.src, tgt_lang=pair.tgt)
-            shown_dir = run_dir if shows_reports else None
             models.append(ServedModel(name, own_translator, shown_dir))
     return ServedModels(tuple(models))
 

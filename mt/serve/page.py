@@ -61,7 +61,7 @@ class Page:
 def sandbox_policy() -> str:
     """Return the policy of reports and attention pages: they may do nothing but draw.
 
-    `sandbox` keeps it apart from the other pages of this server.
+    `sandbox` keeps them apart from the other pages of this server.
     """
     return (
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "

@@ -13,6 +13,7 @@ from shell import mt
 
 from mt.data.tokenizer import Tokenizer
 from mt.serve.models import ServedModels
+from mt.storage.run_dir import RunDir
 
 OLD_RUN = Path(__file__).resolve().parent.parent / "data" / "old_runs" / "dot_pre_joint"
 SECRET = "text of the run"
@@ -20,14 +21,15 @@ NAME = "a run & ü%2F"
 
 
 def served_run(tokenizer: Tokenizer, run_dir: Path | None) -> ServedModels:
-    """Return a model whose run directory may be shown, and another one."""
+    """Return a model with pages to show, if it has a run directory, and another one."""
     shown, other = make_models(tokenizer, (NAME, "en", "sv"), ("other", "en", "sv")).models
     return ServedModels((replace(shown, run_dir=run_dir), other))
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "report.html").write_text(f"<title>Report</title>{SECRET}", encoding="utf-8")
+    report = f"<title>Report</title>{SECRET}"
+    RunDir(tmp_path).report_path.write_text(report, encoding="utf-8")
     (tmp_path / "config.yaml").write_text(SECRET, encoding="utf-8")
     return tmp_path
 
