@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mt.config.load import load_config
     from mt.config.schema import Config
     from mt.decoding.attention import SentenceAttention
-    from mt.decoding.rerank import MinimumBayesRisk
+    from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
     from mt.decoding.sampling import SamplingOptions
     from mt.decoding.scoring import PairScore
     from mt.decoding.translation import Translation
@@ -63,7 +63,7 @@ _MODULES = {
     "Config": "mt.config.schema",
     "FinalRecord": "mt.training.metrics_log",
     "IncidentRecord": "mt.training.metrics_log",
-    "MinimumBayesRisk": "mt.decoding.rerank",
+    "MinimumBayesRisk": "mt.decoding.minimum_bayes_risk",
     "MtError": "mt.errors",
     "PairScore": "mt.decoding.scoring",
     "PlanRecord": "mt.training.metrics_log",

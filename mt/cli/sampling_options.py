@@ -8,7 +8,7 @@ import typer
 from mt.config.choices import MbrUtility
 
 if TYPE_CHECKING:
-    from mt.decoding.rerank import MinimumBayesRisk
+    from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
     from mt.decoding.sampling import SamplingOptions
 
 DEFAULT_SEED = 1
@@ -115,7 +115,7 @@ def make_mbr(
         if utility is not None:
             raise typer.BadParameter("needs --mbr", param_hint="--utility")
         return None
-    from mt.decoding.rerank import MinimumBayesRisk
+    from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
     from mt.evaluation.utility import utility_of_run
     from mt.experiment import Experiment
 

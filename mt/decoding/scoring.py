@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # A pair with a side of more than this many times `max_length` tokens is not scored: it is probably
 # a mistake in the file, and memory grows with the square of the length.
-LONGEST_FACTOR = 10
+LENGTH_LIMIT_FACTOR = 10
 
 CHUNK_LOGITS = 2**23  # logits that are in memory at once: those of some tokens
 
@@ -147,7 +147,7 @@ def _segments(
     (tgt_ids,) = translator.tgt_tokenizer.encode([tgt])
     src_ids = [*prefix, *src_ids]
     num_tokens = max(len(src_ids), len(tgt_ids))
-    limit = LONGEST_FACTOR * translator.max_length
+    limit = LENGTH_LIMIT_FACTOR * translator.max_length
     if translator.max_positions is not None:
         limit = translator.max_positions
     if num_tokens > limit:

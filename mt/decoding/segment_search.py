@@ -19,7 +19,7 @@ from mt.config.schema import SearchConfig
 from mt.data.batch_plan import group_by_length
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.ensemble import EnsembleState, EnsembleStep
-from mt.decoding.rerank import MinimumBayesRisk
+from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import Sampling, SamplingOptions
 from mt.decoding.search import BeamSearch, GenerationOptions, Hypothesis, Strategy, generate
 from mt.decoding.target_prefix import PrefixState, PrefixStep

@@ -26,7 +26,7 @@ from mt.data.source_stats import SourceStats
 from mt.data.tags import Prefix, choose_tags, language_ids, language_tag, tag_ids
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
-from mt.decoding.rerank import MinimumBayesRisk
+from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.segment_search import SegmentSearch, SourceSegment, max_positions, pad
 from mt.decoding.segmentation import TextPart, TextSplitter, join_translations
@@ -167,7 +167,7 @@ class Translator:
         `beam_size` and `length_penalty` default to the values in the run's config. `exact` searches
         each text alone, so that no bit of a score depends on other texts. This is slower. With
         `sampling`, the translator draws translations of each text instead of searching. With `mbr`,
-        it chooses among such samples by minimum Bayes risk (see mt/decoding/rerank.py).
+        it chooses among such samples by minimum Bayes risk (see mt/decoding/minimum_bayes_risk.py).
         Without `split_lines`, a text is translated as a whole if it has at most `data.max_length`
         tokens.
         """

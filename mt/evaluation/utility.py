@@ -16,7 +16,7 @@ from sacrebleu.metrics.helpers import extract_char_ngrams, extract_word_ngrams
 
 from mt.config.choices import MbrUtility
 from mt.config.schema import Config
-from mt.decoding.rerank import Utility
+from mt.decoding.minimum_bayes_risk import Utility
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import Scoring
 
@@ -27,7 +27,7 @@ BLEU_ORDER = 4  # the longest word n-grams
 
 @dataclass(frozen=True)
 class ChrfUtility:
-    """Sentence chrF (Popović 2015), from 0 to 100: a `Utility` of mt/decoding/rerank.py."""
+    """Sentence chrF (Popović 2015), from 0 to 100: a `Utility` of minimum_bayes_risk.py."""
 
     lowercase: bool = False
 
@@ -58,7 +58,7 @@ class ChrfUtility:
 
 @dataclass(frozen=True)
 class BleuUtility:
-    """Sentence BLEU, from 0 to 100: a `Utility` of mt/decoding/rerank.py.
+    """Sentence BLEU, from 0 to 100: a `Utility` of mt/decoding/minimum_bayes_risk.py.
 
     It is sacreBLEU's `sentence_bleu`, with its smoothing and effective order.
     """

@@ -4,8 +4,8 @@ import json
 import re
 from typing import NamedTuple
 
+from mt.planning.advice import MAX_WARMUP_FRACTION
 from mt.planning.settings import (
-    MAX_WARMUP_SHARE,
     MachineFacts,
     RunLength,
     Settings,
@@ -144,7 +144,7 @@ def _train_entries(
         Entry(
             "warmup_steps",
             str(length.warmup_steps),
-            f"at most {MAX_WARMUP_SHARE:.0%} of the updates",
+            f"at most {MAX_WARMUP_FRACTION:.0%} of the updates",
         ),
         Entry("validate_every", str(length.validate_every), "updates"),
         Entry("log_every", str(length.log_every), "updates"),

@@ -19,7 +19,7 @@ from mt.training.optimizer import build_optimizer, clip_gradients
 # The first updates are slower than the others: memory is allocated, and kernels are chosen.
 NUM_WARM_UP_UPDATES = 2
 MIN_SECONDS = 2.0
-MIN_UPDATES = 3
+MIN_TIMED_UPDATES = 3
 
 
 @oom_as_device_error("for this model: choose a smaller one")
@@ -64,7 +64,7 @@ def measure_update(
     for _ in range(NUM_WARM_UP_UPDATES):
         update()
     update_seconds: list[float] = []
-    while sum(update_seconds) < MIN_SECONDS or len(update_seconds) < MIN_UPDATES:
+    while sum(update_seconds) < MIN_SECONDS or len(update_seconds) < MIN_TIMED_UPDATES:
         start_time = _synchronized_time(runtime)
         update()
         update_seconds.append(_synchronized_time(runtime) - start_time)

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from mt.data.tokenizer_training import NUM_FIXED_PIECES
+from mt.planning.advice import MAX_WARMUP_FRACTION
 from mt.planning.text_facts import REDUCED_COVERAGE, TextFacts
 
 
@@ -119,7 +120,6 @@ MAX_UPDATES = 10**9  # the largest number that a config takes
 
 NUM_VALIDATIONS = 8
 NUM_LOG_LINES = 20  # at least, in a short run
-MAX_WARMUP_SHARE = 0.1
 
 # If more than this share of the vocabulary would be single characters, as in Chinese, the rarest
 # of them are encoded as bytes, and the vocabulary has at least as many words as characters.
@@ -223,7 +223,7 @@ def plan_length(settings: Settings, *, update_seconds: float, minutes: float) ->
     num_updates = min(num_updates, MAX_UPDATES)
     return RunLength(
         num_updates,
-        warmup_steps=min(settings.size.warmup_steps, int(MAX_WARMUP_SHARE * num_updates)),
+        warmup_steps=min(settings.size.warmup_steps, int(MAX_WARMUP_FRACTION * num_updates)),
         validate_every=max(1, _round_down(num_updates // NUM_VALIDATIONS)),
         log_every=max(1, min(50, num_updates // NUM_LOG_LINES)),
     )

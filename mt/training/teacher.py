@@ -1,6 +1,5 @@
 """The teachers of a distillation: `train.teacher`."""
 
-import hashlib
 from pathlib import Path
 
 from mt.config.schema import TrainConfig
@@ -71,12 +70,3 @@ def require_same_tags(experiment: Experiment, teacher: Experiment) -> None:
             f"train.teacher: {teacher.run_dir.path}: wanted the tags of this run, in their order "
             f"({', '.join(own) or 'none'}), found {', '.join(others) or 'none'}"
         )
-
-
-def weights_digest(model: Transformer) -> str:
-    """Return a digest of the weights, by which a resumed run recognizes its teacher."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -23,6 +23,7 @@ from mt.data.corpus import EncodedCorpus, encode_pairs
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet
 from mt.data.tags import Prefix, language_ids
+from mt.decoding.scoring import LENGTH_LIMIT_FACTOR
 from mt.decoding.translation import OnProgress
 from mt.decoding.translator import Translator
 from mt.distributed import Runtime
@@ -33,7 +34,6 @@ from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
 from mt.training.objective import Objective, mean_nll
 
 METRICS = ("bleu", "chrf")
-LONGEST_FACTOR = 10  # a validation line of so many times data.max_length is taken for a mistake
 
 # With `train.validation_length_limit: data`, a translation may be so many times as long as the
 # training pairs let expect, and so many tokens more. No reference in the validation sets of
@@ -175,8 +175,8 @@ class Validator:
         Memory grows with the square of the length.
         """
         pairs = self._encode(eval_set)
-        limit_name = f"{LONGEST_FACTOR} times data.max_length"
-        limit = LONGEST_FACTOR * self.config.data.max_length
+        limit_name = f"{LENGTH_LIMIT_FACTOR} times data.max_length"
+        limit = LENGTH_LIMIT_FACTOR * self.config.data.max_length
         if self.config.model.max_length is not None:
             limit_name = "model.max_length"
             limit = self.config.model.max_length

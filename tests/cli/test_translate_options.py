@@ -11,7 +11,7 @@ from runs import CONFIG, configure
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
-from mt.decoding.rerank import MinimumBayesRisk
+from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.translator import Translator
 from mt.evaluation.utility import utility_of_run

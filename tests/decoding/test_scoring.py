@@ -15,7 +15,7 @@ from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.decoding.scoring import LONGEST_FACTOR, score_pairs
+from mt.decoding.scoring import LENGTH_LIMIT_FACTOR, score_pairs
 from mt.decoding.translation import Segment, Translation
 from mt.decoding.translator import Translator
 from mt.errors import TrainingError
@@ -129,7 +129,7 @@ def test_texts_are_normalized_and_targets_keep_their_characters(translator: Tran
 def test_a_pair_that_is_too_long_is_not_scored(
     translator: Translator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    long_text = "balo " * (LONGEST_FACTOR * MAX_LENGTH)
+    long_text = "balo " * (LENGTH_LIMIT_FACTOR * MAX_LENGTH)
     with caplog.at_level(logging.WARNING, logger="mt"):
         first, second = translator.score(["balo", "balo"], ["gona", long_text])
     assert first.tokens

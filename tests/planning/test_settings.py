@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mt.config.schema import Config, ModelConfig
 from mt.data.tokenizer_training import NUM_FIXED_PIECES, train_tokenizer
 from mt.model.transformer import Transformer
+from mt.planning.advice import MAX_WARMUP_FRACTION
 from mt.planning.settings import (
-    MAX_WARMUP_SHARE,
     MIN_BATCH_TOKENS,
     TABLE,
     TINY,
@@ -96,7 +96,7 @@ def test_settings_are_a_valid_config_for_every_text_and_time(
     as_config(
         settings, length, minutes
     )  # heads divide the width, a batch holds the longest sentence, ...
-    assert length.warmup_steps <= MAX_WARMUP_SHARE * length.num_updates
+    assert length.warmup_steps <= MAX_WARMUP_FRACTION * length.num_updates
     assert length.num_updates == 1 or length.num_updates * update_seconds <= 60 * minutes
     assert settings.batch_tokens >= MIN_BATCH_TOKENS
     assert settings.vocab_size > NUM_FIXED_PIECES

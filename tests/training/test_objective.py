@@ -16,7 +16,7 @@ from mt.data.batching import Batch
 from mt.distributed import Runtime
 from mt.kernels.chunked_loss import CHUNK_LOGITS
 from mt.model.layers import Dropout
-from mt.model.transformer import Transformer
+from mt.model.transformer import Transformer, weights_digest
 from mt.storage.checkpoint import find_checkpoint, load_meta
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
@@ -26,7 +26,6 @@ from mt.training.objective import (
     RDropObjective,
     mean_nll,
 )
-from mt.training.teacher import weights_digest
 from mt.training.trainer import Trainer
 
 D_MODEL = 16

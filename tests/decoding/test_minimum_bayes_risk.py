@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.decoding.rerank import MinimumBayesRisk
+from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
