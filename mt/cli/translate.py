@@ -300,8 +300,8 @@ def _settings_of_output(
     target_prefix: Path | None,
 ) -> dict[str, Any]:
     """Return all that translations depend on, besides the input, for a resumed command."""
-    from mt.model.transformer import weights_digest
     from mt.storage.atomic import sha256
+    from mt.storage.checkpoint import weights_digest
 
     return {
         "model": [weights_digest(model) for model in translator.models],

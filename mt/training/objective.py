@@ -17,7 +17,8 @@ from mt.distributed import Runtime
 from mt.experiment import Experiment
 from mt.kernels.chunked_loss import chunked_sums, cross_entropy_sums
 from mt.kernels.cross_entropy import smoothed_cross_entropy
-from mt.model.transformer import Transformer, weights_digest
+from mt.model.transformer import Transformer
+from mt.storage.checkpoint import weights_digest
 from mt.training.teacher import load_teachers
 
 

@@ -16,8 +16,8 @@ from mt.data.batching import Batch
 from mt.distributed import Runtime
 from mt.kernels.chunked_loss import CHUNK_LOGITS
 from mt.model.layers import Dropout
-from mt.model.transformer import Transformer, weights_digest
-from mt.storage.checkpoint import find_checkpoint, load_meta
+from mt.model.transformer import Transformer
+from mt.storage.checkpoint import find_checkpoint, load_meta, weights_digest
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import (
