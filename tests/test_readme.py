@@ -184,7 +184,7 @@ def test_keys_named_in_documents_exist() -> None:
         keys = {re.sub(r"\.\d+\.", ".N.", name.removeprefix("`")) for name in named}
         groups = {"data.train", "data.valid", "data.test"}
         old = {"tokenizer.sampling", "train.max_tokens", "train.accumulate", "search.max_tokens"}
-        files = {"tokenizer.model", "tokenizer.src.model", "tokenizer.tgt.model"}
+        files = {f"tokenizer.{end}" for end in ("model", "src.model", "tgt.model", "json")}
         if page.name == "configuration.md":  # the only page that explains the old names
             keys -= old
         assert not keys - known - groups - files, page.name

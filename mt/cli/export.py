@@ -7,25 +7,56 @@ import typer
 
 from mt.cli.options import CheckpointOption, QuietOption, RunDirArgument, VerboseOption
 
+Format = Literal["ctranslate2", "transformers", "argos", "bundle"]
 Quantization = Literal["float32", "int8", "int16", "float16", "bfloat16"]
 
 
 def export(
     run_dir: RunDirArgument,
-    directory: Annotated[
+    path: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="directory to write, or an older export to replace"),
+        typer.Argument(
+            metavar="PATH",
+            help="directory to write, or an older export to replace; "
+            "for argos, a file that ends in .argosmodel",
+        ),
     ],
-    to: Annotated[Literal["ctranslate2"], typer.Option(help="program to export for")],
-    quantization: Annotated[Quantization, typer.Option(help="how weights are stored")] = "float32",
+    to: Annotated[Format, typer.Option(help="who reads the export: a program, or mt (bundle)")],
+    quantization: Annotated[
+        Quantization | None,
+        typer.Option(help="how weights are stored by ctranslate2 and argos  [default: float32]"),
+    ] = None,
+    license_name: Annotated[
+        str | None,
+        typer.Option("--license", metavar="TEXT", help="license of the model, for its card"),
+    ] = None,
     checkpoint: CheckpointOption = "best",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write the model and its tokenizers for CTranslate2.
+    """Write a model for other programs or other people, with a model card (README.md).
 
-    CTranslate2 translates faster, and without PyTorch.
+    CTranslate2 translates faster and without PyTorch; argos is for Argos Translate and
+    LibreTranslate; a bundle is what a colleague needs to run mt translate.
     """
-    from mt.export.ctranslate2 import export as export_to_ctranslate2
+    if quantization is not None and to not in ("ctranslate2", "argos"):
+        raise typer.BadParameter("goes with ctranslate2 and argos", param_hint="--quantization")
+    if to == "bundle":
+        from mt.export import bundle
 
-    export_to_ctranslate2(run_dir, directory, quantization=quantization, checkpoint=checkpoint)
+        bundle.export(run_dir, path, checkpoint=checkpoint, license_name=license_name)
+    elif to == "transformers":
+        from mt.export import transformers
+
+        transformers.export(run_dir, path, checkpoint=checkpoint, license_name=license_name)
+    else:
+        from mt.export import argos, ctranslate2
+
+        export_quantized = argos.export if to == "argos" else ctranslate2.export
+        export_quantized(
+            run_dir,
+            path,
+            quantization=quantization or "float32",
+            checkpoint=checkpoint,
+            license_name=license_name,
+        )

@@ -6,6 +6,7 @@ only the characters that it was trained with, so all texts are brought into one 
 """
 
 import re
+import sys
 import unicodedata
 from collections import Counter
 from typing import Literal
@@ -15,19 +16,19 @@ from mt.data.tokenizer import Tokenizer
 
 # Characters of width zero that have no meaning: soft hyphen, word joiner and byte order mark
 # anywhere, and U+200B except in scripts of South-East Asia, where it separates words.
-_WITHOUT_MEANING = re.compile(
+WITHOUT_MEANING = re.compile(
     "[\u00ad\u2060\ufeff]|(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b"
 )
 
 # The joiners U+200C and U+200D change letters of Persian and of Indic scripts, and join emoji. They
 # have no meaning after a Latin, Greek or Cyrillic letter with its accents, punctuation or a space.
-_JOINERS = "\u200c\u200d"
-_ACCENTS = "\u0300-\u036f\u0483-\u0489\u20d0-\u20ff"
-_JOINABLE = "\u0590-\u167f\u1681-\u1dff\u2190-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
-_NOT_JOINED = re.compile(f"(?:^|[^{_JOINABLE}{_ACCENTS}{_JOINERS}])[{_ACCENTS}{_JOINERS}]+")
+JOINERS = "\u200c\u200d"
+ACCENTS = "\u0300-\u036f\u0483-\u0489\u20d0-\u20ff"
+JOINABLE = "\u0590-\u167f\u1681-\u1dff\u2190-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
+_NOT_JOINED = re.compile(f"(?:^|[^{JOINABLE}{ACCENTS}{JOINERS}])[{ACCENTS}{JOINERS}]+")
 
 # Few texts have one of these. The others need no further look.
-_ZERO_WIDTH = re.compile(f"[\u00ad\u200b\u2060\ufeff{_JOINERS}]")
+_ZERO_WIDTH = re.compile(f"[\u00ad\u200b\u2060\ufeff{JOINERS}]")
 
 # Invisible characters: those of these categories (control and format characters,
 # and spaces), fillers, the empty Braille cell, and variation selectors.
@@ -49,9 +50,12 @@ _SUBSTITUTES = {
     **dict.fromkeys(_DASHES, (*_DASHES, " ")),
 }
 
+# Unicode's names of the forms.
+_UNICODE_FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
+
 NUM_SHOWN = 5  # characters that a message names
 
-_ACCENT = re.compile(f"[{_ACCENTS}]")
+_ACCENT = re.compile(f"[{ACCENTS}]")
 
 
 def normalize(text: str, form: Normalization) -> str:
@@ -62,7 +66,7 @@ def normalize(text: str, form: Normalization) -> str:
     if form == "none":
         return text
     if not text.isascii():
-        unicode_form: Literal["NFC", "NFKC"] = "NFC" if form == "nfc" else "NFKC"
+        unicode_form = _UNICODE_FORMS[form]
         text = unicodedata.normalize(unicode_form, text)
         if _ZERO_WIDTH.search(text):
             # A letter and an accent may meet where a character is removed.
@@ -72,8 +76,8 @@ def normalize(text: str, form: Normalization) -> str:
 
 def remove_zero_width(text: str) -> str:
     """Return the text without the characters of width zero that have no meaning."""
-    text = _WITHOUT_MEANING.sub("", text)
-    return _NOT_JOINED.sub(lambda match: re.sub(f"[{_JOINERS}]", "", match[0]), text)
+    text = WITHOUT_MEANING.sub("", text)
+    return _NOT_JOINED.sub(lambda match: re.sub(f"[{JOINERS}]", "", match[0]), text)
 
 
 def is_blank(text: str) -> bool:
@@ -125,6 +129,23 @@ class Normalizer:
         """Return the characters without a piece that the text has once it is normalized."""
         return self._without_piece(normalize(text, self.form))
 
+    def replaced_characters(self) -> dict[str, str]:
+        """Return what becomes of each character without a piece that does not stay as it is.
+
+        Characters that Unicode's form replaces are left out.
+        """
+        if self.form == "none":
+            return {}
+        replaced = {}
+        for character in filter(_may_be_replaced, map(chr, range(sys.maxunicode + 1))):
+            is_stable = unicodedata.normalize(_UNICODE_FORMS[self.form], character) == character
+            if self._is_known(character) or not is_stable:
+                continue
+            replacement = self._replace(character)
+            if replacement != character:
+                replaced[character] = replacement
+        return replaced
+
     def _without_piece(self, text: str) -> set[str]:
         """Return the characters of a normalized text that have no piece."""
         return {character for character in set(text) if not self._is_known(character)}
@@ -163,6 +184,13 @@ def describe_characters(counts: Counter[str]) -> str:
     if len(counts) > NUM_SHOWN:
         texts.append("...")
     return ", ".join(texts)
+
+
+def _may_be_replaced(character: str) -> bool:
+    """Return whether a character has other characters of the same meaning, or none."""
+    is_composed = unicodedata.decomposition(character) != ""
+    is_accent = _ACCENT.match(character) is not None
+    return is_composed or is_accent or character in _SUBSTITUTES or _is_invisible(character)
 
 
 def _is_invisible(character: str) -> bool:

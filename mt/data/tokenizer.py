@@ -5,13 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import sentencepiece
 
 from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler, sample_segments
 from mt.data.sentencepiece_model import changes_words_in_context, replaces_characters
 from mt.errors import TokenizerError
+
+TokenizerKind = Literal["bpe", "unigram"]
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 NUM_BYTES = 256
@@ -162,6 +164,16 @@ class Tokenizer:
     def piece(self, token_id: int) -> str:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
+
+    @property
+    def ordinary_pieces(self) -> Pieces:
+        """The pieces that encode text; control ids and the unknown id have none."""
+        return self._pieces
+
+    @property
+    def kind(self) -> TokenizerKind:
+        """The algorithm that chooses the pieces of a text."""
+        return "bpe" if self._is_bpe() else "unigram"
 
     def find_piece(self, piece: str) -> int | None:
         """Return the id of the token that SentencePiece writes as `piece`; None if there is none.

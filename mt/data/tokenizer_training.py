@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
-from typing import Literal
 
 import sentencepiece
 
@@ -22,12 +21,11 @@ from mt.data.tokenizer import (
     NUM_TAGS,
     PAD_ID,
     UNK_ID,
+    TokenizerKind,
     escape,
 )
 from mt.errors import TokenizerError
 from mt.storage.atomic import atomic_file
-
-TokenizerKind = Literal["bpe", "unigram"]
 
 # Pieces that are in every tokenizer: pad, unk, bos and eos, the tags, and the bytes.
 NUM_FIXED_PIECES = 4 + NUM_TAGS + NUM_BYTES

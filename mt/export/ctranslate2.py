@@ -3,10 +3,7 @@
 CTranslate2 translates without PyTorch.
 """
 
-import json
 import logging
-import math
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mt.config.load import load_run_config
 from mt.config.schema import Config, ModelConfig
-from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
-from mt.errors import ConfigError, DeviceError, DiskError
+from mt.errors import DeviceError
+from mt.export.directory import export_directory, require_replaceable
+from mt.export.languages import language_tokens, write_language_tokens
+from mt.export.model_card import CardOptions, write_model_card
+from mt.export.positions import num_positions
+from mt.export.run import ExportedRun
+from mt.export.vocabulary import vocabulary
 from mt.model.feed_forward import GATED_ACTIVATIONS
 from mt.model.layers import NORM_EPSILON, RMSNorm
 from mt.model.positions import sinusoids
 from mt.model.transformer import Transformer
-from mt.storage.atomic import atomic_directory
-from mt.storage.run_dir import open_run_dir
 
 logger = logging.getLogger(__name__)
 
@@ -55,77 +54,103 @@ GATED_FEED_FORWARD_MODULES = {
     "ffn/linear_0_noact": ["feed_forward.inner"],
 }
 
-# CTranslate2's names of ids 0 to 3. It does not use the names in the tokenizer.
-SPECIAL_PIECES = ["<pad>", "<unk>", "<s>", "</s>"]
+HOW_TO_LOAD = """\
+```python
+import ctranslate2
+import sentencepiece
 
-# Unless its caller sets other limits, CTranslate2 cuts sources after 1,024 tokens and translations
-# after 256. The table of positions is at least long enough for that.
-MIN_POSITIONS = 2048
-
-# An export contains this empty file, as a sign that it may be replaced by a newer one.
-MARKER_FILE = ".made_by_mt_export"
-# A model of several target languages has this file, with the token that begins a source for each.
-TAGS_FILE = "target_languages.json"
-EXPORTED_FILE_NAMES = re.compile(
-    rf"{re.escape(MARKER_FILE)}|model\.bin|config\.json|\w+_vocabulary\.json"
-    rf"|tokenizer(\.src|\.tgt)?\.model|{re.escape(TAGS_FILE)}"
-)
+tokenizer = sentencepiece.SentencePieceProcessor(model_file="{directory}/{src_tokenizer}")
+translator = ctranslate2.Translator("{directory}", compute_type="float32")
+source = tokenizer.encode(["A sentence."], out_type=str)
+{add_tag}results = translator.translate_batch(source, beam_size={beam_size}, min_decoding_length=0)
+{load_tgt_tokenizer}print({tgt_variable}.decode(results[0].hypotheses[0]))
+```
+"""
 
 
 def export(
-    run_dir: Path, directory: Path, *, quantization: str = "float32", checkpoint: str = "best"
+    run_dir: Path,
+    directory: Path,
+    *,
+    quantization: str = "float32",
+    checkpoint: str = "best",
+    license_name: str | None = None,
 ) -> None:
-    """Write the model, its vocabularies and its tokenizers to `directory`.
+    """Write the model, its vocabularies, its tokenizers and a model card to `directory`.
 
     The directory appears when all files are complete. It may replace an empty directory or an
     earlier export; anything else is a DiskError. Raises ConfigError for a kind of attention that
     CTranslate2 does not have, and DeviceError if its package is not installed.
     """
-    run = open_run_dir(run_dir)
-    config = load_run_config(run.config_path)
-    unsupported = {config.model.self_attention, config.model.cross_attention} - {"dot_product"}
-    if unsupported:
-        raise ConfigError(
-            f"{run.config_path}: CTranslate2 supports only dot_product attention,"
-            f" found {', '.join(sorted(unsupported))}"
-        )
-    if directory.exists() and not _is_replaceable(directory):
-        raise DiskError(
-            f"{directory}: exists and was not written by mt export; choose another directory"
-        )
-    translator = Translator.load(run_dir, checkpoint=checkpoint, device="cpu")
-    spec = _make_spec(translator, config)
-    spec.optimize(None if quantization == "float32" else quantization)
-    with atomic_directory(directory.resolve()) as partial:
-        spec.save(str(partial))
-        for tokenizer in set(run.tokenizer_paths(config.tokenizer.joint)):
+    require_replaceable(directory)
+    run = ExportedRun.load(run_dir, checkpoint=checkpoint)
+    with export_directory(directory) as partial:
+        write_model(run, partial, quantization=quantization)
+        for tokenizer in run.tokenizer_paths:
             shutil.copy(tokenizer, partial)
-        if translator.ids_by_language:
-            _write_tags(translator, partial / TAGS_FILE)
-        (partial / MARKER_FILE).touch()
+        write_language_tokens(run.translator, partial)
+        options = CardOptions(
+            how_to_load=_how_to_load(run, directory.resolve().name),
+            differences=differences(run),
+            license=license_name,
+        )
+        write_model_card(partial, run, options)
     megabytes = (directory / "model.bin").stat().st_size / 1e6
     logger.info(f"{directory}: {megabytes:.1f} MB, {quantization}, for ctranslate2.Translator")
 
 
-def _is_replaceable(directory: Path) -> bool:
-    """Return whether a path is an empty directory, or an export to which nothing was added."""
-    if not directory.is_dir():
-        return False
-    paths = list(directory.iterdir())
-    if not paths:
-        return True
-    if MARKER_FILE not in {path.name for path in paths}:
-        return False
-    return all(path.is_file() and EXPORTED_FILE_NAMES.fullmatch(path.name) for path in paths)
+def write_model(run: ExportedRun, directory: Path, *, quantization: str) -> None:
+    """Write the files that ctranslate2.Translator reads. Raises as `export` does."""
+    model = run.config.model
+    unsupported = {model.self_attention, model.cross_attention} - {"dot_product"}
+    if unsupported:
+        raise run.config_error(
+            "CTranslate2 supports only dot_product attention,"
+            f" found {', '.join(sorted(unsupported))}"
+        )
+    spec = _make_spec(run.translator, run.config)
+    spec.optimize(None if quantization == "float32" else quantization)
+    spec.save(str(directory))
 
 
-def _write_tags(translator: Translator, path: Path) -> None:
-    """Write the first token of a source for each target language: {"de": "<tag_0>"}."""
-    tokens = {
-        language: translator.src_tokenizer.piece(token_id)
-        for language, token_id in translator.ids_by_language.items()
-    }
-    path.write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+def differences(run: ExportedRun) -> list[str]:
+    """Return what CTranslate2 does otherwise than mt, for a model card."""
+    sentences = [
+        "It stops reading after 1,024 tokens (`max_input_length`) and writing after 256 "
+        "(`max_decoding_length`); mt splits a long line into sentences.",
+        "It can write tokens that mt never writes, such as a line break.",
+    ]
+    if run.config.data.normalization != "none":
+        form = run.config.data.normalization.upper()
+        sentences.append(
+            f"The model knows text in Unicode {form} with single spaces. mt normalizes its input, "
+            "and replaces characters without a token by similar ones; here the caller has to."
+        )
+    return sentences
+
+
+def _how_to_load(run: ExportedRun, directory: str) -> str:
+    src_path, tgt_path = run.run_dir.tokenizer_paths(run.config.tokenizer.joint)
+    load_tgt_tokenizer = ""
+    tgt_variable = "tokenizer"
+    if src_path != tgt_path:
+        tgt_variable = "tgt_tokenizer"
+        load_tgt_tokenizer = (
+            "tgt_tokenizer = sentencepiece.SentencePieceProcessor("
+            f'model_file="{directory}/{tgt_path.name}")\n'
+        )
+    add_tag = ""
+    token = language_tokens(run.translator).get(run.config.data.tgt_lang)
+    if token is not None:
+        add_tag = f'source = [["{token}", *tokens] for tokens in source]\n'
+    return HOW_TO_LOAD.format(
+        directory=directory,
+        src_tokenizer=src_path.name,
+        add_tag=add_tag,
+        beam_size=run.config.search.beam_size,
+        load_tgt_tokenizer=load_tgt_tokenizer,
+        tgt_variable=tgt_variable,
+    )
 
 
 def _make_spec(translator: Translator, config: Config) -> Any:
@@ -149,12 +174,12 @@ def _make_spec(translator: Translator, config: Config) -> Any:
     spec.config.add_source_eos = True  # CTranslate2 begins targets with <s> by default
     # CTranslate2's default depends on the kind of norm.
     spec.config.layer_norm_epsilon = NORM_EPSILON
-    spec.register_source_vocabulary(_pieces(translator.src_tokenizer))
-    spec.register_target_vocabulary(_pieces(translator.tgt_tokenizer))
+    spec.register_source_vocabulary(vocabulary(translator.src_tokenizer))
+    spec.register_target_vocabulary(vocabulary(translator.tgt_tokenizer))
 
     model = translator.model
     _copy_embeddings(spec, model)
-    positions = sinusoids(torch.arange(_num_positions(config)), shape.d_model)
+    positions = sinusoids(torch.arange(num_positions(config)), shape.d_model)
     spec.encoder.position_encodings.encodings = positions
     spec.decoder.position_encodings.encodings = positions
     gate_modules = GATED_FEED_FORWARD_MODULES if has_gates else {}
@@ -177,17 +202,6 @@ def _import_specs() -> Any:
             " install it with pip install -e '.[ctranslate2]'"
         ) from error
     return ctranslate2.specs
-
-
-def _num_positions(config: Config) -> int:
-    """Return the length of CTranslate2's table of positions; our model computes any position.
-
-    It covers the longest translation that our search allows for the longest source sentence.
-    """
-    search = config.search
-    max_tgt_length = math.ceil(search.max_length_factor * config.data.max_length)
-    max_tgt_length += search.max_length_offset
-    return max(max_tgt_length, MIN_POSITIONS)
 
 
 def _copy_embeddings(spec: Any, model: Transformer) -> None:
@@ -230,9 +244,3 @@ def _copy_weights(target: Any, modules: list[nn.Module]) -> None:
 
 def _concatenate(modules: list[nn.Module], parameter: str) -> torch.Tensor:
     return torch.cat([getattr(module, parameter).detach() for module in modules])
-
-
-def _pieces(tokenizer: Tokenizer) -> list[str]:
-    """Return the vocabulary in order of ids."""
-    ordinary_ids = range(len(SPECIAL_PIECES), tokenizer.vocab_size)
-    return SPECIAL_PIECES + [tokenizer.piece(token_id) for token_id in ordinary_ids]

@@ -82,7 +82,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             with os_errors_as_disk_error(path):
                 raise
         with os_errors_as_disk_error(path):
-            for file in partial.iterdir():
+            for file in partial.rglob("*"):
                 fsync_path(file)
             fsync_path(partial)
             _replace_directory(partial, path)

@@ -229,6 +229,22 @@ def average_weights(directories: Sequence[Path], output: Path) -> None:
     _write_directory(output, {MODEL: mean}, {**load_meta(directories[0]), "average_of": names})
 
 
+def write_weights(
+    weights: Mapping[str, Tensor], checkpoints: Path, *, step: int, meta: Mapping[str, Any]
+) -> None:
+    """Make the directory `checkpoints` with one checkpoint, which is both `best` and `last`.
+
+    A run cannot resume from it. Its meta.json has `meta`. Raises OSError: a part of the directory
+    may be left then.
+    """
+    name = step_name(step)
+    directory = checkpoints / name
+    directory.mkdir(parents=True)
+    _write_files(directory, {MODEL: weights}, meta)
+    for pointer in (BEST, LAST):
+        (checkpoints / pointer).write_text(f"{name}\n", encoding="utf-8")
+
+
 def load_meta(directory: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's meta.json, which may be of an older format.
 
@@ -252,12 +268,19 @@ def _write_directory(
     """Write the files of a checkpoint, tensors by the name of their file. Raises DiskError."""
     # Written under another name, flushed to the disk, then renamed.
     with atomic_directory(directory) as partial:
-        for name, values in tensors.items():
-            _save_tensors(values, partial / name)
-        text = json.dumps({**meta, "format_version": FORMAT_VERSION}, indent=1)
-        (partial / META).write_text(text, encoding="utf-8")
-        lines = [f"{sha256(partial / name)}  {name}\n" for name in (*tensors, META)]
-        (partial / CHECKSUMS).write_text("".join(lines), encoding="ascii")
+        _write_files(partial, tensors, meta)
+
+
+def _write_files(
+    directory: Path, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]
+) -> None:
+    """Write the files of a checkpoint into an existing directory. Raises OSError."""
+    for name, values in tensors.items():
+        save_tensors(values, directory / name)
+    text = json.dumps({**meta, "format_version": FORMAT_VERSION}, indent=1)
+    (directory / META).write_text(text, encoding="utf-8")
+    lines = [f"{sha256(directory / name)}  {name}\n" for name in (*tensors, META)]
+    (directory / CHECKSUMS).write_text("".join(lines), encoding="ascii")
 
 
 def _read_meta(directory: Path) -> dict[str, Any]:
@@ -343,9 +366,12 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file. Raises OSError, for a full disk too."""
     try:
-        save_file(dict(tensors), path)
+        save_file(dict(tensors), path, metadata)
     except SafetensorError as error:  # what safetensors raises for a full disk, for one
         raise OSError(str(error)) from error
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files for the owner only

@@ -12,6 +12,10 @@ from filelock import FileLock, Timeout
 from mt.errors import RunDirError
 from mt.storage.atomic import fsync_path, os_errors_as_disk_error, remove
 
+# Each directory that mt export writes contains this empty file, as a sign that a newer export may
+# replace it.
+EXPORT_MARKER = ".made_by_mt_export"
+
 # What training writes, as a pattern of names in each folder of a run directory.
 WRITTEN_NAMES = {
     ".": r"config\.yaml|metrics\.jsonl|source_stats\.json|tokenizer(\.src|\.tgt)?\.model",
@@ -58,6 +62,11 @@ class RunDir:
     def holds_run(self) -> bool:
         """Whether a training has begun here."""
         return self.config_path.exists() or self.checkpoints_dir.exists()
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether `mt export --to bundle` wrote this: a run that translates and cannot resume."""
+        return (self.path / EXPORT_MARKER).is_file()
 
     def move_aside(self) -> Path | None:
         """Rename the directory, if it holds a run, and return its new path, else None.

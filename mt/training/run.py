@@ -146,6 +146,11 @@ def run_training(
             f"{run_dir.path}: torchrun with --max-restarts starts the same command again, and "
             "--fresh would begin again each time; leave out one of them"
         )
+    if run_dir.is_bundle:
+        raise RunDirError(
+            f"{run_dir.path}: a bundle by mt export cannot be trained further; start another run "
+            "from it: train.init_from"
+        )
     runtime = open_runtime(config.train.device)
     old_run = None
     if fresh:

@@ -182,3 +182,16 @@ def test_description_names_the_most_frequent_characters() -> None:
     assert text.startswith("\u4e2d (U+4E2D) in 9, U+200B in 8, a (U+0061) in 3, ")
     assert "U+0064" not in text
     assert text.endswith("...")
+
+
+@pytest.mark.parametrize("form", ["none", "nfc", "nfkc"])
+def test_replaced_characters_are_those_that_a_normalizer_replaces(
+    form: Normalization, tokenizer: Tokenizer
+) -> None:
+    normalizer = Normalizer(form, tokenizer)
+    replaced = normalizer.replaced_characters()
+    # Letters of many scripts, accents, punctuation, spaces, joiners and symbols.
+    for code in [*range(0x20, 0x500), *range(0x1E00, 0x2100), 0x200B, 0x3000, 0x4E2D, 0x1F600]:
+        text = f"a{normalize(chr(code), form)}b"
+        expected = "".join(replaced.get(character, character) for character in text)
+        assert normalizer(text) == normalize(expected, form), hex(code)

@@ -4,108 +4,34 @@ from __future__ import annotations
 
 import builtins
 import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from random_run import SEVERAL_LANGUAGES, TEXTS, make_run, make_texts, make_tokenizers
 from shell import mt
 from torch import nn
 
-from mt.config.load import load_config
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DeviceError, DiskError
-from mt.export.ctranslate2 import MARKER_FILE, MIN_POSITIONS, export
+from mt.export.ctranslate2 import export
+from mt.export.positions import MIN_POSITIONS
 from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
 from mt.model.layers import RMSNorm
-from mt.model.transformer import Transformer
-from mt.storage.checkpoint import Checkpoint, CheckpointStore
+from mt.storage.run_dir import EXPORT_MARKER
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
-WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi"]
-WORDS += ["kelo", "mavu", "nira", "potu", "ruke", "sifa"]
-CONFIG = """\
-data:
-  src_lang: aa
-  tgt_lang: bb
-  train: [{prefix: train}]
-  valid: {name: valid, prefix: valid}
-  max_length: 64
-train: {max_steps: 1}
-search: {beam_size: 1, max_length_factor: 1.0, max_length_offset: 20}
-"""
-SMALL_MODEL = [
-    "model.d_model=32",
-    "model.d_ff=48",
-    "model.num_encoder_layers=2",
-    "model.num_decoder_layers=1",
-]
 NUM_TOKENS = 15  # of a translation that are compared: a random model rarely ends a sentence
-
-
-def make_texts(num_texts: int, *, seed: int) -> list[str]:
-    generator = random.Random(seed)
-    texts = []
-    for _ in range(num_texts):
-        num_words = generator.randint(1, 9)
-        texts.append(" ".join(generator.choices(WORDS, k=num_words)))
-    return texts
-
-
-TEXTS = [*make_texts(14, seed=1), "xyz 123 Ü", "<s> </s>  中"]
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two tokenizers of different sizes."""
-    folder = tmp_path_factory.mktemp("tokenizers")
-    paths = []
-    for vocab_size in (330, 345):
-        path = folder / f"{vocab_size}.model"
-        texts = make_texts(100, seed=vocab_size)
-        train_tokenizer(texts, path, kind="bpe", vocab_size=vocab_size)
-        paths.append(path)
-    return paths
-
-
-def make_run(path: Path, tokenizers: Sequence[Path], overrides: Sequence[str] = ()) -> Path:
-    """Make a run directory with a random model.
-
-    No weight, bias or norm has its initial value, so that a test notices one that is not exported.
-    """
-    path.mkdir()
-    (path / "source.yaml").write_text(CONFIG, encoding="utf-8")
-    config = load_config(path / "source.yaml", [*SMALL_MODEL, *overrides])
-    (path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
-
-    tokenizer_names = ["tokenizer.src.model", "tokenizer.tgt.model"]
-    if config.tokenizer.joint:
-        tokenizer_names = ["tokenizer.model"]
-    for name, tokenizer in zip(tokenizer_names, tokenizers, strict=False):
-        (path / name).write_bytes(tokenizer.read_bytes())
-    src_tokenizer = Tokenizer.load(path / tokenizer_names[0])
-    tgt_tokenizer = Tokenizer.load(path / tokenizer_names[-1])
-
-    torch.manual_seed(3)
-    model = Transformer(
-        config.model,
-        src_vocab_size=src_tokenizer.vocab_size,
-        tgt_vocab_size=tgt_tokenizer.vocab_size,
-        pad_id=src_tokenizer.pad_id,
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith("embeddings"):  # the embeddings are random already
-                scale = 0.1 if parameter.dim() == 1 else 0.4
-                parameter += scale * torch.randn_like(parameter)
-    store = CheckpointStore(path / "checkpoints", keep=1)
-    store.save(Checkpoint(model.state_dict(), {}, {}), step=1, is_best=True)
-    return path
+    return make_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +183,9 @@ def test_export_is_self_contained(run_dir: Path, tmp_path: Path) -> None:
     exported = tmp_path / "exported"
     assert mt("export", run_dir, "--to", "ctranslate2", exported).code == 0
     assert {path.name for path in exported.iterdir()} == {
-        MARKER_FILE,
+        EXPORT_MARKER,
         "model.bin",
+        "README.md",
         "config.json",
         "shared_vocabulary.json",
         "tokenizer.model",
@@ -266,6 +193,33 @@ def test_export_is_self_contained(run_dir: Path, tmp_path: Path) -> None:
     tokenizer = (run_dir / "tokenizer.model").read_bytes()
     assert (exported / "tokenizer.model").read_bytes() == tokenizer
     assert list(tmp_path.iterdir()) == [exported]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        [*SEVERAL_LANGUAGES, "data.tgt_lang=cc"],
+        ["tokenizer.joint=false", "model.tie_embeddings=none"],
+    ],
+    ids=["one language", "several languages", "two tokenizers"],
+)
+def test_code_on_the_card_translates(
+    overrides: list[str],
+    tokenizers: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers, overrides)
+    export(run_dir, tmp_path / "exported")
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "exported/README.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    exec(card.split("```python\n")[1].split("```")[0], {})
+    printed = capsys.readouterr().out
+    expected = Translator.load(run_dir, device="cpu").translate("A sentence.")
+    assert printed[:15] == expected[:15] != ""
 
 
 @pytest.mark.parametrize(

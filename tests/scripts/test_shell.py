@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ def test_shell_script_parses_and_stops_at_the_first_error(name: str) -> None:
 
 def test_constraints_pin_every_dependency_at_an_allowed_version() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    dependencies = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"].values()
+    dependencies = [*project["dependencies"], *chain.from_iterable(extras)]
     requirements = [Requirement(line) for line in dependencies]
 
     lines = (TOP / "constraints.txt").read_text(encoding="utf-8").splitlines()

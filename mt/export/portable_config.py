@@ -1,0 +1,36 @@
+"""A config without the places of one machine: of each path, only its last name is left."""
+
+from pathlib import Path
+from typing import Any
+
+from mt.config.migrations import FORMAT_VERSION
+from mt.config.schema import Config
+from mt.config.yaml_file import write_yaml
+
+# Paths of what an export has itself, by section.
+OWN_PATHS = {"tokenizer": ("model", "src_model", "tgt_model"), "train": ("run_dir",)}
+
+
+def portable_values(config: Config) -> dict[str, Any]:
+    """Return the values of a config with file names in place of paths, and without OWN_PATHS."""
+    values = config.model_dump(mode="json")
+    for section, keys in OWN_PATHS.items():
+        values[section].update(dict.fromkeys(keys))
+    names: dict[str, Any] = _shorten_paths(values)
+    return names
+
+
+def dump_portable_config(config: Config) -> str:
+    """Write such a config as YAML that `load_run_config` reads."""
+    return write_yaml({"format_version": FORMAT_VERSION, **portable_values(config)})
+
+
+def _shorten_paths(value: Any) -> Any:
+    """Return a value with the last name of each absolute path in it."""
+    if isinstance(value, dict):
+        return {key: _shorten_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shorten_paths(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
