@@ -9,7 +9,7 @@ import platform
 import resource
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -35,8 +36,11 @@ T = TypeVar("T")
 
 # How long the first rank waits for the last one when a training starts.
 START_TIMEOUT = timedelta(minutes=5)
-# How long ranks wait for each other later: rank 0 may train a tokenizer or validate for hours.
-WORK_TIMEOUT = timedelta(days=1)
+# How long ranks wait for each other before the first update: rank 0 may prepare text for hours.
+PREPARATION_TIMEOUT = timedelta(days=1)
+# How long they wait for each other later. A rank that ends closes its connections, which the others
+# notice at once; this is for a machine that is cut off. Writing a checkpoint must fit into it.
+TRAINING_TIMEOUT = timedelta(minutes=30)
 LAUNCHER_POLL_SECONDS = 0.5
 
 
@@ -48,6 +52,7 @@ class Runtime:
     dtype: torch.dtype = torch.float32  # of matrix products
     rank: int = 0
     world_size: int = 1
+    group: dist.ProcessGroup | None = None  # None: the group that all processes join at the start
 
     @property
     def is_main(self) -> bool:
@@ -91,12 +96,20 @@ class Runtime:
 
     # Other ranks
 
+    def with_timeout(self, timeout: timedelta) -> Self:
+        """Return a copy that waits at most so long for the other ranks."""
+        if self.world_size == 1:
+            return self
+        group = dist.new_group(timeout=timeout, backend=_backend(self.device))
+        assert isinstance(group, dist.ProcessGroup)  # every rank is a member
+        return replace(self, group=group)
+
     def wrap_in_ddp(self, module: nn.Module) -> nn.Module:
         """Return `module` with its gradients averaged over the ranks, if there are several."""
         if self.world_size == 1:
             return module
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=device_ids)
+        return DistributedDataParallel(module, device_ids=device_ids, process_group=self.group)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which `backward` does not exchange gradients with other ranks.
@@ -107,31 +120,44 @@ class Runtime:
             return module.no_sync()
         return nullcontext()
 
+    def own_share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the items of this rank: each rank has every `world_size`-th one."""
+        return items[self.rank :: self.world_size]
+
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over the ranks in place, and return it."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """Return the largest of each of some integers over the ranks.
+
+        They are exchanged on the CPU, so that no rank waits for its GPU.
+        """
+        tensor = torch.tensor(values)
+        if self.world_size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
+        return [int(value) for value in tensor.tolist()]
+
     def broadcast(self, value: T) -> T:
-        """Return rank 0's `value` on every rank."""
+        """Return rank 0's `value` on every rank. It is pickled: too slow for every update."""
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
     def all_gather(self, value: T) -> list[T]:
-        """Return the `value` of each rank, ordered by rank, on every rank."""
+        """Return the `value` of each rank, ordered by rank, on every rank. It is pickled."""
         values = [value] * self.world_size
         if self.world_size > 1:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def barrier(self) -> None:
         """Wait until every rank has come to this call."""
-        if self.world_size > 1:
-            dist.barrier()
+        self.all_reduce_sum(torch.zeros(()))  # on the CPU: a GPU would be busy while it waits
 
     def close(self) -> None:
         """Wait for all ranks, because one may still be saving, and leave the process group."""
@@ -190,10 +216,8 @@ def open_runtime(device: str, precision: str = "fp32") -> Runtime:
     if world_size > 1:
         if torch_device.type == "cuda":
             torch_device = _claim_gpu(int(os.environ.get("LOCAL_RANK", "0")))
-        # Python objects are exchanged on the CPU, by gloo, so that no rank waits for its GPU.
-        backend = "cpu:gloo,cuda:nccl" if torch_device.type == "cuda" else "gloo"
         with lost_rank_as_error(rank, world_size), _ending_with_launcher():
-            _join_ranks(backend)
+            _join_ranks(_backend(torch_device))
     runtime = Runtime(torch_device, rank=rank, world_size=world_size)
     return runtime.with_precision(precision)
 
@@ -215,12 +239,31 @@ def lost_rank_as_error(rank: int, world_size: int) -> Iterator[None]:
         ) from error
 
 
+def merge_shares(shares: Sequence[Sequence[T]]) -> list[T]:
+    """Return the items that `Runtime.own_share` gave to the ranks, in their first order."""
+    num_items = sum(len(share) for share in shares)
+    return [shares[i % len(shares)][i // len(shares)] for i in range(num_items)]
+
+
+def may_be_restarted() -> bool:
+    """Return whether torchrun starts this command again when a rank fails."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
+def _backend(device: torch.device) -> str:
+    """Return the backend for a device. Python objects and counts are exchanged on the CPU."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
 def _join_ranks(backend: str) -> None:
     """Wait for the other ranks, and make the process group."""
     store, rank, world_size = next(rendezvous("env://", timeout=START_TIMEOUT))
-    store.set_timeout(WORK_TIMEOUT)
+    # torchrun can keep the store when it restarts the ranks: what dead ones wrote must not be read.
+    num_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"restart_{num_restarts}", store)
+    store.set_timeout(PREPARATION_TIMEOUT)
     dist.init_process_group(
-        backend, store=store, rank=rank, world_size=world_size, timeout=WORK_TIMEOUT
+        backend, store=store, rank=rank, world_size=world_size, timeout=PREPARATION_TIMEOUT
     )
 
 

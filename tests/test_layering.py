@@ -31,6 +31,7 @@ LAYERS = [
     "preflight",
     "report",
     "export",
+    "serve",
     "cli",
 ]
 INDEPENDENT = {"preflight", "report", "export"}  # these do not import each other

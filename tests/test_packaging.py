@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,23 @@ def test_python_m_mt_from_the_parent_folder_of_the_clone(parent_of_clone: Path) 
 
 def test_installed_version_is_that_of_the_package() -> None:
     assert version("mt-from-two-files") == mt.__version__
+
+
+def test_the_tests_have_the_packages_of_all_extras() -> None:
+    """scripts/test installs the extra `test`, and the tests of an extra need its packages.
+
+    Transformers is large. .ci/run installs it, and tests that need it are skipped elsewhere.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    large = extras.pop("transformers")
+    for name, requirements in extras.items():
+        missing = set(requirements) - set(extras["test"])
+        assert not missing, f"the extra {name}"
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition("==")[0] for line in lines}
+    wanted = {requirement.partition(">=")[0] for requirement in (*extras["test"], *large)}
+    assert wanted <= pinned
 
 
 def test_wheel_has_all_files_of_the_package(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -292,11 +293,35 @@ def run_init(command: str, workspace: Path) -> None:
         make_tiny(config)
 
 
+def run_server(command: str, workspace: Path) -> None:
+    """Run `mt serve` on a free port until it has shown its page."""
+    arguments = shlex.split(command)[1:]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mt", *arguments, "--host", "127.0.0.1", "--port", "0"],
+        cwd=workspace,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        address = process.stderr.readline().partition(": ")[0]
+        with urlopen(address) as page:
+            assert b"<h1>Translate</h1>" in page.read()
+        process.terminate()
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
 def test_commands_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MIN_SECONDS", 0.1)
     for command in all_commands():
         if command.startswith("mt init "):
             run_init(command, workspace)
+        elif command.startswith("mt serve "):
+            run_server(command, workspace)
         else:
             run(command, workspace)
 

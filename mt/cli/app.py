@@ -26,6 +26,7 @@ from mt.cli.logs import configure_logging, escape_control_chars
 from mt.cli.report import report
 from mt.cli.schema import schema
 from mt.cli.score import score
+from mt.cli.serve import serve
 from mt.cli.signals import exit_on_sigterm
 from mt.cli.split import split
 from mt.cli.tokenizer import tokenizer_app
@@ -53,6 +54,7 @@ for command in (
     compare,
     attention,
     export,
+    serve,
     split,
     clean,
     schema,

@@ -348,11 +348,11 @@ def _settings_of_output(
 
 
 def _refuse_options_of_runs(is_given: Mapping[str, bool]) -> None:
-    """Raise BadParameter for an option that is given, because CTranslate2 does without it."""
+    """Raise BadParameter for an option that is given but needs a run, not an export."""
     for name, given in is_given.items():
         if given:
             raise typer.BadParameter(
-                "needs a run; an export for CTranslate2 translates without it", param_hint=name
+                "needs a run, found an export for CTranslate2", param_hint=name
             )
 
 

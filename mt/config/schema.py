@@ -627,6 +627,11 @@ class TrainConfig(Section):
         None, "early stopping: stop after this many validations without improvement; null: never"
     )
     num_samples: CountOrZero = setting(3, "sample translations shown at each validation")
+    tensorboard: bool = setting(
+        False,
+        "also write the numbers of metrics.jsonl to <run_dir>/tensorboard, for TensorBoard; needs "
+        "the package tensorboard",
+    )
 
     @model_validator(mode="before")
     @classmethod

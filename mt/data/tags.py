@@ -12,7 +12,13 @@ text.
 
 from collections.abc import Mapping, Sequence
 
-from mt.config.schema import LANGUAGE_TAG_MARK, MAX_TAGS, CorpusConfig, DataConfig
+from mt.config.schema import (
+    LANGUAGE_TAG_MARK,
+    MAX_TAGS,
+    CorpusConfig,
+    DataConfig,
+    LanguagePair,
+)
 from mt.data.tokenizer import Tokenizer
 from mt.errors import ConfigError, TokenizerError
 
@@ -52,6 +58,24 @@ def translatable_languages(data: DataConfig) -> tuple[str, ...]:
     tags = choose_tags(data)
     languages = [tag.removeprefix(LANGUAGE_TAG_MARK) for tag in tags if is_language_tag(tag)]
     return tuple(languages) or (data.tgt_lang,)
+
+
+def translatable_pairs(data: DataConfig) -> tuple[LanguagePair, ...]:
+    """Return the language pairs that a run can translate, that of its defaults first.
+
+    These are the pairs of its training corpora. A target language that has a tag, but no corpus,
+    was learned by the run that training started from: it is paired with `data.src_lang`.
+    """
+    pairs = [data.languages(corpus) for corpus in data.train]
+    pairs += [
+        LanguagePair(data.src_lang, language)
+        for language in translatable_languages(data)
+        if language not in data.trained_tgt_languages
+    ]
+    default = LanguagePair(data.src_lang, data.tgt_lang)
+    if default in pairs:
+        pairs.insert(0, default)
+    return tuple(dict.fromkeys(pairs))
 
 
 def is_language_tag(tag: str) -> bool:

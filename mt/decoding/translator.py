@@ -25,8 +25,8 @@ from mt.decoding.text_translator import TextTranslator, change_search
 from mt.decoding.translation import Alignment, Target, Translation
 from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
 from mt.errors import CheckpointError, RunDirError
-from mt.model.transformer import Transformer, weights_digest
-from mt.storage.checkpoint import META, find_checkpoint, load_weights
+from mt.model.transformer import Transformer
+from mt.storage.checkpoint import META, find_checkpoint, load_weights, weights_digest
 from mt.storage.run_dir import open_run_dir
 
 # The modules behind `score`, `align` and `attention` use the translator, so they are imported when

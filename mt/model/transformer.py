@@ -4,7 +4,6 @@
 cache and `decode` computes the next positions with it; the states are the same.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -320,12 +319,3 @@ class Transformer(nn.Module):
 def _positions(length: int, device: torch.device) -> Tensor:
     """Return the positions 0, 1, ... of a sentence: long (1, length)."""
     return torch.arange(length, device=device)[None]
-
-
-def weights_digest(model: Transformer) -> str:
-    """Return the SHA-256 of the weights, by which a later run recognizes the model."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.cpu().numpy().tobytes())
-    return digest.hexdigest()

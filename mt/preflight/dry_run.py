@@ -28,6 +28,7 @@ from mt.progress_bar import format_duration
 from mt.storage.run_dir import RunDir
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
+from mt.training.shared_work import never_interrupting
 from mt.training.stopping import count_validations, updates_within
 from mt.training.trainer import Trainer
 from mt.training.validator import count_set_lines, sample_sets
@@ -200,7 +201,7 @@ def time_validation(trainer: Trainer) -> float:
     """Return the seconds that one validation takes, translations included."""
     start_time = time.monotonic()
     trainer.objective.eval()
-    trainer.validate(trainer.objective)
+    trainer.validate(trainer.objective, interrupting=never_interrupting)
     return time.monotonic() - start_time
 
 

@@ -414,3 +414,12 @@ def _read_checksums(directory: Path) -> list[str]:
         return path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the weights, by which a later run recognizes the model."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -20,6 +20,7 @@ CTRANSLATE2_MODEL = "model.bin"  # the weights in an export for CTranslate2
 # What training writes, as a pattern of names in each folder of a run directory.
 WRITTEN_NAMES = {
     ".": r"config\.yaml|metrics\.jsonl|source_stats\.json|tokenizer(\.src|\.tgt)?\.model",
+    "tensorboard": r"events\.out\.tfevents\.mt",
     "checkpoints": r"step_[0-9]{8,}|last|best",
     "checkpoints/step_*": r"SHA256SUMS",
     "cache": r"[0-9a-f]{32}|known_files\.json",
@@ -47,6 +48,7 @@ class RunDir:
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.source_stats_path = path / "source_stats.json"  # of the training text
+        self.tensorboard_dir = path / "tensorboard"
         self.checkpoints_dir = path / "checkpoints"
         self.cache_dir = path / "cache"  # the encoded training text; may be deleted
         self.report_path = path / "report.html"  # where mt report writes by default

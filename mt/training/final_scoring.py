@@ -4,7 +4,8 @@ Validations use a cheap search and a sample of the set, so their scores only ser
 checkpoints of a run. The final score is the one to report.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from mt.experiment import Experiment
 from mt.storage.checkpoint import BEST, find_checkpoint, step_name
@@ -15,9 +16,11 @@ from mt.training.metrics_log import (
     ValidationRecord,
     read_sets,
 )
+from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.validator import (
     TranslationBar,
     Validator,
+    merge_sets,
     no_translation_bar,
     sample_sets,
     score_eval_sets,
@@ -35,6 +38,15 @@ FEWEST_LINES = 200
 # With beam k, a search takes about 1 + BEAM_COST * (k - 1) times as long as greedy search. Measured
 # for beam 5: 2.2 to 3.6 times (docs/log.md, "Translating compared with CTranslate2").
 BEAM_COST = 0.65
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """What the final scoring has to do."""
+
+    checkpoint: str  # its name
+    num_lines: int
+    known_score: FinalRecord | None  # from an earlier process or a validation
 
 
 class FinalScoring:
@@ -64,17 +76,46 @@ class FinalScoring:
             return self.budget_seconds
         return self._num_lines(seconds_per_line) * self._final_seconds(seconds_per_line)
 
-    def score(self, lines: Iterable[MetricsLine], *, seconds_per_line: float | None) -> FinalRecord:
-        """Return the final score. Raises MtError, for example if there is no best checkpoint.
+    def score(
+        self,
+        lines: Iterable[MetricsLine],
+        *,
+        seconds_per_line: float | None,
+        interrupting: Interrupting = never_interrupting,
+    ) -> FinalRecord:
+        """Return the final score; all ranks take part, and the arguments of rank 0 count.
 
-        Nothing is translated if a line of metrics.jsonl, one of `lines`, has this score.
+        Nothing is translated if a line of metrics.jsonl, one of `lines`, has this score. Raises
+        MtError, for example if there is no best checkpoint. A signal that arrives in the context
+        that `interrupting` returns, on any rank, raises InterruptedBySignal on all of them.
         """
+        runtime = self.validator.runtime
+        plan, *_ = compute_on_all_ranks(
+            lambda: self._plan(lines, seconds_per_line) if runtime.is_main else None,
+            runtime,
+            interrupting=interrupting,
+        )
+        assert plan is not None
+        if plan.known_score is not None:
+            return plan.known_score
+        shares = compute_on_all_ranks(
+            lambda: self._translate_share(plan), runtime, interrupting=interrupting
+        )
+        record = self._score_translations(plan, merge_sets(shares)) if runtime.is_main else None
+        record = runtime.broadcast(record)
+        assert record is not None
+        return record
+
+    def _plan(self, lines: Iterable[MetricsLine], seconds_per_line: float | None) -> ScoringPlan:
+        """Return what is to be scored. Raises CheckpointError if there is no best checkpoint."""
         checkpoint = find_checkpoint(self.experiment.run_dir.checkpoints_dir, BEST).name
         num_lines = self._num_lines(seconds_per_line)
+        known_score = None
         for line in lines:
             if self._has_final_score(line, checkpoint, num_lines=num_lines):
-                return self._read_score(line, checkpoint, num_lines=num_lines)
-        return self._translate_and_score(checkpoint, num_lines)
+                known_score = self._read_score(line, checkpoint, num_lines=num_lines)
+                break
+        return ScoringPlan(checkpoint, num_lines, known_score)
 
     def _read_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> FinalRecord:
         """Return the score that a line has."""
@@ -102,18 +143,30 @@ class FinalScoring:
             return self.validator.is_like_evaluate and step_name(line["step"]) == checkpoint
         return line.get("checkpoint") == checkpoint and line.get("num_lines") == num_lines
 
-    def _translate_and_score(self, checkpoint: str, num_lines: int) -> FinalRecord:
-        config = self.experiment.config
-        translator = self.experiment.translator(checkpoint, device=config.train.device)
-        eval_sets = sample_sets(self.experiment.validation_sets, num_lines)
-        with self.translation_bar(f"scoring {checkpoint} on {num_lines:,} lines") as on_progress:
-            hypotheses_of_sets = translate_eval_sets(translator, eval_sets, on_progress=on_progress)
-        scored = score_eval_sets(eval_sets, hypotheses_of_sets, config)
+    def _translate_share(self, plan: ScoringPlan) -> list[list[str]]:
+        """Return the translations of this rank's sources of each set."""
+        device = self.experiment.config.train.device
+        translator = self.experiment.translator(plan.checkpoint, device=device)
+        text = f"scoring {plan.checkpoint} on {plan.num_lines:,} lines"
+        with self.translation_bar(text) as on_progress:
+            return translate_eval_sets(
+                translator,
+                sample_sets(self.experiment.validation_sets, plan.num_lines),
+                self.validator.runtime,
+                on_progress=on_progress,
+            )
+
+    def _score_translations(
+        self, plan: ScoringPlan, hypotheses_of_sets: Sequence[Sequence[str]]
+    ) -> FinalRecord:
+        """Return the score of the translations of all lines."""
+        eval_sets = sample_sets(self.experiment.validation_sets, plan.num_lines)
+        scored = score_eval_sets(eval_sets, hypotheses_of_sets, self.experiment.config)
         return FinalRecord(
-            checkpoint,
+            plan.checkpoint,
             scores=scored.scores,
             signatures=scored.signatures,
-            scope=self._scope(num_lines),
+            scope=self._scope(plan.num_lines),
             sets=scored.sets if len(scored.sets) > 1 else [],
         )
 

@@ -264,9 +264,12 @@ class MetricsLog:
         self.on_event: OnEvent | None = None
         self._pending = b""
 
-    def write(self, record: Record, *, step: int, timing: Mapping[str, float]) -> None:
-        """Append one line. Floats keep every digit, so that equal runs write equal lines."""
-        line = {"kind": record.kind, "step": step}
+    def write(self, record: Record, *, step: int, timing: Mapping[str, float]) -> "MetricsLine":
+        """Append one line, and return it.
+
+        Floats keep every digit, so that equal runs write equal lines.
+        """
+        line: dict[str, Any] = {"kind": record.kind, "step": step}
         for key, value in record.values().items():
             line[key] = _finite_or_none(value) if isinstance(value, float) else value
         line["timing"] = dict(timing)
@@ -277,6 +280,7 @@ class MetricsLog:
             self._write_pending()
         if self.on_event is not None:
             self.on_event(TrainingEvent(step, record, timing))
+        return line
 
     def sync(self) -> int:
         """Wait until all lines are on the disk, and return the file's size in bytes.

@@ -17,7 +17,8 @@ from mt.distributed import Runtime
 from mt.experiment import Experiment
 from mt.kernels.chunked_loss import chunked_sums, cross_entropy_sums
 from mt.kernels.cross_entropy import smoothed_cross_entropy
-from mt.model.transformer import Transformer, weights_digest
+from mt.model.transformer import Transformer
+from mt.storage.checkpoint import weights_digest
 from mt.training.teacher import load_teachers
 
 
@@ -223,17 +224,37 @@ def states_and_targets(transformer: Transformer, batch: Batch) -> tuple[Tensor, 
     return token_states, targets.index_select(0, token_index)
 
 
+class TokenLoss(NamedTuple):
+    """The negative log-likelihood of a batch in nats, summed over its target tokens."""
+
+    nll: float
+    num_tokens: int
+
+
 @torch.inference_mode()
+def token_losses(
+    model: Objective, batches: Iterable[Batch], device: torch.device
+) -> list[TokenLoss]:
+    """Return the unsmoothed loss of each batch. `model` must be in evaluation mode."""
+    assert not model.training, "dropout would change the loss"
+    losses = []
+    for batch in batches:
+        sums: LossSums = model(batch.to(device))
+        losses.append(TokenLoss(float(sums.nll), sums.num_tokens))
+    return losses
+
+
+def mean_token_loss(losses: Sequence[TokenLoss]) -> float:
+    """Return the negative log-likelihood in nats per target token of some batches."""
+    total_nll = 0.0
+    for loss in losses:  # `sum` rounds differently in some versions of Python
+        total_nll += loss.nll
+    return total_nll / sum(loss.num_tokens for loss in losses)
+
+
 def mean_nll(model: Objective, batches: Iterable[Batch], device: torch.device) -> float:
     """Return the unsmoothed negative log-likelihood in nats per target token.
 
     `model` must be in evaluation mode.
     """
-    assert not model.training, "dropout would change the loss"
-    total_nll = 0.0
-    num_tokens = 0
-    for batch in batches:
-        sums: LossSums = model(batch.to(device))
-        total_nll += float(sums.nll)
-        num_tokens += sums.num_tokens
-    return total_nll / num_tokens
+    return mean_token_loss(token_losses(model, batches, device))

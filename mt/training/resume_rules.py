@@ -29,6 +29,7 @@ CHANGEABLE_KEYS = (
     "train.patience",
     "train.keep_checkpoints",
     "train.num_samples",
+    "train.tensorboard",
     "train.max_skipped",
 )
 

@@ -20,7 +20,13 @@ from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
 from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
 from mt.data.tags import choose_tags, translatable_languages
-from mt.distributed import Runtime, lost_rank_as_error, open_runtime
+from mt.distributed import (
+    TRAINING_TIMEOUT,
+    Runtime,
+    lost_rank_as_error,
+    may_be_restarted,
+    open_runtime,
+)
 from mt.errors import (
     CheckpointError,
     ConfigError,
@@ -36,6 +42,7 @@ from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
+from mt.training.event_file import require_tensorboard
 from mt.training.init_from import inherit_from_parent
 from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
@@ -134,6 +141,11 @@ def run_training(
     if config.train.run_dir is None:
         raise ConfigError("train.run_dir: wanted a directory for the run, found null")
     run_dir = RunDir(Path(config.train.run_dir))
+    if fresh and may_be_restarted():
+        raise RunDirError(
+            f"{run_dir.path}: torchrun with --max-restarts starts the same command again, and "
+            "--fresh would begin again each time; leave out one of them"
+        )
     if run_dir.is_export:
         raise RunDirError(
             f"{run_dir.path}: an export cannot be trained further; another run can start from a "
@@ -149,6 +161,7 @@ def run_training(
     with lost_rank_as_error(runtime.rank, runtime.world_size), lock:
         try:
             experiment, runtime = prepare_run(config, run_dir, runtime)
+            runtime = runtime.with_timeout(TRAINING_TIMEOUT)
             trainer = Trainer.from_experiment(experiment, runtime, start_time=start_time)
         except MISTAKES:
             if is_new:
@@ -160,7 +173,7 @@ def run_training(
         trainer.log.metrics.on_event = on_event
         stop_reason = trainer.fit()
         runtime.close()
-    return TrainingEnd(run_dir.path, stop_reason, trainer.signals.name)
+    return TrainingEnd(run_dir.path, stop_reason, trainer.stop_signal)
 
 
 def _move_aside(run_dir: RunDir, runtime: Runtime) -> Path | None:
@@ -195,6 +208,8 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
     precision = runtime.broadcast(precision)
     config, runtime = resolve_auto(config, runtime, run_config=run_config, run_precision=precision)
     experiment = Experiment(config, run_dir)
+    if runtime.is_main and config.train.tensorboard:
+        require_tensorboard()
     if runtime.is_main and run_config is not None:
         refuse_changes(run_config, experiment)
         write_config(config, run_dir)

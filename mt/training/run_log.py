@@ -3,12 +3,16 @@
 import math
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mt.distributed import Runtime
+from mt.errors import DiskError
 from mt.progress_bar import format_duration
 from mt.storage.checkpoint import BEST
 from mt.storage.run_dir import RunDir
 from mt.training.console import Console, Numbers, Position
+from mt.training.event_file import EventFile
 from mt.training.metrics_log import (
     FinalRecord,
     IncidentRecord,
@@ -34,6 +38,7 @@ class RunLog:
         self.planner = planner
         self.metrics = MetricsLog(run_dir.metrics_path)
         self.console = Console(enabled=runtime.is_main)
+        self._event_file: EventFile | None = None
         self._speed_start_seconds = 0.0
         self._speed_start_tokens = 0
 
@@ -41,12 +46,33 @@ class RunLog:
         """Write a line of metrics.jsonl."""
         if self.runtime.is_main:
             timing = {"elapsed_seconds": self.state.elapsed_seconds, **timing}
-            self.metrics.write(record, step=self.state.step, timing=timing)
+            line = self.metrics.write(record, step=self.state.step, timing=timing)
+            if self._event_file is not None:
+                with self._events_may_fail():
+                    self._event_file.append(line)
 
     def record_incident(self, text: str) -> None:
         """Warn of a problem that does not end the run, and log it for the summary at the end."""
         self.write(IncidentRecord(text))
         self.console.warning(text)
+
+    # TensorBoard
+
+    def start_event_file(self) -> None:
+        """Write the events of all lines so far, and from now on those of each new line."""
+        if self.runtime.is_main:
+            self._event_file = EventFile(self.run_dir.tensorboard_dir)
+            with self._events_may_fail():
+                self._event_file.rewrite(self.metrics.history().lines)
+
+    @contextmanager
+    def _events_may_fail(self) -> Iterator[None]:
+        """Continue without events when the disk refuses those of the `with` block."""
+        try:
+            yield
+        except DiskError as error:
+            self._event_file = None
+            self.record_incident(f"no more events for TensorBoard until a resume: {error}")
 
     # Start and end
 

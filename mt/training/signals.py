@@ -24,6 +24,18 @@ class StopSignals:
     save_requested: bool = False  # by SIGUSR1
     _may_interrupt: bool = False
 
+    @property
+    def number(self) -> int:
+        """The number of the signal received; 0 if there is none."""
+        return 0 if self.name is None else int(signal.Signals[self.name])
+
+    def take_over(self, number: int) -> str:
+        """Act as if this process had the signal of another rank. Return the signal's name."""
+        name = signal.Signals(number).name
+        if self.name is None:
+            self.name = name
+        return name
+
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Remember signals inside the `with` block, instead of ending the process.

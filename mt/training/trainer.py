@@ -38,15 +38,16 @@ from mt.training.objective import LossSums, Objective, make_objective
 from mt.training.optimizer import build_optimizer, clip_gradients
 from mt.training.planner import RunPlanner
 from mt.training.run_log import RunLog
+from mt.training.shared_work import Interrupting
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
-from mt.training.validator import Validator
+from mt.training.validator import Validator, no_translation_bar
 
 
 class ValidationFunction(Protocol):
     """A callable that scores a model on the validation set, such as a Validator."""
 
-    def __call__(self, objective: Objective) -> Validation: ...
+    def __call__(self, objective: Objective, *, interrupting: Interrupting) -> Validation: ...
 
 
 class Trainer:
@@ -105,8 +106,8 @@ class Trainer:
         )
         self.signals = StopSignals(announce=runtime.is_main)  # of this process
 
-        self.stop_signal: str | None = None  # as rank 0 had it at the latest exchange
-        self.save_requested = False  # by SIGUSR1, on rank 0
+        self.stop_signal: str | None = None  # of any rank, at the latest exchange
+        self.save_requested = False  # by SIGUSR1, on any rank
         # The state of the best checkpoint, if the disk refused to store it.
         self.unsaved_best: TrainState | None = None
         self.memory_checked = False
@@ -133,7 +134,8 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = make_objective(model, experiment, runtime)
-        validator = Validator(experiment, runtime, translation_bar=translation_bar)
+        bar = translation_bar if runtime.is_main else no_translation_bar
+        validator = Validator(experiment, runtime, translation_bar=bar)
         return cls(
             objective,
             dataset,
@@ -142,7 +144,7 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
-            final_scoring=FinalScoring(experiment, validator, translation_bar=translation_bar),
+            final_scoring=FinalScoring(experiment, validator, translation_bar=bar),
             start_time=start_time,
         )
 
@@ -170,7 +172,7 @@ class Trainer:
             self._score_best()
         num_skipped = self.state.num_skipped + int(self.window.sums().num_skipped)
         self.log.show_summary(
-            reason, num_skipped=num_skipped, can_resume=self.signals.name is not None
+            reason, num_skipped=num_skipped, can_resume=self.stop_signal is not None
         )
         return reason
 
@@ -182,6 +184,8 @@ class Trainer:
             self.log.show_resumed()
         else:
             self.log.start(sum(parameter.numel() for parameter in self.objective.parameters()))
+        if self.config.tensorboard:
+            self.log.start_event_file()
 
     def _read_earlier_scores(self) -> None:
         """Read from metrics.jsonl what the final scoring needs, on rank 0."""
@@ -353,7 +357,7 @@ class Trainer:
         return is_due and state.step != state.last_validated_step
 
     def _save_if_requested(self) -> None:
-        """Save a checkpoint if rank 0 has got a SIGUSR1.
+        """Save a checkpoint if a rank has got a SIGUSR1.
 
         Before the first update there is nothing to save, and the request waits.
         """
@@ -373,9 +377,8 @@ class Trainer:
         After a signal, validation is left to the resumed run.
         """
         state = self.state
-        # A signal may have reached some ranks only, so all take the value of rank 0.
-        self.signals.name = self.runtime.broadcast(self.signals.name)
-        if self.signals.name is None and state.step != state.last_validated_step:
+        self._exchange_signals()
+        if self.stop_signal is None and state.step != state.last_validated_step:
             self._validate_and_save()
         if state.step != self.checkpointer.last_saved_step:
             self._save_last_update()
@@ -409,25 +412,27 @@ class Trainer:
     # Stopping
 
     def _shared_stop_reason(self) -> str | None:
-        """Copy rank 0's signals and its plan to all ranks; return why to stop now, or None."""
-        self._follow_rank_0()
+        """Return why to stop now, or None, after an exchange of signals and plans."""
+        self._exchange_signals()
         return self.stop_reason()
 
-    def _follow_rank_0(self) -> None:
-        """Copy rank 0's signals to all ranks, and with `max_minutes` its revised plan.
+    def _exchange_signals(self) -> None:
+        """Agree with the other ranks on signals, and with `max_minutes` on a revised plan.
 
-        Clocks differ, and signals may reach some ranks only.
+        A signal may reach some ranks only: it counts for all. Clocks differ: that of rank 0 counts.
+        This happens in every update, so it is one exchange of three numbers.
         """
         total_steps = None
-        if self.planner.is_due(self.state):
+        if self.runtime.is_main and self.planner.is_due(self.state):
             total_steps = self.planner.planned_steps(self.state)
-        signal, save_requested, total_steps = self.runtime.broadcast(
-            (self.signals.name, self.signals.save_requested, total_steps)
+        signal_number, save_requested, planned_steps = self.runtime.all_reduce_max(
+            [self.signals.number, int(self.signals.save_requested), total_steps or 0]
         )
-        self.stop_signal = signal
         self.signals.save_requested = False
-        self.save_requested = self.save_requested or save_requested
-        self._revise_plan(total_steps)
+        self.save_requested = self.save_requested or bool(save_requested)
+        if signal_number:
+            self.stop_signal = self.signals.take_over(signal_number)
+        self._revise_plan(planned_steps or None)
 
     def stop_reason(self) -> str | None:
         """Return why to stop now, or None; the same on every rank."""
@@ -465,7 +470,7 @@ class Trainer:
     # Validation
 
     def _validate_and_save(self) -> None:
-        """Validate on rank 0, tell the other ranks the result, and save a checkpoint.
+        """Validate on all ranks, each with its share of the text, and save a checkpoint.
 
         When a signal asks to stop, the validation is left to the resumed run.
         """
@@ -473,8 +478,7 @@ class Trainer:
         self.log.console.show_activity("validating")
         self._check_weights()
         start_time = self.clock()
-        result = self._validate_until_signal() if self.runtime.is_main else None
-        validation = self.runtime.broadcast(result)
+        validation = self._validate_until_signal()
         if validation is None:
             return
 
@@ -510,14 +514,11 @@ class Trainer:
 
     def _validate_until_signal(self) -> Validation | None:
         """Return the validation, or None if a signal asks to stop before it is complete."""
-        if self.signals.name is not None:
-            return None
         self.objective.eval()
         averages = nullcontext() if self.ema is None else self.ema.applied()
         try:
-            # In this order, so that a signal does not interrupt the exchange of the weights.
-            with averages, self.signals.interrupting():
-                return self.validate(self.objective)
+            with averages:
+                return self.validate(self.objective, interrupting=self.signals.interrupting)
         except InterruptedBySignal:
             return None
         except TrainingError:
@@ -526,21 +527,18 @@ class Trainer:
             self.objective.train()
 
     def _score_best(self) -> None:
-        """Score the best checkpoint as `mt evaluate` does, on rank 0.
+        """Score the best checkpoint as `mt evaluate` does, on all ranks.
 
         When a signal asks to stop, this is left to the resumed run.
         """
-        # A signal may have reached some ranks only, so all take the value of rank 0.
-        signal = self.runtime.broadcast(self.signals.name)
-        self.signals.name = signal
-        if self.final_scoring is None or signal is not None:
+        self._exchange_signals()
+        if self.final_scoring is None or self.stop_signal is not None:
             return
-        if self.runtime.is_main:
-            final = self._final_score_until_signal(self.final_scoring)
-            self._update_elapsed_time()
-            if final is not None:
-                self.log.log_final_score(final)
-        self.signals.name = self.runtime.broadcast(self.signals.name)
+        final = self._final_score_until_signal(self.final_scoring)
+        self._update_elapsed_time()
+        if final is not None:
+            self.log.log_final_score(final)
+        self._exchange_signals()
 
     def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
         """Return the final score, or None if a signal asks to stop or there is none."""
@@ -548,8 +546,11 @@ class Trainer:
         lines = [line for line in self.earlier_final_scores if line["step"] == step]
         lines += self.log.metrics.history().valid
         try:
-            with self.signals.interrupting():
-                return final_scoring.score(lines, seconds_per_line=self.seconds_per_line)
+            return final_scoring.score(
+                lines,
+                seconds_per_line=self.seconds_per_line,
+                interrupting=self.signals.interrupting,
+            )
         except InterruptedBySignal:
             return None
         except MtError as error:  # the training itself is done

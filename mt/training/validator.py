@@ -11,8 +11,8 @@ scores, chooses the best checkpoint.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,12 +26,15 @@ from mt.data.tags import Prefix, language_ids
 from mt.decoding.scoring import LENGTH_LIMIT_FACTOR
 from mt.decoding.translation import OnProgress
 from mt.decoding.translator import Translator
-from mt.distributed import Runtime
+from mt.distributed import Runtime, merge_shares
 from mt.errors import DataError
 from mt.evaluation.evaluate import score_set, scoring_of_run
 from mt.experiment import Experiment, Tokenizers
 from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
-from mt.training.objective import Objective, mean_nll
+from mt.training.objective import Objective, TokenLoss, mean_token_loss, token_losses
+from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
+
+T = TypeVar("T")
 
 METRICS = ("bleu", "chrf")
 
@@ -49,6 +52,15 @@ TranslationBar = Callable[[str], AbstractContextManager[OnProgress | None]]
 def no_translation_bar(text: str) -> AbstractContextManager[None]:
     """Return a context manager that shows nothing."""
     return nullcontext()
+
+
+@dataclass(frozen=True)
+class ValidationShare:
+    """What one rank computes of a validation: with n ranks, every n-th line and batch."""
+
+    hypotheses_of_sets: list[list[str]]
+    losses_of_sets: list[list[TokenLoss]]
+    translation_seconds: float
 
 
 class Validator:
@@ -88,12 +100,36 @@ class Validator:
         is_whole_set = self.scope.num_lines == self.scope.num_lines_in_set
         return is_whole_set and self.search == self.config.search
 
-    def __call__(self, objective: Objective) -> Validation:
-        """Validate `objective`, which must be in evaluation mode."""
+    def __call__(
+        self, objective: Objective, *, interrupting: Interrupting = never_interrupting
+    ) -> Validation:
+        """Validate `objective`, which must be in evaluation mode; all ranks take part.
+
+        A signal that arrives in the context that `interrupting` returns, on any rank, raises
+        InterruptedBySignal on all of them.
+        """
+        shares = compute_on_all_ranks(
+            lambda: self._compute_share(objective), self.runtime, interrupting=interrupting
+        )
+        # One rank scores, because the last bits of a score may depend on the machine.
+        validation = self._combine(shares) if self.runtime.is_main else None
+        validation = self.runtime.broadcast(validation)
+        assert validation is not None
+        return validation
+
+    def _compute_share(self, objective: Objective) -> ValidationShare:
+        """Translate the sources of this rank, and compute the losses of its batches."""
         start_time = time.monotonic()
         hypotheses_of_sets = self._translate(objective)
         translation_seconds = time.monotonic() - start_time
-        losses = [self._loss(objective, pairs) for pairs in self.pairs_of_sets]
+        losses_of_sets = [self._losses(objective, pairs) for pairs in self.pairs_of_sets]
+        return ValidationShare(hypotheses_of_sets, losses_of_sets, translation_seconds)
+
+    def _combine(self, shares: Sequence[ValidationShare]) -> Validation:
+        """Return the validation of which each rank has computed a share."""
+        hypotheses_of_sets = merge_sets([share.hypotheses_of_sets for share in shares])
+        losses_of_sets = merge_sets([share.losses_of_sets for share in shares])
+        losses = [mean_token_loss(losses_of_set) for losses_of_set in losses_of_sets]
         scored = score_eval_sets(self.eval_sets, hypotheses_of_sets, self.config)
         set_results = []
         for loss, result in zip(losses, scored.sets, strict=True):
@@ -104,12 +140,12 @@ class Validator:
             signatures=scored.signatures,
             samples=self._samples(hypotheses_of_sets),
             scope=self.scope,
-            translation_seconds=translation_seconds,
+            translation_seconds=max(share.translation_seconds for share in shares),
             sets=set_results if len(set_results) > 1 else [],
         )
 
     def _translate(self, objective: Objective) -> list[list[str]]:
-        """Return the translations of the sources of each set."""
+        """Return the translations of this rank's sources of each set."""
         translator = self._translator(objective)
         text = f"validating {self.scope.num_lines:,} lines"
         # In float32, as `mt translate` does, so that both give the same translations.
@@ -117,7 +153,9 @@ class Validator:
             objective.transformer.computing_in(torch.float32),
             self.translation_bar(text) as on_progress,
         ):
-            return translate_eval_sets(translator, self.eval_sets, on_progress=on_progress)
+            return translate_eval_sets(
+                translator, self.eval_sets, self.runtime, on_progress=on_progress
+            )
 
     def _translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers
@@ -135,8 +173,8 @@ class Validator:
             ids_by_language=language_ids(self.ids_by_tag),
         )
 
-    def _loss(self, objective: Objective, pairs: EncodedCorpus) -> float:
-        """Return the negative log-likelihood of a set in nats per target token."""
+    def _losses(self, objective: Objective, pairs: EncodedCorpus) -> list[TokenLoss]:
+        """Return the losses of this rank's batches of a set."""
         src, tgt = self.tokenizers
         config = self.config
         dataset = Dataset(
@@ -148,8 +186,8 @@ class Validator:
             batching=config.train.batching,
         )
         epoch = dataset.epoch(0, batch_tokens=config.train.batch_tokens)
-        batches = map(epoch.batch, range(epoch.plan.num_batches))
-        return mean_nll(objective, batches, self.runtime.device)
+        own_indices = self.runtime.own_share(range(epoch.plan.num_batches))
+        return token_losses(objective, map(epoch.batch, own_indices), self.runtime.device)
 
     def _samples(self, hypotheses_of_sets: Sequence[Sequence[str]]) -> list[Sample]:
         """Return `train.num_samples` translations from all over the sets."""
@@ -198,11 +236,24 @@ class ScoredSets(NamedTuple):
 
 
 def translate_eval_sets(
-    translator: Translator, eval_sets: Sequence[EvalSet], *, on_progress: OnProgress | None
+    translator: Translator,
+    eval_sets: Sequence[EvalSet],
+    runtime: Runtime,
+    *,
+    on_progress: OnProgress | None,
 ) -> list[list[str]]:
-    """Return the translations of the sources of each set."""
+    """Return the translations of this rank's sources of each set."""
     translator = replace(translator, on_progress=on_progress)
-    return [translator.translate(item.src, to=item.tgt_lang) for item in eval_sets]
+    hypotheses_of_sets = []
+    for eval_set in eval_sets:
+        own_sources = runtime.own_share(eval_set.src)
+        hypotheses_of_sets.append(translator.translate(own_sources, to=eval_set.tgt_lang))
+    return hypotheses_of_sets
+
+
+def merge_sets(shares: Sequence[Sequence[Sequence[T]]]) -> list[list[T]]:
+    """Return the items of each set in order; a share has the items of one rank by set."""
+    return [merge_shares(shares_of_set) for shares_of_set in zip(*shares, strict=True)]
 
 
 def score_eval_sets(

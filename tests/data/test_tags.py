@@ -13,7 +13,14 @@ from pydantic import ValidationError
 from mt.config.schema import DataConfig, LanguagePair
 from mt.data.batch_plan import plan_batches
 from mt.data.eval_set import EvalSet
-from mt.data.tags import choose_tags, corpus_prefix, language_ids, tag_ids, translatable_languages
+from mt.data.tags import (
+    choose_tags,
+    corpus_prefix,
+    language_ids,
+    tag_ids,
+    translatable_languages,
+    translatable_pairs,
+)
 from mt.data.temperature import temperature_weights
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
@@ -49,6 +56,17 @@ def test_each_of_several_target_languages_has_a_tag() -> None:
     data = data_config(DE, EN, SV, {**DE, "tag": "bt"}, {**SV, "tag": "bt"})
     assert choose_tags(data) == ("2de", "2en", "2sv", "bt")
     assert translatable_languages(data) == ("de", "en", "sv")
+
+
+def test_the_pairs_of_a_run_are_those_of_its_corpora() -> None:
+    assert translatable_pairs(data_config(SV, DE, EN, SV)) == (EN_DE, EN_SV, ("de", "en"))
+    several_sources = data_config({"prefix": "b", "src_lang": "fr"})
+    assert translatable_pairs(several_sources) == (("fr", "de"),)
+
+
+def test_a_language_of_the_parent_can_be_translated_into() -> None:
+    data = data_config(DE, EN, tags=("2sv", "2de", "2en"))
+    assert translatable_pairs(data) == (EN_DE, ("de", "en"), EN_SV)
 
 
 def test_tags_of_the_parent_come_first() -> None:

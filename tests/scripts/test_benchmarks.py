@@ -380,3 +380,21 @@ def test_steps_are_plotted_against_the_size(tmp_path: Path) -> None:
     measured = [Measurement(step, 100, 2.0, 1.0, 50.0) for step in STEPS]
     plot({100: measured, 1000: measured}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ranks_are_compared_at_equal_work(tmp_path: Path) -> None:
+    config_path = write_copy_task(tmp_path, CONFIG)
+    command = [sys.executable, "-m", "scripts.benchmarks.ranks", "--config", str(config_path)]
+    command += ["--turns", "1", "--warm-up", "10", "--updates", "10"]
+    result = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    one, two, ratio = result.stdout.splitlines()
+    assert one.startswith("1 x 1 thread")
+    speeds = []
+    for line in (one, two):
+        found = re.search(r"([\d.]+) updates/s, ([\d,]+) target tokens/s", line)
+        assert found is not None
+        speeds.append((float(found[1]), int(found[2].replace(",", ""))))
+    (updates_1, tokens_1), (updates_2, tokens_2) = speeds
+    assert tokens_1 / updates_1 == pytest.approx(tokens_2 / updates_2, rel=0.02)  # equal work
+    assert float(ratio.rpartition(" ")[2]) == pytest.approx(tokens_2 / tokens_1, abs=0.02)

@@ -1,4 +1,4 @@
-"""A short form of scripts/stress/resume.py, whose long form RECORDS.md reports."""
+"""Short forms of scripts/stress/resume.py and scripts/stress/serve.py."""
 
 from __future__ import annotations
 
@@ -38,3 +38,20 @@ def test_run_killed_at_random_moments_ends_like_an_uninterrupted_one() -> None:
 def test_run_killed_at_critical_moments_ends_like_an_uninterrupted_one() -> None:
     output = run_stress_test("--kills", "0", "--forced", "1")
     assert "6 of 6 runs" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_server_stands_hostile_requests_and_ends_under_load() -> None:
+    command = [sys.executable, "-m", "scripts.stress.serve"]
+    command += ["tests/data/old_runs/dot_pre_joint", "--checkpoint", "last", "--requests", "90"]
+    command += ["--slow-bodies", "0", "--clients", "4", "--seconds", "0.5"]
+    process = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=TOP,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "0 wrong answers" in process.stdout
+    assert re.search(r"SIGTERM with 4 clients: answered [1-9]", process.stdout)

@@ -45,7 +45,7 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--no-first-run",
     "--hide-scrollbars",
 ]
@@ -119,8 +119,11 @@ class Browser:
     num_commands: int = 0
     pages: dict[str, Page] = field(default_factory=dict)  # by DevTools session
 
-    def open(self, path: Path, *, width: int = 1100, height: int = 900, dark: bool = False) -> Page:
-        """Load an HTML file in a new tab."""
+    def open(
+        self, address: Path | str, *, width: int = 1100, height: int = 900, dark: bool = False
+    ) -> Page:
+        """Load an HTML file, or a page of a server on 127.0.0.1, in a new tab."""
+        url = address if isinstance(address, str) else address.resolve().as_uri()
         target = self.send_command("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send_command("Target.attachToTarget", targetId=target, flatten=True)
         session = attached["sessionId"]
@@ -131,8 +134,8 @@ class Browser:
         colour_scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.send_command("Emulation.setEmulatedMedia", features=[colour_scheme])
         page.resize(width, height)
-        answer = page.send_command("Page.navigate", url=path.resolve().as_uri())
-        assert "errorText" not in answer, f"{path}: {answer['errorText']}"
+        answer = page.send_command("Page.navigate", url=url)
+        assert "errorText" not in answer, f"{url}: {answer['errorText']}"
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not page.is_loaded:
             self._receive(deadline)
@@ -253,6 +256,17 @@ class Page:
                 code=key,
                 windowsVirtualKeyCode=KEY_CODES[key],
             )
+
+    def insert_text(self, text: str) -> None:
+        """Write a text where the focus is, as an input method or a paste does."""
+        self.send_command("Input.insertText", text=text)
+
+    def wait_until(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not self.evaluate(expression):
+            assert time.monotonic() < deadline, f"still false: {expression}"
+            time.sleep(0.02)
 
     def screenshot(self, path: Path) -> None:
         """Save the content of the window as PNG."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from copy_task import write_copy_task
 from runs import (
     CONFIG,
@@ -22,14 +23,16 @@ from typer.testing import CliRunner
 from mt.cli.app import app
 from mt.config.load import load_run_config
 from mt.decoding.translator import Translator
-from mt.distributed import open_runtime
+from mt.distributed import Runtime, open_runtime
 from mt.errors import ConfigError, DataError
 from mt.evaluation.evaluate import evaluate
 from mt.experiment import Experiment
 from mt.export.ctranslate2 import export
 from mt.report.run_report import collect_report
 from mt.storage.run_dir import RunDir
+from mt.training.objective import Objective
 from mt.training.run import prepare_run, train
+from mt.training.validator import Validator
 
 # Sentences of aa translate to themselves in bb, and backwards in cc. There is less text in cc.
 TRAIN = """\
@@ -147,6 +150,38 @@ def test_samples_of_several_sets_have_the_number_of_lines_that_was_asked_for(
     (line,) = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "valid"]
     assert [item["num_lines"] for item in line["sets"]] == [2, 3]
     assert (line["num_lines"], line["num_lines_in_set"]) == (5, 12)
+
+
+def test_ranks_share_the_sets_of_all_directions(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample has 2 and 3 lines, which two ranks cannot share evenly."""
+
+    def translate(translator: Translator, texts: list[str], *, to: str) -> list[str]:
+        return [f"{text} {to}" for text in texts]
+
+    monkeypatch.setattr(Translator, "translate", translate)
+    experiment = Experiment.open(run_dir)
+    settings = experiment.config.train.model_copy(update={"validation_lines": 5, "num_samples": 5})
+    config = experiment.config.model_copy(update={"train": settings})
+    experiment = Experiment(config, experiment.run_dir)
+    device = torch.device("cpu")
+    objective = Objective(experiment.model(device), label_smoothing=0.1).eval()
+    validators = [
+        Validator(experiment, Runtime(device, rank=rank, world_size=2)) for rank in range(2)
+    ]
+    shares = [validator._compute_share(objective) for validator in validators]
+    sizes = [[len(texts) for texts in share.hypotheses_of_sets] for share in shares]
+    assert sizes == [[1, 2], [1, 1]]
+
+    combined = validators[0]._combine(shares)
+    languages = ["bb", "bb", "cc", "cc", "cc"]
+    for sample, language in zip(combined.samples, languages, strict=True):
+        assert sample.hyp == f"{sample.src} {language}"
+    whole = Validator(experiment, Runtime(device))(objective)
+    assert combined.sets == whole.sets
+    assert combined.scores == whole.scores
+    assert combined.loss == whole.loss
 
 
 def test_language_of_the_translation_is_chosen(run_dir: Path, config_path: Path) -> None:

@@ -16,8 +16,8 @@ from mt.data.batching import Batch
 from mt.distributed import Runtime
 from mt.kernels.chunked_loss import CHUNK_LOGITS
 from mt.model.layers import Dropout
-from mt.model.transformer import Transformer, weights_digest
-from mt.storage.checkpoint import find_checkpoint, load_meta
+from mt.model.transformer import Transformer
+from mt.storage.checkpoint import find_checkpoint, load_meta, weights_digest
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import (
@@ -274,7 +274,7 @@ def test_r_drop_trains_and_logs_its_term(tmp_path: Path) -> None:
     trainer = Trainer(
         objective,
         FakeDataset([make_batch(LENGTHS), make_batch([(4, 9), (2, 3)])]),  # type: ignore[arg-type]
-        lambda _: Validation(loss=1.0, scores={}, signatures={}, samples=()),
+        lambda _, interrupting: Validation(loss=1.0, scores={}, signatures={}, samples=()),
         valid_digest="",
         config=TrainConfig(learning_rate=1e-2, warmup_steps=0, max_steps=30, metric="loss"),
         run_dir=RunDir(tmp_path),

@@ -20,6 +20,7 @@ from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import Validation
 from mt.training.objective import Objective
+from mt.training.shared_work import Interrupting
 from mt.training.trainer import Trainer
 
 PAD_ID = 0
@@ -63,7 +64,7 @@ def make_objective(**settings: Any) -> Objective:
     return Objective(transformer, label_smoothing=0.1)
 
 
-def fake_validate(objective: Objective) -> Validation:
+def fake_validate(objective: Objective, *, interrupting: Interrupting) -> Validation:
     return Validation(loss=1.0, scores={}, signatures={}, samples=())
 
 

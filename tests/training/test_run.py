@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,8 +49,6 @@ from mt.errors import (
 from mt.experiment import Experiment
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.storage.run_dir import RunDir
-from mt.training.metrics_log import Validation
-from mt.training.objective import Objective
 from mt.training.run import read_config, run_training, train
 from mt.training.trainer import Trainer
 from mt.training.validator import Validator
@@ -192,7 +191,7 @@ def test_resume_after_signal_equals_uninterrupted(
 
 
 @pytest.mark.parametrize("step", [6, 12])
-@pytest.mark.parametrize("part", ["translating", "loss"])
+@pytest.mark.parametrize("part", ["_translate", "_losses"])
 def test_signal_during_validation_leaves_it_to_the_resumed_run(
     config_path: Path,
     uninterrupted: Path,
@@ -203,17 +202,15 @@ def test_signal_during_validation_leaves_it_to_the_resumed_run(
 ) -> None:
     config = configure(config_path, tmp_path, *RANDOM)
     with monkeypatch.context() as patch:
-        original_validate = Validator.__call__
+        original_part = getattr(Validator, part)
 
-        def validate(validator: Validator, objective: Objective) -> Validation:
+        def validate_part(validator: Validator, *arguments: Any) -> Any:
             if not (tmp_path / "checkpoints" / f"step_{step - 3:08}").exists():
-                return original_validate(validator, objective)
-            if part == "loss":
-                original_validate(validator, objective)
+                return original_part(validator, *arguments)
             signal.raise_signal(signal.SIGTERM)
             raise AssertionError("the validation goes on")
 
-        patch.setattr(Validator, "__call__", validate)
+        patch.setattr(Validator, part, validate_part)
         assert run_training(config).stop_signal == "SIGTERM"
     assert checkpoint_path(tmp_path).name == f"step_{step:08}"
     valid_lines = [line for line in read_lines_without_timing(tmp_path) if line["kind"] == "valid"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import FinalRecord, MetricsLine, ScoreScope, Validation
 from mt.training.objective import Objective
+from mt.training.shared_work import Interrupting
 from mt.training.trainer import Trainer
 
 MODEL = ModelConfig(d_model=4, d_ff=4, num_heads=1, num_encoder_layers=1, num_decoder_layers=1)
@@ -78,7 +80,7 @@ class TimedTrainer(Trainer):
         if self.state.step == self.kill_at:
             raise Killed
 
-    def validate_slowly(self, objective: Objective) -> Validation:
+    def validate_slowly(self, objective: Objective, *, interrupting: Interrupting) -> Validation:
         self.seconds += self.validation_seconds
         return Validation(loss=1.0, scores={}, signatures={}, samples=())
 
@@ -93,7 +95,13 @@ class SlowFinalScoring:
     def reserved_seconds(self, seconds_per_line: float | None) -> float:
         return 17.0
 
-    def score(self, lines: Iterable[MetricsLine], *, seconds_per_line: float | None) -> FinalRecord:
+    def score(
+        self,
+        lines: Iterable[MetricsLine],
+        *,
+        seconds_per_line: float | None,
+        interrupting: Interrupting,
+    ) -> FinalRecord:
         self.trainer.seconds += 17.0
         self.is_done = True
         scope = ScoreScope(num_lines=1, num_lines_in_set=1, beam_size=1)
@@ -275,15 +283,13 @@ def test_other_ranks_take_the_plan_of_rank_0(
     trainer = TimedTrainer(tmp_path, max_minutes=1.0)
     trainer.state.step = 10
     trainer.state.elapsed_seconds = 70.0
-    from_rank_0 = (None, False, 90)
-    monkeypatch.setattr(Runtime, "broadcast", lambda self, value: from_rank_0)
-    trainer._follow_rank_0()
-    assert trainer.stop_reason() is None
+    monkeypatch.setattr(Runtime, "all_reduce_max", lambda self, values: [0, 0, 90])
+    assert trainer._shared_stop_reason() is None
     assert trainer.planner.plan.total_steps == 90
 
 
 @pytest.mark.parametrize("signal_of_this_rank", [None, "SIGTERM"])
-def test_final_scoring_follows_the_signal_of_rank_0(
+def test_signal_of_any_rank_stops_the_final_scoring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_of_this_rank: str | None
 ) -> None:
     """All ranks take part in the exchange, whatever signal each of them has."""
@@ -291,14 +297,15 @@ def test_final_scoring_follows_the_signal_of_rank_0(
     trainer.signals.name = signal_of_this_rank
     exchanged = []
 
-    def broadcast(runtime: Runtime, value: Any) -> str:
-        exchanged.append(value)
-        return "SIGINT"
+    def all_reduce_max(runtime: Runtime, values: Sequence[int]) -> list[int]:
+        exchanged.append(values[0])
+        return [signal.SIGTERM, 0, 0]
 
-    monkeypatch.setattr(Runtime, "broadcast", broadcast)
+    monkeypatch.setattr(Runtime, "all_reduce_max", all_reduce_max)
     trainer._score_best()
-    assert exchanged == [signal_of_this_rank]
-    assert trainer.signals.name == "SIGINT"
+    assert exchanged == [signal.SIGTERM if signal_of_this_rank else 0]
+    assert trainer.stop_signal == trainer.signals.name == "SIGTERM"
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 # What the console shows

@@ -31,6 +31,7 @@ from mt.storage.run_dir import RunDir
 from mt.training.console import Numbers, Position
 from mt.training.metrics_log import Validation
 from mt.training.objective import LossSums, Objective
+from mt.training.shared_work import Interrupting
 from mt.training.trainer import Trainer, dropout_seed
 
 CPU = Runtime(torch.device("cpu"))
@@ -54,7 +55,7 @@ class FakeValidate:
         self.losses = [*losses, *(9.0 + number for number in range(100))]
         self.bleu = [*bleu, *[0.0] * 100]
 
-    def __call__(self, objective: Objective) -> Validation:
+    def __call__(self, objective: Objective, *, interrupting: Interrupting) -> Validation:
         scores = {"BLEU": self.bleu.pop(0)}
         return Validation(loss=self.losses.pop(0), scores=scores, signatures={}, samples=())
 
@@ -368,7 +369,7 @@ def test_validation_and_translation_use_the_averages(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, ema_decay=0.9, max_steps=6, validate_every=3)
     validated: list[dict[str, Tensor]] = []
 
-    def validate(objective: Objective) -> Validation:
+    def validate(objective: Objective, *, interrupting: Interrupting) -> Validation:
         validated.append(copy_weights(trainer))
         return Validation(loss=1.0, scores={"BLEU": 0.0}, signatures={}, samples=())
 
@@ -443,9 +444,9 @@ def test_dropout_is_active_in_training_only(tmp_path: Path) -> None:
     original_forward = objective.forward
     calls = []
 
-    def validate(objective: Objective) -> Validation:
+    def validate(objective: Objective, *, interrupting: Interrupting) -> Validation:
         calls.append(("validate", objective.training))
-        return original_validate(objective)
+        return original_validate(objective, interrupting=interrupting)
 
     def forward(batch: Batch) -> LossSums:
         calls.append(("train", objective.training))
@@ -463,9 +464,9 @@ def test_training_speed_excludes_validation_time(
     trainer = make_trainer(tmp_path, max_steps=4, validate_every=2, log_every=4)
     original_validate = trainer.validate
 
-    def slow_validate(objective: Objective) -> Validation:
+    def slow_validate(objective: Objective, *, interrupting: Interrupting) -> Validation:
         time.sleep(1.0)
-        return original_validate(objective)
+        return original_validate(objective, interrupting=interrupting)
 
     trainer.validate = slow_validate
     shown: list[Numbers] = []

@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from copy_task import write_copy_task
 from runs import (
     CONFIG,
+    assert_same_run,
     checkpoint_path,
     configure,
     one_thread,
@@ -27,25 +29,33 @@ from runs import (
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from mt.errors import RunDirError
 from mt.kernels.dispatch import use_reference
-from mt.training.run import train
+from mt.training.run import run_training, train
 
-# The program of one rank, which sends itself a signal before update SIGNAL_AT.
+# The program of one rank. Rank SIGNAL_RANK sends itself SIGNAL before update SIGNAL_STEP, but not
+# when torchrun has restarted it. Under the name of its process id, each process leaves a file in
+# PROCESSES.
 RANK_PROGRAM = """
 import os, signal
+from pathlib import Path
 from mt.cli.process import run
 from mt.kernels.dispatch import use_reference
 from mt.training.trainer import Trainer
 
 original_update = Trainer.update
+is_first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+gets_signal = is_first_start and os.environ["RANK"] == os.environ.get("SIGNAL_RANK")
 
 def update(trainer, epoch, indices):
-    if trainer.state.step + 1 == int(os.environ["SIGNAL_AT"]):
-        signal.raise_signal(signal.SIGTERM)
+    if gets_signal and trainer.state.step + 1 == int(os.environ["SIGNAL_STEP"]):
+        signal.raise_signal(signal.Signals[os.environ["SIGNAL"]])
     original_update(trainer, epoch, indices)
 
 Trainer.update = update
-if os.environ["KERNELS"] == "reference":
+if "PROCESSES" in os.environ:
+    Path(os.environ["PROCESSES"], str(os.getpid())).touch()
+if os.environ.get("KERNELS") == "reference":
     use_reference().__enter__()
 run()
 """
@@ -76,52 +86,76 @@ if os.environ["RANK"] == os.environ["FAILING"]:
 run()
 """
 
+TIMEOUT = 300  # seconds that a process may take; then the test fails and all of them are killed
 
-def shared_environment() -> dict[str, str]:
-    """Return the environment variables of two ranks of one training, as torchrun sets them."""
+
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    return {
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def start_two_ranks(
+    program: str, arguments: Sequence[str], *, variables: Mapping[str, str]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start two ranks as torchrun does, and kill them at the end of the `with` block."""
+    environment = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": free_port(),
         "WORLD_SIZE": "2",
         "GLOO_SOCKET_IFNAME": "lo",
+        **variables,
     }
+    with ExitStack() as stack:
+        processes = []
+        for rank in ("0", "1"):
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, *arguments],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=one_thread(**environment, RANK=rank, LOCAL_RANK=rank),
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        yield processes
+
+
+def train_arguments(config_path: Path, run_dir: Path, *overrides: str) -> list[str]:
+    """Return the command line of `mt train` from its word `train` on."""
+    command = train_command(config_path, run_dir, *overrides)
+    return command[command.index("train") :]
+
+
+def errors_in(stderr: str) -> list[str]:
+    """Return the lines that tell the user of an error."""
+    return [line for line in stderr.splitlines() if line.startswith("mt: ")]
 
 
 def train_on_two_ranks(
     config_path: Path,
     run_dir: Path,
     *,
-    signal_at: int = 0,
+    signal_rank: int | None = None,
     kernels: str = "auto",
     overrides: Sequence[str] = OVERRIDES,
     options: Sequence[str] = (),
 ) -> None:
-    """Start two ranks as torchrun does. Only the first one gets the signal.
+    """Train on two ranks. Only `signal_rank` gets a signal, before update 5.
 
     `kernels` is "auto" or "reference". `options` are more options of `mt train`.
     """
-    shared = {**shared_environment(), "KERNELS": kernels}
-    arguments = [*train_command(config_path, run_dir, *overrides)[3:], *options]
-    with ExitStack() as stack:
-        processes = []
-        for rank in range(2):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            own["SIGNAL_AT"] = str(signal_at) if rank == 0 else "0"
-            process = subprocess.Popen(
-                [sys.executable, "-c", RANK_PROGRAM, *arguments],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=one_thread(**shared, **own),
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            processes.append(process)
+    variables = {"KERNELS": kernels}
+    expected_code = 0
+    if signal_rank is not None:
+        variables |= {"SIGNAL": "SIGTERM", "SIGNAL_RANK": str(signal_rank), "SIGNAL_STEP": "5"}
+        expected_code = 128 + signal.SIGTERM
+    arguments = [*train_arguments(config_path, run_dir, *overrides), *options]
+    with start_two_ranks(RANK_PROGRAM, arguments, variables=variables) as processes:
         for process in processes:
-            _, stderr = process.communicate(timeout=300)
-            assert process.returncode == (128 + signal.SIGTERM if signal_at else 0), stderr
+            _, stderr = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == expected_code, stderr
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +165,12 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run on two ranks that was stopped between two logged lines."""
+    """Return a run on two ranks that was stopped between two logged lines.
+
+    Rank 1 got the signal, and both stopped.
+    """
     run_dir = tmp_path_factory.mktemp("stopped")
-    train_on_two_ranks(config_path, run_dir, signal_at=5)
+    train_on_two_ranks(config_path, run_dir, signal_rank=1)
     assert checkpoint_path(run_dir).name == "step_00000005"
     return run_dir
 
@@ -151,6 +188,8 @@ def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
 ) -> None:
     one_rank = train(configure(config_path, tmp_path, *OVERRIDES, "train.gradient_accumulation=4"))
     assert_equal_runs(two_ranks, one_rank)
+    assert len(logged_scores(two_ranks)) == 3
+    assert logged_scores(two_ranks) == logged_scores(one_rank)
 
 
 def test_two_ranks_equal_one_rank_with_reference_kernels(config_path: Path, tmp_path: Path) -> None:
@@ -192,6 +231,12 @@ def logged_losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in read_lines_without_timing(run_dir) if "loss" in line]
 
 
+def logged_scores(run_dir: Path) -> list[tuple[float, float]]:
+    """Return BLEU and chrF of the validations and of the end of the run."""
+    lines = read_lines_without_timing(run_dir)
+    return [(line["BLEU"], line["chrF"]) for line in lines if "BLEU" in line]
+
+
 def test_run_of_two_ranks_resumes_on_one(
     config_path: Path, stopped: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
@@ -225,40 +270,158 @@ def test_two_ranks_move_an_earlier_run_aside(
 # Faults
 
 
-@pytest.mark.parametrize("failing", ["0", "1"])
 @pytest.mark.parametrize(
-    "function",
+    ("failing", "function"),
     [
-        "mt.training.run.resolve_auto",
-        "mt.training.trainer.check_memory",
-        "mt.data.dataset.split_evenly",  # is called in another thread
-        "mt.training.trainer.clip_gradients",
+        ("0", "mt.training.run.resolve_auto"),
+        ("1", "mt.training.trainer.check_memory"),
+        ("0", "mt.data.dataset.split_evenly"),  # is called in another thread
+        ("1", "mt.training.trainer.clip_gradients"),
     ],
 )
 def test_error_of_one_rank_ends_the_other_with_one_line(
     config_path: Path, tmp_path: Path, failing: str, function: str
 ) -> None:
-    shared = {**shared_environment(), "FAILING": failing, "FUNCTION": function}
-    arguments = train_command(config_path, tmp_path / "run", *OVERRIDES)[3:]
+    arguments = [*train_arguments(config_path, tmp_path / "run", *OVERRIDES), "--quiet"]
+    variables = {"FAILING": failing, "FUNCTION": function}
+    with start_two_ranks(FAILING_PROGRAM, arguments, variables=variables) as processes:
+        for rank, process in zip(("0", "1"), processes, strict=True):
+            _, stderr = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == 1, stderr
+            assert "Traceback" not in stderr
+            expected = "a fault of its own" if rank == failing else "another rank has ended"
+            assert [expected in error for error in errors_in(stderr)] == [True]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_rank_that_is_killed_ends_the_other_with_one_line(
+    config_path: Path, tmp_path: Path, killed: int
+) -> None:
+    """Nothing is left to wait for: the other one ends long before a timeout."""
+    arguments = [*train_arguments(config_path, tmp_path / "run", *OVERRIDES), "--quiet"]
+    variables = {"SIGNAL": "SIGKILL", "SIGNAL_RANK": str(killed), "SIGNAL_STEP": "3"}
+    with start_two_ranks(RANK_PROGRAM, arguments, variables=variables) as processes:
+        _, stderr = processes[1 - killed].communicate(timeout=TIMEOUT)
+        assert processes[1 - killed].returncode == 1
+        assert ["another rank has ended" in error for error in errors_in(stderr)] == [True]
+        assert "Traceback" not in stderr
+        assert processes[killed].wait(timeout=TIMEOUT) == -signal.SIGKILL
+
+
+# torchrun
+
+
+class Ended(NamedTuple):
+    """A torchrun that has ended."""
+
+    code: int
+    stderr: str
+
+
+def run_torchruns(
+    options_of_torchruns: Sequence[Sequence[str]],
+    arguments: Sequence[str],
+    *,
+    directory: Path,
+    variables: Mapping[str, str],
+) -> list[Ended]:
+    """Run a torchrun for each list of options, all at the same time and for one training.
+
+    Each rank leaves a file in `directory`/processes. When this function returns or raises, no rank
+    runs any more.
+    """
+    program = directory / "rank.py"
+    program.write_text(RANK_PROGRAM, encoding="utf-8")
+    (directory / "processes").mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    environment = one_thread(
+        GLOO_SOCKET_IFNAME="lo", PROCESSES=str(directory / "processes"), **variables
+    )
     with ExitStack() as stack:
-        processes = []
-        for rank in ("0", "1"):
+        stack.callback(kill_ranks, program)
+        torchruns = []
+        for options in options_of_torchruns:
             process = subprocess.Popen(
-                [sys.executable, "-c", FAILING_PROGRAM, *arguments, "--quiet"],
+                [*command, *options, str(program), *arguments],
                 stderr=subprocess.PIPE,
                 text=True,
-                env=one_thread(**shared, RANK=rank, LOCAL_RANK=rank),
+                env=environment,
             )
             stack.enter_context(process)
             stack.callback(process.kill)
-            processes.append(process)
-        for rank, process in zip(("0", "1"), processes, strict=True):
-            _, stderr = process.communicate(timeout=300)
-            assert process.returncode == 1, stderr
-            errors = [line for line in stderr.splitlines() if line.startswith("mt: ")]
-            assert "Traceback" not in stderr
-            expected = "a fault of its own" if rank == failing else "another rank has ended"
-            assert [expected in error for error in errors] == [True]
+            torchruns.append(process)
+        ended = []
+        for process in torchruns:
+            _, stderr = process.communicate(timeout=TIMEOUT)
+            ended.append(Ended(process.returncode, stderr))
+        assert running_ranks(program) == [], "torchrun has ended, and its ranks have not"
+    return ended
+
+
+def running_ranks(program: Path) -> list[int]:
+    """Return the ids of the processes that have `program` in their command line."""
+    running = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if os.fsencode(program) in path.read_bytes().split(b"\0"):
+                running.append(int(path.parent.name))
+    return running
+
+
+def kill_ranks(program: Path) -> None:
+    """Kill the ranks that run `program`, which outlive a torchrun that is killed."""
+    for process_id in running_ranks(program):
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("max_restarts", [0, 1])
+def test_killed_rank_ends_all_and_a_restart_resumes(
+    config_path: Path, two_ranks: Path, tmp_path: Path, max_restarts: int
+) -> None:
+    """Rank 1 is killed in update 5. The restarted ranks resume from update 4."""
+    run_dir = tmp_path / "run"
+    options = ["--nproc-per-node=2", f"--max-restarts={max_restarts}"]
+    arguments = train_arguments(config_path, run_dir, *OVERRIDES, "train.save_every=2")
+    variables = {"SIGNAL": "SIGKILL", "SIGNAL_RANK": "1", "SIGNAL_STEP": "5"}
+    (ended,) = run_torchruns([options], arguments, directory=tmp_path, variables=variables)
+    # torchrun tells of the killed rank, and may end rank 0 before that has shown its own line.
+    errors = errors_in(ended.stderr)
+    assert len(errors) <= 1
+    assert all("another rank has ended" in error for error in errors), ended.stderr
+    if max_restarts == 0:
+        assert ended.code != 0
+        assert checkpoint_path(run_dir).name == "step_00000004"
+    else:
+        assert ended.code == 0, ended.stderr
+        assert_same_run(run_dir, two_ranks)
+    assert len(list((tmp_path / "processes").iterdir())) == 2 * (1 + max_restarts)
+
+
+def test_two_machines_equal_one(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
+    """Each "machine" is a torchrun of its own with one process."""
+    run_dir = tmp_path / "run"
+    options = ["--nnodes=2", "--nproc-per-node=1"]
+    machines = run_torchruns(
+        [[*options, "--node-rank=0"], [*options, "--node-rank=1"]],
+        train_arguments(config_path, run_dir, *OVERRIDES),
+        directory=tmp_path,
+        variables={},
+    )
+    for machine in machines:
+        assert machine.code == 0, machine.stderr
+    assert_same_run(run_dir, two_ranks)
+
+
+def test_fresh_is_refused_where_torchrun_restarts(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each restart would begin again."""
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    with pytest.raises(RunDirError, match="--max-restarts"):
+        run_training(configure(config_path, tmp_path / "run"), fresh=True)
+    assert not (tmp_path / "run").exists()
 
 
 # Starts one rank of two, prints its process id, and is killed while the rank waits for the other.
@@ -278,7 +441,14 @@ def test_rank_ends_when_its_launcher_is_killed_at_the_start(
         f"d._join_ranks = lambda b: (Path({str(tmp_path / 'waits')!r}).touch(), join(b));"
         "d.open_runtime('cpu')"
     )
-    environment = one_thread(**shared_environment(), RANK=rank, LOCAL_RANK=rank)
+    environment = one_thread(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=free_port(),
+        WORLD_SIZE="2",
+        GLOO_SOCKET_IFNAME="lo",
+        RANK=rank,
+        LOCAL_RANK=rank,
+    )
     command = [sys.executable, "-c", LAUNCHER, sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as launcher:
         assert launcher.stdout is not None

@@ -1,0 +1,284 @@
+"""A queue of requests, and the thread that translates them in batches.
+
+One thread owns all models. It takes sentences of all waiting requests together and translates them
+as one batch, so that many clients cost little more than one.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+from mt.decoding.segment_search import SegmentSearch, SourceSegment
+from mt.decoding.segmentation import TextPart, join_translations
+from mt.decoding.translation import Translation
+from mt.errors import MtError
+from mt.serve.models import ServedModel
+
+logger = logging.getLogger(__name__)
+
+BATCH_CHARS = 4000  # characters that are translated at once
+# A short sentence takes more time than its characters alone.
+CHARS_PER_PIECE = 20
+
+# Makes the answer to a request from the translations of its lines, each list best first.
+Finish = Callable[[list[list[Translation]]], Any]
+
+
+class QueueFullError(Exception):
+    """Too many characters are waiting to be translated."""
+
+
+class QueueClosedError(Exception):
+    """The server is shutting down and takes no more requests."""
+
+
+class Piece(NamedTuple):
+    """A sentence, or another part of a line, that waits to be translated."""
+
+    line: int
+    part_index: int  # among the parts of its line
+    part: TextPart
+
+    @property
+    def cost(self) -> int:
+        """Return what it counts towards BATCH_CHARS."""
+        return len(self.part.text) + CHARS_PER_PIECE
+
+
+@dataclass(eq=False)
+class Job:
+    """A request: lines to translate by one model, and what to do with their translations.
+
+    The future gets what `finish` returns. When it is cancelled, the job is dropped.
+    """
+
+    model: ServedModel
+    lines: Sequence[str]
+    num_translations: int
+    finish: Finish
+    future: "Future[Any]" = field(default_factory=Future)
+    is_over: bool = False  # answered, failed or dropped; set by the thread of the queue
+
+    @property
+    def num_chars(self) -> int:
+        """Return what the job counts towards the limit of the queue."""
+        return sum(len(line) + 1 for line in self.lines) + 1
+
+    def can_share_batch(self, other: "Job") -> bool:
+        """Return whether both can be translated together: other languages have other tags."""
+        has_same_weights = self.model.translator.models == other.model.translator.models
+        return has_same_weights and self.num_translations == other.num_translations
+
+
+@dataclass(eq=False)
+class _Progress:
+    """A job with the parts of its lines, and their translations so far."""
+
+    job: Job
+    normalized: list[str]
+    parts: list[list[TextPart]]  # of each line
+    waiting: deque[Piece]
+    results: dict[tuple[int, int], list[Translation]] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, job: Job) -> Self:
+        """Split the lines of a job as its translator does, with the tag of the language."""
+        translator = job.model.translator
+        prefix = translator.language_prefix(translator.tgt_lang)
+        normalized = [translator.src_normalizer(line) for line in job.lines]
+        parts = [translator.split_text(text, prefix=prefix) for text in normalized]
+        pieces = (
+            Piece(line, index, part)
+            for line, own_parts in enumerate(parts)
+            for index, part in enumerate(own_parts)
+        )
+        return cls(job, normalized, parts, deque(pieces))
+
+    @property
+    def is_translated(self) -> bool:
+        """Return whether all parts are translated."""
+        return len(self.results) == sum(len(own_parts) for own_parts in self.parts)
+
+    def n_best_lists(self) -> list[list[Translation]]:
+        """Return the translations of each line, joined from those of its parts."""
+        return [
+            join_translations(
+                text, own_parts, [self.results[line, index] for index in range(len(own_parts))]
+            )
+            for line, (text, own_parts) in enumerate(zip(self.normalized, self.parts, strict=True))
+        ]
+
+
+class TranslationQueue:
+    """Translates the lines of many requests on one thread.
+
+    A batch takes one sentence of each waiting request in turn, until it has BATCH_CHARS characters.
+    Then the requests of this batch go to the end of the queue. So a short request waits for the
+    batch that is running and for at most one batch of each group of requests that cannot be
+    translated together (those of another run, or with another number of alternatives), however
+    long the texts of other requests are.
+
+    A line is split, translated and joined as `Translator.n_best` does it, so its translation does
+    not depend on the other requests.
+    """
+
+    def __init__(self, *, max_chars: int) -> None:
+        self.max_chars = max_chars
+        self._changed = threading.Condition()
+        self._new_jobs: deque[Job] = deque()  # guarded by _changed, as the next two are
+        self._num_chars = 0  # of all jobs that are not done
+        self._is_closed = False
+        self._in_progress: deque[_Progress] = deque()  # used by the thread alone
+        self._thread = threading.Thread(target=self._run, name="translation", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more jobs, finish those that were taken, and end the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def num_waiting_chars(self) -> int:
+        """Return the number of characters of all jobs that are not done."""
+        with self._changed:
+            return self._num_chars
+
+    def submit(self, job: Job) -> None:
+        """Add a job to the queue. Raises QueueFullError or QueueClosedError."""
+        with self._changed:
+            if self._is_closed:
+                raise QueueClosedError
+            # A job that is alone is always taken.
+            if self._num_chars > 0 and self._num_chars + job.num_chars > self.max_chars:
+                raise QueueFullError
+            self._num_chars += job.num_chars
+            self._new_jobs.append(job)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        """Work until the queue is closed and empty."""
+        while self._take_new_jobs():
+            self._drop_cancelled_jobs()
+            if not self._in_progress:
+                continue
+            if self._in_progress[0].waiting:
+                self._translate_batch()
+            self._finish_translated_jobs()
+
+    def _take_new_jobs(self) -> bool:
+        """Wait for work, and return whether there is any."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._new_jobs or self._in_progress or self._is_closed)
+            new_jobs = list(self._new_jobs)
+            self._new_jobs.clear()
+        for job in new_jobs:
+            if job.future.cancelled():
+                self._release(job)
+                continue
+            try:
+                self._in_progress.append(_Progress.begin(job))
+            except Exception as error:
+                self._fail(job, error)
+        return bool(new_jobs or self._in_progress)
+
+    def _drop_cancelled_jobs(self) -> None:
+        """Remove the jobs of clients that are gone."""
+        for progress in list(self._in_progress):
+            if progress.job.future.cancelled():
+                self._in_progress.remove(progress)
+                self._release(progress.job)
+
+    def _translate_batch(self) -> None:
+        """Translate sentences of the first job, and of all jobs that can share its batch."""
+        first = self._in_progress[0].job
+        sharing = [
+            progress for progress in self._in_progress if first.can_share_batch(progress.job)
+        ]
+        batch = _choose_pieces(sharing)
+        search = first.model.translator.segment_search
+        try:
+            _translate_pieces(search, batch, first.num_translations)
+        except Exception:
+            # Each piece alone, so that one request cannot be the reason that another one fails.
+            for progress, piece in batch:
+                try:
+                    _translate_pieces(search, [(progress, piece)], first.num_translations)
+                except Exception as error:
+                    progress.waiting.clear()
+                    self._fail(progress.job, error)
+        for progress in dict.fromkeys(progress for progress, _ in batch):
+            self._in_progress.remove(progress)
+            if not progress.job.is_over:
+                self._in_progress.append(progress)
+
+    def _finish_translated_jobs(self) -> None:
+        """Answer the requests of which all lines are translated."""
+        for progress in list(self._in_progress):
+            if not progress.is_translated:
+                continue
+            self._in_progress.remove(progress)
+            job = progress.job
+            if job.future.cancelled():
+                self._release(job)
+                continue
+            try:
+                answer = job.finish(progress.n_best_lists())
+            except Exception as error:
+                self._fail(job, error)
+                continue
+            self._release(job)
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(answer)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Answer a request by an error."""
+        if job.is_over:
+            return
+        if not isinstance(error, MtError):
+            logger.error("a request failed, which is a bug in mt", exc_info=error)
+        self._release(job)
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_exception(error)
+
+    def _release(self, job: Job) -> None:
+        """Stop counting a job towards the limit."""
+        job.is_over = True
+        with self._changed:
+            self._num_chars -= job.num_chars
+
+
+def _translate_pieces(
+    search: SegmentSearch, batch: Sequence[tuple[_Progress, Piece]], num_translations: int
+) -> None:
+    """Translate pieces together, and keep their translations."""
+    segments = [SourceSegment(piece.part.src_ids) for _, piece in batch]
+    n_best_lists = search.n_best(segments, num_translations)
+    for (progress, piece), translations in zip(batch, n_best_lists, strict=True):
+        progress.results[piece.line, piece.part_index] = translations
+
+
+def _choose_pieces(sharing: Sequence[_Progress]) -> list[tuple[_Progress, Piece]]:
+    """Return waiting pieces for a batch, one of each job in turn, at least one."""
+    batch: list[tuple[_Progress, Piece]] = []
+    cost = 0
+    while True:
+        num_before = len(batch)
+        for progress in sharing:
+            if not progress.waiting:
+                continue
+            piece = progress.waiting[0]
+            if batch and cost + piece.cost > BATCH_CHARS:
+                return batch
+            batch.append((progress, progress.waiting.popleft()))
+            cost += piece.cost
+        if len(batch) == num_before:
+            return batch
