@@ -72,7 +72,8 @@ class RunDir:
     @property
     def is_for_ctranslate2(self) -> bool:
         """Whether this is an export for CTranslate2, with another kind of weights than a run."""
-        return (self.path / CTRANSLATE2_MODEL).is_file()
+        has_model = (self.path / CTRANSLATE2_MODEL).is_file()
+        return has_model and not self.checkpoints_dir.exists()
 
     def move_aside(self) -> Path | None:
         """Rename the directory, if it holds a run, and return its new path, else None.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,19 @@ def test_other_commands_say_what_the_directory_is(exported: Path) -> None:
     ended = mt("train", exported)
     assert ended.code == 1
     assert "cannot be trained further" in ended.err
+
+
+def test_other_files_in_a_run_make_no_export_of_it(tokenizers: list[Path], tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", tokenizers)
+    (run_dir / "model.bin").touch()
+    assert mt("translate", run_dir, "balo").code == 0
+
+
+def test_copy_without_hidden_files_translates(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    for path in exported.glob("[!.]*"):
+        shutil.copy(path, tmp_path / "copy")
+    assert translate(tmp_path / "copy").out == translate(exported).out
 
 
 def test_exports_of_earlier_versions_are_refused(run_dir: Path, tmp_path: Path) -> None:
