@@ -3,9 +3,9 @@
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -212,50 +212,58 @@ def translate(
         _warn_of_file_names(texts)
     else:
         text = open_input(source, errors=errors)
-    target_prefixes = _read_target_prefixes(target_prefix)
+    options = LineOptions(
+        to=to, n_best=n_best, jsonl=jsonl, alignments=alignments, target_prefix=target_prefix
+    )
     input_is_terminal = not texts and source is None and sys.stdin.isatty()
     if input_is_terminal:
         _greet(translator, to)
     with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
-    with ProgressBar(enabled=with_bar) as bar, ExitStack() as stack:
-        resumable = None
-        num_done = 0
+    with ProgressBar(enabled=with_bar) as bar:
+        total = count_lines(source) if bar.is_shown else None
         if resume:
             assert output is not None, "checked above"
-            settings = _settings_of_output(
+            write_resumable(translator, text, options, output=output, bar=bar, total=total)
+        else:
+            chunks = translate_chunks(
                 translator,
-                to=to,
-                n_best=n_best,
-                jsonl=jsonl,
-                alignments=alignments,
-                target_prefix=target_prefix,
+                text,
+                options,
+                progress=TranslateProgress(bar, total=total),
+                one_by_one=input_is_terminal,
             )
-            resumable = stack.enter_context(ResumableOutput(output, settings))
-            num_done = resumable.num_lines
-            text = text._replace(lines=resumable.skip_translated(text.lines))
-            if target_prefixes is not None:
-                target_prefixes = islice(target_prefixes, num_done, None)
-        total = count_lines(source) if bar.is_shown else None
-        if total is not None:
-            total -= num_done
-        progress = TranslateProgress(bar, total=total)
-        chunks = translate_chunks(
-            translator,
-            text,
-            progress=progress,
-            format_line=_choose_format(jsonl=jsonl, n_best=n_best),
-            first_number=num_done + 1,
-            n_best=num_translations,
-            to=to,
-            alignments=alignments,
-            one_by_one=input_is_terminal,
-            target_prefixes=target_prefixes,
-        )
-        if resumable is None:
             formatted = (line for chunk in chunks for line in chunk.formatted)
             write_lines(formatted, output, at_once=output is None)
-        else:
-            _write_resumable(chunks, resumable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineOptions:
+    """What is translated and printed for each line."""
+
+    to: str | None  # target language; None: the run's default
+    n_best: int | None  # None: the best translation alone, without its number and score
+    jsonl: bool
+    alignments: bool
+    target_prefix: Path | None  # file with the beginnings of the translations
+
+    @property
+    def format_line(self) -> "Format":
+        """The function that formats the translations of a line."""
+        from mt.cli import translate_output as formats
+
+        if self.jsonl:
+            return formats.json_line
+        if self.n_best is not None:
+            return formats.moses_lines
+        return formats.best_line
+
+    def target_prefixes(self, *, skip: int) -> Iterator[str] | None:
+        """Return the given beginnings after the first `skip`. Reading them raises DataError."""
+        if self.target_prefix is None:
+            return None
+        from mt.data.text import read_lines
+
+        return islice(read_lines(self.target_prefix, may_be_empty=True), skip, None)
 
 
 class FormattedChunk(NamedTuple):
@@ -268,20 +276,16 @@ class FormattedChunk(NamedTuple):
 def translate_chunks(
     translator: "TextTranslator",
     text: TextInput,
+    options: LineOptions,
     *,
     progress: "TranslateProgress",
-    format_line: "Format",
-    first_number: int = 1,
-    n_best: int,
-    to: str | None = None,
-    alignments: bool,
-    one_by_one: bool,
-    target_prefixes: Iterator[str] | None = None,
+    num_done: int = 0,
+    one_by_one: bool = False,
 ) -> Iterator[FormattedChunk]:
     """Yield what to print for each line, in order, chunk by chunk.
 
-    The lines are numbered from `first_number`. With `one_by_one`, each line is translated before
-    the next one is read.
+    `num_done` lines were translated before, and are not in `text`. With `one_by_one`, each line is
+    translated before the next one is read.
     """
     from mt.decoding.alignment import align_translations
     from mt.decoding.text_translator import CHUNK_SIZE
@@ -289,47 +293,63 @@ def translate_chunks(
 
     chunks = replace(translator, on_progress=progress.on_progress).translate_chunks(
         progress.count_reading(text.lines),
-        n_best=n_best,
-        to=to,
+        n_best=options.n_best or 1,
+        to=options.to,
         chunk_size=1 if one_by_one else CHUNK_SIZE,
         is_line_waiting=text.is_line_waiting,
-        target_prefixes=target_prefixes,
+        target_prefixes=options.target_prefixes(skip=num_done),
     )
-    number = first_number
+    number = num_done + 1
     for chunk in chunks:
         n_best_lists = chunk.translations
-        if alignments:
+        if options.alignments:
             assert isinstance(translator, Translator), "an export has no alignments"
             n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
         formatted = []
         for line, translations in zip(chunk.lines, n_best_lists, strict=True):
-            formatted.append(format_line(number, line, translations))
+            formatted.append(options.format_line(number, line, translations))
             number += 1
         yield FormattedChunk(chunk.lines, formatted)
         progress.finish_chunk()
 
 
-def _write_resumable(chunks: Iterable[FormattedChunk], resumable: ResumableOutput) -> None:
-    """Write the chunks, and give the output its name when all are there."""
-    if resumable.num_lines > 0:
-        logger.info(f"{resumable.path}: continuing after {resumable.num_lines:,} lines")
-    for chunk in chunks:
-        resumable.write_chunk(chunk.lines, chunk.formatted)
-    resumable.finish()
-
-
-def _settings_of_output(
+def write_resumable(
     translator: "TextTranslator",
+    text: TextInput,
+    options: LineOptions,
     *,
-    to: str | None,
-    n_best: int | None,
-    jsonl: bool,
-    alignments: bool,
-    target_prefix: Path | None,
-) -> dict[str, Any]:
-    """Return all that translations depend on, besides the input, for a resumed command."""
+    output: Path,
+    bar: ProgressBar,
+    total: int | None,
+) -> None:
+    """Translate a file, or what is left of it, and give the output its name when all is there.
+
+    `total` is the number of lines of the file, if it is known.
+    """
+    from mt.cli.translate_progress import TranslateProgress
+
+    settings = settings_of_output(translator, options)
+    with ResumableOutput(output, settings) as resumable:
+        num_done = resumable.num_lines
+        if num_done > 0:
+            logger.info(f"{output}: continuing after {num_done:,} lines")
+        chunks = translate_chunks(
+            translator,
+            text._replace(lines=resumable.skip_translated(text.lines)),
+            options,
+            progress=TranslateProgress(bar, total=None if total is None else total - num_done),
+            num_done=num_done,
+        )
+        for chunk in chunks:
+            resumable.write_chunk(chunk.lines, chunk.formatted)
+        resumable.finish()
+
+
+def settings_of_output(translator: "TextTranslator", options: LineOptions) -> dict[str, Any]:
+    """Return all that an output depends on, besides the input, for a resumed command."""
     from mt.storage.atomic import sha256
 
+    prefix_file = options.target_prefix
     return {
         **translator.describe_model(),
         "source tokenizer": translator.src_tokenizer.digest,
@@ -338,12 +358,12 @@ def _settings_of_output(
         "longest source": translator.max_length,
         "statistics of the training text": repr(translator.source_stats),
         "search": translator.search.model_dump(),
-        "target language": to or translator.tgt_lang,
-        "tag of the target language": list(translator.language_prefix(to)),
+        "target language": options.to or translator.tgt_lang,
+        "tag of the target language": list(translator.language_prefix(options.to)),
         "splitting of lines": translator.split_lines,
-        "number of translations": n_best,
-        "output format": [jsonl, alignments],
-        "target prefix": None if target_prefix is None else sha256(target_prefix),
+        "number of translations": options.n_best,
+        "output format": [options.jsonl, options.alignments],
+        "target prefix": None if prefix_file is None else sha256(prefix_file),
     }
 
 
@@ -376,26 +396,6 @@ def _check_numbers(
         raise typer.BadParameter(
             f"{n_best} translations need --mbr {n_best} at least", param_hint="--n-best"
         )
-
-
-def _read_target_prefixes(path: Path | None) -> Iterator[str] | None:
-    """Return the lines of a file, or None without one. Reading them raises DataError."""
-    if path is None:
-        return None
-    from mt.data.text import read_lines
-
-    return read_lines(path, may_be_empty=True)
-
-
-def _choose_format(*, jsonl: bool, n_best: int | None) -> "Format":
-    """Return the function that formats the translations of a line."""
-    from mt.cli import translate_output as formats
-
-    if jsonl:
-        return formats.json_line
-    if n_best is not None:
-        return formats.moses_lines
-    return formats.best_line
 
 
 def _greet(translator: "TextTranslator", to: str | None) -> None:
