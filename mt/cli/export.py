@@ -21,7 +21,7 @@ def export(
             "for argos, a file that ends in .argosmodel",
         ),
     ],
-    to: Annotated[Format, typer.Option(help="who reads the export: a program, or mt (bundle)")],
+    to: Annotated[Format, typer.Option(help="program that reads the export; bundle: mt")],
     quantization: Annotated[
         Quantization | None,
         typer.Option(help="how weights are stored by ctranslate2 and argos  [default: float32]"),
@@ -36,8 +36,9 @@ def export(
 ) -> None:
     """Write a model for other programs or other people, with a model card (README.md).
 
-    CTranslate2 translates faster and without PyTorch; argos is for Argos Translate and
-    LibreTranslate; a bundle is what a colleague needs to run mt translate.
+    ctranslate2 is for CTranslate2, which translates faster and without PyTorch, transformers for
+    Hugging Face Transformers, argos for Argos Translate and LibreTranslate, and bundle for mt on
+    another machine.
     """
     if quantization is not None and to not in ("ctranslate2", "argos"):
         raise typer.BadParameter("goes with ctranslate2 and argos", param_hint="--quantization")

@@ -28,7 +28,7 @@ def serve(
         typer.Argument(metavar="RUN_DIR...", help="directories that mt train made"),
     ],
     host: Annotated[
-        str, typer.Option(help="address to listen on; 0.0.0.0: all of this machine")
+        str, typer.Option(help="address to listen on; 0.0.0.0: all addresses of this machine")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="port to listen on; 0: any free one")
@@ -100,7 +100,7 @@ def serve(
         )
         queue = TranslationQueue(max_chars=max_waiting_chars)
         app = make_app(models, queue, access=access, max_chars=max_chars)
-        # From here on clients can connect. Those that are early wait for the server.
+        # Clients can connect from now on, and wait until the server has started.
         listener.listen()
         shown = "; reports of the runs are shown" if reports else ""
         logger.info(f"{url_of(listener)}: {models.describe()}{shown}; Ctrl-C ends")

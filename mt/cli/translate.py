@@ -140,12 +140,7 @@ def translate(
     """
     if length_penalty is not None and math.isnan(length_penalty):
         raise typer.BadParameter("wanted a number, found nan", param_hint="--length-penalty")
-    if texts and source is not None:
-        raise typer.BadParameter("give either texts or --input", param_hint="--input")
-    if resume and (source is None or output is None or output.suffix == ".gz"):
-        raise typer.BadParameter(
-            "needs --input and --output; the output cannot be .gz", param_hint="--resume"
-        )
+    _check_files(texts=texts, source=source, output=output, resume=resume)
     _check_numbers(n_best=n_best, beam_size=beam_size, sample=sample, mbr=mbr)
     sampling = make_sampling(
         sample=sample,
@@ -160,7 +155,6 @@ def translate(
     if target_prefix is not None:
         refuse_overwriting_input(target_prefix, output, written="the translation")
 
-    from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.translator import Translator
 
     translator: TextTranslator
@@ -202,10 +196,7 @@ def translate(
             split_lines=not no_split,
         )
     translator.language_prefix(to)  # raises DataError for an unknown language
-    num_translations = n_best or 1
-    if num_translations > translator.search.beam_size:
-        search = translator.search.model_copy(update={"beam_size": num_translations})
-        translator = replace(translator, search=search)
+    translator = _widen_beam(translator, n_best or 1)
 
     if texts:
         text = arguments_as_input(texts, errors=errors)
@@ -217,7 +208,7 @@ def translate(
     )
     input_is_terminal = not texts and source is None and sys.stdin.isatty()
     if input_is_terminal:
-        _greet(translator, to)
+        _log_instructions(translator, to)
     with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
     with ProgressBar(enabled=with_bar) as bar:
         total = count_lines(source) if bar.is_shown else None
@@ -225,20 +216,20 @@ def translate(
             assert output is not None, "checked above"
             write_resumable(translator, text, options, output=output, bar=bar, total=total)
         else:
-            chunks = translate_chunks(
+            write_translations(
                 translator,
                 text,
                 options,
-                progress=TranslateProgress(bar, total=total),
+                output=output,
+                bar=bar,
+                total=total,
                 one_by_one=input_is_terminal,
             )
-            formatted = (line for chunk in chunks for line in chunk.formatted)
-            write_lines(formatted, output, at_once=output is None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineOptions:
-    """What is translated and printed for each line."""
+    """Options of the command that say what to translate and print for each line."""
 
     to: str | None  # target language; None: the run's default
     n_best: int | None  # None: the best translation alone, without its number and score
@@ -313,6 +304,34 @@ def translate_chunks(
         progress.finish_chunk()
 
 
+def write_translations(
+    translator: "TextTranslator",
+    text: TextInput,
+    options: LineOptions,
+    *,
+    output: Path | None,
+    bar: ProgressBar,
+    total: int | None,
+    one_by_one: bool,
+) -> None:
+    """Translate a text to a file, or to stdout if `output` is None.
+
+    `total` is the number of lines of the text, if it is known. With `one_by_one`, each line is
+    translated before the next one is read.
+    """
+    from mt.cli.translate_progress import TranslateProgress
+
+    chunks = translate_chunks(
+        translator,
+        text,
+        options,
+        progress=TranslateProgress(bar, total=total),
+        one_by_one=one_by_one,
+    )
+    formatted = (line for chunk in chunks for line in chunk.formatted)
+    write_lines(formatted, output, at_once=output is None)
+
+
 def write_resumable(
     translator: "TextTranslator",
     text: TextInput,
@@ -322,9 +341,10 @@ def write_resumable(
     bar: ProgressBar,
     total: int | None,
 ) -> None:
-    """Translate a file, or what is left of it, and give the output its name when all is there.
+    """Translate the lines of a file that no earlier command has translated.
 
-    `total` is the number of lines of the file, if it is known.
+    The output gets its name when all lines are written. `total` is the number of lines of the file,
+    if it is known.
     """
     from mt.cli.translate_progress import TranslateProgress
 
@@ -346,7 +366,10 @@ def write_resumable(
 
 
 def settings_of_output(translator: "TextTranslator", options: LineOptions) -> dict[str, Any]:
-    """Return all that an output depends on, besides the input, for a resumed command."""
+    """Return all that an output depends on, besides the input.
+
+    A resumed command must have the same settings as the one that began the output.
+    """
     from mt.storage.atomic import sha256
 
     prefix_file = options.target_prefix
@@ -376,6 +399,18 @@ def _refuse_options_of_runs(is_given: Mapping[str, bool]) -> None:
             )
 
 
+def _check_files(
+    *, texts: Sequence[str] | None, source: Path | None, output: Path | None, resume: bool
+) -> None:
+    """Raise BadParameter for an input and an output that do not fit together."""
+    if texts and source is not None:
+        raise typer.BadParameter("give either texts or --input", param_hint="--input")
+    if resume and (source is None or output is None or output.suffix == ".gz"):
+        raise typer.BadParameter(
+            "needs --input and --output; the output cannot be .gz", param_hint="--resume"
+        )
+
+
 def _check_numbers(
     *, n_best: int | None, beam_size: int | None, sample: bool, mbr: int | None
 ) -> None:
@@ -398,8 +433,16 @@ def _check_numbers(
         )
 
 
-def _greet(translator: "TextTranslator", to: str | None) -> None:
-    """Say on a terminal what to do."""
+def _widen_beam(translator: "TextTranslator", num_translations: int) -> "TextTranslator":
+    """Return a translator whose beam has room for `num_translations` translations."""
+    if num_translations <= translator.search.beam_size:
+        return translator
+    search = translator.search.model_copy(update={"beam_size": num_translations})
+    return replace(translator, search=search)
+
+
+def _log_instructions(translator: "TextTranslator", to: str | None) -> None:
+    """Log the languages and how to end, for a person who types lines."""
     src_lang = translator.src_lang
     if translator.ids_by_language:
         src_lang = "any source language"
@@ -419,6 +462,6 @@ def _warn_of_file_names(texts: Sequence[str]) -> None:
 
 
 def _bar_is_wanted(output: Path | None) -> bool:
-    """Return whether a bar may be drawn. On a terminal, it would get between the lines."""
+    """Return whether to draw a bar. It must not mix with translations on a terminal."""
     output_is_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
     return logger.isEnabledFor(logging.INFO) and not output_is_terminal

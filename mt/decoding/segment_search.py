@@ -1,6 +1,6 @@
 """Searches for translations of encoded segments: by beam search, sampling or minimum Bayes risk.
 
-Segments of similar length are searched together. This module knows models and token ids;
+Segments of similar length are searched together. This module works on models and token ids;
 mt/decoding/segmentation.py splits texts into segments.
 """
 
@@ -34,6 +34,7 @@ CPU_ENCODER_BATCH_SIZE = 32  # sentences
 # limits. The second one bounds time and memory.
 MAX_WIDER_SEARCHES = 2
 MAX_WIDER_BEAM_SIZE = 100
+SEARCH_OUT_OF_MEMORY = "to translate: wanted a smaller beam, or search.batch_tokens in the config"
 
 
 class SourceSegment(NamedTuple):
@@ -75,7 +76,7 @@ class BatchedSearch(ABC):
     def _search_different_texts(
         self, segments: Sequence[SourceSegment], num_translations: int
     ) -> list[list[Translation]]:
-        """Return the different translations of each segment, best first, by beam search.
+        """Return translations with different texts for each segment, best first, by beam search.
 
         Several hypotheses can be encodings of one text. If fewer than `num_translations` different
         texts are found, the search is repeated with a larger beam. The best translation stays the
@@ -85,12 +86,12 @@ class BatchedSearch(ABC):
         results = self._search(segments, beam_size, on_progress=self.on_progress)
         found = [_merge_equal_texts(translations) for translations in results]
         for _ in range(MAX_WIDER_SEARCHES):
-            short = [i for i in range(len(found)) if len(found[i]) < num_translations]
+            incomplete = [i for i in range(len(found)) if len(found[i]) < num_translations]
             beam_size *= 2
-            if not short or beam_size > MAX_WIDER_BEAM_SIZE:
+            if not incomplete or beam_size > MAX_WIDER_BEAM_SIZE:
                 break
-            wider = self._search([segments[i] for i in short], beam_size)
-            for i, more in zip(short, wider, strict=True):
+            wider = self._search([segments[i] for i in incomplete], beam_size)
+            for i, more in zip(incomplete, wider, strict=True):
                 best = found[i][0]
                 others = [translation for translation in more if translation.score <= best.score]
                 found[i] = _merge_equal_texts([*found[i], *others])
@@ -109,18 +110,18 @@ class BatchedSearch(ABC):
         """
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment.ids) for segment in segments])
-        num_segments = 0
-        num_tokens = 0
+        num_segments_done = 0
+        num_tokens_done = 0
         batch_tokens = self.settings.batch_tokens // beam_size
         for batch in group_by_length(lengths, batch_tokens=batch_tokens):
             results = self.search_batch([segments[index] for index in batch], beam_size)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
-            num_segments += len(batch)
-            num_tokens += int(lengths[batch].sum())
+            num_segments_done += len(batch)
+            num_tokens_done += int(lengths[batch].sum())
             if on_progress is not None:
-                fraction = num_tokens / int(lengths.sum())
-                on_progress(TranslationProgress(num_segments, len(segments), fraction))
+                fraction = num_tokens_done / int(lengths.sum())
+                on_progress(TranslationProgress(num_segments_done, len(segments), fraction))
         return translations
 
     def length_limits(self, segments: Sequence[SourceSegment]) -> list[int]:
@@ -192,9 +193,7 @@ class SegmentSearch(BatchedSearch):
             return self._search(segments, num_translations, on_progress=self.on_progress)
         return super().n_best(segments, num_translations)
 
-    @oom_as_device_error(
-        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
-    )
+    @oom_as_device_error(SEARCH_OUT_OF_MEMORY)
     def search_batch(
         self, segments: Sequence[SourceSegment], beam_size: int
     ) -> list[list[Hypothesis]]:

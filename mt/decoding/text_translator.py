@@ -2,8 +2,8 @@
 
     text --segmentation--> parts --tokenizer--> segments --search--> translations --joined--> text
 
-A subclass has the model: `Translator` one of ours, mt/export/ctranslate2_translator.py one that was
-exported. Texts are split and joined by mt/decoding/segmentation.py.
+A subclass has the model: `Translator` that of a run, `CTranslate2Translator` that of an export.
+Texts are split and joined by mt/decoding/segmentation.py.
 """
 
 import logging
@@ -36,7 +36,7 @@ CHUNK_CHARS = 2**18  # a chunk ends early when its lines have this many characte
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class TextTranslator(ABC):
-    """Translates texts: splits and encodes them, and joins what a search finds."""
+    """Translates texts: splits and encodes them, and joins the translations that a search finds."""
 
     src_tokenizer: Tokenizer
     tgt_tokenizer: Tokenizer
@@ -60,23 +60,23 @@ class TextTranslator(ABC):
     @property
     @abstractmethod
     def segment_search(self) -> BatchedSearch:
-        """What finds the translations of encoded parts."""
+        """The search for translations of encoded parts."""
 
     @abstractmethod
     def describe_model(self) -> dict[str, Any]:
-        """Return what translations depend on besides the texts and the fields of this class.
+        """Return all that translations depend on, besides the texts and the fields of this class.
 
-        The values are JSON values. Two models with the same values translate alike.
+        The values are JSON values. Two models with the same values give the same translations.
         """
 
     @cached_property
     def src_normalizer(self) -> Normalizer:
-        """What prepares a source text for the model."""
+        """The normalizer of source texts."""
         return Normalizer(self.normalization, self.src_tokenizer)
 
     @cached_property
     def splitter(self) -> TextSplitter:
-        """What splits a text into the parts that are translated one by one."""
+        """The splitter of a text into the parts that are translated one by one."""
         # In an ensemble, another model than the first may have fewer positions.
         longest_source = min(self.max_length, self.max_positions or self.max_length)
         source_stats = self.source_stats if self.split_lines else None
@@ -136,12 +136,12 @@ class TextTranslator(ABC):
     def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
         """Return the parts of a text that are translated one by one, in order.
 
-        The text is encoded as it is: `src_normalizer` prepares a text for this.
+        The text must be normalized by `src_normalizer`, because it is encoded as it is.
 
         A text is split where its sentences end if it is longer than usual training sources, or if
         few of these had several sentences. A sentence that is very long is split near its middle,
         and its halves in the same way. A blank text has no parts. The prefix is in front of every
-        part. Raises ValueError if it has other ids than tags.
+        part. Raises ValueError if it has ids that are not tags.
         """
         return self.splitter.split(text, prefix=prefix)
 
@@ -179,12 +179,13 @@ class TextTranslator(ABC):
     ) -> Iterator[TranslatedChunk]:
         """Yield all lines in order with up to `n_best` translations of each, chunk by chunk.
 
-        A chunk has at most `chunk_size` lines, and ends early when they have CHUNK_CHARS
-        characters, or when `is_line_waiting` says that the next line is not there yet. Memory holds
-        the model, one chunk and one batch of its search. A line takes about 70 times its size in
-        bytes while it is translated, or 350 times if its sentences have a few letters each, and
-        `read_lines` bounds that size. So memory is bounded whatever the text is. The number of
-        lines that were split is logged at the end.
+        A chunk has at most `chunk_size` lines. It ends early when they have CHUNK_CHARS characters,
+        or when `is_line_waiting` returns False because the next line is not there yet.
+
+        Memory is bounded: it holds the model, one chunk and one batch of its search. A line takes
+        about 70 times its size in bytes while it is translated, or 350 times if its sentences have
+        a few letters each, and `read_lines` bounds the size of a line. The number of lines that
+        were split is logged at the end.
 
         `target_prefixes` are read chunk by chunk too. Raises DataError if there are more or fewer
         of them than lines.
@@ -263,7 +264,7 @@ class _LineCounts:
     num_split_lines: int = 0
     num_parts: int = 0  # of the split lines
     num_unseen_lines: int = 0  # lines with unseen characters
-    # The number of lines that have each of them.
+    # By character, the number of lines that have it.
     unseen_characters: Counter[str] = field(default_factory=Counter)
 
     def count(self, *, num_parts: int, unseen_characters: set[str]) -> None:
@@ -277,7 +278,7 @@ class _LineCounts:
             self.num_unseen_lines += 1
 
     def log(self) -> None:
-        """Say how many lines have unseen characters, and how many were split."""
+        """Log how many lines have unseen characters, and how many were split."""
         if self.num_unseen_lines > 0:
             logger.warning(
                 f"{self.num_unseen_lines:,} of {self.num_lines:,} lines hold unseen characters, "

@@ -1,7 +1,7 @@
 """Translation of text: a trained model, its tokenizers and beam search in one object.
 
-`Translator` loads a run and is what a program uses. What it does with texts before and after the
-search is in mt/decoding/text_translator.py, and the search in mt/decoding/segment_search.py.
+`Translator` loads a run; Python programs use it. The steps before and after the search are in
+mt/decoding/text_translator.py, the search is in mt/decoding/segment_search.py.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ from mt.model.transformer import Transformer
 from mt.storage.checkpoint import META, find_checkpoint, load_weights, weights_digest
 from mt.storage.run_dir import open_run_dir
 
-# The modules behind `score`, `align` and `attention` use the translator, so they are imported when
-# they are called.
+# The modules that `score`, `align` and `attention` call import this one. So these methods import
+# them when they run.
 if TYPE_CHECKING:
     from mt.decoding.attention import SentenceAttention
     from mt.decoding.scoring import PairScore
@@ -43,8 +43,8 @@ class Translator(TextTranslator):
     The translation of a text does not depend on the other texts of the same call, except for
     near-ties: the shape of a batch changes the last bits of a sum, and this may change the order of
     two hypotheses with scores that are equal to six digits
-    (`scripts/benchmarks/batch_invariance.py` counts such cases). With `batch_tokens=1` each text is
-    searched alone, and the results are exact.
+    (`scripts/benchmarks/batch_invariance.py` counts such cases). A translator that is loaded with
+    `exact` searches each text alone, so there are no such cases.
     """
 
     model: Transformer = field(kw_only=False)
@@ -79,12 +79,12 @@ class Translator(TextTranslator):
 
     @cached_property
     def tgt_normalizer(self) -> Normalizer:
-        """What prepares a given translation, to align it or to show its attention."""
+        """The normalizer of given translations, which are aligned or whose attention is shown."""
         return Normalizer(self.normalization, self.tgt_tokenizer)
 
     @cached_property
     def segment_search(self) -> SegmentSearch:
-        """What finds the translations of encoded parts."""
+        """The search for translations of encoded parts."""
         return SegmentSearch(
             self.models,
             tgt_tokenizer=self.tgt_tokenizer,
@@ -95,7 +95,7 @@ class Translator(TextTranslator):
         )
 
     def describe_model(self) -> dict[str, Any]:
-        """Return what translations depend on: see `TextTranslator.describe_model`."""
+        """Return all that translations depend on: see `TextTranslator.describe_model`."""
         return {
             "model": [weights_digest(model) for model in self.models],
             "device": self.model.output_weight.device.type,
@@ -203,7 +203,7 @@ class Translator(TextTranslator):
         )
 
     def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
-        """Raise RunDirError, which names the other run, if its model has other tokens."""
+        """Raise RunDirError, which names `run_dir`, if the other model has other tokens."""
         facts = {
             "languages": (self._languages, other._languages),
             "source tokenizer": (self.src_tokenizer.digest[:20], other.src_tokenizer.digest[:20]),

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".argosmodel"
 PACKAGE_VERSION = "1.0"
 ARGOS_VERSION = "1.9"  # the oldest Argos Translate that reads such a package
-BLOCK_SIZE = 2**20  # bytes that are copied at a time
-MADE_AT = (1980, 1, 1, 0, 0, 0)  # of each file in the archive: equal models are equal files
+# Each file in the archive has this time, so that two exports of a model are equal.
+FILE_TIME = (1980, 1, 1, 0, 0, 0)
 
 HOW_TO_LOAD = """\
 ```python
@@ -79,14 +79,13 @@ def export(
         archive = Path(temporary) / "archive.zip"
         _write_archive(archive, package)
         with archive.open("rb") as content, atomic_file(path) as file:
-            while block := content.read(BLOCK_SIZE):
-                file.write(block)
+            shutil.copyfileobj(content, file)
     megabytes = path.stat().st_size / 1e6
     logger.info(f"{path}: {megabytes:.1f} MB, {quantization}, for Argos Translate")
 
 
 def _write_package(package: Path, run: ExportedRun, *, quantization: str) -> None:
-    """Write all files of a package but its card into a folder."""
+    """Write all files of a package into a folder, except for its card."""
     model = package / "model"
     model.mkdir()
     ctranslate2.write_model(run, model, quantization=quantization)
@@ -108,7 +107,7 @@ def _metadata(run: ExportedRun) -> dict[str, Any]:
 
 
 def _differences(run: ExportedRun) -> list[str]:
-    """Return what Argos Translate does otherwise than mt, for a model card."""
+    """Return how Argos Translate differs from mt, for a model card."""
     return [
         *ctranslate2.differences(run),
         "Argos Translate splits text into sentences by a model of its own. It downloads this model "
@@ -119,12 +118,12 @@ def _differences(run: ExportedRun) -> list[str]:
 
 
 def _write_archive(archive: Path, package: Path) -> None:
-    """Write a folder to a ZIP archive, without its owner and times."""
+    """Write a folder to a ZIP archive, without the owners and times of its files."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in sorted(package.rglob("*")):
             if path.is_file():
                 name = path.relative_to(package.parent).as_posix()
-                entry = zipfile.ZipInfo(name, date_time=MADE_AT)
+                entry = zipfile.ZipInfo(name, date_time=FILE_TIME)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = 0o644 << 16
                 file.writestr(entry, path.read_bytes())

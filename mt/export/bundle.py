@@ -1,8 +1,7 @@
-"""mt export --to bundle: what one sends to a colleague who has mt.
+"""mt export --to bundle: a small run directory for other people who have mt.
 
-A bundle is a run directory with one checkpoint and without what only the author needs: the
-optimizer, the log, the cache and the places of files. So each command that reads a run reads a
-bundle, and no second format has to be loaded.
+A bundle has one checkpoint. It lacks what only the author needs: the optimizer, the log, the cache
+and the paths of files. Each command that reads a run reads a bundle in the same way.
 """
 
 import json
@@ -45,7 +44,7 @@ def export(
 
 
 def _write_scores(run: ExportedRun, bundle: RunDir) -> None:
-    """Write the scores of the weights as the log of the bundle, without sentences and times."""
+    """Write the scores of the weights as the log of the bundle, without sample texts and times."""
     line = run.scores_line
     if line is not None:
         scores = {key: value for key, value in line.items() if key not in ("samples", "timing")}
@@ -54,6 +53,7 @@ def _write_scores(run: ExportedRun, bundle: RunDir) -> None:
 
 
 def _write_weights(run: ExportedRun, bundle: RunDir) -> None:
+    """Write the weights as the only checkpoint of the bundle."""
     weights = run.translator.model.state_dict()
     meta: dict[str, Any] = {"state": {"step": run.step}}
     if "average_of" in run.meta:

@@ -1,4 +1,4 @@
-"""mt export: a trained model and its tokenizers in the format of CTranslate2.
+"""mt export --to ctranslate2: a model and its tokenizers for CTranslate2.
 
 CTranslate2 translates without PyTorch.
 """
@@ -48,7 +48,7 @@ DECODER_LAYER_MODULES = FEED_FORWARD_MODULES | {
     "attention/linear_1": ["cross_attention.key_value"],
     "attention/linear_2": ["cross_attention.output"],
 }
-# They replace and extend the above where the feed-forward layers have a gate.
+# Where the feed-forward layers have a gate, these entries replace and extend those above.
 GATED_FEED_FORWARD_MODULES = {
     "ffn/linear_0": ["feed_forward.gate"],
     "ffn/linear_0_noact": ["feed_forward.inner"],
@@ -115,7 +115,7 @@ def write_model(run: ExportedRun, directory: Path, *, quantization: str) -> None
 
 
 def differences(run: ExportedRun) -> list[str]:
-    """Return what CTranslate2 does otherwise than mt, for a model card."""
+    """Return how CTranslate2 differs from mt, for a model card."""
     sentences = [
         "It stops reading after 1,024 tokens (`max_input_length`) and writing after 256 "
         "(`max_decoding_length`); mt splits a long line into sentences.",
@@ -131,6 +131,7 @@ def differences(run: ExportedRun) -> list[str]:
 
 
 def _how_to_load(run: ExportedRun, directory: str) -> str:
+    """Return the section of the card on loading the export; `directory` is a name."""
     src_path, tgt_path = run.run_dir.tokenizer_paths(run.config.tokenizer.joint)
     load_tgt_tokenizer = ""
     tgt_variable = "tokenizer"
@@ -172,7 +173,8 @@ def _make_spec(translator: Translator, config: Config) -> Any:
         ffn_glu=has_gates,
         rms_norm=shape.norm_kind == "rms_norm",
     )
-    spec.config.add_source_eos = True  # CTranslate2 begins targets with <s> by default
+    # By default, CTranslate2 begins a target with <s>, as mt does, but adds no </s> to a source.
+    spec.config.add_source_eos = True
     # CTranslate2's default depends on the kind of norm.
     spec.config.layer_norm_epsilon = NORM_EPSILON
     spec.register_source_vocabulary(vocabulary(translator.src_tokenizer))

@@ -1,8 +1,9 @@
-"""mt translate with an export for CTranslate2: texts are treated as by a run, its search differs.
+"""mt translate with an export for CTranslate2, in place of a run.
 
-CTranslate2 searches with the same rules, but for two details. It excludes the tokens that a search
-must not write before it computes probabilities, so the others are a little more probable. And it
-ends a translation of the longest length without eos, so the score lacks the probability of eos.
+Texts are split, encoded and joined as with the run. The search of CTranslate2 follows the same
+rules, except for two details. It excludes the forbidden tokens before it computes probabilities, so
+the other tokens are a little more probable. And it ends a translation of the longest length without
+eos, so the score lacks the probability of eos.
 """
 
 from collections import defaultdict
@@ -19,7 +20,7 @@ from mt.data.source_stats import SourceStats
 from mt.data.tags import choose_tags, language_ids, tag_ids
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis
-from mt.decoding.segment_search import BatchedSearch, SourceSegment
+from mt.decoding.segment_search import SEARCH_OUT_OF_MEMORY, BatchedSearch, SourceSegment
 from mt.decoding.text_translator import TextTranslator, change_search
 from mt.device import find_device, oom_as_device_error
 from mt.errors import DeviceError, RunDirError
@@ -90,7 +91,7 @@ class CTranslate2Translator(TextTranslator):
 
     @cached_property
     def segment_search(self) -> "CTranslate2Search":
-        """What finds the translations of encoded parts."""
+        """The search for translations of encoded parts."""
         return CTranslate2Search(
             engine=self.engine,
             num_positions=self.num_positions,
@@ -101,7 +102,7 @@ class CTranslate2Translator(TextTranslator):
         )
 
     def describe_model(self) -> dict[str, Any]:
-        """Return what translations depend on: see `TextTranslator.describe_model`."""
+        """Return all that translations depend on: see `TextTranslator.describe_model`."""
         return {
             "model": sha256(self.model_path),
             "device": self.engine.device,
@@ -122,16 +123,14 @@ class CTranslate2Search(BatchedSearch):
         """The most tokens that the model has positions for."""
         return self.num_positions
 
-    @oom_as_device_error(
-        "to translate: wanted a smaller beam, or search.batch_tokens in the config"
-    )
+    @oom_as_device_error(SEARCH_OUT_OF_MEMORY)
     def search_batch(
         self, segments: Sequence[SourceSegment], beam_size: int
     ) -> list[list[Hypothesis]]:
         """Return one to `beam_size` hypotheses of each segment, best first.
 
-        CTranslate2 has one longest length for a batch, so each of its batches has the segments of
-        one `length_limits`. They run at the same time, as far as there are cores.
+        A batch of CTranslate2 has one limit on the length of translations. So the segments with
+        equal `length_limits` make one batch. The batches run in parallel, one on each core.
         """
         indices_by_limit = defaultdict(list)
         for index, limit in enumerate(self.length_limits(segments)):
@@ -143,7 +142,7 @@ class CTranslate2Search(BatchedSearch):
         return [self._read_result(results[index].result()) for index in range(len(segments))]
 
     def _start(self, segments: Sequence[SourceSegment], beam_size: int, limit: int) -> list[Any]:
-        """Start to search the segments as one batch, and return their future results."""
+        """Start the search of one batch, and return the future results of its segments."""
         sources = []
         for segment in segments:
             assert not segment.target_prefix, "a target prefix needs our own search"

@@ -12,12 +12,26 @@ from mt.storage.run_dir import EXPORT_MARKER
 
 # All files that an export of any format writes, by their path in its directory.
 EXPORTED_FILES = re.compile(
-    rf"{re.escape(EXPORT_MARKER)}|README\.md|config\.(json|yaml)|source_stats\.json|metrics\.jsonl"
-    r"|model\.(bin|safetensors)|\w+_vocabulary\.json|tokenizer(\.src|\.tgt)?\.model"
-    r"|tokenizer\.json|tokenizer_config\.json|generation_config\.json"
-    rf"|{re.escape(LANGUAGES_FILE)}"
-    r"|checkpoints|checkpoints/(best|last)|checkpoints/step_[0-9]{8,}"
-    r"|checkpoints/step_[0-9]{8,}/(model\.safetensors|meta\.json|SHA256SUMS)"
+    "|".join(
+        [
+            re.escape(EXPORT_MARKER),
+            r"README\.md",
+            r"config\.(json|yaml)",
+            r"source_stats\.json",
+            r"metrics\.jsonl",
+            r"model\.(bin|safetensors)",
+            r"\w+_vocabulary\.json",
+            r"tokenizer(\.src|\.tgt)?\.model",
+            r"tokenizer\.json",
+            r"tokenizer_config\.json",
+            r"generation_config\.json",
+            re.escape(LANGUAGES_FILE),
+            r"checkpoints",
+            r"checkpoints/(best|last)",
+            r"checkpoints/step_[0-9]{8,}",
+            r"checkpoints/step_[0-9]{8,}/(model\.safetensors|meta\.json|SHA256SUMS)",
+        ]
+    )
 )
 
 

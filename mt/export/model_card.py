@@ -1,7 +1,6 @@
 """The model card of an export: README.md, for the people who get the model.
 
-It names the files of the training text without their places, so nothing of the author's machine is
-in it.
+It has the names of the training files without their folders, so no path of the author is in it.
 """
 
 import json
@@ -30,10 +29,10 @@ SETTINGS = ("model", "tokenizer", "train", "search")  # the sections of the conf
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What a card says besides the facts of the run."""
+    """Content of a card that the run does not give."""
 
     how_to_load: str  # Markdown
-    differences: Sequence[str]  # what the program does otherwise than mt, a sentence each
+    differences: Sequence[str]  # between the program and mt, one sentence each
     license: str | None = None
 
 
@@ -61,7 +60,7 @@ def model_card(run: ExportedRun, options: CardOptions) -> str:
 
 
 def _front_matter(run: ExportedRun, license_name: str | None) -> str:
-    """Return the fields that programs read; a JSON value is a YAML value too."""
+    """Return the fields that programs read, as YAML. The values are JSON, which is YAML too."""
     languages = dict.fromkeys(language for pair in run.language_pairs for language in pair)
     fields: dict[str, Any] = {"language": list(languages)}
     if license_name is not None:

@@ -1,4 +1,4 @@
-"""A config without the places of one machine: of each path, only its last name is left."""
+"""A config without the paths of one machine: the name of the file stands for an absolute path."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from mt.config.migrations import FORMAT_VERSION
 from mt.config.schema import Config
 from mt.config.yaml_file import write_yaml
 
-# Paths of what an export has itself, by section.
+# By section, the keys with paths of files that the export contains.
 OWN_PATHS = {"tokenizer": ("model", "src_model", "tgt_model"), "train": ("run_dir",)}
 
 
@@ -15,13 +15,14 @@ def portable_values(config: Config) -> dict[str, Any]:
     """Return the values of a config with file names in place of paths, and without OWN_PATHS."""
     values = config.model_dump(mode="json")
     for section, keys in OWN_PATHS.items():
-        values[section].update(dict.fromkeys(keys))
-    names: dict[str, Any] = _shorten_paths(values)
-    return names
+        for key in keys:
+            values[section][key] = None
+    shortened: dict[str, Any] = _shorten_paths(values)
+    return shortened
 
 
 def dump_portable_config(config: Config) -> str:
-    """Write such a config as YAML that `load_run_config` reads."""
+    """Return such a config as YAML that `load_run_config` reads."""
     return write_yaml({"format_version": FORMAT_VERSION, **portable_values(config)})
 
 

@@ -1,4 +1,4 @@
-"""The run that is exported: its config, its weights and where they come from."""
+"""The run that is exported: its config, and the weights and scores of one checkpoint."""
 
 import shutil
 from dataclasses import dataclass
@@ -72,15 +72,12 @@ class ExportedRun:
 
     @property
     def language_pairs(self) -> list[LanguagePair]:
-        """The languages of the training text, each pair once, in its order."""
+        """The language pairs of the training corpora, each once, in the order of the corpora."""
         data = self.config.data
         return list(dict.fromkeys(data.languages(corpus) for corpus in data.train))
 
     def write_text_settings(self, directory: Path) -> None:
-        """Write what turns texts into tokens and back: the config, tokenizers and statistics.
-
-        The config has no paths.
-        """
+        """Write the config without paths, the tokenizers and the statistics of the sources."""
         exported = RunDir(directory)
         exported.config_path.write_text(dump_portable_config(self.config), encoding="utf-8")
         for tokenizer in self.tokenizer_paths:

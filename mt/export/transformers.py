@@ -1,8 +1,8 @@
 """mt export --to transformers: a directory that AutoTokenizer and AutoModelForSeq2SeqLM load.
 
-A pre-norm model of ours is a Pegasus model, and a post-norm one a Marian model. Both have our
-sinusoidal positions, scaled embeddings and layers. The files are written without Transformers,
-which is not a dependency of mt.
+A pre-norm model of mt is exported as a Pegasus model, a post-norm model as a Marian model. Both
+have the same sinusoidal positions, scaled embeddings and layers as mt. The files are written
+without Transformers, which is not a dependency of mt.
 """
 
 import json
@@ -32,7 +32,7 @@ ARCHITECTURES = {
     "post": ("marian", "MarianMTModel"),
 }
 
-# Our modules in a layer, and those of Transformers with their rows, in order.
+# The modules of a layer in mt, and the modules of Transformers that get their rows, in order.
 ENCODER_LAYER_MODULES = {
     "attention.query": ["self_attn.q_proj"],
     "attention.key_value": ["self_attn.k_proj", "self_attn.v_proj"],
@@ -105,6 +105,7 @@ def export(
 
 
 def _how_to_load(run: ExportedRun, directory: str) -> str:
+    """Return the section of the card on loading the export; `directory` is a name."""
     choose_language = ""
     tokens = language_tokens(run.translator)
     if tokens:
@@ -129,7 +130,7 @@ def _require_supported(run: ExportedRun) -> None:
         "model.cross_attention": (model.cross_attention, {"dot_product"}),
         "model.activation": (model.activation, {"relu", "gelu"}),
         "model.norm_kind": (model.norm_kind, {"layer_norm"}),
-        # Version 5 can load others, but version 4 would take one matrix for all, and say nothing.
+        # Version 5 loads other values too. Version 4 would use one matrix without a message.
         "model.tie_embeddings": (model.tie_embeddings, {"all"}),
     }
     for key, (value, supported) in wanted.items():
@@ -172,7 +173,7 @@ def _config(run: ExportedRun) -> dict[str, Any]:
 
 
 def _generation_config(run: ExportedRun) -> dict[str, Any]:
-    """Return the settings of a search that is as near as possible to ours."""
+    """Return settings that make the search of Transformers as similar to ours as possible."""
     search = run.config.search
     settings: dict[str, Any] = {
         "pad_token_id": PAD_ID,
@@ -226,7 +227,7 @@ def _weights(run: ExportedRun) -> Iterator[tuple[str, Tensor]]:
 
 
 def _module_weights(module: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield weight and bias of a module, with its rows shared equally between the names."""
+    """Yield the weight and the bias of a module; each name gets an equal part of the rows."""
     for kind in ("weight", "bias"):
         rows = getattr(module, kind).detach().chunk(len(names))
         for name, part in zip(names, rows, strict=True):
@@ -234,7 +235,7 @@ def _module_weights(module: nn.Module, names: list[str]) -> Iterator[tuple[str, 
 
 
 def _differences(run: ExportedRun) -> list[str]:
-    """Return what Transformers does otherwise than mt, for a model card."""
+    """Return how Transformers differs from mt, for a model card."""
     config = run.config
     factor = config.search.max_length_factor
     offset = config.search.max_length_offset

@@ -1,4 +1,6 @@
-"""A tokenizer of ours, with its normalization, as a tokenizer.json of the library tokenizers.
+"""tokenizer.json for Transformers: a tokenizer of mt and its normalization.
+
+The format is that of the library `tokenizers`.
 
 The steps of a text are: normalization, replacement of characters without a piece, the escape of
 U+2581 (see mt/data/tokenizer.py), U+2581 for spaces, words, pieces, tag and eos.
@@ -23,11 +25,11 @@ from mt.export.vocabulary import SPECIAL_TOKENS, vocabulary
 
 Step = dict[str, Any]
 
-# What `str.split` splits at.
+# The characters at which `str.split` splits a text.
 WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 # A step removes one group of joiners after a character that they cannot join. Each accent between
-# two groups needs a further step, and more of them are in no natural text.
+# two groups needs a further step; no natural text needs more steps than this.
 NUM_JOINER_STEPS = 3
 
 
@@ -85,7 +87,7 @@ def _normalization(form: str) -> list[Step]:
     return [
         {"type": form.upper()},
         _replace_matches(WITHOUT_MEANING.pattern, ""),
-        *[_replace_matches(not_joined, "")] * NUM_JOINER_STEPS,
+        *[_replace_matches(not_joined, "") for _ in range(NUM_JOINER_STEPS)],
         {"type": form.upper()},
         _replace_matches(f"[{WHITE_SPACE}]+", " "),
         {"type": "Strip", "strip_left": True, "strip_right": True},
@@ -108,8 +110,8 @@ def _replacements(normalizer: Normalizer) -> list[Step]:
 def _splits(tokenizer: Tokenizer) -> list[Step]:
     """Return the steps that split a text into parts, each of which is encoded on its own.
 
-    The parts are words. In a unigram model, the names of the tokens that no text may give are split
-    too, because the model would find them. A BPE model has no merges that lead to them.
+    The parts are words. A text must not give control or byte tokens by their names. A unigram model
+    would find these names, so they are split too. A BPE model has no merges that make them.
     """
     words = {"pattern": {"String": SPACE_SYMBOL}, "behavior": "MergedWithNext"}
     steps = [words]
@@ -161,8 +163,8 @@ def _post_processor(translator: Translator) -> Step:
 def _bpe(tokenizer: Tokenizer) -> Step:
     """Return a BPE model.
 
-    SentencePiece merges two neighbours whenever both together are a piece, the piece with the
-    highest score first. So a piece stands for a merge of each two pieces that make it.
+    SentencePiece merges two neighbours if both together are a piece. The piece with the highest
+    score is merged first. So each way to cut a piece into two other pieces is a merge.
     """
     pieces = tokenizer.ordinary_pieces
     merges = []

@@ -11,7 +11,7 @@ from mt.data.text import read_lines
 from mt.errors import DataError
 
 ANY_ORIGIN = "*"
-MAX_KEY_LENGTH = 1000
+MAX_KEY_LENGTH = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Access:
         return any(matches)
 
     def accepts_origin(self, request: Request) -> bool:
-        """Return whether the page that sends a request may do so.
+        """Return whether a request is from a web page of an origin that may use the server.
 
-        A browser names the page's origin. A page of another site could otherwise use a server on
-        the machine of its reader, which no other machine can reach.
+        A browser names the origin of the page. Without this check, a page of any web site could use
+        a server that only the machine of its reader can reach.
         """
         origin = request.headers.get("origin")
         if origin is None or ANY_ORIGIN in self.allowed_origins or origin in self.allowed_origins:
@@ -59,7 +59,7 @@ def bearer_key(request: Request) -> str | None:
 
 
 def read_api_keys(path: Path) -> tuple[str, ...]:
-    """Return the keys in a file, one a line. Raises DataError."""
+    """Return the keys in a file, one per line. Raises DataError."""
     keys = tuple(line.strip() for line in read_lines(path) if line.strip())
     if not keys:
         raise DataError(f"{path}: wanted an API key, found none")

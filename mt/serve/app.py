@@ -9,13 +9,13 @@
     GET  /runs/NAME/FILE     the report and the attention page in a run directory
     GET  /health, /frontend/settings, /openapi.json
 
-An answer is JSON, but for the pages. An error is {"error": TEXT}.
+All answers but the pages are JSON. An error is {"error": TEXT}.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,16 +44,17 @@ from mt.serve.requests import (
     parse_translate,
     read_parameters,
 )
-from mt.serve.run_pages import REPORT, run_page_links, run_page_path
+from mt.serve.run_pages import run_page_links, run_page_path
 from mt.serve.translation_queue import Job, QueueClosedError, QueueFullError, TranslationQueue
 from mt.serve.word_details import line_details
+from mt.storage.run_dir import REPORT_FILE
 
 logger = logging.getLogger(__name__)
 
-# Details take memory for each word, and the page needs them for what a person reads at once.
+# Details take memory for each word, and a person looks at the details of short texts only.
 MAX_DETAIL_CHARS = 2000
 RETRY_AFTER_SECONDS = 5
-FRONTEND_TIMEOUT_MS = 500  # of LibreTranslate's page: how long it waits while somebody types
+FRONTEND_TIMEOUT_MS = 500  # from the last key to the request, in LibreTranslate's page
 MAX_LOGGED_PATH = 80  # characters
 NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 CLIENT_GONE = 499  # in the log, as nginx writes it; nobody receives it
@@ -90,7 +91,7 @@ class Service:
         return _json([model.facts for model in self.models.models])
 
     async def report_health(self, request: Request) -> Response:
-        """Return that the server is up, and how much waits to be translated."""
+        """Return that the server is up, and how many characters wait to be translated."""
         return _json({"status": "ok", "waitingCharacters": self.queue.num_waiting_chars})
 
     async def frontend_settings(self, request: Request) -> Response:
@@ -119,47 +120,51 @@ class Service:
     async def translate(self, request: Request) -> Response:
         """Translate a text, or a list of texts."""
         parameters = await self._accepted_parameters(request)
-        wanted = parse_translate(parameters, max_chars=self.max_chars)
-        model = self._find_model(wanted)
-        num_translations = wanted.num_alternatives + 1
-        n_best_lists = await self._run(request, model, wanted.lines, num_translations, _as_it_is)
-        return _json(_libretranslate_answer(wanted, model, n_best_lists))
+        translation_request = parse_translate(parameters, max_chars=self.max_chars)
+        model = self._find_model(translation_request)
+        num_translations = translation_request.num_alternatives + 1
+        n_best_lists = await self._run_job(
+            request, Job(model, translation_request.lines, num_translations, _identity)
+        )
+        return _json(_libretranslate_answer(translation_request, model, n_best_lists))
 
     async def describe_words(self, request: Request) -> Response:
         """Translate a text, and describe the words of each translation."""
         parameters = await self._accepted_parameters(request)
-        wanted = parse_translate(parameters, max_chars=self.max_detail_chars)
-        if wanted.is_list:
+        translation_request = parse_translate(parameters, max_chars=self.max_detail_chars)
+        if translation_request.is_list:
             raise HTTPException(400, "q: wanted one text")
-        model = self._find_model(wanted)
-        lines = wanted.lines
+        model = self._find_model(translation_request)
+        lines = translation_request.lines
+        num_translations = translation_request.num_alternatives + 1
 
         def describe(n_best_lists: list[list[Translation]]) -> list[dict[str, Any]]:
             return line_details(model.translator, lines, n_best_lists)
 
-        details = await self._run(request, model, lines, wanted.num_alternatives + 1, describe)
+        details = await self._run_job(request, Job(model, lines, num_translations, describe))
         return _json(model.facts | {"lines": details})
 
     async def show_attention(self, request: Request) -> Response:
         """Return the attention page of a sentence and a translation of it, or the model's own."""
         parameters = await self._accepted_parameters(request)
-        wanted = parse_translate(parameters, max_chars=self.max_detail_chars)
-        if wanted.is_list:
+        translation_request = parse_translate(parameters, max_chars=self.max_detail_chars)
+        if translation_request.is_list:
             raise HTTPException(400, "q: wanted one sentence")
         translation = optional_text(parameters, "translation")
         if translation is not None and len(translation) > self.max_detail_chars:
             raise HTTPException(
                 413, f"translation: the limit is {self.max_detail_chars} characters"
             )
-        model = self._find_model(wanted)
-        (sentence,) = wanted.texts
-        links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT])]
+        model = self._find_model(translation_request)
+        (sentence,) = translation_request.texts
+        links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT_FILE])]
 
         def draw(n_best_lists: list[list[Translation]]) -> str:
             maps = attention_maps(model.translator, sentence, target=translation, name=model.name)
             return attention_page(maps, links=links)
 
-        html = await self._run(request, model, [], 1, draw)
+        # The job has no lines: `draw` translates the sentence, if no translation is given.
+        html = await self._run_job(request, Job(model, [], 1, draw))
         return HTMLResponse(html, headers=_sandbox_headers())
 
     async def show_run_page(self, request: Request) -> Response:
@@ -181,26 +186,20 @@ class Service:
             raise HTTPException(403, "api_key: missing or wrong")
         return parameters
 
-    def _find_model(self, wanted: TranslateRequest) -> ServedModel:
+    def _find_model(self, translation_request: TranslateRequest) -> ServedModel:
         try:
-            return self.models.find(wanted.source, wanted.target, wanted.model)
+            return self.models.find(
+                translation_request.source, translation_request.target, translation_request.model
+            )
         except UnknownModelError as error:
             raise HTTPException(400, str(error)) from error
 
-    async def _run(
-        self,
-        request: Request,
-        model: ServedModel,
-        lines: Sequence[str],
-        num_translations: int,
-        finish: Callable[[list[list[Translation]]], Any],
-    ) -> Any:
-        """Return what `finish` makes of the translations of the lines.
+    async def _run_job(self, request: Request, job: Job) -> Any:
+        """Put a job into the queue, and return its result.
 
-        The work is dropped when the client goes away first, which raises ClientDisconnect. Raises
-        HTTPException when the queue is full.
+        Raises HTTPException when the queue takes no job. When the client closes the connection
+        before the result is there, the job is cancelled, and this raises ClientDisconnect.
         """
-        job = Job(model, lines, num_translations, finish)
         try:
             self.queue.submit(job)
         except QueueFullError as error:
@@ -209,18 +208,18 @@ class Service:
             ) from error
         except QueueClosedError as error:
             raise HTTPException(503, "the server is shutting down", _retry_later()) from error
-        answer = asyncio.wrap_future(job.future)
+        result = asyncio.wrap_future(job.future)
         disconnected = asyncio.ensure_future(_wait_until_disconnected(request))
         try:
-            await asyncio.wait({answer, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({result, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             disconnected.cancel()
-            if not answer.done():
-                answer.cancel()
-        if answer.cancelled():
+            if not result.done():
+                result.cancel()
+        if result.cancelled():
             raise ClientDisconnect
         try:
-            return answer.result()
+            return result.result()
         except MtError:
             raise
         except Exception as error:  # the queue has logged it
@@ -230,7 +229,7 @@ class Service:
 def make_app(
     models: ServedModels, queue: TranslationQueue, *, access: Access, max_chars: int
 ) -> ASGIApp:
-    """Return the application. The queue runs from its start to its end."""
+    """Return the application. It starts the queue when it starts, and closes it when it ends."""
     max_detail_chars = min(MAX_DETAIL_CHARS, max_chars)
     page = Page.make(
         models,
@@ -248,22 +247,11 @@ def make_app(
 
     starlette = Starlette(
         lifespan=run_queue,
-        routes=[
-            Route("/", service.show_page, methods=["GET"]),
-            Route("/languages", service.list_languages, methods=["GET"]),
-            Route("/models", service.list_models, methods=["GET"]),
-            Route("/health", service.report_health, methods=["GET"]),
-            Route("/runs/{name}/{file_name}", service.show_run_page, methods=["GET"]),
-            Route("/frontend/settings", service.frontend_settings, methods=["GET"]),
-            Route("/openapi.json", service.show_openapi, methods=["GET"]),
-            Route("/translate", service.translate, methods=["POST"]),
-            Route("/details", service.describe_words, methods=["POST"]),
-            Route("/attention", service.show_attention, methods=["POST"]),
-        ],
+        routes=_routes(service),
         exception_handlers={
             HTTPException: _answer_http_error,
             MtError: _answer_mt_error,
-            ClientDisconnect: _answer_nobody,
+            ClientDisconnect: _answer_disconnected,
             Exception: _answer_bug,
         },
     )
@@ -276,9 +264,24 @@ def make_app(
     return RequestLog(with_cors)
 
 
+def _routes(service: Service) -> list[Route]:
+    return [
+        Route("/", service.show_page, methods=["GET"]),
+        Route("/languages", service.list_languages, methods=["GET"]),
+        Route("/models", service.list_models, methods=["GET"]),
+        Route("/health", service.report_health, methods=["GET"]),
+        Route("/runs/{name}/{file_name}", service.show_run_page, methods=["GET"]),
+        Route("/frontend/settings", service.frontend_settings, methods=["GET"]),
+        Route("/openapi.json", service.show_openapi, methods=["GET"]),
+        Route("/translate", service.translate, methods=["POST"]),
+        Route("/details", service.describe_words, methods=["POST"]),
+        Route("/attention", service.show_attention, methods=["POST"]),
+    ]
+
+
 @dataclass(frozen=True)
 class RequestLog:
-    """Logs one line a request: method, path, status, time; never the text."""
+    """Logs one line for each request: method, path, status, time; never the text."""
 
     app: ASGIApp
 
@@ -287,7 +290,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begin = time.perf_counter()
+        start_time = time.perf_counter()
         status = CLIENT_GONE
 
         async def send_and_remember(message: Message) -> None:
@@ -299,43 +302,44 @@ class RequestLog:
         try:
             await self.app(scope, receive, send_and_remember)
         finally:
-            milliseconds = 1000 * (time.perf_counter() - begin)
+            milliseconds = 1000 * (time.perf_counter() - start_time)
             path = scope["path"][:MAX_LOGGED_PATH]
             logger.info(f"{scope['method']} {path} {status} {milliseconds:.0f} ms")
 
 
 async def _wait_until_disconnected(request: Request) -> None:
-    """Return when the client has gone. The body must have been read."""
+    """Wait until the client closes the connection. The body must have been read before."""
     message = await request.receive()
     while message["type"] != "http.disconnect":
         message = await request.receive()
 
 
-def _as_it_is(n_best_lists: list[list[Translation]]) -> list[list[Translation]]:
+def _identity(n_best_lists: list[list[Translation]]) -> list[list[Translation]]:
     return n_best_lists
 
 
 def _libretranslate_answer(
-    wanted: TranslateRequest, model: ServedModel, n_best_lists: Sequence[Sequence[Translation]]
+    translation_request: TranslateRequest,
+    model: ServedModel,
+    n_best_lists: Sequence[Sequence[Translation]],
 ) -> dict[str, Any]:
     """Return the answer to `/translate` from the translations of all lines."""
-    lists = iter(n_best_lists)
+    remaining_lists = iter(n_best_lists)
     translated = []
     alternatives = []
-    for text in wanted.texts:
-        own_lists = [next(lists) for _ in text.split("\n")]
-        candidates = _join_lines(own_lists)
+    for text in translation_request.texts:
+        lists_of_text = [next(remaining_lists) for _ in text.split("\n")]
+        candidates = _join_lines(lists_of_text)
         translated.append(candidates[0])
         alternatives.append(candidates[1:])
     answer: dict[str, Any] = {"translatedText": translated}
-    if wanted.num_alternatives > 0:
+    if translation_request.num_alternatives > 0:
         answer["alternatives"] = alternatives
-    if wanted.source == AUTO:
-        # The confidence says that this is no detection, but the only language that there is.
-        answer["detectedLanguage"] = [{"language": model.source, "confidence": 0.0}] * len(
-            wanted.texts
-        )
-    if wanted.is_list:
+    if translation_request.source == AUTO:
+        # The language is not detected: it is the only source language into the target language.
+        language = {"language": model.source, "confidence": 0.0}
+        answer["detectedLanguage"] = [language for _ in translation_request.texts]
+    if translation_request.is_list:
         return answer
     return {name: values[0] for name, values in answer.items()}
 
@@ -343,14 +347,16 @@ def _libretranslate_answer(
 def _join_lines(n_best_lists: Sequence[Sequence[Translation]]) -> list[str]:
     """Return the translations of a text: the k-th joins the k-th of each line.
 
-    A blank line has one translation, and so may a line of which no more are found. It stands in
-    all of them.
+    A line can have fewer translations than another: a blank line has one. Its last translation
+    then stands for those that it lacks.
     """
     num_candidates = max(len(translations) for translations in n_best_lists)
     candidates = []
     for rank in range(num_candidates):
-        own = [translations[min(rank, len(translations) - 1)] for translations in n_best_lists]
-        candidates.append("\n".join(translation.text for translation in own))
+        lines = [
+            translations[min(rank, len(translations) - 1)].text for translations in n_best_lists
+        ]
+        candidates.append("\n".join(lines))
     return candidates
 
 
@@ -386,7 +392,7 @@ async def _answer_mt_error(request: Request, error: Exception) -> Response:
     return _error(status, str(error))
 
 
-async def _answer_nobody(request: Request, error: Exception) -> Response:
+async def _answer_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 

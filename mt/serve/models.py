@@ -9,7 +9,8 @@ from mt.data.tags import translatable_pairs
 from mt.decoding.translator import Translator
 from mt.storage.run_dir import open_run_dir
 
-AUTO = "auto"  # stands for the only source language of the models into the target language
+# As the source of a request: the only source language of the models into its target language.
+AUTO = "auto"
 
 
 class UnknownModelError(Exception):
@@ -39,7 +40,7 @@ class ServedModel:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return the name and the languages, as answers of the API have them."""
+        """Return the name and the languages, under the keys that the API gives them."""
         return {"model": self.name, "source": self.source, "target": self.target}
 
 
@@ -114,8 +115,8 @@ def load_models(
 ) -> ServedModels:
     """Load the models of run directories, one for each language pair of a run. Raises MtError.
 
-    A model has the name of its run directory; of several with one name, the second is `NAME-2`.
-    With `shows_reports`, the pages in the run directories are shown, too.
+    A model has the name of its run directory. If that name is taken, a number follows it: the
+    second model is `NAME-2`. With `shows_reports`, the pages in the run directories are shown, too.
     """
     models: list[ServedModel] = []
     names: set[str] = set()
@@ -138,7 +139,7 @@ def load_models(
 
 
 def _new_name(name: str, names: set[str]) -> str:
-    """Return a name, with a number behind it if it is taken."""
+    """Return a name that is not in `names`: the given one, or the given one with a number."""
     # The name of a directory may have bytes that are not UTF-8.
     readable = name.encode(errors="backslashreplace").decode()
     candidate = readable

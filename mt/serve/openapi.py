@@ -23,7 +23,7 @@ ERRORS = {
 
 
 def openapi_document(*, max_chars: int) -> dict[str, Any]:
-    """Return the document, as OpenAPI 3.1 defines it."""
+    """Return the OpenAPI 3.1 document of the API."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -91,7 +91,7 @@ def _attention_operation() -> Schema:
 
 
 def _request_schema(**own: Schema) -> Schema:
-    """Return the schema of a body: the parameters of all requests, and some of its own."""
+    """Return the schema of a body: the parameters of all requests and those of one endpoint."""
     return {
         "type": "object",
         "required": ["q", "source", "target"],
@@ -99,11 +99,14 @@ def _request_schema(**own: Schema) -> Schema:
             **own,
             "source": {
                 "type": "string",
-                "description": "code of a language, or auto: the only one that is translated "
-                "into the target language",
+                "description": "code of a language, or auto: the only source language of the "
+                "models into the target language",
             },
             "target": {"type": "string", "description": "code of a language"},
-            "model": {"type": "string", "description": "name of a model; the first one fits"},
+            "model": {
+                "type": "string",
+                "description": "name of a model; without it, the first one that fits",
+            },
             "api_key": {"type": "string", "description": "needed if the server has keys"},
         },
     }

@@ -1,4 +1,7 @@
-"""The page of a server: its HTML, and the policy that says what a browser may do for it."""
+"""The page of a server: its HTML, and the policies of its own page and of the pages of runs.
+
+A Content-Security-Policy tells the browser what a page may load, run and send.
+"""
 
 import base64
 import hashlib
@@ -59,9 +62,10 @@ class Page:
 
 
 def sandbox_policy() -> str:
-    """Return the policy of reports and attention pages: they may do nothing but draw.
+    """Return the policy of reports and attention pages.
 
-    `sandbox` keeps them apart from the other pages of this server.
+    They may run their own scripts and styles, and load and send nothing. `sandbox` gives them an
+    origin of their own, so that they cannot reach other pages or the API of this server.
     """
     return (
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "

@@ -1,6 +1,6 @@
-"""What clients send: bodies that are read within limits, and the parameters in them.
+"""The bodies of requests: they are read within limits, and their parameters are checked.
 
-Names and errors of `/translate` are those of LibreTranslate, so that its clients work.
+The names and errors of `/translate` are those of LibreTranslate, so that its clients work.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TranslateRequest:
-    """The parameters of `/translate`, checked."""
+    """The checked parameters of a request to translate."""
 
     texts: tuple[str, ...]
     is_list: bool  # q was a list, so the answer has lists too
@@ -101,7 +101,9 @@ def _parse_form(text: str) -> Parameters:
             text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
         )
     except ValueError as error:
-        raise HTTPException(400, "the body is not a form in UTF-8, or too long a one") from error
+        raise HTTPException(
+            400, f"the body is not a form in UTF-8 with at most {MAX_PARAMETERS} fields"
+        ) from error
     return _join_pairs(pairs)
 
 
@@ -109,9 +111,11 @@ async def _parse_multipart(request: Request, body: bytes) -> Parameters:
     async def receive_body() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    copy = Request(request.scope, receive_body)
+    form_request = Request(request.scope, receive_body)  # the body of `request` is already read
     try:
-        form = await copy.form(max_files=0, max_fields=MAX_PARAMETERS, max_part_size=len(body) + 1)
+        form = await form_request.form(
+            max_files=0, max_fields=MAX_PARAMETERS, max_part_size=len(body) + 1
+        )
     except (HTTPException, MultiPartException, ClientDisconnect) as error:
         raise HTTPException(400, "the body is not a form of text fields") from error
     return _join_pairs([(name, value) for name, value in form.multi_items()])
@@ -121,8 +125,8 @@ def _join_pairs(pairs: list[tuple[str, Any]]) -> Parameters:
     """Return the fields of a form; a field that is repeated becomes a list."""
     parameters: dict[str, Any] = {}
     for name, value in pairs:
-        # Browsers send the line ends of a form as CR LF.
-        value = value.replace("\r\n", "\n") if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = value.replace("\r\n", "\n")  # as browsers send the line ends of a form
         if name not in parameters:
             parameters[name] = value
         elif isinstance(parameters[name], list):
@@ -133,7 +137,10 @@ def _join_pairs(pairs: list[tuple[str, Any]]) -> Parameters:
 
 
 def parse_translate(parameters: Parameters, *, max_chars: int) -> TranslateRequest:
-    """Check the parameters of `/translate`. Raises HTTPException with status 400 or 413."""
+    """Check the parameters that all endpoints share with `/translate`.
+
+    Raises HTTPException with status 400 or 413.
+    """
     q = parameters.get("q")
     if not q:
         raise HTTPException(400, "Invalid request: missing q parameter")
@@ -169,11 +176,13 @@ def required_text(parameters: Parameters, name: str) -> str:
 def optional_text(parameters: Parameters, name: str) -> str | None:
     """Return a parameter that is a text; None if it is missing or empty. Raises HTTPException."""
     value = parameters.get(name)
-    return check_text(value, name=name) if value else None
+    if not value:
+        return None
+    return check_text(value, name=name)
 
 
 def check_text(value: object, *, name: str) -> str:
-    """Return the value, if it is a text that can be written in UTF-8. Raises HTTPException."""
+    """Return a value that is a text without half of a surrogate pair. Raises HTTPException."""
     if not isinstance(value, str):
         raise HTTPException(400, f"{name}: wanted a text")
     try:

@@ -6,11 +6,9 @@ from urllib.parse import quote
 
 from mt.report.template import PageLink
 from mt.serve.models import ServedModel
+from mt.storage.run_dir import ATTENTION_FILE, REPORT_FILE
 
-# As mt/storage/run_dir.py names the files.
-REPORT = "report.html"
-ATTENTION = "attention.html"
-LINK_TEXTS = {REPORT: "Report of the run", ATTENTION: "Attention page"}
+LINK_TEXTS = {REPORT_FILE: "Report of the run", ATTENTION_FILE: "Attention page"}
 
 
 def run_page_path(model: ServedModel, file_name: str) -> Path | None:
@@ -22,7 +20,7 @@ def run_page_path(model: ServedModel, file_name: str) -> Path | None:
 
 
 def run_page_links(
-    model: ServedModel, file_names: Sequence[str] = (REPORT, ATTENTION)
+    model: ServedModel, file_names: Sequence[str] = (REPORT_FILE, ATTENTION_FILE)
 ) -> list[PageLink]:
     """Return links to the pages of a run that may be shown, relative to the page of the server."""
     return [

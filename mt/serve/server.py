@@ -14,17 +14,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mt.errors import DeviceError
 
 MAX_CONNECTIONS = 500
-HEADER_SECONDS = 10.0  # without a request, or with an incomplete one
+# A connection is closed after one to two such times without the complete header of a request.
+HEADER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15
-# After a signal, for the requests that were accepted.
-SHUTDOWN_SECONDS = 300
+SHUTDOWN_SECONDS = 300  # after a signal, to answer the accepted requests
 
 
 class BoundedProtocol(H11Protocol):
     """HTTP on a connection that is closed when no request begins.
 
-    Uvicorn waits without a limit for the header of a request, so that clients that send a byte now
-    and then could use up all connections.
+    Uvicorn waits for the header of a request without a limit. Clients that send a byte now and then
+    could use all connections.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -39,7 +39,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _close_if_idle(self) -> None:
-        """Close the connection if no request is being answered, and none began since last time."""
+        """Close the connection if no request is running and none began since the last check."""
         is_answering = self.cycle is not None and not self.cycle.response_complete
         if not is_answering and self.cycle is self._last_cycle:
             self.transport.close()
@@ -83,12 +83,13 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run_server(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT, and then those that were accepted.
+    """Answer requests until SIGTERM or SIGINT, and then finish the accepted requests.
 
-    A second SIGINT ends at once.
+    A second SIGINT ends the server at once.
     """
     server = make_server(app)
-    # At its end, uvicorn raises the signals again that it has got.
+    # When uvicorn ends, it sends itself the signals again that it has received. With this handler,
+    # SIGTERM raises KeyboardInterrupt, as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])

@@ -1,7 +1,7 @@
 """A queue of requests, and the thread that translates them in batches.
 
-One thread owns all models. It takes sentences of all waiting requests together and translates them
-as one batch, so that many clients cost little more than one.
+The thread is the only one that uses the models. It translates sentences of several requests in one
+batch, which takes less time than one batch for each request.
 """
 
 import logging
@@ -21,8 +21,8 @@ from mt.serve.models import ServedModel
 logger = logging.getLogger(__name__)
 
 BATCH_CHARS = 4000  # characters that are translated at once
-# A short sentence takes more time than its characters alone.
-CHARS_PER_PIECE = 20
+# Each part of a line counts as so many characters more, because a short part takes time too.
+EXTRA_CHARS_PER_PART = 20
 
 # Makes the answer to a request from the translations of its lines, each list best first.
 Finish = Callable[[list[list[Translation]]], Any]
@@ -36,7 +36,7 @@ class QueueClosedError(Exception):
     """The server is shutting down and takes no more requests."""
 
 
-class Piece(NamedTuple):
+class WaitingPart(NamedTuple):
     """A sentence, or another part of a line, that waits to be translated."""
 
     line: int
@@ -45,8 +45,8 @@ class Piece(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Return what it counts towards BATCH_CHARS."""
-        return len(self.part.text) + CHARS_PER_PIECE
+        """Return how many of the BATCH_CHARS characters of a batch the part takes."""
+        return len(self.part.text) + EXTRA_CHARS_PER_PART
 
 
 @dataclass(eq=False)
@@ -65,23 +65,27 @@ class Job:
 
     @property
     def num_chars(self) -> int:
-        """Return what the job counts towards the limit of the queue."""
+        """Return the number of characters, plus one for each line and one for the job."""
         return sum(len(line) + 1 for line in self.lines) + 1
 
     def can_share_batch(self, other: "Job") -> bool:
-        """Return whether both can be translated together: other languages have other tags."""
+        """Return whether sentences of both jobs can be in one batch.
+
+        Their target languages can differ, because each source has the tag of its own.
+        """
         has_same_weights = self.model.translator.models == other.model.translator.models
         return has_same_weights and self.num_translations == other.num_translations
 
 
 @dataclass(eq=False)
 class _Progress:
-    """A job with the parts of its lines, and their translations so far."""
+    """A job that has begun: the parts of its lines, and their translations so far."""
 
     job: Job
     normalized: list[str]
     parts: list[list[TextPart]]  # of each line
-    waiting: deque[Piece]
+    waiting: deque[WaitingPart]
+    # By the number of the line and the index of the part.
     results: dict[tuple[int, int], list[Translation]] = field(default_factory=dict)
 
     @classmethod
@@ -91,12 +95,12 @@ class _Progress:
         prefix = translator.language_prefix(translator.tgt_lang)
         normalized = [translator.src_normalizer(line) for line in job.lines]
         parts = [translator.split_text(text, prefix=prefix) for text in normalized]
-        pieces = (
-            Piece(line, index, part)
+        waiting = deque(
+            WaitingPart(line, index, part)
             for line, own_parts in enumerate(parts)
             for index, part in enumerate(own_parts)
         )
-        return cls(job, normalized, parts, deque(pieces))
+        return cls(job, normalized, parts, waiting)
 
     @property
     def is_translated(self) -> bool:
@@ -117,13 +121,13 @@ class TranslationQueue:
     """Translates the lines of many requests on one thread.
 
     A batch takes one sentence of each waiting request in turn, until it has BATCH_CHARS characters.
-    Then the requests of this batch go to the end of the queue. So a short request waits for the
-    batch that is running and for at most one batch of each group of requests that cannot be
-    translated together (those of another run, or with another number of alternatives), however
-    long the texts of other requests are.
+    Then the requests of this batch go to the end of the queue. Requests to different runs, or with
+    different numbers of alternatives, cannot share a batch. So a short request waits for the batch
+    that is running, and for at most one batch of each group of requests that can share batches. The
+    length of the other requests does not matter.
 
     A line is split, translated and joined as `Translator.n_best` does it, so its translation does
-    not depend on the other requests.
+    not depend on the other requests, except for near-ties (see `Translator`).
     """
 
     def __init__(self, *, max_chars: int) -> None:
@@ -203,15 +207,15 @@ class TranslationQueue:
         sharing = [
             progress for progress in self._in_progress if first.can_share_batch(progress.job)
         ]
-        batch = _choose_pieces(sharing)
+        batch = _take_batch(sharing)
         search = first.model.translator.segment_search
         try:
-            _translate_pieces(search, batch, first.num_translations)
+            _translate_parts(search, batch, first.num_translations)
         except Exception:
-            # Each piece alone, so that one request cannot be the reason that another one fails.
-            for progress, piece in batch:
+            # Translate each part alone, so that a request fails only because of its own text.
+            for progress, waiting_part in batch:
                 try:
-                    _translate_pieces(search, [(progress, piece)], first.num_translations)
+                    _translate_parts(search, [(progress, waiting_part)], first.num_translations)
                 except Exception as error:
                     progress.waiting.clear()
                     self._fail(progress.job, error)
@@ -221,7 +225,7 @@ class TranslationQueue:
                 self._in_progress.append(progress)
 
     def _finish_translated_jobs(self) -> None:
-        """Answer the requests of which all lines are translated."""
+        """Answer the requests whose lines are all translated."""
         for progress in list(self._in_progress):
             if not progress.is_translated:
                 continue
@@ -250,35 +254,38 @@ class TranslationQueue:
             job.future.set_exception(error)
 
     def _release(self, job: Job) -> None:
-        """Stop counting a job towards the limit."""
+        """Mark a job as over, and no longer count its characters."""
         job.is_over = True
         with self._changed:
             self._num_chars -= job.num_chars
 
 
-def _translate_pieces(
-    search: SegmentSearch, batch: Sequence[tuple[_Progress, Piece]], num_translations: int
+def _translate_parts(
+    search: SegmentSearch, batch: Sequence[tuple[_Progress, WaitingPart]], num_translations: int
 ) -> None:
-    """Translate pieces together, and keep their translations."""
-    segments = [SourceSegment(piece.part.src_ids) for _, piece in batch]
+    """Translate parts together, and store their translations in the jobs."""
+    segments = [SourceSegment(waiting_part.part.src_ids) for _, waiting_part in batch]
     n_best_lists = search.n_best(segments, num_translations)
-    for (progress, piece), translations in zip(batch, n_best_lists, strict=True):
-        progress.results[piece.line, piece.part_index] = translations
+    for (progress, waiting_part), translations in zip(batch, n_best_lists, strict=True):
+        progress.results[waiting_part.line, waiting_part.part_index] = translations
 
 
-def _choose_pieces(sharing: Sequence[_Progress]) -> list[tuple[_Progress, Piece]]:
-    """Return waiting pieces for a batch, one of each job in turn, at least one."""
-    batch: list[tuple[_Progress, Piece]] = []
+def _take_batch(sharing: Sequence[_Progress]) -> list[tuple[_Progress, WaitingPart]]:
+    """Remove the parts of the next batch from their jobs and return them.
+
+    Each job gives one part in turn, until the batch is full. It has at least one part.
+    """
+    batch: list[tuple[_Progress, WaitingPart]] = []
     cost = 0
     while True:
         num_before = len(batch)
         for progress in sharing:
             if not progress.waiting:
                 continue
-            piece = progress.waiting[0]
-            if batch and cost + piece.cost > BATCH_CHARS:
+            waiting_part = progress.waiting[0]
+            if batch and cost + waiting_part.cost > BATCH_CHARS:
                 return batch
             batch.append((progress, progress.waiting.popleft()))
-            cost += piece.cost
+            cost += waiting_part.cost
         if len(batch) == num_before:
             return batch

@@ -1,4 +1,4 @@
-"""What the page shows of each word: how probable it is, and the source words it comes from."""
+"""Details of translations for the page: the probability and the source words of each word."""
 
 import math
 from collections.abc import Sequence

@@ -15,6 +15,8 @@ from mt.storage.atomic import fsync_path, os_errors_as_disk_error, remove
 # Each directory that mt export writes contains this empty file, as a sign that a newer export may
 # replace it.
 EXPORT_MARKER = ".made_by_mt_export"
+REPORT_FILE = "report.html"
+ATTENTION_FILE = "attention.html"
 CTRANSLATE2_MODEL = "model.bin"  # the weights in an export for CTranslate2
 
 # What training writes, as a pattern of names in each folder of a run directory.
@@ -51,8 +53,8 @@ class RunDir:
         self.tensorboard_dir = path / "tensorboard"
         self.checkpoints_dir = path / "checkpoints"
         self.cache_dir = path / "cache"  # the encoded training text; may be deleted
-        self.report_path = path / "report.html"  # where mt report writes by default
-        self.attention_path = path / "attention.html"  # where mt attention writes by default
+        self.report_path = path / REPORT_FILE  # where mt report writes by default
+        self.attention_path = path / ATTENTION_FILE  # where mt attention writes by default
 
     @property
     def display_path(self) -> str:

@@ -1,8 +1,8 @@
 """The numbers of metrics.jsonl as an event file, which TensorBoard shows (`train.tensorboard`).
 
-The event file is a copy. Each process that trains first writes it again from metrics.jsonl, and
-then appends an event for each new line. So after a kill or a resume no event is missing, and none
-is there twice.
+The event file is a copy. When a run starts or resumes, all events are written again from
+metrics.jsonl; after that, each new line adds an event. So the file has each event once, after a
+kill or a resume too.
 
 TensorBoard is an optional dependency, imported only when an event file is written.
 """
@@ -46,7 +46,7 @@ class EventFile:
             self._write_line(OutputFile(file, self.path), line)
 
     def _write_line(self, file: OutputFile, line: MetricsLine) -> None:
-        """Write the event of a line. Its time is that of a run that was never interrupted."""
+        """Write the event of a line, with the time that it has in a run without interruptions."""
         elapsed_seconds = line.get("timing", {}).get("elapsed_seconds", 0.0)
         values = [{"tag": tag, "simple_value": value} for tag, value in curves(line)]
         fields = {"step": line["step"], "summary": {"value": values}}

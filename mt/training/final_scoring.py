@@ -30,8 +30,8 @@ from mt.training.validator import (
 # The final scoring takes at most this share of `train.max_minutes`. If the whole set needs more, a
 # sample of it is scored.
 LARGEST_SHARE = 0.1
-# A sample has a multiple of SAMPLE_UNIT lines, and not less than FEWEST_LINES: the score of fewer
-# says little.
+# A sample has a multiple of SAMPLE_UNIT lines. It has at least FEWEST_LINES, because a score of
+# fewer lines is too uncertain.
 SAMPLE_UNIT = 100
 FEWEST_LINES = 200
 
@@ -42,7 +42,7 @@ BEAM_COST = 0.65
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """What the final scoring has to do."""
+    """The checkpoint and the number of lines to score, or the score if it is already known."""
 
     checkpoint: str  # its name
     num_lines: int
@@ -68,7 +68,7 @@ class FinalScoring:
     def reserved_seconds(self, seconds_per_line: float | None) -> float:
         """Return how much of `train.max_minutes` to keep free for the final scoring.
 
-        `seconds_per_line` is the time of a line in the latest validation; None if there was none.
+        `seconds_per_line` is the time of a line in the latest validation, or None without one.
         """
         if self.budget_seconds is None or self.validator.is_like_evaluate:
             return 0.0
@@ -107,7 +107,7 @@ class FinalScoring:
         return record
 
     def _plan(self, lines: Iterable[MetricsLine], seconds_per_line: float | None) -> ScoringPlan:
-        """Return what is to be scored. Raises CheckpointError if there is no best checkpoint."""
+        """Return the plan of the scoring. Raises CheckpointError if there is no best checkpoint."""
         checkpoint = find_checkpoint(self.experiment.run_dir.checkpoints_dir, BEST).name
         num_lines = self._num_lines(seconds_per_line)
         known_score = None
@@ -174,7 +174,7 @@ class FinalScoring:
         return ScoreScope(num_lines, self._num_lines_in_set, beam_size=self.beam_size)
 
     def _num_lines(self, seconds_per_line: float | None) -> int:
-        """Return how many lines to score."""
+        """Return how many lines of the validation sets to score."""
         if self.budget_seconds is None or seconds_per_line is None:
             return self._num_lines_in_set
         return affordable_lines(
@@ -184,7 +184,7 @@ class FinalScoring:
         )
 
     def _final_seconds(self, seconds_per_line: float) -> float:
-        """Return the time of a line in the final scoring, from that of a validation."""
+        """Return the seconds of a line in the final scoring, estimated from a validation."""
         validation_cost = beam_cost(self.validator.search.beam_size)
         return seconds_per_line * beam_cost(self.beam_size) / validation_cost
 
@@ -210,5 +210,5 @@ def affordable_lines(num_lines: int, *, seconds_per_line: float, budget_seconds:
 
 
 def beam_cost(beam_size: int) -> float:
-    """Return how many times as long as greedy search a search takes."""
+    """Return how many times as long as greedy search a search with this beam takes."""
     return 1.0 + BEAM_COST * (beam_size - 1)

@@ -38,14 +38,15 @@ T = TypeVar("T")
 
 METRICS = ("bleu", "chrf")
 
-# With `train.validation_length_limit: data`, a translation may be so many times as long as the
-# training pairs let expect, and so many tokens more. No reference in the validation sets of
-# Multi30k and Tatoeba is longer (docs/log.md).
+# With `train.validation_length_limit: data`, the limit of a translation in tokens is LENGTH_FACTOR
+# times the length of the source, times the length ratio of the training text, plus
+# LENGTH_OFFSET. In the validation sets of Multi30k and Tatoeba, no reference is longer
+# (docs/log.md).
 LENGTH_FACTOR = 1.5
 LENGTH_OFFSET = 10
 
-# Returns a context manager that shows a progress bar with this text. It yields the function that
-# receives the progress.
+# Takes the text of a progress bar, and returns a context manager that shows the bar and gives the
+# function that receives the progress.
 TranslationBar = Callable[[str], AbstractContextManager[OnProgress | None]]
 
 
@@ -56,7 +57,7 @@ def no_translation_bar(text: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class ValidationShare:
-    """What one rank computes of a validation: with n ranks, every n-th line and batch."""
+    """The part of a validation that one rank computes: with n ranks, every n-th line and batch."""
 
     hypotheses_of_sets: list[list[str]]
     losses_of_sets: list[list[TokenLoss]]
@@ -126,7 +127,7 @@ class Validator:
         return ValidationShare(hypotheses_of_sets, losses_of_sets, translation_seconds)
 
     def _combine(self, shares: Sequence[ValidationShare]) -> Validation:
-        """Return the validation of which each rank has computed a share."""
+        """Return the validation from the shares of all ranks."""
         hypotheses_of_sets = merge_sets([share.hypotheses_of_sets for share in shares])
         losses_of_sets = merge_sets([share.losses_of_sets for share in shares])
         losses = [mean_token_loss(losses_of_set) for losses_of_set in losses_of_sets]
@@ -146,7 +147,7 @@ class Validator:
 
     def _translate(self, objective: Objective) -> list[list[str]]:
         """Return the translations of this rank's sources of each set."""
-        translator = self._translator(objective)
+        translator = self._make_translator(objective)
         text = f"validating {self.scope.num_lines:,} lines"
         # In float32, as `mt translate` does, so that both give the same translations.
         with (
@@ -157,7 +158,7 @@ class Validator:
                 translator, self.eval_sets, self.runtime, on_progress=on_progress
             )
 
-    def _translator(self, objective: Objective) -> Translator:
+    def _make_translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers
         config = self.config
         return Translator(
@@ -190,7 +191,7 @@ class Validator:
         return token_losses(objective, map(epoch.batch, own_indices), self.runtime.device)
 
     def _samples(self, hypotheses_of_sets: Sequence[Sequence[str]]) -> list[Sample]:
-        """Return `train.num_samples` translations from all over the sets."""
+        """Return `train.num_samples` translations, evenly spaced over the sets."""
         samples = []
         for eval_set, hypotheses in zip(self.eval_sets, hypotheses_of_sets, strict=True):
             rows = zip(eval_set.src, eval_set.refs[0], hypotheses, strict=True)
@@ -252,7 +253,7 @@ def translate_eval_sets(
 
 
 def merge_sets(shares: Sequence[Sequence[Sequence[T]]]) -> list[list[T]]:
-    """Return the items of each set in order; a share has the items of one rank by set."""
+    """Return the items of each set, in order. A share has lists of one rank, one for each set."""
     return [merge_shares(shares_of_set) for shares_of_set in zip(*shares, strict=True)]
 
 
@@ -340,8 +341,8 @@ def validation_search(config: Config, corpus: EncodedCorpus) -> SearchConfig:
 def limit_length(search: SearchConfig, corpus: EncodedCorpus) -> SearchConfig:
     """Return a search whose limit on the length of a translation fits the training pairs.
 
-    A model that has not learned yet where a sentence ends then costs less time. A limit of the
-    config that is lower in its factor or in its offset stays as it is.
+    A model that has not learned yet where a sentence ends then takes less time. If the factor or
+    the offset of the config is lower, the limit of the config is kept.
     """
     length_ratio = len(corpus.tgt.ids) / len(corpus.src.ids)
     factor = LENGTH_FACTOR * length_ratio
