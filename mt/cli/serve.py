@@ -25,7 +25,9 @@ API_KEY_VARIABLE = "MT_API_KEY"
 def serve(
     run_dirs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_DIR...", help="directories that mt train made"),
+        typer.Argument(
+            metavar="RUN_DIR...", help="directories that mt train made, or exports for CTranslate2"
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="address to listen on; 0.0.0.0: all addresses of this machine")

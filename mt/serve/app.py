@@ -29,12 +29,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mt.decoding.translation import Translation
+from mt.decoding.translator import Translator
 from mt.errors import DataError, MtError
 from mt.report.attention_maps import attention_maps
 from mt.report.attention_page import attention_page
 from mt.report.template import PageLink
 from mt.serve.access import Access, bearer_key
-from mt.serve.models import AUTO, ServedModel, ServedModels, UnknownModelError
+from mt.serve.models import (
+    AUTO,
+    NoDetailsError,
+    ServedModel,
+    ServedModels,
+    UnknownModelError,
+)
 from mt.serve.openapi import openapi_document
 from mt.serve.page import Page, sandbox_policy
 from mt.serve.requests import (
@@ -138,8 +145,10 @@ class Service:
         lines = translation_request.lines
         num_translations = translation_request.num_alternatives + 1
 
+        translator = _detailed_translator(model)
+
         def describe(n_best_lists: list[list[Translation]]) -> list[dict[str, Any]]:
-            return line_details(model.translator, lines, n_best_lists)
+            return line_details(translator, lines, n_best_lists)
 
         details = await self._run_job(request, Job(model, lines, num_translations, describe))
         return _json(model.facts | {"lines": details})
@@ -159,8 +168,10 @@ class Service:
         (sentence,) = translation_request.texts
         links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT_FILE])]
 
+        translator = _detailed_translator(model)
+
         def draw(n_best_lists: list[list[Translation]]) -> str:
-            maps = attention_maps(model.translator, sentence, target=translation, name=model.name)
+            maps = attention_maps(translator, sentence, target=translation, name=model.name)
             return attention_page(maps, links=links)
 
         # The job has no lines: `draw` translates the sentence, if no translation is given.
@@ -305,6 +316,14 @@ class RequestLog:
             milliseconds = 1000 * (time.perf_counter() - start_time)
             path = scope["path"][:MAX_LOGGED_PATH]
             logger.info(f"{scope['method']} {path} {status} {milliseconds:.0f} ms")
+
+
+def _detailed_translator(model: ServedModel) -> Translator:
+    """Return the translator that describes words. Raises HTTPException for an export."""
+    try:
+        return model.detailed_translator()
+    except NoDetailsError as error:
+        raise HTTPException(400, str(error)) from error
 
 
 async def _wait_until_disconnected(request: Request) -> None:

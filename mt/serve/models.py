@@ -6,11 +6,19 @@ from pathlib import Path
 
 from mt.config.load import load_run_config
 from mt.data.tags import translatable_pairs
+from mt.decoding.text_translator import TextTranslator
 from mt.decoding.translator import Translator
-from mt.storage.run_dir import open_run_dir
+from mt.errors import RunDirError
+from mt.export.ctranslate2_translator import CTranslate2Translator
+from mt.storage.checkpoint import BEST
+from mt.storage.run_dir import RunDir
 
 # As the source of a request: the only source language of the models into its target language.
 AUTO = "auto"
+
+
+class NoDetailsError(Exception):
+    """A model cannot describe words and show attention."""
 
 
 class UnknownModelError(Exception):
@@ -25,7 +33,7 @@ class ServedModel:
     """
 
     name: str
-    translator: Translator  # its tgt_lang is the language that it translates into
+    translator: TextTranslator  # its tgt_lang is the language that it translates into
     run_dir: Path | None = None  # None: its report and attention page are not shown
 
     @property
@@ -37,6 +45,19 @@ class ServedModel:
     def target(self) -> str:
         """Return the code of the target language."""
         return self.translator.tgt_lang
+
+    @property
+    def has_details(self) -> bool:
+        """Return whether the model can describe words and show attention: an export cannot."""
+        return isinstance(self.translator, Translator)
+
+    def detailed_translator(self) -> Translator:
+        """Return the translator, to describe words with it. Raises NoDetailsError."""
+        if not isinstance(self.translator, Translator):
+            raise NoDetailsError(
+                f"{self.name}: an export for CTranslate2 cannot describe words or show attention"
+            )
+        return self.translator
 
     @property
     def facts(self) -> dict[str, str]:
@@ -113,15 +134,16 @@ def load_models(
     beam_size: int | None,
     shows_reports: bool = False,
 ) -> ServedModels:
-    """Load the models of run directories, one for each language pair of a run. Raises MtError.
+    """Load the models of runs, or of exports for CTranslate2, one for each language pair.
 
-    A model has the name of its run directory. If that name is taken, a number follows it: the
-    second model is `NAME-2`. With `shows_reports`, the pages in the run directories are shown, too.
+    A model has the name of its directory. If that name is taken, a number follows it: the second
+    model is `NAME-2`. With `shows_reports`, the pages in the run directories are shown, too. Raises
+    MtError, also for an export if `checkpoint` or `precision` ask for what it does not have.
     """
     models: list[ServedModel] = []
     names: set[str] = set()
     for run_dir in run_dirs:
-        translator = Translator.load(
+        translator = _load_translator(
             run_dir,
             checkpoint=checkpoint,
             device=device,
@@ -131,11 +153,31 @@ def load_models(
         name = _new_name(run_dir.resolve().name, names)
         names.add(name)
         shown_dir = run_dir if shows_reports else None
-        data = load_run_config(open_run_dir(run_dir).config_path).data
+        data = load_run_config(RunDir(run_dir).config_path).data
         for pair in translatable_pairs(data):
             own_translator = replace(translator, src_lang=pair.src, tgt_lang=pair.tgt)
             models.append(ServedModel(name, own_translator, shown_dir))
     return ServedModels(tuple(models))
+
+
+def _load_translator(
+    run_dir: Path, *, checkpoint: str, device: str, precision: str, beam_size: int | None
+) -> TextTranslator:
+    """Load the translator of a run, or of an export for CTranslate2. Raises MtError."""
+    if not RunDir(run_dir).is_for_ctranslate2:
+        return Translator.load(
+            run_dir,
+            checkpoint=checkpoint,
+            device=device,
+            precision=precision,
+            beam_size=beam_size,
+        )
+    if checkpoint != BEST or precision != "fp32":  # the defaults
+        raise RunDirError(
+            f"{run_dir}: an export for CTranslate2 has one checkpoint and one precision; leave out "
+            "--checkpoint and --precision"
+        )
+    return CTranslate2Translator.load(run_dir, device=device, beam_size=beam_size)
 
 
 def _new_name(name: str, names: set[str]) -> str:

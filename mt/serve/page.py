@@ -42,7 +42,11 @@ class Page:
         """
         data = {
             "models": [
-                model.facts | {"links": [link._asdict() for link in run_page_links(model)]}
+                model.facts
+                | {
+                    "hasDetails": model.has_details,
+                    "links": [link._asdict() for link in run_page_links(model)],
+                }
                 for model in models.models
             ],
             # The HTML attributes of texts in each language.

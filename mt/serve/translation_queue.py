@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from mt.decoding.segment_search import SegmentSearch, SourceSegment
+from mt.decoding.segment_search import BatchedSearch, SourceSegment
 from mt.decoding.segmentation import TextPart, join_translations
 from mt.decoding.translation import Translation
 from mt.errors import MtError
@@ -73,7 +73,7 @@ class Job:
 
         Their target languages can differ, because each source has the tag of its own.
         """
-        has_same_weights = self.model.translator.models == other.model.translator.models
+        has_same_weights = self.model.name == other.model.name
         return has_same_weights and self.num_translations == other.num_translations
 
 
@@ -261,7 +261,7 @@ class TranslationQueue:
 
 
 def _translate_parts(
-    search: SegmentSearch, batch: Sequence[tuple[_Progress, WaitingPart]], num_translations: int
+    search: BatchedSearch, batch: Sequence[tuple[_Progress, WaitingPart]], num_translations: int
 ) -> None:
     """Translate parts together, and store their translations in the jobs."""
     segments = [SourceSegment(waiting_part.part.src_ids) for _, waiting_part in batch]

@@ -173,9 +173,8 @@ def test_hostile_text_is_shown_as_text(browser: Browser, server: RunningServer) 
     page = open_page(browser, server)
     page.click("#source")
     write(page, HOSTILE_TEXT)
-    page.evaluate(
-        f"showAnswer({json.dumps(HOSTILE_TEXT)}, linesWithoutDetails({json.dumps(HOSTILE_TEXT)}))"
-    )
+    answer = json.dumps({"translatedText": HOSTILE_TEXT, "alternatives": [HOSTILE_TEXT]})
+    page.evaluate(f"showAnswer({json.dumps(HOSTILE_TEXT)}, linesWithoutDetails({answer}))")
     assert output_of(page) == HOSTILE_TEXT
     assert page.evaluate("document.title") == "Translate"
     assert page.evaluate("document.querySelectorAll('img, #output script').length") == 0
