@@ -136,7 +136,7 @@ def copy_to_other_tokens(
                 parts = parent_tokenizer.split_piece(piece)
                 embeddings[token_id] = parent_embeddings[parts].mean(dim=0)
         weights[f"embeddings.{name}"] = embeddings
-        start = "the mean of its tokens" if new_tokens == "mean" else "random numbers"
+        start = "means of embeddings of the other run" if new_tokens == "mean" else "random numbers"
         logger.info(
             f"init_from: {num_shared:,} of {tokenizer.vocab_size:,} tokens ({name}) are those of "
             f"the other run; the embeddings of the others begin as {start}"
