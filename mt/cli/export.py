@@ -36,8 +36,8 @@ def export(
 ) -> None:
     """Write a model for other programs or other people, with a model card (README.md).
 
-    ctranslate2 is for CTranslate2, which translates faster and without PyTorch, transformers for
-    Hugging Face Transformers, argos for Argos Translate and LibreTranslate, and bundle for mt on
+    ctranslate2 is for CTranslate2, which needs no PyTorch and is usually faster; transformers for
+    Hugging Face Transformers; argos for Argos Translate and LibreTranslate; bundle for mt on
     another machine.
     """
     if quantization is not None and to not in ("ctranslate2", "argos"):

@@ -197,34 +197,18 @@ def translate(
         )
     translator.language_prefix(to)  # raises DataError for an unknown language
     translator = _widen_beam(translator, n_best or 1)
-
-    if texts:
-        text = arguments_as_input(texts, errors=errors)
-        _warn_of_file_names(texts)
-    else:
-        text = open_input(source, errors=errors)
     options = LineOptions(
         to=to, n_best=n_best, jsonl=jsonl, alignments=alignments, target_prefix=target_prefix
     )
-    input_is_terminal = not texts and source is None and sys.stdin.isatty()
-    if input_is_terminal:
-        _log_instructions(translator, to)
-    with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
-    with ProgressBar(enabled=with_bar) as bar:
-        total = count_lines(source) if bar.is_shown else None
-        if resume:
-            assert output is not None, "checked above"
-            write_resumable(translator, text, options, output=output, bar=bar, total=total)
-        else:
-            write_translations(
-                translator,
-                text,
-                options,
-                output=output,
-                bar=bar,
-                total=total,
-                one_by_one=input_is_terminal,
-            )
+    _translate_input(
+        translator,
+        options,
+        texts=texts or (),
+        source=source,
+        errors=errors,
+        output=output,
+        resume=resume,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +239,43 @@ class LineOptions:
         from mt.data.text import read_lines
 
         return islice(read_lines(self.target_prefix, may_be_empty=True), skip, None)
+
+
+def _translate_input(
+    translator: "TextTranslator",
+    options: LineOptions,
+    *,
+    texts: Sequence[str],
+    source: Path | None,
+    errors: Literal["strict", "replace"],
+    output: Path | None,
+    resume: bool,
+) -> None:
+    """Translate the texts or, without any, the lines of a file or of stdin (`source` is None)."""
+    if texts:
+        text = arguments_as_input(texts, errors=errors)
+        _warn_of_file_names(texts)
+    else:
+        text = open_input(source, errors=errors)
+    input_is_terminal = not texts and source is None and sys.stdin.isatty()
+    if input_is_terminal:
+        _log_instructions(translator, options.to)
+    with_bar = not texts and not input_is_terminal and _bar_is_wanted(output)
+    with ProgressBar(enabled=with_bar) as bar:
+        total = count_lines(source) if bar.is_shown else None
+        if resume:
+            assert output is not None, "checked by _check_files"
+            write_resumable(translator, text, options, output=output, bar=bar, total=total)
+        else:
+            write_translations(
+                translator,
+                text,
+                options,
+                output=output,
+                bar=bar,
+                total=total,
+                one_by_one=input_is_terminal,
+            )
 
 
 class FormattedChunk(NamedTuple):
@@ -447,8 +468,7 @@ def _log_instructions(translator: "TextTranslator", to: str | None) -> None:
     if translator.ids_by_language:
         src_lang = "any source language"
     text = f"{src_lang} -> {to or translator.tgt_lang}, type a sentence, Ctrl-D ends"
-    others = [language for language in translator.ids_by_language if language != to]
-    if others:
+    if any(language != to for language in translator.ids_by_language):
         text += f" (--to translates into {', '.join(translator.ids_by_language)})"
     logger.info(text)
 

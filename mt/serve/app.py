@@ -101,7 +101,7 @@ class Service:
         """Return that the server is up, and how many characters wait to be translated."""
         return _json({"status": "ok", "waitingCharacters": self.queue.num_waiting_chars})
 
-    async def frontend_settings(self, request: Request) -> Response:
+    async def show_frontend_settings(self, request: Request) -> Response:
         """Return the settings that clients of LibreTranslate read."""
         first = self.models.models[0]
         return _json(
@@ -129,10 +129,8 @@ class Service:
         parameters = await self._accepted_parameters(request)
         translation_request = parse_translate(parameters, max_chars=self.max_chars)
         model = self._find_model(translation_request)
-        num_translations = translation_request.num_alternatives + 1
-        n_best_lists = await self._run_job(
-            request, Job(model, translation_request.lines, num_translations, _identity)
-        )
+        job = Job(model, translation_request.lines, translation_request.num_translations, _identity)
+        n_best_lists = await self._run_job(request, job)
         return _json(_libretranslate_answer(translation_request, model, n_best_lists))
 
     async def describe_words(self, request: Request) -> Response:
@@ -143,14 +141,14 @@ class Service:
             raise HTTPException(400, "q: wanted one text")
         model = self._find_model(translation_request)
         lines = translation_request.lines
-        num_translations = translation_request.num_alternatives + 1
 
         translator = _detailed_translator(model)
 
         def describe(n_best_lists: list[list[Translation]]) -> list[dict[str, Any]]:
             return line_details(translator, lines, n_best_lists)
 
-        details = await self._run_job(request, Job(model, lines, num_translations, describe))
+        job = Job(model, lines, translation_request.num_translations, describe)
+        details = await self._run_job(request, job)
         return _json(model.facts | {"lines": details})
 
     async def show_attention(self, request: Request) -> Response:
@@ -282,7 +280,7 @@ def _routes(service: Service) -> list[Route]:
         Route("/models", service.list_models, methods=["GET"]),
         Route("/health", service.report_health, methods=["GET"]),
         Route("/runs/{name}/{file_name}", service.show_run_page, methods=["GET"]),
-        Route("/frontend/settings", service.frontend_settings, methods=["GET"]),
+        Route("/frontend/settings", service.show_frontend_settings, methods=["GET"]),
         Route("/openapi.json", service.show_openapi, methods=["GET"]),
         Route("/translate", service.translate, methods=["POST"]),
         Route("/details", service.describe_words, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API: what each endpoint takes and returns."""
+"""The OpenAPI document of the API: the parameters and the answers of each endpoint."""
 
 from typing import Any
 

@@ -38,6 +38,11 @@ class TranslateRequest:
     model: str | None  # a name; None: the first one that fits
 
     @property
+    def num_translations(self) -> int:
+        """Return how many translations of each line are wanted."""
+        return self.num_alternatives + 1
+
+    @property
     def lines(self) -> list[str]:
         """Return the lines of all texts."""
         return [line for text in self.texts for line in text.split("\n")]
