@@ -129,12 +129,11 @@ class BatchedSearch(ABC):
 
         After a target prefix, there is always room for `max_length_offset` tokens and eos.
         """
-        factor = self.settings.max_length_factor
         offset = self.settings.max_length_offset
         limit = self.max_positions
         lengths = []
         for segment in segments:
-            length = math.ceil(factor * len(segment.ids)) + offset
+            length = max_target_length(self.settings, len(segment.ids))
             if segment.target_prefix:
                 length = max(length, len(segment.target_prefix) + offset + 1)
             if limit is not None:
@@ -224,6 +223,11 @@ class SegmentSearch(BatchedSearch):
         """Return `length_limits` as a tensor."""
         limits = self.length_limits(segments)
         return torch.tensor(limits, device=self.models[0].output_weight.device)
+
+
+def max_target_length(search: SearchConfig, source_length: int) -> int:
+    """Return how many tokens the translation of a source may have; both lengths include eos."""
+    return math.ceil(search.max_length_factor * source_length) + search.max_length_offset
 
 
 def max_positions(models: Iterable[Transformer]) -> int | None:

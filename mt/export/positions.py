@@ -1,8 +1,7 @@
 """The number of positions of an exported model; our own model computes any position."""
 
-import math
-
 from mt.config.schema import Config
+from mt.decoding.segment_search import max_target_length
 
 # Unless its caller sets other limits, CTranslate2 cuts sources after 1,024 tokens and translations
 # after 256. The table of positions is at least long enough for that.
@@ -11,8 +10,7 @@ MIN_POSITIONS = 2048
 
 def max_translation_length(config: Config) -> int:
     """Return the most tokens that our search writes for the longest source, eos included."""
-    search = config.search
-    return math.ceil(search.max_length_factor * config.data.max_length) + search.max_length_offset
+    return max_target_length(config.search, config.data.max_length)
 
 
 def num_positions(config: Config) -> int:
