@@ -10,16 +10,16 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 from mt.config.choices import Normalization
-from mt.config.schema import SearchConfig
+from mt.config.schema import Config, SearchConfig
 from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.source_stats import SourceStats
-from mt.data.tags import Prefix
+from mt.data.tags import Prefix, choose_tags, language_ids, tag_ids
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.segment_search import BatchedSearch, SourceSegment
@@ -68,6 +68,22 @@ class TextTranslator(ABC):
 
         The values are JSON values. Two models with the same values give the same translations.
         """
+
+    def with_run_settings(self, config: Config, *, source_stats: SourceStats | None) -> Self:
+        """Return a translator with the normalization and the languages of a run's config.
+
+        All code that makes the translator of a run calls this. So a new field with a default is set
+        here, in one place; mypy finds a call that lacks a field without a default.
+        """
+        data = config.data
+        return replace(
+            self,
+            normalization=data.normalization,
+            source_stats=source_stats,
+            src_lang=data.src_lang,
+            tgt_lang=data.tgt_lang,
+            ids_by_language=language_ids(tag_ids(choose_tags(data), self.src_tokenizer)),
+        )
 
     @cached_property
     def src_normalizer(self) -> Normalizer:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mt.config.load import load_run_config
 from mt.data.normalization import Normalizer
 from mt.data.source_stats import SourceStats
-from mt.data.tags import choose_tags, language_ids, language_tag, tag_ids
+from mt.data.tags import language_tag
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
@@ -189,18 +189,15 @@ class Translator(TextTranslator):
         load_weights(model, find_checkpoint(run.checkpoints_dir, checkpoint))
         model = model.eval().to(torch_device)
         model.compute_dtype = dtype
-        return cls(
+        translator = cls(
             model,
             src_tokenizer=src_tokenizer,
             tgt_tokenizer=tgt_tokenizer,
             search=config.search,
             max_length=config.data.max_length,
-            normalization=config.data.normalization,
-            source_stats=SourceStats.load(run.source_stats_path),
-            src_lang=config.data.src_lang,
-            tgt_lang=config.data.tgt_lang,
-            ids_by_language=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
         )
+        source_stats = SourceStats.load(run.source_stats_path)
+        return translator.with_run_settings(config, source_stats=source_stats)
 
     def _require_same_tokens(self, other: Self, run_dir: str | Path) -> None:
         """Raise RunDirError, which names `run_dir`, if the other model has other tokens."""

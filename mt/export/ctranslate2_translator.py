@@ -17,7 +17,6 @@ import torch
 
 from mt.config.load import load_run_config
 from mt.data.source_stats import SourceStats
-from mt.data.tags import choose_tags, language_ids, tag_ids
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.search import Hypothesis
 from mt.decoding.segment_search import SEARCH_OUT_OF_MEMORY, BatchedSearch, SourceSegment
@@ -65,24 +64,20 @@ class CTranslate2Translator(TextTranslator):
             )
         config = load_run_config(run.config_path)
         src_path, tgt_path = run.tokenizer_paths(config.tokenizer.joint)
-        src_tokenizer = Tokenizer.load(src_path)
-        return cls(
+        translator = cls(
+            src_tokenizer=Tokenizer.load(src_path),
+            tgt_tokenizer=Tokenizer.load(tgt_path),
             engine=_open_engine(directory, find_device(device).type),
             model_path=directory / CTRANSLATE2_MODEL,
             num_positions=num_positions(config),
-            src_tokenizer=src_tokenizer,
-            tgt_tokenizer=Tokenizer.load(tgt_path),
             search=change_search(
                 config.search, beam_size=beam_size, length_penalty=length_penalty, exact=exact
             ),
             max_length=config.data.max_length,
-            normalization=config.data.normalization,
-            source_stats=SourceStats.load(run.source_stats_path),
             split_lines=split_lines,
-            src_lang=config.data.src_lang,
-            tgt_lang=config.data.tgt_lang,
-            ids_by_language=language_ids(tag_ids(choose_tags(config.data), src_tokenizer)),
         )
+        source_stats = SourceStats.load(run.source_stats_path)
+        return translator.with_run_settings(config, source_stats=source_stats)
 
     @property
     def max_positions(self) -> int:

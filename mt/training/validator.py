@@ -160,19 +160,14 @@ class Validator:
 
     def _make_translator(self, objective: Objective) -> Translator:
         src, tgt = self.tokenizers
-        config = self.config
-        return Translator(
+        translator = Translator(
             objective.transformer,
             src_tokenizer=src,
             tgt_tokenizer=tgt,
             search=self.search,
-            max_length=config.data.max_length,
-            normalization=config.data.normalization,
-            source_stats=self.source_stats,
-            src_lang=config.data.src_lang,
-            tgt_lang=config.data.tgt_lang,
-            ids_by_language=language_ids(self.ids_by_tag),
+            max_length=self.config.data.max_length,
         )
+        return translator.with_run_settings(self.config, source_stats=self.source_stats)
 
     def _losses(self, objective: Objective, pairs: EncodedCorpus) -> list[TokenLoss]:
         """Return the losses of this rank's batches of a set."""
