@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -46,12 +46,14 @@ from mt.cli.text_input import (
     open_input,
     refuse_overwriting_input,
 )
+from mt.config.choices import MbrUtility
 from mt.progress_bar import ProgressBar
 from mt.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from mt.cli.translate_output import Format
     from mt.cli.translate_progress import TranslateProgress
+    from mt.decoding.sampling import SamplingOptions
     from mt.decoding.text_translator import TextTranslator
 
 logger = logging.getLogger(__name__)
@@ -154,54 +156,28 @@ def translate(
     refuse_overwriting_input(source, output, written="its translation")
     if target_prefix is not None:
         refuse_overwriting_input(target_prefix, output, written="the translation")
-
-    from mt.decoding.translator import Translator
-
-    translator: TextTranslator
-    if RunDir(run_dir).is_for_ctranslate2:
-        _refuse_options_of_runs(
-            {
-                "--with": bool(ensemble_with),
-                "--sample": sample,
-                "--mbr": mbr is not None,
-                "--utility": utility is not None,
-                "--target-prefix": target_prefix is not None,
-                "--alignments": alignments,
-                "--checkpoint": checkpoint != "best",
-                "--precision": precision != "fp32",
-            }
-        )
-        from mt.export.ctranslate2_translator import CTranslate2Translator
-
-        translator = CTranslate2Translator.load(
-            run_dir,
-            device=device,
-            beam_size=beam_size,
-            length_penalty=length_penalty,
-            exact=exact,
-            split_lines=not no_split,
-        )
-    else:
-        translator = Translator.load(
-            run_dir,
-            ensemble_with=ensemble_with or (),
-            checkpoint=checkpoint,
-            device=device,
-            precision=precision,
-            beam_size=beam_size,
-            length_penalty=length_penalty,
-            exact=exact,
-            sampling=sampling,
-            mbr=make_mbr(run_dir, num_samples=mbr, utility=utility),
-            split_lines=not no_split,
-        )
-    translator.language_prefix(to)  # raises DataError for an unknown language
-    translator = _widen_beam(translator, n_best or 1)
     options = LineOptions(
         to=to, n_best=n_best, jsonl=jsonl, alignments=alignments, target_prefix=target_prefix
     )
+    search_options = SearchOptions(
+        beam_size=beam_size, length_penalty=length_penalty, exact=exact, split_lines=not no_split
+    )
+    run_options = RunOptions(
+        ensemble_with=ensemble_with or (),
+        checkpoint=checkpoint,
+        precision=precision,
+        sampling=sampling,
+        mbr=mbr,
+        utility=utility,
+    )
+    if RunDir(run_dir).is_for_ctranslate2:
+        _refuse_options_of_runs(run_options, options)
+        translator = _load_export(run_dir, search_options, device=device)
+    else:
+        translator = _load_run(run_dir, search_options, run_options, device=device)
+    translator.language_prefix(to)  # raises DataError for an unknown language
     _translate_input(
-        translator,
+        _widen_beam(translator, n_best or 1),
         options,
         texts=texts or (),
         source=source,
@@ -209,6 +185,28 @@ def translate(
         output=output,
         resume=resume,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of the command for the search, with a run and with an export."""
+
+    beam_size: int | None  # None: the config's
+    length_penalty: float | None  # None: the config's
+    exact: bool
+    split_lines: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of the command for the models and the sampling of a run; an export has none."""
+
+    ensemble_with: Sequence[Path]
+    checkpoint: str
+    precision: Precision
+    sampling: "SamplingOptions | None"  # None: beam search
+    mbr: int | None  # number of samples; None: without minimum Bayes risk
+    utility: MbrUtility | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,8 +409,53 @@ def settings_of_output(translator: "TextTranslator", options: LineOptions) -> di
     }
 
 
-def _refuse_options_of_runs(is_given: Mapping[str, bool]) -> None:
+def _load_run(
+    run_dir: Path, search_options: SearchOptions, run_options: RunOptions, *, device: str
+) -> "TextTranslator":
+    """Load the translator of a run. Raises BadParameter and MtError."""
+    from mt.decoding.translator import Translator
+
+    return Translator.load(
+        run_dir,
+        ensemble_with=run_options.ensemble_with,
+        checkpoint=run_options.checkpoint,
+        device=device,
+        precision=run_options.precision,
+        beam_size=search_options.beam_size,
+        length_penalty=search_options.length_penalty,
+        exact=search_options.exact,
+        sampling=run_options.sampling,
+        mbr=make_mbr(run_dir, num_samples=run_options.mbr, utility=run_options.utility),
+        split_lines=search_options.split_lines,
+    )
+
+
+def _load_export(directory: Path, options: SearchOptions, *, device: str) -> "TextTranslator":
+    """Load the translator of an export for CTranslate2. Raises MtError."""
+    from mt.export.ctranslate2_translator import CTranslate2Translator
+
+    return CTranslate2Translator.load(
+        directory,
+        device=device,
+        beam_size=options.beam_size,
+        length_penalty=options.length_penalty,
+        exact=options.exact,
+        split_lines=options.split_lines,
+    )
+
+
+def _refuse_options_of_runs(run_options: RunOptions, options: LineOptions) -> None:
     """Raise BadParameter for an option that is given but needs a run, not an export."""
+    is_given = {
+        "--with": bool(run_options.ensemble_with),
+        "--sample": run_options.sampling is not None and run_options.mbr is None,
+        "--mbr": run_options.mbr is not None,
+        "--utility": run_options.utility is not None,
+        "--target-prefix": options.target_prefix is not None,
+        "--alignments": options.alignments,
+        "--checkpoint": run_options.checkpoint != "best",
+        "--precision": run_options.precision != "fp32",
+    }
     for name, given in is_given.items():
         if given:
             raise typer.BadParameter(
