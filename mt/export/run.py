@@ -11,7 +11,7 @@ from mt.config.schema import Config, LanguagePair
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError
 from mt.export.portable_config import dump_portable_config
-from mt.storage.checkpoint import STEP_NAME, find_checkpoint, load_meta, step_name
+from mt.storage.checkpoint import STEP_NAME, find_checkpoint, load_meta, step_name, step_of
 from mt.storage.run_dir import RunDir, open_run_dir
 from mt.training.metrics_log import MetricsLine, read_metrics_log
 
@@ -47,9 +47,8 @@ class ExportedRun:
     @property
     def step(self) -> int:
         """The number of updates of the weights; of an average, that of its first checkpoint."""
-        name = self.checkpoint.name
-        if STEP_NAME.fullmatch(name):
-            return int(name.removeprefix("step_"))
+        if STEP_NAME.fullmatch(self.checkpoint.name):
+            return step_of(self.checkpoint)
         return int(self.meta.get("state", {}).get("step", 0))
 
     @property

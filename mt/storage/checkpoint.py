@@ -128,6 +128,11 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+def step_of(directory: Path) -> int:
+    """Return the step of a checkpoint from the name of its directory, which is a STEP_NAME."""
+    return int(directory.name.removeprefix("step_"))
+
+
 def has_checkpoint(checkpoints: Path) -> bool:
     """Return whether a run has a checkpoint to resume from, or had one that is damaged now."""
     return (checkpoints / LAST).is_file() or bool(checkpoints_newest_first(checkpoints))
@@ -327,8 +332,8 @@ def _resume_candidates(checkpoints: Path) -> list[Path]:
     last = _read_pointer(checkpoints / LAST)
     if last is None:
         return directories
-    last_step = _step_in(Path(last))
-    return [directory for directory in directories if _step_in(directory) <= last_step]
+    last_step = step_of(Path(last))
+    return [directory for directory in directories if step_of(directory) <= last_step]
 
 
 def _read_pointer(path: Path) -> str | None:
@@ -346,11 +351,7 @@ def checkpoints_newest_first(checkpoints: Path) -> list[Path]:
     """
     directories = [path for path in checkpoints.glob("step_*") if path.is_dir()]
     own = [path for path in directories if STEP_NAME.fullmatch(path.name)]
-    return sorted(own, key=_step_in, reverse=True)
-
-
-def _step_in(directory: Path) -> int:
-    return int(directory.name.removeprefix("step_"))
+    return sorted(own, key=step_of, reverse=True)
 
 
 def _remove_optimizer(directory: Path) -> None:
