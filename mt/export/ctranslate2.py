@@ -157,42 +157,48 @@ def _how_to_load(run: ExportedRun, directory: str) -> str:
 
 def _make_spec(translator: Translator, config: Config) -> Any:
     """Return a TransformerSpec of CTranslate2 with a copy of all weights."""
-    specs = import_ctranslate2().specs
-    activations = {
-        "relu": specs.common_spec.Activation.RELU,
-        "gelu": specs.common_spec.Activation.GELU,
-        "swiglu": specs.common_spec.Activation.SWISH,
-    }
-    shape = config.model
-    has_gates = shape.activation in GATED_ACTIVATIONS
-    spec = specs.TransformerSpec.from_config(
-        (shape.num_encoder_layers, shape.num_decoder_layers),
-        shape.num_heads,
-        pre_norm=shape.norm == "pre",
-        activation=activations[shape.activation],
-        ffn_glu=has_gates,
-        rms_norm=shape.norm_kind == "rms_norm",
-    )
+    spec = _empty_spec(config.model)
     # By default, CTranslate2 begins a target with <s>, as mt does, but adds no </s> to a source.
     spec.config.add_source_eos = True
     # CTranslate2's default depends on the kind of norm.
     spec.config.layer_norm_epsilon = NORM_EPSILON
     spec.register_source_vocabulary(vocabulary(translator.src_tokenizer))
     spec.register_target_vocabulary(vocabulary(translator.tgt_tokenizer))
+    _copy_model(spec, translator.model, config)
+    spec.validate()
+    return spec
 
-    model = translator.model
+
+def _empty_spec(shape: ModelConfig) -> Any:
+    """Return a TransformerSpec for models of this shape, without weights and vocabularies."""
+    specs = import_ctranslate2().specs
+    activations = {
+        "relu": specs.common_spec.Activation.RELU,
+        "gelu": specs.common_spec.Activation.GELU,
+        "swiglu": specs.common_spec.Activation.SWISH,
+    }
+    return specs.TransformerSpec.from_config(
+        (shape.num_encoder_layers, shape.num_decoder_layers),
+        shape.num_heads,
+        pre_norm=shape.norm == "pre",
+        activation=activations[shape.activation],
+        ffn_glu=shape.activation in GATED_ACTIVATIONS,
+        rms_norm=shape.norm_kind == "rms_norm",
+    )
+
+
+def _copy_model(spec: Any, model: Transformer, config: Config) -> None:
+    """Copy all weights of the model, and the positions, which are no weights in it."""
+    shape = config.model
     _copy_embeddings(spec, model)
     positions = sinusoids(torch.arange(num_positions(config)), shape.d_model)
     spec.encoder.position_encodings.encodings = positions
     spec.decoder.position_encodings.encodings = positions
+    has_gates = shape.activation in GATED_ACTIVATIONS
     gate_modules = GATED_FEED_FORWARD_MODULES if has_gates else {}
-    encoder_modules = ENCODER_LAYER_MODULES | gate_modules
-    decoder_modules = DECODER_LAYER_MODULES | gate_modules
-    _copy_layers(spec.encoder, model.encoder_layers, encoder_modules, specs)
-    _copy_layers(spec.decoder, model.decoder_layers, decoder_modules, specs)
+    _copy_layers(spec.encoder, model.encoder_layers, ENCODER_LAYER_MODULES | gate_modules)
+    _copy_layers(spec.decoder, model.decoder_layers, DECODER_LAYER_MODULES | gate_modules)
     _copy_final_norms(spec, model, shape)
-    spec.validate()
-    return spec
 
 
 def import_ctranslate2() -> Any:
@@ -218,10 +224,9 @@ def _copy_embeddings(spec: Any, model: Transformer) -> None:
         layer.weight = model.embedding_weight(role).detach().clone()
 
 
-def _copy_layers(
-    stack: Any, layers: nn.ModuleList, modules: dict[str, list[str]], specs: Any
-) -> None:
+def _copy_layers(stack: Any, layers: nn.ModuleList, modules: dict[str, list[str]]) -> None:
     """Copy the layers of the encoder or the decoder."""
+    specs = import_ctranslate2().specs
     for target, layer in zip(stack.layer, layers, strict=True):
         for target_name, module_names in modules.items():
             sources = [layer.get_submodule(name) for name in module_names]
