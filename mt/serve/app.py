@@ -95,7 +95,7 @@ class Service:
 
     async def list_models(self, request: Request) -> Response:
         """Return the name and the languages of each model."""
-        return _json([model.facts for model in self.models.models])
+        return _json([model.facts for model in self.models])
 
     async def report_health(self, request: Request) -> Response:
         """Return that the server is up, and how many characters wait to be translated."""
@@ -103,7 +103,7 @@ class Service:
 
     async def show_frontend_settings(self, request: Request) -> Response:
         """Return the settings that clients of LibreTranslate read."""
-        first = self.models.models[0]
+        first, *_ = self.models
         return _json(
             {
                 "charLimit": self.max_chars,
@@ -178,7 +178,7 @@ class Service:
 
     async def show_run_page(self, request: Request) -> Response:
         """Return the report or the attention page in a run directory."""
-        for model in self.models.models:
+        for model in self.models:
             if model.name == request.path_params["name"]:
                 path = run_page_path(model, request.path_params["file_name"])
                 if path is not None:

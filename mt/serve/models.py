@@ -1,6 +1,6 @@
 """The models that a server offers, and which of them a request means."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,9 @@ class ServedModels:
     """All models of a server, in the order of the command line."""
 
     models: tuple[ServedModel, ...]
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self.models)
 
     def find(self, source: str, target: str, name: str | None = None) -> ServedModel:
         """Return the first model from `source` to `target`, or the one called `name`.

@@ -47,7 +47,7 @@ class Page:
                     "hasDetails": model.has_details,
                     "links": [link._asdict() for link in run_page_links(model)],
                 }
-                for model in models.models
+                for model in models
             ],
             # The HTML attributes of texts in each language.
             "languages": {code: text_language(code)._asdict() for code in models.languages},
