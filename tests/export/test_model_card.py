@@ -13,9 +13,11 @@ from random_run import SEVERAL_LANGUAGES, make_run, make_tokenizers
 from runs import read_all_files
 from shell import mt
 
+from mt.config.schema import Config
 from mt.errors import DiskError
 from mt.export import argos, bundle, ctranslate2, model_card, transformers
 
+CARDS = Path(__file__).resolve().parents[2] / "docs" / "cards"
 FORMATS = ["ctranslate2", "transformers", "argos", "bundle"]
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 SCORE = {"BLEU": 31.24, "signatures": {"BLEU": SIGNATURE}}
@@ -79,9 +81,29 @@ def test_each_format_has_a_card(name: str, run_dir: Path, tmp_path: Path) -> Non
     cells = [cell.strip() for cell in row.replace("\\|", "\0").split("|")[1:-1]]
     signature = SIGNATURE.replace("|", "\0")
     assert cells == ["news", "BLEU", "31.2", "1,234 lines, beam 5", f"`{signature}`"]
-    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    settings = settings_of_card(text)
     assert settings["model"]["d_model"] == 32
     assert settings["search"]["beam_size"] == 1
+
+
+@pytest.mark.parametrize("path", sorted(CARDS.glob("*.md")), ids=lambda path: path.stem)
+def test_cards_in_the_documents_have_the_current_keys(path: Path) -> None:
+    """They are copies: a key that changes in the schema has to be changed there too."""
+    settings = settings_of_card(path.read_text(encoding="utf-8"))
+    keys = {section: set(values) for section, values in settings.items()}
+    assert keys == {name: section_keys(name) for name in model_card.SETTINGS}
+
+
+def settings_of_card(card: str) -> dict[str, dict[str, object]]:
+    """Return the sections of the config on a card."""
+    block = card.split("```yaml\n")[1].split("```")[0]
+    settings: dict[str, dict[str, object]] = yaml.safe_load(block)
+    return settings
+
+
+def section_keys(name: str) -> set[str]:
+    """Return the keys of a section of a config."""
+    return set(Config.model_fields[name].annotation.model_fields)
 
 
 @pytest.mark.parametrize("name", FORMATS)
