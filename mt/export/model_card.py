@@ -162,12 +162,13 @@ def _rows_of_set(name: str, scores: Mapping[str, Any], of_lines: str) -> Iterato
 
 def _lines_of_set(item: SetResult, scope: ScoreScope | None) -> str:
     """Return which lines of one of several sets were scored."""
-    lines = f"{item.num_lines:,} lines"
     if scope is None:
-        return lines
-    if scope.num_lines < scope.num_lines_in_set:
-        lines = f"a sample of {lines}"
-    return f"{lines}, beam {scope.beam_size}"
+        return f"{item.num_lines:,} lines"
+    # `scope` is that of all sets together. How many lines this set has in all is not recorded.
+    scored_lines = ScoreScope(item.num_lines, item.num_lines, scope.beam_size)
+    if scope.is_sample:
+        return f"a sample of {scored_lines}"
+    return str(scored_lines)
 
 
 def _license(license_name: str | None) -> str:

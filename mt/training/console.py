@@ -203,7 +203,7 @@ def format_final_score(final: FinalRecord) -> str:
         *(f"{name} {value:.2f}" for name, value in final.scores.items()),
         str(final.scope),
     ]
-    if final.scope.num_lines < final.scope.num_lines_in_set:
+    if final.scope.is_sample:
         fields.append("all lines would take more than 10 % of max_minutes")
     return "\n".join([" | ".join(fields), *_format_sets(final.sets)])
 

@@ -57,9 +57,14 @@ class ScoreScope(NamedTuple):
     num_lines_in_set: int
     beam_size: int
 
+    @property
+    def is_sample(self) -> bool:
+        """True if some lines of the set were not scored."""
+        return self.num_lines < self.num_lines_in_set
+
     def __str__(self) -> str:
         lines = f"{self.num_lines:,} lines"
-        if self.num_lines < self.num_lines_in_set:
+        if self.is_sample:
             lines = f"{self.num_lines:,} of {self.num_lines_in_set:,} lines"
         return f"{lines}, beam {self.beam_size}"
 

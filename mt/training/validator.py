@@ -98,8 +98,7 @@ class Validator:
     @property
     def is_like_evaluate(self) -> bool:
         """True if the scores are those of `mt evaluate`: of the whole sets, by the same search."""
-        is_whole_set = self.scope.num_lines == self.scope.num_lines_in_set
-        return is_whole_set and self.search == self.config.search
+        return not self.scope.is_sample and self.search == self.config.search
 
     def __call__(
         self, objective: Objective, *, interrupting: Interrupting = never_interrupting
