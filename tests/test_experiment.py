@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 
 import mt.data.eval_set as eval_set_module
 from mt.data.eval_set import warn_of_unnormalized_references
 from mt.errors import DataError, RunDirError, TokenizerError
 from mt.experiment import Experiment
 from mt.storage.run_dir import RunDir
-from mt.training.run import train
 from mt.training.validator import encode_eval_set
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import train
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -20,7 +21,6 @@ from mt.decoding.translator import Translator
 from mt.errors import CheckpointError, ConfigError, MtError
 from mt.storage.checkpoint import CHECKSUMS, META, OPTIMIZER, CheckpointStore, load_checkpoint
 from mt.training.metrics_log import read_metrics_log
-from mt.training.run import train
 
 OLD_RUNS = Path(__file__).resolve().parent / "data" / "old_runs"
 EXPECTED: dict[str, Any] = json.loads((OLD_RUNS / "expected.json").read_text(encoding="utf-8"))

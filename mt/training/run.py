@@ -114,14 +114,6 @@ class TrainingEnd(NamedTuple):
     stop_signal: str | None  # the name of the signal that stopped training early
 
 
-def train(config: Config) -> Path:
-    """Train with `config`, from the start or from the run's last checkpoint.
-
-    Returns the run directory. Raises MtError.
-    """
-    return run_training(config).run_dir
-
-
 def run_training(
     config: Config,
     *,
@@ -129,7 +121,7 @@ def run_training(
     start_time: float | None = None,
     on_event: OnEvent | None = None,
 ) -> TrainingEnd:
-    """Train as `train` does, and also return why training stopped.
+    """Train with `config`, from the start or from the run's last checkpoint. Raises MtError.
 
     With `fresh`, a run that the directory holds is moved aside first, and moved back when a mistake
     keeps the new one from beginning. `train.max_minutes` counts from `start_time` of

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from safetensors.torch import load_file
 from shell import mt
-
-from mt.training.run import train
 
 
 @pytest.fixture(scope="module")

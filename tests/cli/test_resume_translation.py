@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from typer.testing import CliRunner
 
 from mt.cli.app import app
 from mt.cli.resumable_output import ResumableOutput
 from mt.errors import DataError
-from mt.training.run import train
 
 CHUNK_SIZE = 8
 SAMPLE = ("--sample", "--seed", "3", "--n-best", "2")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from shell import mt
 
 from mt.decoding.translator import Translator
-from mt.training.run import train
 
 SOURCES = ["balo deru", "", "gona", "balo", "hako\u2028x"]
 TARGETS = ["balo deru", "", "deru " * 300, "gona fimi hako", "||| ü"]

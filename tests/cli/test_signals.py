@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from shell import mt
 
 from mt.storage import atomic
-from mt.training.run import train
 
 # RUN stands for the run directory, TEXT for a text file, OUT for what is written.
 COMMANDS = {

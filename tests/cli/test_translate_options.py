@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from shell import Ended, mt
 
 from mt.config.load import load_run_config
@@ -16,7 +16,6 @@ from mt.decoding.sampling import SamplingOptions
 from mt.decoding.translator import Translator
 from mt.evaluation.utility import utility_of_run
 from mt.storage.run_dir import RunDir
-from mt.training.run import train
 
 TEXTS = ["balo deru", "", "gona fimi", "balo", "balo deru"]
 STDIN = "".join(f"{text}\n" for text in TEXTS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from copy_task import write_copy_task
 from invented_words import INVENTED_WORDS
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 
 from mt.config.load import dump_config, load_config
 from mt.config.schema import ModelConfig, SearchConfig
@@ -22,7 +22,6 @@ from mt.decoding.translator import Translator
 from mt.errors import CheckpointError, RunDirError, TrainingError
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
-from mt.training.run import train
 
 TEXTS = ["balo deru fimi", "gona", "", "balo gona deru hako", "xyz 123 Ü"]
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from copy_task import write_copy_task
 from random_run import SEVERAL_LANGUAGES, make_run, make_tokenizers
-from runs import CONFIG, checkpoint_path, configure, read_all_files
+from runs import CONFIG, checkpoint_path, configure, read_all_files, train
 from safetensors.torch import load_file
 from shell import mt
 
 from mt.decoding.translator import Translator
 from mt.errors import RunDirError
 from mt.export.bundle import export
-from mt.training.run import train
 
 TEXT = "a b c\nd e\n"
 

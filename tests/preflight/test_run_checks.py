@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from parallel_text import MULTI30K, toy_lines, write_lines
+from runs import train
 
 import mt.device
 from mt.cli.check_output import print_findings
@@ -18,7 +19,7 @@ from mt.config.schema import DataConfig
 from mt.preflight import dry_run
 from mt.preflight.file_checks import Finding
 from mt.preflight.run_checks import check, check_files, check_scoring
-from mt.training.run import read_config, train
+from mt.training.run import read_config
 
 Text = dict[str, list[str]]  # lines by file name
 Edit = Callable[[Text], None]

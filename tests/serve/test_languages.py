@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from browser import Browser
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from serving import RunningServer, running_server
 
 from mt.decoding.translator import Translator
 from mt.serve.models import ServedModels, load_models
 from mt.serve.translation_queue import Job, TranslationQueue
-from mt.training.run import train
 
 TRAIN_BB = "  train:\n    - prefix: AT/train\n"
 CORPORA = """\

@@ -14,7 +14,7 @@ from mt.config.load import load_config
 from mt.config.schema import Config, TrainConfig
 from mt.data.corpus import KNOWN_FILES_NAME
 from mt.training import stopping
-from mt.training.run import train
+from mt.training.run import run_training
 from mt.training.schedule import RunPlan
 from mt.training.state import TrainState
 
@@ -61,6 +61,11 @@ FULL_VALIDATION = (
 )
 # Everything that draws random numbers.
 RANDOM = ("model.dropout=0.1", "model.token_dropout=0.1", "tokenizer.bpe_dropout=0.2")
+
+
+def train(config: Config) -> Path:
+    """Train as mt train does. Return the run directory."""
+    return run_training(config).run_dir
 
 
 def configure(path: Path, run_dir: Path, *overrides: str) -> Config:

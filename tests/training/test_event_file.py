@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG, configure
+from runs import CONFIG, configure, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mt.config.schema import TrainConfig
@@ -22,7 +22,6 @@ from mt.storage.run_dir import RunDir
 from mt.training.event_file import EventFile, curves
 from mt.training.metrics_log import MetricsLine, read_metrics_log
 from mt.training.planner import RunPlanner
-from mt.training.run import train
 from mt.training.run_log import RunLog
 from mt.training.state import TrainState
 from mt.training.trainer import Trainer

@@ -17,6 +17,7 @@ from runs import (
     checkpoint_path,
     configure,
     read_lines_without_timing,
+    train,
 )
 
 from mt.config.schema import Config
@@ -35,7 +36,7 @@ from mt.training.final_scoring import (
 )
 from mt.training.metrics_log import read_metrics_log
 from mt.training.pace import Pace
-from mt.training.run import run_training, train
+from mt.training.run import run_training
 from mt.training.schedule import RunPlan
 from mt.training.trainer import Trainer
 from mt.training.validator import Validator

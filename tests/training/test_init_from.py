@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG, assert_same_run, checkpoint_path, configure, train_until
+from runs import CONFIG, assert_same_run, checkpoint_path, configure, train, train_until
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from mt.distributed import open_runtime
 from mt.errors import ConfigError, RunDirError
 from mt.preflight.run_checks import check_training
 from mt.storage.run_dir import RunDir
-from mt.training.run import prepare_run, train
+from mt.training.run import prepare_run
 from mt.training.trainer import Trainer
 
 FREEZE = "train.freeze=[encoder_layers, embeddings]"

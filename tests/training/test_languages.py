@@ -16,6 +16,7 @@ from runs import (
     assert_same_run,
     configure,
     read_lines_without_timing,
+    train,
     train_until,
 )
 from typer.testing import CliRunner
@@ -31,7 +32,7 @@ from mt.export.ctranslate2 import export
 from mt.report.run_report import collect_report
 from mt.storage.run_dir import RunDir
 from mt.training.objective import Objective
-from mt.training.run import prepare_run, train
+from mt.training.run import prepare_run
 from mt.training.validator import Validator
 
 # Sentences of aa translate to themselves in bb, and backwards in cc. There is less text in cc.

@@ -26,6 +26,7 @@ from runs import (
     one_thread,
     read_all_files,
     read_lines_without_timing,
+    train,
     train_command,
     train_until,
 )
@@ -49,7 +50,7 @@ from mt.errors import (
 from mt.experiment import Experiment
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 from mt.storage.run_dir import RunDir
-from mt.training.run import read_config, run_training, train
+from mt.training.run import read_config, run_training
 from mt.training.trainer import Trainer
 from mt.training.validator import Validator
 

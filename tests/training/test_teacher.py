@@ -14,6 +14,7 @@ from runs import (
     checkpoint_path,
     configure,
     read_lines_without_timing,
+    train,
     train_until,
 )
 
@@ -21,7 +22,6 @@ from mt.distributed import open_runtime
 from mt.errors import CheckpointError, ConfigError, RunDirError
 from mt.preflight.run_checks import check_training
 from mt.storage.checkpoint import load_meta
-from mt.training.run import train
 
 
 @pytest.fixture(scope="module")

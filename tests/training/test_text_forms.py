@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from copy_task import write_copy_task
-from runs import CONFIG, configure, train_until
+from runs import CONFIG, configure, train, train_until
 
 import mt.experiment
 from mt.errors import CheckpointError, DataError
-from mt.training.run import train
 
 TUV = '<tuv xml:lang="{}"><seg>{}</seg></tuv>'
 

@@ -23,6 +23,7 @@ from runs import (
     configure,
     one_thread,
     read_lines_without_timing,
+    train,
     train_command,
     train_until,
 )
@@ -31,7 +32,7 @@ from torch.testing import assert_close
 
 from mt.errors import RunDirError
 from mt.kernels.dispatch import use_reference
-from mt.training.run import run_training, train
+from mt.training.run import run_training
 
 # The program of one rank. Rank SIGNAL_RANK sends itself SIGNAL before update SIGNAL_STEP, but not
 # when torchrun has restarted it. Under the name of its process id, each process leaves a file in

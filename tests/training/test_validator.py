@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from copy_task import write_copy_task
-from runs import CONFIG, FULL_VALIDATION, configure, read_lines_without_timing
+from runs import CONFIG, FULL_VALIDATION, configure, read_lines_without_timing, train
 from torch import Tensor
 
 from mt.config.load import load_run_config
@@ -29,7 +29,6 @@ from mt.experiment import Experiment
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
 from mt.training.objective import Objective
-from mt.training.run import train
 from mt.training.validator import Validator, limit_length
 
 
