@@ -40,7 +40,7 @@ class ModelSize:
 # The settings of TINY and SMALL come from the runs in docs/recipes.md. BASE and BIG are those of
 # Vaswani et al. 2017, with the pre-norm layers of mt, which train stably with a
 # shorter warm-up.
-TINY = ModelSize("tiny", 128, 512, 4, 2, batch_tokens=1536, learning_rate=2e-3, warmup_steps=400)
+TINY = ModelSize("tiny", 128, 512, 4, 2, batch_tokens=1536, learning_rate=4e-3, warmup_steps=400)
 SMALL = ModelSize("small", 256, 1024, 4, 3, batch_tokens=3072, learning_rate=1e-3, warmup_steps=800)
 MEDIUM = ModelSize(
     "medium", 384, 1536, 6, 4, batch_tokens=4096, learning_rate=8e-4, warmup_steps=1500
@@ -79,7 +79,7 @@ class Row:
 TABLE = (
     Row(1_000, 0, TINY, 1000, dropout=0.3, bpe_dropout=0.1),
     Row(5_000, 0, TINY, 2000, dropout=0.1, bpe_dropout=0.0),
-    Row(5_000, 20, TINY, 2000, dropout=0.3, bpe_dropout=0.1),
+    Row(5_000, 20, TINY, 2000, dropout=0.3, bpe_dropout=0.1, measured=True),
     Row(5_000, 600, SMALL, 2000, dropout=0.3, bpe_dropout=0.1),
     Row(20_000, 0, TINY, 4000, dropout=0.1, bpe_dropout=0.0, measured=True),
     Row(20_000, 40, TINY, 4000, dropout=0.2, bpe_dropout=0.1),

@@ -155,7 +155,7 @@ def test_settings_that_were_measured() -> None:
     tatoeba = choose_settings(facts(17_665, words_per_pair=5), MachineFacts("cpu", 9000), minutes=6)
     assert (tatoeba.size.d_model, tatoeba.vocab_size) == (128, 4000)
     assert (tatoeba.row.dropout, tatoeba.row.bpe_dropout) == (0.1, 0.0)
-    assert (tatoeba.batch_tokens, tatoeba.size.learning_rate) == (1536, 2e-3)
+    assert (tatoeba.batch_tokens, tatoeba.size.learning_rate) == (1536, 4e-3)
     # configs/multi30k-en-de.yaml: 29,000 pairs, 36 minutes on two cores.
     multi30k = choose_settings(
         facts(29_000, words_per_pair=12), MachineFacts("cpu", 20_000), minutes=36
