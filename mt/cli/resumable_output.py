@@ -133,7 +133,7 @@ class ResumableOutput:
                 raise DataError(self._problem(f"{name} has changed"))
 
     def _hash_line(self, line: str) -> None:
-        """Add a line of the input to the hash of those that are translated."""
+        """Add a translated line of the input to the hash of all translated lines."""
         self._input_hash.update(f"{line}\n".encode(errors="surrogateescape"))
 
     def _problem(self, cause: str) -> str:

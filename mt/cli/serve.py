@@ -26,7 +26,7 @@ def serve(
     run_dirs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN_DIR...", help="directories that mt train made, or exports for CTranslate2"
+            metavar="RUN_DIR", help="directories that mt train made, or exports for CTranslate2"
         ),
     ],
     host: Annotated[

@@ -161,7 +161,9 @@ def open_run_dir(path: Path) -> RunDir:
     if not path.is_dir():
         raise RunDirError(f"{path}: no such run directory (mt train makes one)")
     if run_dir.is_for_ctranslate2:
-        raise RunDirError(f"{path}: an export for CTranslate2, which only mt translate reads")
+        raise RunDirError(
+            f"{path}: an export for CTranslate2, which only mt translate and mt serve read"
+        )
     if not run_dir.config_path.is_file():
         raise RunDirError(
             f"{path}: not a run directory: it has no config.yaml (mt train makes one)"

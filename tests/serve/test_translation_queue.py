@@ -102,30 +102,19 @@ def test_other_models_and_numbers_of_alternatives_have_batches_of_their_own(
     assert calls == [["a"], ["b"], ["c"]]
 
 
+# Requests with different numbers of translations are not in one batch.
+@pytest.mark.parametrize("num_translations", [1, 2])
 def test_a_short_request_does_not_wait_for_a_long_one(
-    queue: TranslationQueue, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+    queue: TranslationQueue,
+    model: ServedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    num_translations: int,
 ) -> None:
     monkeypatch.setattr(translation_queue, "BATCH_CHARS", 200)
     blocker = Blocker(queue, model)
     order: list[str] = []
     long = Job(model, [LONG_LINE] * 3, 1, lambda _: order.append("long"))
-    short = Job(model, ["hupe"], 1, lambda _: order.append("short"))
-    queue.submit(long)
-    queue.submit(short)
-    blocker.may_end.set()
-    long.future.result()
-    short.future.result()
-    assert order == ["short", "long"]
-
-
-def test_a_request_with_another_number_of_alternatives_does_not_wait_for_a_long_one(
-    queue: TranslationQueue, model: ServedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(translation_queue, "BATCH_CHARS", 200)
-    blocker = Blocker(queue, model)
-    order: list[str] = []
-    long = Job(model, [LONG_LINE] * 3, 1, lambda _: order.append("long"))
-    short = Job(model, ["hupe"], 2, lambda _: order.append("short"))
+    short = Job(model, ["hupe"], num_translations, lambda _: order.append("short"))
     queue.submit(long)
     queue.submit(short)
     blocker.may_end.set()
