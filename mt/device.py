@@ -107,8 +107,8 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Return to the system what `keep_freed_memory` keeps.
 
-    Kept blocks of other sizes can prevent that a new tensor finds memory. On systems without glibc
-    this does nothing.
+    Otherwise a new tensor may find no memory, because no kept block has its size. On systems
+    without glibc this does nothing.
     """
     libc = _load_glibc()
     if libc is not None:

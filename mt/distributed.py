@@ -174,7 +174,7 @@ class Runtime:
         return _peak_process_memory()
 
     def release_memory(self) -> None:
-        """Return the memory that is kept for later tensors to the GPU and to the system."""
+        """Free the memory of the GPU and of this process that is only kept for later tensors."""
         torch.cuda.empty_cache()  # does nothing when no GPU is in use
         return_freed_memory()
 
@@ -240,7 +240,7 @@ def lost_rank_as_error(rank: int, world_size: int) -> Iterator[None]:
 
 
 def merge_shares(shares: Sequence[Sequence[T]]) -> list[T]:
-    """Return the items that `Runtime.own_share` gave to the ranks, in their first order."""
+    """Undo `Runtime.own_share`: return the items of all ranks in their original order."""
     num_items = sum(len(share) for share in shares)
     return [shares[i % len(shares)][i // len(shares)] for i in range(num_items)]
 

@@ -1,9 +1,9 @@
-"""The output file of `mt translate --resume`: a command that was killed continues where it ended.
+"""The output file of `mt translate --resume`: a new command continues after one that was killed.
 
 Beside the output FILE, `FILE.partial` holds the chunks of lines that are translated, and
-`FILE.partial.json` says how far it has come. Both are gone when FILE is complete. A chunk that was
-not recorded is cut off and translated again, so the output has the bytes that a command without an
-interruption writes.
+`FILE.partial.json` records how many lines these are. Both are removed when FILE is complete. A
+chunk that was not recorded is removed and translated again, so the output is the same as without
+an interruption.
 """
 
 import fcntl

@@ -38,7 +38,7 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"file of API keys, one a line; requests need one "
+            help=f"file of API keys, one per line; each request needs one of them  "
             f"[default: the key in the environment variable {API_KEY_VARIABLE}, if there is one]"
         ),
     ] = None,
@@ -51,12 +51,14 @@ def serve(
         ),
     ] = None,
     max_chars: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="most characters of a request")
+        int, typer.Option(min=1, max=1_000_000, help="maximum number of characters in a request")
     ] = 10_000,
     max_waiting_chars: Annotated[
         int,
         typer.Option(
-            min=1, max=1_000_000_000, help="most characters of all requests that wait; 503 beyond"
+            min=1,
+            max=1_000_000_000,
+            help="maximum number of characters in all waiting requests; 503 beyond it",
         ),
     ] = 200_000,
     reports: Annotated[
@@ -64,7 +66,7 @@ def serve(
         typer.Option(
             "--reports/--no-reports",
             help="show the report and the attention page in each run directory to all who can "
-            "reach the server  [default: if only this machine can, without a key or other origins]",
+            "reach the server  [default: yes for a local --host without keys and --allow-origin]",
         ),
     ] = None,
     beam_size: BeamOption = None,

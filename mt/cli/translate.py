@@ -88,7 +88,7 @@ def translate(
         bool,
         typer.Option(
             "--resume",
-            help="save after each 512 lines; the same command continues if it was killed",
+            help="save after at most 512 lines; if the command is killed, run it again to continue",
         ),
     ] = False,
     sample: SampleOption = False,

@@ -130,7 +130,7 @@ class Normalizer:
         return self._without_piece(normalize(text, self.form))
 
     def replaced_characters(self) -> dict[str, str]:
-        """Return what becomes of each character without a piece that does not stay as it is.
+        """Return the replacement of each character that has no piece and is replaced.
 
         Characters that Unicode's form replaces are left out.
         """

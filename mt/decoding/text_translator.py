@@ -101,7 +101,7 @@ class TextTranslator(ABC):
     def language_prefix(self, to: str | None) -> Prefix:
         """Return the tags in front of a source that is translated into the language `to`.
 
-        None stands for `tgt_lang`. Raises DataError for a language that the model does not have.
+        If `to` is None, the language is `tgt_lang`. Raises DataError for an unknown language.
         """
         language = to or self.tgt_lang
         if language in self.ids_by_language:
@@ -221,7 +221,7 @@ class TextTranslator(ABC):
                 chunk, n_best, to=to, target_prefixes=target_prefixes_of_chunk
             )
             for line, line_translations in zip(chunk, translations, strict=True):
-                counts.count(
+                counts.add_line(
                     num_parts=len(line_translations[0].segments),
                     unseen_characters=self.src_normalizer.unseen_characters(line),
                 )
@@ -283,7 +283,7 @@ class _LineCounts:
     # By character, the number of lines that have it.
     unseen_characters: Counter[str] = field(default_factory=Counter)
 
-    def count(self, *, num_parts: int, unseen_characters: set[str]) -> None:
+    def add_line(self, *, num_parts: int, unseen_characters: set[str]) -> None:
         """Count a line."""
         self.num_lines += 1
         if num_parts > 1:

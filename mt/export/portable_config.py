@@ -1,4 +1,4 @@
-"""A config without the paths of one machine: the name of the file stands for an absolute path."""
+"""A config without the paths of one machine: its file name replaces each absolute path."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ OWN_PATHS = {"tokenizer": ("model", "src_model", "tgt_model"), "train": ("run_di
 
 
 def portable_values(config: Config) -> dict[str, Any]:
-    """Return the values of a config with file names in place of paths, and without OWN_PATHS."""
+    """Return the values of a config. Absolute paths become file names, OWN_PATHS become None."""
     values = config.model_dump(mode="json")
     for section, keys in OWN_PATHS.items():
         for key in keys:

@@ -76,7 +76,7 @@ class ExportedRun:
         return list(dict.fromkeys(data.languages(corpus) for corpus in data.train))
 
     def write_text_settings(self, directory: Path) -> None:
-        """Write the config without paths, the tokenizers and the statistics of the sources."""
+        """Write the portable config, the tokenizers and the statistics of the sources."""
         exported = RunDir(directory)
         exported.config_path.write_text(dump_portable_config(self.config), encoding="utf-8")
         for tokenizer in self.tokenizer_paths:

@@ -167,7 +167,7 @@ def _config(run: ExportedRun) -> dict[str, Any]:
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,
         "decoder_start_token_id": BOS_ID,
-        "forced_eos_token_id": None,  # Pegasus would have one of its own
+        "forced_eos_token_id": None,  # the default of Pegasus is an id
         "dtype": "float32",
     }
 

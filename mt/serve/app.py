@@ -64,7 +64,7 @@ RETRY_AFTER_SECONDS = 5
 FRONTEND_TIMEOUT_MS = 500  # from the last key to the request, in LibreTranslate's page
 MAX_LOGGED_PATH = 80  # characters
 NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-CLIENT_GONE = 499  # in the log, as nginx writes it; nobody receives it
+CLIENT_GONE = 499  # nginx's status for a closed connection; only the log has it
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Service:
         return HTMLResponse(self.page.html, headers=headers | NOT_STORED)
 
     async def list_languages(self, request: Request) -> Response:
-        """Return all languages, each with those that it can be translated into."""
+        """Return all languages, each with its target languages."""
         targets = self.models.targets_by_source()
         return _json(
             [
@@ -152,7 +152,7 @@ class Service:
         return _json(model.facts | {"lines": details})
 
     async def show_attention(self, request: Request) -> Response:
-        """Return the attention page of a sentence and a translation of it, or the model's own."""
+        """Return the attention page of a sentence and the given translation, or the model's."""
         parameters = await self._accepted_parameters(request)
         translation_request = parse_translate(parameters, max_chars=self.max_detail_chars)
         if translation_request.is_list:
@@ -365,7 +365,7 @@ def _join_lines(n_best_lists: Sequence[Sequence[Translation]]) -> list[str]:
     """Return the translations of a text: the k-th joins the k-th of each line.
 
     A line can have fewer translations than another: a blank line has one. Its last translation
-    then stands for those that it lacks.
+    is then repeated.
     """
     num_candidates = max(len(translations) for translations in n_best_lists)
     candidates = []

@@ -18,7 +18,7 @@ AUTO = "auto"
 
 
 class NoDetailsError(Exception):
-    """A model cannot describe words and show attention."""
+    """A model cannot describe words or show attention."""
 
 
 class UnknownModelError(Exception):
@@ -141,7 +141,7 @@ def load_models(
 
     A model has the name of its directory. If that name is taken, a number follows it: the second
     model is `NAME-2`. With `shows_reports`, the pages in the run directories are shown, too. Raises
-    MtError, also for an export if `checkpoint` or `precision` ask for what it does not have.
+    MtError, also for an export if `checkpoint` or `precision` is not the default.
     """
     models: list[ServedModel] = []
     names: set[str] = set()

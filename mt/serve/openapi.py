@@ -16,7 +16,7 @@ ERRORS = {
     403: "The API key is missing or wrong, or pages of this origin may not use the server",
     408: "The body came too slowly",
     413: "The text is too long",
-    415: "The body is of another type",
+    415: "The Content-Type is neither JSON nor a form",
     500: "The model failed",
     503: "Too much waits to be translated; Retry-After says when to try again",
 }

@@ -172,10 +172,10 @@ def parse_translate(parameters: Parameters, *, max_chars: int) -> TranslateReque
 
 def required_text(parameters: Parameters, name: str) -> str:
     """Return a parameter that is a text and not empty. Raises HTTPException."""
-    value = parameters.get(name)
-    if not value:
+    value = optional_text(parameters, name)
+    if value is None:
         raise HTTPException(400, f"Invalid request: missing {name} parameter")
-    return check_text(value, name=name)
+    return value
 
 
 def optional_text(parameters: Parameters, name: str) -> str | None:

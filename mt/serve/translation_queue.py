@@ -78,8 +78,8 @@ class Job:
 
 
 @dataclass(eq=False)
-class _Progress:
-    """A job that has begun: the parts of its lines, and their translations so far."""
+class _StartedJob:
+    """A started job: the parts of its lines, and their translations so far."""
 
     job: Job
     normalized: list[str]
@@ -136,7 +136,7 @@ class TranslationQueue:
         self._new_jobs: deque[Job] = deque()  # guarded by _changed, as the next two are
         self._num_chars = 0  # of all jobs that are not done
         self._is_closed = False
-        self._in_progress: deque[_Progress] = deque()  # used by the thread alone
+        self._started_jobs: deque[_StartedJob] = deque()  # used by the thread alone
         self._thread = threading.Thread(target=self._run, name="translation", daemon=True)
 
     def start(self) -> None:
@@ -172,16 +172,16 @@ class TranslationQueue:
         """Work until the queue is closed and empty."""
         while self._take_new_jobs():
             self._drop_cancelled_jobs()
-            if not self._in_progress:
+            if not self._started_jobs:
                 continue
-            if self._in_progress[0].waiting:
+            if self._started_jobs[0].waiting:
                 self._translate_batch()
             self._finish_translated_jobs()
 
     def _take_new_jobs(self) -> bool:
         """Wait for work, and return whether there is any."""
         with self._changed:
-            self._changed.wait_for(lambda: self._new_jobs or self._in_progress or self._is_closed)
+            self._changed.wait_for(lambda: self._new_jobs or self._started_jobs or self._is_closed)
             new_jobs = list(self._new_jobs)
             self._new_jobs.clear()
         for job in new_jobs:
@@ -189,23 +189,23 @@ class TranslationQueue:
                 self._release(job)
                 continue
             try:
-                self._in_progress.append(_Progress.begin(job))
+                self._started_jobs.append(_StartedJob.begin(job))
             except Exception as error:
                 self._fail(job, error)
-        return bool(new_jobs or self._in_progress)
+        return bool(new_jobs or self._started_jobs)
 
     def _drop_cancelled_jobs(self) -> None:
         """Remove the jobs of clients that are gone."""
-        for progress in list(self._in_progress):
+        for progress in list(self._started_jobs):
             if progress.job.future.cancelled():
-                self._in_progress.remove(progress)
+                self._started_jobs.remove(progress)
                 self._release(progress.job)
 
     def _translate_batch(self) -> None:
         """Translate sentences of the first job, and of all jobs that can share its batch."""
-        first = self._in_progress[0].job
+        first = self._started_jobs[0].job
         sharing = [
-            progress for progress in self._in_progress if first.can_share_batch(progress.job)
+            progress for progress in self._started_jobs if first.can_share_batch(progress.job)
         ]
         batch = _take_batch(sharing)
         search = first.model.translator.segment_search
@@ -220,16 +220,16 @@ class TranslationQueue:
                     progress.waiting.clear()
                     self._fail(progress.job, error)
         for progress in dict.fromkeys(progress for progress, _ in batch):
-            self._in_progress.remove(progress)
+            self._started_jobs.remove(progress)
             if not progress.job.is_over:
-                self._in_progress.append(progress)
+                self._started_jobs.append(progress)
 
     def _finish_translated_jobs(self) -> None:
         """Answer the requests whose lines are all translated."""
-        for progress in list(self._in_progress):
+        for progress in list(self._started_jobs):
             if not progress.is_translated:
                 continue
-            self._in_progress.remove(progress)
+            self._started_jobs.remove(progress)
             job = progress.job
             if job.future.cancelled():
                 self._release(job)
@@ -261,7 +261,7 @@ class TranslationQueue:
 
 
 def _translate_parts(
-    search: BatchedSearch, batch: Sequence[tuple[_Progress, WaitingPart]], num_translations: int
+    search: BatchedSearch, batch: Sequence[tuple[_StartedJob, WaitingPart]], num_translations: int
 ) -> None:
     """Translate parts together, and store their translations in the jobs."""
     segments = [SourceSegment(waiting_part.part.src_ids) for _, waiting_part in batch]
@@ -270,12 +270,12 @@ def _translate_parts(
         progress.results[waiting_part.line, waiting_part.part_index] = translations
 
 
-def _take_batch(sharing: Sequence[_Progress]) -> list[tuple[_Progress, WaitingPart]]:
+def _take_batch(sharing: Sequence[_StartedJob]) -> list[tuple[_StartedJob, WaitingPart]]:
     """Remove the parts of the next batch from their jobs and return them.
 
     Each job gives one part in turn, until the batch is full. It has at least one part.
     """
-    batch: list[tuple[_Progress, WaitingPart]] = []
+    batch: list[tuple[_StartedJob, WaitingPart]] = []
     cost = 0
     while True:
         num_before = len(batch)

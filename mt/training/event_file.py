@@ -46,7 +46,7 @@ class EventFile:
             self._write_line(OutputFile(file, self.path), line)
 
     def _write_line(self, file: OutputFile, line: MetricsLine) -> None:
-        """Write the event of a line, with the time that it has in a run without interruptions."""
+        """Write the event of a line. Its time leaves out the pauses between stop and resume."""
         elapsed_seconds = line.get("timing", {}).get("elapsed_seconds", 0.0)
         values = [{"tag": tag, "simple_value": value} for tag, value in curves(line)]
         fields = {"step": line["step"], "summary": {"value": values}}

@@ -133,8 +133,11 @@ def test_another_run_begins_with_a_bundle(config_path: Path, bundle: Path, tmp_p
 
 def test_damaged_weights_are_refused(bundle: Path) -> None:
     path = checkpoint_path(bundle) / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert "damaged" in mt("translate", bundle, "a b").err
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    ended = mt("translate", bundle, "a b")
+    assert ended.code == 1
+    assert "damaged" in ended.err
 
 
 def test_places_of_the_author_are_left_out(run_dir: Path, bundle: Path) -> None:

@@ -93,7 +93,7 @@ def test_no_other_file_is_shown(run_server: RunningServer) -> None:
 def test_nothing_is_shown_that_the_owner_does_not_show(tokenizer: Tokenizer) -> None:
     with running_server(served_run(tokenizer, None)) as running:
         assert "report.html" not in running.get("/").text
-        assert running.get("runs/other/report.html").status == 404
+        assert running.get("runs/a%20run%20%26%20%C3%BC%252F/report.html").status == 404
 
 
 def test_the_attention_page_leads_to_the_report_and_back(run_server: RunningServer) -> None:

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,10 @@ def find_program() -> str | None:
     return None
 
 
+class NavigationError(Exception):
+    """The page was left while the browser computed an answer."""
+
+
 @dataclass
 class Browser:
     """A running browser: sends commands and passes events on to the pages."""
@@ -144,7 +148,11 @@ class Browser:
     def send_command(
         self, method: str, *, session: str | None = None, **params: Any
     ) -> dict[str, Any]:
-        """Send a command and return its result. Raises AssertionError if the browser refuses it."""
+        """Send a command and return its result.
+
+        Raises AssertionError if the browser refuses it, and NavigationError if the page was left
+        before the browser could answer.
+        """
         self.num_commands += 1
         command_id = self.num_commands
         message: dict[str, Any] = {"id": command_id, "method": method, "params": params}
@@ -155,6 +163,8 @@ class Browser:
         answer = self._receive(deadline)
         while answer.get("id") != command_id:
             answer = self._receive(deadline)
+        if "navigated or closed" in answer.get("error", {}).get("message", ""):
+            raise NavigationError(method)
         assert "error" not in answer, f"{method}: {answer['error']}"
         result: dict[str, Any] = answer["result"]
         return result
@@ -262,10 +272,13 @@ class Page:
         self.send_command("Input.insertText", text=text)
 
     def wait_until(self, expression: str) -> None:
-        """Wait until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true, also on the page that is loaded next."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not self.evaluate(expression):
+        is_true = False
+        while not is_true:
             assert time.monotonic() < deadline, f"still false: {expression}"
+            with suppress(NavigationError):
+                is_true = bool(self.evaluate(expression))
             time.sleep(0.02)
 
     def screenshot(self, path: Path) -> None:

@@ -136,15 +136,16 @@ def test_curves_of_a_line() -> None:
     }
 
 
+@pytest.mark.parametrize("method", ["append", "rewrite"])
 def test_full_disk_ends_the_events_and_not_the_training(
-    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def fail(*arguments: Any) -> NoReturn:
         raise DiskError(os.strerror(errno.ENOSPC))
 
     config = configure(config_path, tmp_path / "run", *OPTIONS)
     with monkeypatch.context() as patch:
-        patch.setattr(EventFile, "append", fail)
+        patch.setattr(EventFile, method, fail)
         run_dir = train(config)
     history = read_metrics_log(run_dir / "metrics.jsonl")
     assert history.train[-1]["step"] == 12

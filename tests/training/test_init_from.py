@@ -151,19 +151,17 @@ def test_freezing_random_weights_is_refused(config_path: Path, tmp_path: Path) -
         configure(config_path, tmp_path, FREEZE)
 
 
+@pytest.mark.parametrize("tokenizer", ["parent", "new"])
 def test_check_of_a_resumable_run_does_not_need_the_other_run(
-    config_path: Path, parent: Path, tmp_path: Path
+    config_path: Path, parent: Path, tmp_path: Path, tokenizer: str
 ) -> None:
     """Neither does its training, as the test above of frozen weights shows."""
     path = child_config_path(config_path)
     moved = tmp_path / "moved"
     shutil.copytree(parent, moved)
-    overrides = [
-        f"train.init_from={moved}",
-        FREEZE,
-        *NEW_TOKENIZER,
-        "train.init_new_tokens=random",
-    ]
+    overrides = [f"train.init_from={moved}", FREEZE]
+    if tokenizer == "new":
+        overrides += [*NEW_TOKENIZER, "train.init_new_tokens=random"]
     config = configure(path, tmp_path / "child", *overrides)
     train(configure(path, tmp_path / "child", *overrides, "train.max_steps=6"))
     shutil.rmtree(moved)

@@ -271,13 +271,14 @@ def test_two_ranks_move_an_earlier_run_aside(
 # Faults
 
 
+@pytest.mark.parametrize("failing", ["0", "1"])
 @pytest.mark.parametrize(
-    ("failing", "function"),
+    "function",
     [
-        ("0", "mt.training.run.resolve_auto"),
-        ("1", "mt.training.trainer.check_memory"),
-        ("0", "mt.data.dataset.split_evenly"),  # is called in another thread
-        ("1", "mt.training.trainer.clip_gradients"),
+        "mt.training.run.resolve_auto",
+        "mt.training.trainer.check_memory",
+        "mt.data.dataset.split_evenly",  # is called in another thread
+        "mt.training.trainer.clip_gradients",
     ],
 )
 def test_error_of_one_rank_ends_the_other_with_one_line(
