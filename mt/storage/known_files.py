@@ -8,8 +8,8 @@ same. After a copy or a move to another disk they differ, and the file is read a
 import json
 import time
 from contextlib import suppress
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_file, sha256
@@ -19,30 +19,36 @@ from mt.storage.atomic import atomic_file, sha256
 MIN_AGE_NS = 2_500_000_000
 
 
-class FileState(NamedTuple):
+@dataclass(frozen=True)
+class FileState:
     """What the system says of a file. A change of the content changes it."""
 
     size: int
     modified_ns: int
     inode_changed_ns: int
     inode: int
-    # Whether the latest change was so long ago that a later one gives other times. This is judged
-    # before the file is read, because the file may change during a slow read.
-    is_settled: bool = True
+    # When the system was asked, in nanoseconds since 1970. Two states of the same content are equal
+    # whenever they were asked for. Records of earlier versions do not have this number.
+    observed_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
         """Return the present state. Raises OSError."""
-        now_ns = time.time_ns()
+        observed_ns = time.time_ns()
         status = path.stat()
-        latest_change_ns = max(status.st_mtime_ns, status.st_ctime_ns)
         return cls(
             size=status.st_size,
             modified_ns=status.st_mtime_ns,
             inode_changed_ns=status.st_ctime_ns,
             inode=status.st_ino,
-            is_settled=now_ns - latest_change_ns > MIN_AGE_NS,
+            observed_ns=observed_ns,
         )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a change after the observation would give other times."""
+        latest_change_ns = max(self.modified_ns, self.inode_changed_ns)
+        return self.observed_ns - latest_change_ns > MIN_AGE_NS
 
 
 class KnownFiles:
@@ -87,7 +93,8 @@ class KnownFiles:
             return
         # Without the file, the next start is slower, and nothing else.
         with suppress(DiskError), atomic_file(self._path) as file:
-            file.write(json.dumps(self._facts, indent=1).encode() + b"\n")
+            facts = {name: (astuple(state), fact) for name, (state, fact) in self._facts.items()}
+            file.write(json.dumps(facts, indent=1).encode() + b"\n")
         self._is_changed = False
 
 

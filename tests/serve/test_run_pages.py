@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import shell
 from browser import Browser
 from serving import RunningServer, make_models, running_server
-from shell import mt
+from starlette.types import ASGIApp
 
+import mt.serve.app
 from mt.data.tokenizer import Tokenizer
 from mt.serve.models import ServedModels
 from mt.storage.run_dir import RunDir
@@ -122,7 +125,16 @@ def test_reports_are_for_the_owner_of_the_machine(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mt.serve.server.run_server", lambda app, listener: None)
+    run_dirs: list[Path | None] = []
+    make_app = mt.serve.app.make_app
+
+    def keep_run_dirs(models: ServedModels, *arguments: Any, **options: Any) -> ASGIApp:
+        run_dirs.extend(model.run_dir for model in models.models)
+        return make_app(models, *arguments, **options)
+
+    monkeypatch.setattr("mt.serve.app.make_app", keep_run_dirs)
     (tmp_path / "keys").write_text("secret\n", encoding="utf-8")
-    ended = mt("serve", OLD_RUN, "--checkpoint", "last", "--port", "0", *options)
+    ended = shell.mt("serve", OLD_RUN, "--checkpoint", "last", "--port", "0", *options)
     assert ended.code == 0
     assert ("reports of the runs are shown" in ended.err) is is_shown
+    assert run_dirs == [OLD_RUN if is_shown else None]
