@@ -19,6 +19,7 @@ from mt.cli.text_options import (
     TgtLangOption,
     open_text,
 )
+from mt.errors import DataError
 
 if TYPE_CHECKING:
     from mt.planning.project import Project, Request
@@ -48,6 +49,16 @@ def init(
         ),
     ] = None,
     num_test: NumTestOption = None,
+    valid_text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="validation text that you have: a prefix of two files, a TSV or a TMX file",
+        ),
+    ] = None,
+    test_text: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="test text that you have")
+    ] = None,
     columns: ColumnsOption = None,
     seed: SeedOption = 1,
     device: DeviceOption = "auto",
@@ -58,6 +69,8 @@ def init(
     from mt.cli.streams import write_lines
     from mt.planning.project import Request, create_project
 
+    _refuse_both("valid", num_valid, valid_text)
+    _refuse_both("test", num_test, test_text)
     config_path = output or Path(f"{src_lang}-{tgt_lang}.yaml")
     request = Request(
         text=open_text(files, src_lang=src_lang, tgt_lang=tgt_lang, columns=columns),
@@ -67,6 +80,8 @@ def init(
         device=device,
         num_valid=num_valid,
         num_test=num_test,
+        valid_text=valid_text,
+        test_text=test_text,
         seed=seed,
         config_path=config_path,
         data_dir=config_path.with_name(f"{config_path.stem}-data"),
@@ -76,12 +91,22 @@ def init(
     write_lines(describe_project(request, project))
 
 
+def _refuse_both(name: str, number: int | None, text: str | None) -> None:
+    """Raise DataError if a set is both to be made and there already."""
+    if number is not None and text is not None:
+        raise DataError(f"--{name}-text: the set exists already, so --{name} cannot be used")
+
+
 def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
     from mt.cli.split_output import describe_split
     from mt.planning.settings import count_epochs, describe_epochs, describe_minutes
 
     yield from describe_split(project.split, name=request.text.name, directory=request.data_dir)
+    if request.valid_text is not None:
+        yield f"Validation text: {request.valid_text}"
+    if request.test_text is not None:
+        yield f"Test text: {request.test_text}"
     yield ""
     yield describe_side(request.src_lang, project.text.src)
     yield describe_side(request.tgt_lang, project.text.tgt)

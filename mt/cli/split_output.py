@@ -13,6 +13,8 @@ def describe_split(split: Split, *, name: str, directory: Path) -> Iterator[str]
     yield f"{split.count(Part.BLANK):9,} with a blank side, left out"
     yield f"{split.count(Part.DUPLICATE):9,} the same as another one, left out"
     for part, file_name in FILE_NAMES.items():
+        if split.count(part) == 0:
+            continue
         yield f"{split.count(part):9,} in {directory / file_name}"
     if split.count(Part.VALID) + split.count(Part.TEST) > 0:
         yield (

@@ -173,13 +173,17 @@ class EvalSetConfig(Section):
     def _read_text_as_file(cls, values: Any) -> Any:
         if not isinstance(values, str):
             return values
-        name = os.path.basename(values.rstrip("/"))
-        return {"name": re.sub(r"[^A-Za-z0-9_.-]", "_", name)} | file_keys(values)
+        return {"name": eval_set_name(values)} | file_keys(values)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         files = {"src": self.src, "refs": self.refs}
         others = {"prefix": self.prefix, "tsv": self.tsv, "tmx": self.tmx}
         yield from _conflicts_of_files(files, others, self.columns)
+
+
+def eval_set_name(path: str) -> str:
+    """Return the name of a set that is given as a plain path, as in `valid: data/val`."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.basename(path.rstrip("/")))
 
 
 def file_keys(path: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ HIGH_DROPOUT = 0.3
 
 
 class DataFiles(NamedTuple):
-    """The text of a config: languages, and prefixes of files."""
+    """The text of a config: languages, and files. A file is named as in `data.valid: PATH`."""
 
     src_lang: str
     tgt_lang: str

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mt.data.parallel_text import ParallelText, read_pairs
+from mt.config.schema import eval_set_name
+from mt.data.parallel_text import ParallelText, read_pairs, text_of_names
 from mt.data.progress import bytes_bar
 from mt.data.split import Part, Split
 from mt.data.split_files import FILE_NAMES, refuse_existing, split_directory, split_text
 from mt.distributed import Runtime, open_runtime
+from mt.errors import DataError
 from mt.planning.config_text import DataFiles, config_text
 from mt.planning.machine import measure_update
 from mt.planning.settings import (
@@ -42,6 +44,9 @@ class Request:
     device: str  # "auto", "cpu" or "cuda"
     num_valid: int | None  # None: see `held_out_size`
     num_test: int | None
+    # Held-out text that exists already, as in `data.valid: PATH`; None: it is made from `text`.
+    valid_text: str | None
+    test_text: str | None
     seed: int
     config_path: Path
     data_dir: Path
@@ -67,11 +72,12 @@ def create_project(request: Request) -> Project:
     """
     refuse_existing(request.config_path)
     refuse_existing(request.data_dir)
+    check_held_out_text(request)
     logger.info(f"reading {request.text.name}")
     split = split_text(
         request.text,
-        num_valid=request.num_valid,
-        num_test=request.num_test,
+        num_valid=request.num_valid if request.valid_text is None else 0,
+        num_test=request.num_test if request.test_text is None else 0,
         seed=request.seed,
     )
     text = measure_training_text(request.text, split)
@@ -92,6 +98,20 @@ def create_project(request: Request) -> Project:
     project = Project(split, text, machine, settings, length)
     write_project(request, project)
     return project
+
+
+def check_held_out_text(request: Request) -> None:
+    """Raise DataError for held-out text that cannot be read, and for two sets of one name."""
+    valid_path = request.valid_text or FILE_NAMES[Part.VALID]
+    test_path = request.test_text or FILE_NAMES[Part.TEST]
+    name = eval_set_name(valid_path)
+    if eval_set_name(test_path) == name:
+        raise DataError(f"validation and test text are both called {name}; rename one of them")
+    for path in (request.valid_text, request.test_text):
+        if path is None:
+            continue
+        text = text_of_names([path], src_lang=request.src_lang, tgt_lang=request.tgt_lang)
+        next(read_pairs(text))
 
 
 def measure_training_text(text: ParallelText, split: Split) -> TextFacts:
@@ -131,13 +151,15 @@ def measure_machine(runtime: Runtime, *, tokens_per_pair: float) -> MachineFacts
 def write_project(request: Request, project: Project) -> None:
     """Write the held-out sets, the training text and the config."""
     prefixes = {part: str(request.data_dir / name) for part, name in FILE_NAMES.items()}
-    has_test = project.split.count(Part.TEST) > 0
+    test = request.test_text
+    if test is None and project.split.count(Part.TEST) > 0:
+        test = prefixes[Part.TEST]
     files = DataFiles(
         request.src_lang,
         request.tgt_lang,
         train=prefixes[Part.TRAIN],
-        valid=prefixes[Part.VALID],
-        test=prefixes[Part.TEST] if has_test else None,
+        valid=request.valid_text or prefixes[Part.VALID],
+        test=test,
     )
     config = config_text(
         files,

@@ -114,3 +114,59 @@ def test_too_little_text_is_refused(project: Path) -> None:
     assert ended.code == 1
     assert "pairs.tsv" in ended.err
     assert {path.name for path in project.iterdir()} == {"pairs.tsv"}
+
+
+def write_pairs(path: Path, num_pairs: int) -> None:
+    for language in ("aa", "bb"):
+        path.with_name(f"{path.name}.{language}").write_text("tolu\n" * num_pairs)
+
+
+def test_held_out_text_that_exists_is_used(project: Path) -> None:
+    write_pairs(project / "val", 3)
+    (project / "news.tsv").write_text("tolu\tTOLU\n")
+    ended = init("--valid-text", "val", "--test-text", "news.tsv")
+    assert ended.code == 0, ended.err
+    data = load_config("aa-bb.yaml").data
+    assert [(valid.name, valid.prefix) for valid in data.valid] == [("val", str(project / "val"))]
+    news = project / "news.tsv"
+    assert [(test.name, test.tsv) for test in data.test] == [("news.tsv", str(news))]
+    files = {path.name for path in (project / "aa-bb-data").iterdir()}
+    assert files == {"train.aa", "train.bb"}
+    assert "Validation text: val" in ended.out
+    assert "Test text: news.tsv" in ended.out
+
+
+def test_test_text_is_made_beside_existing_validation_text(project: Path) -> None:
+    write_pairs(project / "val", 3)
+    assert init("--valid-text", "val").code == 0
+    files = {path.name for path in (project / "aa-bb-data").iterdir()}
+    assert files == {"train.aa", "train.bb", "test.aa", "test.bb"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--valid-text", "absent"), "absent"),
+        (("--valid-text", "absent.tsv"), "absent.tsv"),
+        (("--valid-text", "empty"), "the file is empty"),
+        (("--valid-text", "one_column.tsv"), "wanted 2 columns"),
+        (("--valid-text", "one_side.tmx"), "one_side.tmx"),
+        (("--valid-text", "test"), "both called test"),
+        (("--valid-text", "val", "--test-text", "val"), "both called val"),
+        (("--valid-text", "val", "--valid", "5"), "--valid cannot be used"),
+        (("--test-text", "val", "--test", "0"), "--test cannot be used"),
+    ],
+)
+def test_bad_held_out_text_is_one_line(
+    options: tuple[str, ...], message: str, project: Path
+) -> None:
+    for name, num_pairs in (("val", 3), ("test", 3), ("empty", 0)):
+        write_pairs(project / name, num_pairs)
+    (project / "one_column.tsv").write_text("tolu\n")
+    unit = '<tu><tuv xml:lang="aa"><seg>tolu</seg></tuv></tu>'
+    (project / "one_side.tmx").write_text(f"<tmx><body>{unit}</body></tmx>")
+    ended = init(*options)
+    assert ended.code == 1
+    assert message in ended.err.splitlines()[-1]
+    assert not (project / "aa-bb.yaml").exists()
+    assert not (project / "aa-bb-data").exists()
