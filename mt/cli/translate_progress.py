@@ -34,9 +34,9 @@ class TranslateProgress:
     def on_progress(self, progress: TranslationProgress) -> None:
         """Show the progress inside the chunk of lines that is being translated."""
         num_lines = self._num_read - self._num_done
-        share_of_segments = progress.num_segments / progress.total_segments
+        fraction_of_segments = progress.num_segments / progress.total_segments
         self._show(
-            num_lines=self._num_done + int(num_lines * share_of_segments),
+            num_lines=self._num_done + int(num_lines * fraction_of_segments),
             fraction=self._fraction(self._num_done + num_lines * progress.fraction),
         )
 

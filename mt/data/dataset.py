@@ -15,7 +15,7 @@ from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, EncodedPairs
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
-from mt.data.unseen import NOISY_BATCH_SHARE, insert_unseen_characters
+from mt.data.unseen import NOISY_BATCH_FRACTION, insert_unseen_characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Dataset:
     max_length: int  # tokens on a side; a longer sampled encoding is not used
     seed: int
     batching: Batching
-    unseen_characters: float = 0.0  # share of the sources that get some, see `mt.data.unseen`
+    unseen_characters: float = 0.0  # fraction of the sources that get some, see `mt.data.unseen`
 
     @property
     def digest(self) -> str:
@@ -179,15 +179,15 @@ class Epoch:
         and `seed`.
         """
         dataset = self.dataset
-        share = dataset.unseen_characters
-        noisy_batch_share = max(NOISY_BATCH_SHARE, share)
+        fraction = dataset.unseen_characters
+        noisy_fraction = max(NOISY_BATCH_FRACTION, fraction)
         draw = Random(f"{dataset.seed} {self.number} {seed}").random
-        if share == 0.0 or (draw() >= noisy_batch_share and not always):
+        if fraction == 0.0 or (draw() >= noisy_fraction and not always):
             return pairs
         return insert_unseen_characters(
             pairs,
             dataset.src_tokenizer,
-            share=share / noisy_batch_share,
+            fraction=fraction / noisy_fraction,
             draw=draw,
             max_length=dataset.max_length,
         )

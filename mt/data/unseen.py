@@ -11,9 +11,9 @@ from mt.data.corpus import EncodedPairs
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 
-# The noise makes a source longer by a few tokens, and with it the whole batch. So only this share
-# of the batches has noise, in more of their pairs.
-NOISY_BATCH_SHARE = 1 / 16
+# The noise makes a source longer by a few tokens, and with it the whole batch. So only this
+# fraction of the batches has noise, in more of their pairs.
+NOISY_BATCH_FRACTION = 1 / 16
 
 # Characters of 1, 2, 3 and 4 bytes in UTF-8 are drawn equally often. The last range ends after the
 # emoji.
@@ -23,16 +23,16 @@ MAX_INSERTED = 3  # characters in one place
 
 
 def insert_unseen_characters(
-    pairs: EncodedPairs, tokenizer: Tokenizer, *, share: float, draw: Draw, max_length: int
+    pairs: EncodedPairs, tokenizer: Tokenizer, *, fraction: float, draw: Draw, max_length: int
 ) -> EncodedPairs:
-    """Return the pairs, about `share` of them with unseen characters in one place of the source.
+    """Return the pairs, about `fraction` of them with unseen characters in one place of the source.
 
     `tokenizer` is that of the sources. A pair that would have a source of more than `max_length`
     tokens, with its prefix, stays as it is. The result is a pure function of the pairs and of the
     random numbers that `draw` returns.
     """
     rows = pairs.src.rows()
-    indices = [index for index in range(len(rows)) if draw() < share]
+    indices = [index for index in range(len(rows)) if draw() < fraction]
     texts = tokenizer.decode([rows[index] for index in indices])
     for index, text in zip(indices, texts, strict=True):
         (row,) = tokenizer.sample([_insert(text, tokenizer, draw)], draw)

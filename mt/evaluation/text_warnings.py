@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 _TOKENIZED = re.compile(
     r"\w [,.](?:\s|$)|@-@|@@(?:\s|$)|\u2581|&(?:apos|quot|amp|lt|gt|#124|#91|#93);"
 )
-# A text is probably tokenized if more than this share of its lines has such a sign. It was at least
-# 87 % in the tokenized texts that were tried, and at most 3 % in the others.
-TOKENIZED_SHARE = 0.1
+# A text is probably tokenized if more than this fraction of its lines has such a sign. It was at
+# least 87 % in the tokenized texts that were tried, and at most 3 % in the others.
+TOKENIZED_FRACTION = 0.1
 
 # Fewer letters say nothing about case.
 MIN_LETTERS = 2000
-# The largest share of capitals among the letters of a text that is probably lowercased.
+# The largest fraction of capitals among the letters of a text that is probably lowercased.
 MAX_CAPITALS = 0.0005
 # Georgian has capitals in Unicode, but texts do not use them.
 _GEORGIAN = re.compile("[\u10d0-\u10ff]")
@@ -93,7 +93,7 @@ def is_tokenized(lines: Sequence[str]) -> bool:
     """Return whether the lines look like the output of a tokenizer."""
     lines = [line for line in lines if not is_blank(line)]
     num_tokenized = sum(_TOKENIZED.search(line) is not None for line in lines)
-    return num_tokenized > TOKENIZED_SHARE * len(lines)
+    return num_tokenized > TOKENIZED_FRACTION * len(lines)
 
 
 def is_lowercased(lines: Sequence[str]) -> bool:
@@ -156,10 +156,10 @@ def find_seen_source_problems(eval_sets: Sequence[EvalSet], data: DataConfig) ->
     problems = []
     for eval_set, numbers in zip(eval_sets, lines_by_set, strict=False):
         if numbers:
-            share = len(numbers) / len(eval_set.src)
+            fraction = len(numbers) / len(eval_set.src)
             problems.append(
-                f"{eval_set.name}: {len(numbers):,} of {len(eval_set.src):,} sources ({share:.1%}; "
-                f"the first: line {numbers[0]}) are in the training text too, so the scores may be "
-                "too high"
+                f"{eval_set.name}: {len(numbers):,} of {len(eval_set.src):,} sources "
+                f"({fraction:.1%}; the first: line {numbers[0]}) are in the training text too, so "
+                "the scores may be too high"
             )
     return problems

@@ -24,7 +24,7 @@ MIN_UPDATES = 500
 # Tatoeba run of RECORDS.md no longer fell after 18.
 ENOUGH_EPOCHS = 20
 
-# Part of the updates that a warm-up may take.
+# Fraction of the updates that a warm-up may take.
 MAX_WARMUP_FRACTION = 0.1
 
 # A model memorizes its training text if it is large for it and sees it often: many parameters for

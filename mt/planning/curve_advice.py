@@ -22,10 +22,10 @@ MIN_LOSS_RISE = 0.05
 # Between two such runs, half a BLEU point says nothing (RECORDS.md).
 MIN_BLEU_RISE = 1.0
 
-# The part of the run, at its end, in which a validation curve should have become flat.
-LAST_PART = 0.25
+# The fraction of the run, at its end, in which a validation curve should have become flat.
+LAST_FRACTION = 0.25
 
-# The part of a run over which its training loss is averaged, because single values vary.
+# The fraction of a run over which its training loss is averaged, because single values vary.
 TRAIN_WINDOW = 0.1
 
 # Training that works never loses so much of what it had learned.
@@ -220,7 +220,7 @@ def advise_on_first_best(curves: RunCurves) -> Advice | None:
 
 def advise_on_longer_training(curves: RunCurves) -> Advice | None:
     """Say that the validation still improved at the end of the run."""
-    before = curves.at_fraction(1 - LAST_PART)
+    before = curves.at_fraction(1 - LAST_FRACTION)
     last = curves.validations[-1]
     fall = before.loss - last.loss
     rise = last.bleu - before.bleu

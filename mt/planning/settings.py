@@ -60,7 +60,7 @@ class Row:
     """A row of the table: text of at most `max_pairs`, and `min_epochs` or more."""
 
     max_pairs: float
-    min_epochs: float  # passes over the text that the reference model would make in the time
+    min_epochs: float  # that the reference model would train in the time
     size: ModelSize
     vocab_size: int
     dropout: float
@@ -69,9 +69,9 @@ class Row:
 
 
 # For each amount of text, the rows go from little to much time. With little time, regularization
-# slows a model down, and a large model makes too few passes. With much time, a small model stops
+# slows a model down, and a large model trains too few epochs. With much time, a small model stops
 # improving, and without regularization it overfits: with 3,000 pairs of Tatoeba and dropout 0.1,
-# the validation loss of TINY is 3.32 after 29 passes and 3.49 after 58.
+# the validation loss of TINY is 3.32 after 29 epochs and 3.49 after 58.
 #
 # Rows that are not measured follow published results: on little text, a smaller vocabulary and more
 # dropout (Sennrich and Zhang 2019), fewer or narrower layers (Araabi and Monz 2020), small batches
@@ -102,9 +102,9 @@ TABLE = (
     Row(math.inf, 2000, BIG, 32_000, dropout=0.2, bpe_dropout=0.0),
 )
 
-# The share of the time that is left for updates. The rest is for the tokenizer, for validations,
+# The fraction of the time that is left for updates. The rest is for the tokenizer, for validations,
 # and for the scores at the end.
-UPDATE_SHARE = 0.85
+UPDATE_FRACTION = 0.85
 
 # A GPU works on many tokens as fast as on few.
 GPU_BATCH_FACTOR = 4
@@ -121,9 +121,9 @@ MAX_UPDATES = 10**9  # the largest number that a config takes
 NUM_VALIDATIONS = 8
 NUM_LOG_LINES = 20  # at least, in a short run
 
-# If more than this share of the vocabulary would be single characters, as in Chinese, the rarest
+# If more than this fraction of the vocabulary would be single characters, as in Chinese, the rarest
 # of them are encoded as bytes, and the vocabulary has at least as many words as characters.
-MAX_CHARACTER_SHARE = 0.25
+MAX_CHARACTER_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Settings:
     """Values for a config, without those that depend on the number of updates."""
 
     row: Row
-    epochs: float  # passes over the text that the reference model would make in the time
+    epochs: float  # that the reference model would train in the time
     vocab_size: int
     character_coverage: float
     batch_tokens: int
@@ -162,7 +162,7 @@ class RunLength:
 
 def choose_settings(text: TextFacts, machine: MachineFacts, minutes: float) -> Settings:
     """Return the settings for a text, a machine and a time."""
-    reference_tokens = machine.tokens_per_second * 60 * minutes * UPDATE_SHARE
+    reference_tokens = machine.tokens_per_second * 60 * minutes * UPDATE_FRACTION
     epochs = reference_tokens / text.tokens_per_epoch
     row = find_row(text.num_pairs, epochs)
     vocab_size, character_coverage = choose_vocabulary(row, text)
@@ -187,7 +187,7 @@ def find_row(num_pairs: int, epochs: float) -> Row:
 def choose_vocabulary(row: Row, text: TextFacts) -> tuple[int, float]:
     """Return the vocabulary size and the character coverage for a text."""
     vocab_size = min(row.vocab_size, largest_vocab_size(text))
-    if text.num_different_characters <= MAX_CHARACTER_SHARE * row.vocab_size:
+    if text.num_different_characters <= MAX_CHARACTER_FRACTION * row.vocab_size:
         return vocab_size, 1.0
     with_words = NUM_FIXED_PIECES + 2 * text.num_frequent_characters
     return min(max(vocab_size, with_words), largest_vocab_size(text)), REDUCED_COVERAGE
@@ -219,7 +219,7 @@ def choose_batch_tokens(
 
 def plan_length(settings: Settings, *, update_seconds: float, minutes: float) -> RunLength:
     """Return how many updates fit into the time, and what depends on their number."""
-    num_updates = max(1, int(60 * minutes * UPDATE_SHARE / update_seconds))
+    num_updates = max(1, int(60 * minutes * UPDATE_FRACTION / update_seconds))
     num_updates = min(num_updates, MAX_UPDATES)
     return RunLength(
         num_updates,
@@ -235,7 +235,7 @@ def count_epochs(settings: Settings, length: RunLength, text: TextFacts) -> floa
 
 
 def describe_epochs(num_epochs: float) -> str:
-    """Return a number of epochs in words: "3.2 passes over the text"."""
+    """Return a number of epochs in words for everyone: "3.2 passes over the text"."""
     digits = 1 if num_epochs < 10 else 0
     return f"{num_epochs:,.{digits}f} passes over the text"
 

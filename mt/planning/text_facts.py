@@ -27,7 +27,7 @@ TOKENS_PER_WORD = 1.6
 # for `tokenizer.character_coverage`.
 REDUCED_COVERAGE = 0.9995
 
-MIN_SCRIPT_SHARE = 0.01  # of the letters; a script with less is not worth a line
+MIN_SCRIPT_FRACTION = 0.01  # of the letters; a script with less is not worth a line
 
 
 class ScriptShare(NamedTuple):
@@ -145,7 +145,7 @@ def find_scripts(characters: Counter[str]) -> tuple[ScriptShare, ...]:
     return tuple(
         ScriptShare(name, count / total)
         for name, count in counts.most_common()
-        if count >= MIN_SCRIPT_SHARE * total
+        if count >= MIN_SCRIPT_FRACTION * total
     )
 
 

@@ -1,21 +1,20 @@
 """How much of a run's time validation takes, and what to change when it takes too much."""
 
-import math
-
 from mt.config.schema import TrainConfig
+from mt.planning.advice import round_up
 from mt.training.stopping import count_validations
 
-# `mt check` warns when validation takes a larger share of a run's time.
-LARGEST_SHARE = 0.15
+# `mt check` warns when validation takes a larger fraction of a run's time.
+MAX_VALIDATION_FRACTION = 0.15
 
-# All validations of a run may take so long whatever their share is.
+# All validations of a run may take so long, whatever fraction of its time that is.
 UNNOTICED_SECONDS = 30.0
 
 
-def validation_share(
+def validation_fraction(
     train: TrainConfig, *, num_updates: int, update_seconds: float, validation_seconds: float
 ) -> float:
-    """Return the share of a run's time that its validations take, from 0 to 1."""
+    """Return the fraction of a run's time that its validations take, from 0 to 1."""
     training_seconds = num_updates * update_seconds
     num_validations = count_validations(0, num_updates, train.validate_every)
     all_validations_seconds = num_validations * validation_seconds
@@ -34,30 +33,22 @@ def advise_on_validation(
 
     `num_lines` is the number of lines that a validation translates.
     """
-    share = validation_share(
+    fraction = validation_fraction(
         train,
         num_updates=num_updates,
         update_seconds=update_seconds,
         validation_seconds=validation_seconds,
     )
     seconds = count_validations(0, num_updates, train.validate_every) * validation_seconds
-    if share <= LARGEST_SHARE or seconds < UNNOTICED_SECONDS:
+    if fraction <= MAX_VALIDATION_FRACTION or seconds < UNNOTICED_SECONDS:
         return None
     fewer_lines = f"a smaller train.validation_lines (now {num_lines:,})"
     remedy = fewer_lines
-    # Solve v / (training_seconds + v) = LARGEST_SHARE for the time v of all validations.
+    # Solve v / (training_seconds + v) = MAX_VALIDATION_FRACTION for the time v of all validations.
     training_seconds = num_updates * update_seconds
-    seconds_allowed = training_seconds * LARGEST_SHARE / (1 - LARGEST_SHARE)
+    seconds_allowed = training_seconds * MAX_VALIDATION_FRACTION / (1 - MAX_VALIDATION_FRACTION)
     num_allowed = int(seconds_allowed / validation_seconds)
     if num_allowed >= 1:
-        validate_every = min(_round_up(num_updates / num_allowed), num_updates)
+        validate_every = min(round_up(num_updates / num_allowed), num_updates)
         remedy = f"train.validate_every: {validate_every} or more, or {fewer_lines}"
-    return f"validation takes {100 * share:.0f} % of the training time: try {remedy}"
-
-
-def _round_up(value: float) -> int:
-    """Return the next integer with at most two digits that are not 0."""
-    unit = 1
-    while value / unit > 99:
-        unit *= 10
-    return math.ceil(value / unit) * unit
+    return f"validation takes {100 * fraction:.0f} % of the training time: try {remedy}"

@@ -39,9 +39,9 @@ CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer
 
 SHORT_LENGTH = 10  # words; if neither side is longer, a high length ratio means nothing
 
-# A side is in the wrong script if less than this share of its letters is in the scripts of its
+# A side is in the wrong script if less than this fraction of its letters is in the scripts of its
 # language.
-MIN_SCRIPT_SHARE = 0.5
+MIN_FRACTION_IN_SCRIPTS = 0.5
 
 Pair = tuple[str, str]
 
@@ -213,7 +213,7 @@ def is_in_scripts(text: str, scripts: frozenset[str]) -> bool:
         return True
     letters = [character for character in text if character.isalpha()]
     num_right = sum(1 for letter in letters if script_of_letter(letter) in scripts)
-    return num_right >= MIN_SCRIPT_SHARE * len(letters)
+    return num_right >= MIN_FRACTION_IN_SCRIPTS * len(letters)
 
 
 def _mark_duplicates(verdicts: NDArray[np.uint8], digests: Digests) -> None:

@@ -38,9 +38,9 @@ class MovingAverage:
         """
         self.num_updates += was_applied
         decay = ((1 + self.num_updates) / (WARMUP + self.num_updates)).clamp(max=self.decay)
-        new_share = (1 - decay) * was_applied
+        new_fraction = (1 - decay) * was_applied
         for name, weight in self._weights.items():
-            self.averages[name].lerp_(weight, new_share)
+            self.averages[name].lerp_(weight, new_fraction)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -27,9 +27,9 @@ from mt.training.validator import (
     translate_eval_sets,
 )
 
-# The final scoring takes at most this share of `train.max_minutes`. If the whole set needs more, a
-# sample of it is scored.
-LARGEST_SHARE = 0.1
+# The final scoring takes at most this fraction of `train.max_minutes`. If the whole set needs more,
+# a sample of it is scored.
+MAX_SCORING_FRACTION = 0.1
 # A sample has a multiple of SAMPLE_UNIT lines. It has at least FEWEST_LINES, because a score of
 # fewer lines is too uncertain.
 SAMPLE_UNIT = 100
@@ -198,7 +198,7 @@ def scoring_budget(max_minutes: float | None) -> float | None:
 
     A run without `train.max_minutes` has no planned time. So its scores do not depend on a clock.
     """
-    return None if max_minutes is None else LARGEST_SHARE * 60.0 * max_minutes
+    return None if max_minutes is None else MAX_SCORING_FRACTION * 60.0 * max_minutes
 
 
 def affordable_lines(num_lines: int, *, seconds_per_line: float, budget_seconds: float) -> int:

@@ -56,7 +56,7 @@ class RunPlan:
 
     total_steps: NonNegativeInt
     warmup: Ramp  # of the learning rate: from 0 to its peak
-    decay: Ramp  # the part of the decay that is done: from 0 after the warm-up to 1 at the end
+    decay: Ramp  # the fraction of the decay that is done: from 0 after the warm-up to 1 at the end
 
     @classmethod
     def of_new_run(cls, total_steps: int, config: TrainConfig) -> Self:
@@ -82,8 +82,8 @@ class RunPlan:
             if warmup_steps <= step:
                 # The run is shorter than planned. The rest of the warm-up takes as many updates as
                 # in a new plan, because a jump of the learning rate can destroy the model.
-                part_left = 1.0 - warmup.value(step) / config.learning_rate
-                warmup_steps = step + math.ceil(part_left * warmup_steps)
+                fraction_left = 1.0 - warmup.value(step) / config.learning_rate
+                warmup_steps = step + math.ceil(fraction_left * warmup_steps)
             warmup = warmup.with_end_at(warmup_steps, step=step)
             decay = replace(decay, from_step=warmup.to_step)
         decay = decay.with_end_at(total_steps, step=step)
@@ -128,10 +128,10 @@ def _constant(step: int, plan: RunPlan, config: TrainConfig) -> float:
 
 def _cooldown(step: int, plan: RunPlan, config: TrainConfig) -> float:
     """Return a factor of 1 that falls linearly to 0 over the last part of the plan."""
-    part_left = 1.0 - plan.decay.value(step)
-    if part_left >= config.cooldown:
+    fraction_left = 1.0 - plan.decay.value(step)
+    if fraction_left >= config.cooldown:
         return 1.0
-    return part_left / config.cooldown
+    return fraction_left / config.cooldown
 
 
 def _cosine(step: int, plan: RunPlan, config: TrainConfig) -> float:

@@ -9,20 +9,21 @@ from mt.training.pace import Pace
 from mt.training.schedule import RunPlan
 from mt.training.state import TrainState
 
-# With `train.max_minutes`, the plan is examined again after this part of `max_minutes`, or of the
-# time that the remaining updates take, whichever is less.
-EXAMINED_PART = 0.01
-EXAMINED_PART_LEFT = 0.1
-# Until a validation is measured, this part of `train.max_minutes` is kept for validation.
-VALIDATION_PART = 0.15
-# The measured speed is a mean over about this part of `train.max_minutes`, or over so many seconds.
-PACE_MEMORY_PART = 0.1
+# With `train.max_minutes`, the plan is examined again after this fraction of `max_minutes`, or of
+# the time that the remaining updates take, whichever is less.
+EXAMINED_FRACTION = 0.01
+EXAMINED_FRACTION_LEFT = 0.1
+# Until a validation is measured, this fraction of `train.max_minutes` is kept for validation.
+VALIDATION_FRACTION = 0.15
+# The measured speed is a mean over about this fraction of `train.max_minutes`, or over so many
+# seconds.
+PACE_MEMORY_FRACTION = 0.1
 PACE_MEMORY_SECONDS = 60.0
 # The first plan needs the time of so many updates.
 NUM_FIRST_UPDATES = 3
-# With `train.max_minutes`, a plan is revised when its total changes by more than this part of the
-# updates that are left. At the end, every change counts: another limit may end the run.
-REVISED_PART_LEFT = 0.02
+# With `train.max_minutes`, a plan is revised when its total changes by more than this fraction of
+# the updates that are left. At the end, every change counts: another limit may end the run.
+REVISED_FRACTION_LEFT = 0.02
 
 
 def stop_reason(state: TrainState, plan: RunPlan, config: TrainConfig) -> str | None:
@@ -66,7 +67,7 @@ def planned_steps(
     if config.max_minutes is not None:
         seconds_left = 60.0 * config.max_minutes - state.elapsed_seconds - reserved_seconds
         if pace.validation_seconds is None:
-            seconds_left -= VALIDATION_PART * 60.0 * config.max_minutes
+            seconds_left -= VALIDATION_FRACTION * 60.0 * config.max_minutes
         if seconds_left <= 0.0:
             totals.append(max(state.step, 1))  # one update is needed for a model
         elif pace.update_seconds is not None:
@@ -108,7 +109,7 @@ def pace_memory_seconds(config: TrainConfig) -> float:
     """Return over about how many seconds the speed of a run is measured."""
     if config.max_minutes is None:
         return PACE_MEMORY_SECONDS
-    return PACE_MEMORY_PART * 60.0 * config.max_minutes
+    return PACE_MEMORY_FRACTION * 60.0 * config.max_minutes
 
 
 def plan_is_due(state: TrainState, plan: RunPlan, config: TrainConfig, pace: Pace) -> bool:
@@ -117,10 +118,10 @@ def plan_is_due(state: TrainState, plan: RunPlan, config: TrainConfig, pace: Pac
         return False
     if not plan.is_measured and pace.num_updates >= NUM_FIRST_UPDATES:
         return True
-    interval = EXAMINED_PART * 60.0 * config.max_minutes
+    interval = EXAMINED_FRACTION * 60.0 * config.max_minutes
     if pace.update_seconds is not None:
         updates_seconds = (plan.total_steps - state.step) * pace.update_seconds
-        interval = min(interval, EXAMINED_PART_LEFT * updates_seconds)
+        interval = min(interval, EXAMINED_FRACTION_LEFT * updates_seconds)
     return state.elapsed_seconds - pace.planned_at >= interval
 
 
@@ -131,7 +132,7 @@ def is_worth_revising(plan: RunPlan, total_steps: int, config: TrainConfig, *, s
     """
     if config.max_minutes is None or not plan.is_measured:
         return total_steps != plan.total_steps
-    tolerance = REVISED_PART_LEFT * (plan.total_steps - step)
+    tolerance = REVISED_FRACTION_LEFT * (plan.total_steps - step)
     return abs(total_steps - plan.total_steps) > tolerance
 
 

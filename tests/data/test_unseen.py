@@ -36,19 +36,24 @@ def encode(tokenizer: Tokenizer, *, src_prefix: tuple[int, ...] = ()) -> Encoded
 
 
 def noisy_texts(
-    tokenizer: Tokenizer, pairs: EncodedPairs, *, share: float, max_length: int = 90, seed: int = 1
+    tokenizer: Tokenizer,
+    pairs: EncodedPairs,
+    *,
+    fraction: float,
+    max_length: int = 90,
+    seed: int = 1,
 ) -> list[str]:
     """Return the sources with noise; the targets must be as they were."""
     noisy = insert_unseen_characters(
-        pairs, tokenizer, share=share, draw=Random(seed).random, max_length=max_length
+        pairs, tokenizer, fraction=fraction, draw=Random(seed).random, max_length=max_length
     )
     assert noisy.tgt.rows() == pairs.tgt.rows()
     assert noisy.src_prefixes == pairs.src_prefixes
     return tokenizer.decode(noisy.src.rows())
 
 
-def test_a_share_of_the_sources_gets_unseen_characters(tokenizer: Tokenizer) -> None:
-    texts = noisy_texts(tokenizer, encode(tokenizer), share=0.25)
+def test_a_fraction_of_the_sources_gets_unseen_characters(tokenizer: Tokenizer) -> None:
+    texts = noisy_texts(tokenizer, encode(tokenizer), fraction=0.25)
     num_noisy = 0
     for text, (src, _) in zip(texts, PAIRS, strict=True):
         unseen = [character for character in text if not tokenizer.has_piece(character)]
@@ -60,7 +65,7 @@ def test_a_share_of_the_sources_gets_unseen_characters(tokenizer: Tokenizer) -> 
 
 
 def test_noise_trains_the_byte_pieces(tokenizer: Tokenizer) -> None:
-    texts = noisy_texts(tokenizer, encode(tokenizer), share=1.0)
+    texts = noisy_texts(tokenizer, encode(tokenizer), fraction=1.0)
     unseen = {
         character for text in texts for character in text if not tokenizer.has_piece(character)
     }
@@ -71,18 +76,18 @@ def test_noise_trains_the_byte_pieces(tokenizer: Tokenizer) -> None:
 
 def test_noise_is_a_function_of_the_random_numbers(tokenizer: Tokenizer) -> None:
     pairs = encode(tokenizer)
-    texts = noisy_texts(tokenizer, pairs, share=0.5)
-    assert noisy_texts(tokenizer, pairs, share=0.5) == texts
-    assert noisy_texts(tokenizer, pairs, share=0.5, seed=2) != texts
-    assert noisy_texts(tokenizer, pairs, share=0.0) == [src for src, _ in PAIRS]
+    texts = noisy_texts(tokenizer, pairs, fraction=0.5)
+    assert noisy_texts(tokenizer, pairs, fraction=0.5) == texts
+    assert noisy_texts(tokenizer, pairs, fraction=0.5, seed=2) != texts
+    assert noisy_texts(tokenizer, pairs, fraction=0.0) == [src for src, _ in PAIRS]
 
 
 def test_source_that_would_be_too_long_stays_as_it_is(tokenizer: Tokenizer) -> None:
     pairs = encode(tokenizer, src_prefix=tokenizer.tag_ids[:2])
     longest = int(pairs.src_lengths.max())
-    assert noisy_texts(tokenizer, pairs, share=1.0, max_length=5) == [src for src, _ in PAIRS]
+    assert noisy_texts(tokenizer, pairs, fraction=1.0, max_length=5) == [src for src, _ in PAIRS]
     noisy = insert_unseen_characters(
-        pairs, tokenizer, share=1.0, draw=Random(1).random, max_length=longest
+        pairs, tokenizer, fraction=1.0, draw=Random(1).random, max_length=longest
     )
     assert noisy.src_lengths.max() <= longest
 
@@ -93,9 +98,9 @@ def test_noise_keeps_bpe_dropout(tokenizer: Tokenizer, tmp_path: Path) -> None:
     sampling = Tokenizer.load(path, bpe_dropout=0.9)
     pairs = encode(tokenizer)
     plain = insert_unseen_characters(
-        pairs, tokenizer, share=1.0, draw=Random(1).random, max_length=90
+        pairs, tokenizer, fraction=1.0, draw=Random(1).random, max_length=90
     )
     sampled = insert_unseen_characters(
-        pairs, sampling, share=1.0, draw=Random(1).random, max_length=90
+        pairs, sampling, fraction=1.0, draw=Random(1).random, max_length=90
     )
     assert len(sampled.src.ids) > 1.3 * len(plain.src.ids)

@@ -17,7 +17,7 @@ from mt.planning.settings import (
     MIN_BATCH_TOKENS,
     TABLE,
     TINY,
-    UPDATE_SHARE,
+    UPDATE_FRACTION,
     MachineFacts,
     RunLength,
     Settings,
@@ -230,7 +230,7 @@ def test_gpu_gets_larger_batches() -> None:
 def test_length_of_a_run() -> None:
     settings = choose(18_000, 10)
     length = plan_length(settings, update_seconds=0.5, minutes=10)
-    assert length.num_updates == int(600 * UPDATE_SHARE / 0.5)
+    assert length.num_updates == int(600 * UPDATE_FRACTION / 0.5)
     assert length == RunLength(1020, warmup_steps=102, validate_every=120, log_every=50)
     # A run of a few updates is validated and logged too.
     assert plan_length(settings, update_seconds=60, minutes=1) == RunLength(1, 0, 1, 1)

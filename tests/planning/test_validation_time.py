@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mt.config.schema import TrainConfig
-from mt.planning.validation_time import advise_on_validation, validation_share
+from mt.planning.validation_time import advise_on_validation, validation_fraction
 
 
 def make_train(validate_every: int = 100) -> TrainConfig:
@@ -15,10 +15,10 @@ def make_train(validate_every: int = 100) -> TrainConfig:
 
 
 def test_share_counts_a_last_validation_of_its_own() -> None:
-    share = validation_share(
+    fraction = validation_fraction(
         make_train(), num_updates=250, update_seconds=1.0, validation_seconds=50.0
     )
-    assert share == pytest.approx(3 * 50 / (250 + 3 * 50))
+    assert fraction == pytest.approx(3 * 50 / (250 + 3 * 50))
 
 
 @pytest.mark.parametrize("validation_seconds", [0.001, 17.0])
@@ -34,7 +34,7 @@ def test_validation_that_takes_little_time_needs_no_advice(validation_seconds: f
 
 
 @pytest.mark.parametrize("validation_seconds", [18.0, 50.0, 150.0])
-def test_advice_brings_validation_to_its_largest_share(validation_seconds: float) -> None:
+def test_advice_brings_validation_to_its_largest_fraction(validation_seconds: float) -> None:
     def advise(validate_every: int) -> str | None:
         return advise_on_validation(
             make_train(validate_every),

@@ -39,7 +39,7 @@ from scripts.stress.fuzz.bad_input import (
     damage_bytes,
     good_config,
 )
-from scripts.stress.fuzz.outcome import Outcome, share_past_parser
+from scripts.stress.fuzz.outcome import Outcome, fraction_past_parser
 from scripts.stress.fuzz.runner import DEFAULT_LIMITS, Limits, make_good_input, run_all
 
 
@@ -61,7 +61,7 @@ def test_bad_input_ends_in_success_or_one_line(kind: str, good: GoodInput) -> No
     cases = make_cases(kind, good, seed=7, start=0, count=40)
     outcomes = [outcome for _, outcome in run_all(cases, jobs=2)]
     assert [outcome.failure for outcome in outcomes if outcome.failure] == []
-    assert share_past_parser(outcomes) >= 1 / 3
+    assert fraction_past_parser(outcomes) >= 1 / 3
     assert len({outcome.layer for outcome in outcomes}) >= 3
 
 

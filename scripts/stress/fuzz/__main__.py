@@ -30,7 +30,7 @@ from scripts.stress.fuzz.bad_runs import (
     score_case,
 )
 from scripts.stress.fuzz.bad_text import config_case, corpus_case, translate_case
-from scripts.stress.fuzz.outcome import FAILURE, Outcome, share_past_parser
+from scripts.stress.fuzz.outcome import FAILURE, Outcome, fraction_past_parser
 from scripts.stress.fuzz.runner import make_good_input, run_all
 
 CASE_MAKERS: dict[str, Callable[[Random, GoodInput], Case]] = {
@@ -45,7 +45,7 @@ CASE_MAKERS: dict[str, Callable[[Random, GoodInput], Case]] = {
     "score": score_case,
     "export": export_case,
 }
-MIN_SHARE_PAST_PARSER = 1 / 3  # with fewer, the cases would mostly test the parsers
+MIN_FRACTION_PAST_PARSER = 1 / 3  # with fewer, the cases would mostly test the parsers
 
 
 def make_cases(kind: str, good: GoodInput, *, seed: int, start: int, count: int) -> Iterator[Case]:
@@ -63,8 +63,8 @@ def print_table(kind: str, outcomes: list[Outcome]) -> None:
     seconds = max(outcome.ended.cpu_seconds for outcome in outcomes)
     megabytes = max(outcome.ended.memory for outcome in outcomes) / 1e6
     print(
-        f"{kind}: {len(outcomes):,} bad inputs, {share_past_parser(outcomes):.0%} past the parser, "
-        f"{counts[FAILURE]} failures"
+        f"{kind}: {len(outcomes):,} bad inputs, "
+        f"{fraction_past_parser(outcomes):.0%} past the parser, {counts[FAILURE]} failures"
     )
     print(f"    at most {seconds:.1f} s of CPU, and {megabytes:.0f} MB of RAM beyond the parent's")
     for layer, count in counts.most_common():
@@ -84,7 +84,7 @@ def try_kind(kind: str, good: GoodInput, options: argparse.Namespace) -> bool:
             print(f"{same_case} | {case.description} | {outcome.layer} | {answer}", flush=True)
     print_table(kind, outcomes)
     has_failures = any(outcome.failure for outcome in outcomes)
-    reads_enough = share_past_parser(outcomes) >= MIN_SHARE_PAST_PARSER or options.count == 1
+    reads_enough = fraction_past_parser(outcomes) >= MIN_FRACTION_PAST_PARSER or options.count == 1
     return not has_failures and reads_enough
 
 

@@ -152,8 +152,8 @@ def find_layer(ended: Ended, line: str) -> str:
     return LAYER_OF_ERROR.get(ended.error, "files")
 
 
-def share_past_parser(outcomes: list[Outcome]) -> float:
-    """Return the share of cases with content that was understood, right or wrong."""
+def fraction_past_parser(outcomes: list[Outcome]) -> float:
+    """Return the fraction of cases with content that was understood, right or wrong."""
     num_past_parser = 0
     for outcome in outcomes:
         if outcome.layer not in (*UNREAD_LAYERS, FAILURE):
