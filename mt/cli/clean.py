@@ -15,24 +15,12 @@ from mt.cli.text_options import (
     open_text,
 )
 from mt.errors import DataError
+from mt.preflight.cleaning_rules import KEPT, RULES_OF_HELD_OUT, CleaningRules, Rule
 
 if TYPE_CHECKING:
-    from mt.preflight.cleaning import Cleaning, CleaningRules, HeldOut
+    from mt.preflight.cleaning import Cleaning, HeldOut
 
-# The names of `mt.preflight.cleaning.Rule`, and what they mean.
-RULES = {
-    "encoding": "not UTF-8",
-    "control": "with an invisible character at which other programs end a line",
-    "blank": "with a blank side",
-    "length": "with a side of more than {max_length} words",
-    "length-ratio": "with one side more than {max_length_ratio:g} times as long as the other",
-    "script": "in another script",
-    "copy": "with the same text on both sides",
-    "language": "in the language of the other side",
-    "held-out": "with a source that is in the held-out text",
-    "duplicate": "the same as an earlier one",
-}
-RULES_OF_HELD_OUT = ("script", "language", "held-out")  # these need held-out text
+RULE_NAMES = ", ".join(rule.label for rule in Rule)
 
 
 def clean(
@@ -62,7 +50,7 @@ def clean(
     ] = 3.0,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="RULE", help=f"do not use a rule: {', '.join(RULES)}"),
+        typer.Option(metavar="RULE", help=f"do not use a rule: {RULE_NAMES}"),
     ] = None,
     columns: ColumnsOption = None,
     quiet: QuietOption = False,
@@ -71,20 +59,13 @@ def clean(
     """Write a text without the pairs that mt check would warn of, and count them."""
     from mt.cli.streams import write_lines
     from mt.data.split_files import refuse_existing
-    from mt.preflight.cleaning import (
-        KEPT,
-        CleaningRules,
-        Rule,
-        judge_text,
-        learn_held_out,
-        write_kept,
-    )
+    from mt.preflight.cleaning import judge_text, learn_held_out, write_kept
 
-    for rule_name in without or ():
-        if rule_name not in RULES:
-            raise typer.BadParameter(
-                f"wanted one of {', '.join(RULES)}; found {rule_name}", param_hint="--without"
-            )
+    rules = CleaningRules(
+        max_length=max_length,
+        max_length_ratio=max_length_ratio,
+        without=frozenset(_find_rule(name) for name in without or ()),
+    )
     paths = (Path(f"{output}.{src_lang}"), Path(f"{output}.{tgt_lang}"))
     for path in paths:
         refuse_existing(path)
@@ -94,11 +75,6 @@ def clean(
         for name in held_out or ()
     ]
     learned = learn_held_out(held_out_texts) if held_out_texts else None
-    rules = CleaningRules(
-        max_length=max_length,
-        max_length_ratio=max_length_ratio,
-        without=frozenset(rule for rule in Rule if rule.label in (without or ())),
-    )
     cleaning = judge_text(text, rules, held_out=learned)
     if cleaning.count(KEPT) == 0:
         raise DataError(f"{text.name}: no pair is left of {len(cleaning.verdicts):,}")
@@ -106,33 +82,53 @@ def clean(
     write_lines(describe_cleaning(cleaning, rules, held_out=learned, name=text.name, paths=paths))
 
 
+def _find_rule(name: str) -> Rule:
+    """Return the rule that `--without` names. Raises BadParameter."""
+    for rule in Rule:
+        if rule.label == name:
+            return rule
+    raise typer.BadParameter(f"wanted one of {RULE_NAMES}; found {name}", param_hint="--without")
+
+
+def describe_rule(rule: Rule, rules: CleaningRules) -> str:
+    """Return which pairs a rule leaves out."""
+    descriptions = {
+        Rule.ENCODING: "not UTF-8",
+        Rule.CONTROL: "with an invisible character at which other programs end a line",
+        Rule.BLANK: "with a blank side",
+        Rule.LENGTH: f"with a side of more than {rules.max_length} words",
+        Rule.LENGTH_RATIO: (
+            f"with one side more than {rules.max_length_ratio:g} times as long as the other"
+        ),
+        Rule.SCRIPT: "in another script",
+        Rule.COPY: "with the same text on both sides",
+        Rule.LANGUAGE: "in the language of the other side",
+        Rule.HELD_OUT: "with a source that is in the held-out text",
+        Rule.DUPLICATE: "the same as an earlier one",
+    }
+    return descriptions[rule]
+
+
 def describe_cleaning(
     cleaning: "Cleaning",
-    rules: "CleaningRules",
+    rules: CleaningRules,
     *,
     held_out: "HeldOut | None",
     name: str,
     paths: tuple[Path, Path],
 ) -> Iterator[str]:
     """Yield lines with the number of pairs: all, those that each rule drops, those that stay."""
-    from mt.preflight.cleaning import KEPT, Rule
-
     yield f"{len(cleaning.verdicts):11,} pairs in {name}"
     for rule in Rule:
-        meaning = RULES[rule.label].format(
-            max_length=rules.max_length, max_length_ratio=rules.max_length_ratio
-        )
         if rule in rules.without:
             continue
-        if held_out is None and rule.label in RULES_OF_HELD_OUT:
+        if held_out is None and rule in RULES_OF_HELD_OUT:
             continue
         if held_out is not None and held_out.log_odds is None and rule is Rule.LANGUAGE:
             yield f"{'?':>11} {rule.label}: the two languages are too similar to be told apart"
             continue
-        yield f"{cleaning.count(rule):11,} {rule.label}: {meaning}"
+        yield f"{cleaning.count(rule):11,} {rule.label}: {describe_rule(rule, rules)}"
     yield f"{cleaning.count(KEPT):11,} kept, in {paths[0]} and {paths[1]}"
     if held_out is None:
-        yield (
-            f"Not used without --held-out: {', '.join(RULES_OF_HELD_OUT)}. Give the validation and "
-            "test text."
-        )
+        labels = ", ".join(rule.label for rule in RULES_OF_HELD_OUT)
+        yield f"Not used without --held-out: {labels}. Give the validation and test text."

@@ -13,7 +13,7 @@ from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.word_encoder import WordEncoder
 
-SHORT_LENGTH = 10  # tokens; if neither side is longer, a high length ratio means nothing
+SHORT_PAIR_TOKENS = 10  # if neither side is longer, a high length ratio means nothing
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FilterLimits:
     """Which pairs are kept, by their lengths in tokens (eos and prefix included)."""
 
     max_length: int
-    # Of the longer side to the shorter. It does not apply to pairs of at most SHORT_LENGTH tokens.
+    # Of the longer side to the shorter. It does not apply to pairs of at most SHORT_PAIR_TOKENS.
     max_length_ratio: float
 
 
@@ -107,7 +107,7 @@ class ChunkEncoder:
         is_too_long = longer > self._limits.max_length
         has_bad_ratio = (
             ~is_too_long
-            & (longer > SHORT_LENGTH)
+            & (longer > SHORT_PAIR_TOKENS)
             & (longer > self._limits.max_length_ratio * shorter)
         )
         kept = np.flatnonzero(~is_too_long & ~has_bad_ratio)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mt.config.choices import Normalization
 from mt.data.chunk_encoder import (
-    SHORT_LENGTH,
+    SHORT_PAIR_TOKENS,
     ChunkEncoder,
     EncodedChunk,
     FilterCounts,
@@ -139,7 +139,7 @@ def encode_corpus(
 
     Left out are pairs with a blank side, with a side of more than `max_length` tokens (eos and
     prefix included), or with one side more than `max_length_ratio` times as long as the other. The
-    ratio does not matter for pairs of at most SHORT_LENGTH tokens.
+    ratio does not matter for pairs of at most SHORT_PAIR_TOKENS.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
     lines, when the cache is damaged, and when no pair is left. DiskError when the cache cannot be
@@ -152,7 +152,7 @@ def encode_corpus(
         "format_version": FORMAT_VERSION,
         "files": [corpus.text.identity(known_files.digest) for corpus in corpora],
         "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
-        "limits": [max_length, max_length_ratio, SHORT_LENGTH],
+        "limits": [max_length, max_length_ratio, SHORT_PAIR_TOKENS],
     }
     if normalization != "none":
         identity["normalization"] = normalization

@@ -25,7 +25,7 @@ from mt.evaluation.languages import (
     ter_words,
 )
 
-MIN_SENTENCES = 10  # a confidence interval of fewer sentences means nothing
+MIN_SENTENCES_FOR_INTERVAL = 10  # a confidence interval of fewer sentences means nothing
 NUM_RESAMPLES = 1000  # the usual number of bootstrap resamples
 MIN_RESAMPLES = 100
 # sacreBLEU holds the statistics of all sentences of all resamples in memory at once, so a large set
@@ -139,7 +139,7 @@ def score_corpus(
     for metric_name in usable_metrics(metrics, scoring):
         metric = scoring.metric(metric_name)
         value, mean, half_width = _compute_score(metric, hypotheses, references, num_resamples)
-        if num_lines < MIN_SENTENCES:
+        if num_lines < MIN_SENTENCES_FOR_INTERVAL:
             mean = math.nan
             half_width = math.nan
         signature = str(metric.get_signature())

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from sacrebleu.significance import PairedTest, Result
 
 from mt.evaluation.metrics import (
-    MIN_SENTENCES,
+    MIN_SENTENCES_FOR_INTERVAL,
     NAMES,
     NUM_RESAMPLES,
     Score,
@@ -91,7 +91,7 @@ def compare_with_baseline(
             if systems and lines == hypotheses[0]:
                 system = PairedScore(score, 1.0, 1.0)
             systems.append(system)
-        if num_lines < MIN_SENTENCES:
+        if num_lines < MIN_SENTENCES_FOR_INTERVAL:
             systems = [_without_tests(system) for system in systems]
         compared.append(
             PairedScores(NAMES[metric], systems, bootstrap_signature, randomization_signature)

@@ -9,7 +9,7 @@ from mt.evaluation.metrics import Score
 from mt.planning.advice import Advice
 
 # Fewer sentences say little about how often something happens.
-MIN_SENTENCES = 50
+MIN_SENTENCES_FOR_ADVICE = 50
 
 # Names and numbers are copied rightly; such lines do not count. One line in 50 is more than the
 # odd sentence without a translation.
@@ -146,4 +146,7 @@ def advise_on_scores(bleu: Score, chrf: Score) -> Advice | None:
 
 def _is_frequent(number: int, counts: OutputCounts, max_fraction: float) -> bool:
     """Return whether more than a fraction of enough sentences are of one kind."""
-    return counts.num_sentences >= MIN_SENTENCES and number > max_fraction * counts.num_sentences
+    return (
+        counts.num_sentences >= MIN_SENTENCES_FOR_ADVICE
+        and number > max_fraction * counts.num_sentences
+    )

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from mt.data.text import OnBytes, chunked
 from mt.data.words import split_words
 from mt.errors import DataError
 from mt.planning.text_facts import find_scripts, script_of_letter
+from mt.preflight.cleaning_rules import KEPT, CleaningRules, Rule
 from mt.preflight.languages import (
     MIN_LOG_ODDS,
     NUM_TRIGRAM_HASHES,
@@ -37,45 +37,13 @@ from mt.storage.atomic import atomic_file
 CHUNK_SIZE = 4096  # pairs that are judged together
 CHUNK_CHARS = 8_000_000  # characters of these; long lines make a chunk of fewer pairs
 
-SHORT_LENGTH = 10  # words; if neither side is longer, a high length ratio means nothing
+SHORT_PAIR_WORDS = 10  # if neither side is longer, a high length ratio means nothing
 
 # A side is in the wrong script if less than this fraction of its letters is in the scripts of its
 # language.
 MIN_FRACTION_IN_SCRIPTS = 0.5
 
 Pair = tuple[str, str]
-
-
-class Rule(IntEnum):
-    """Why a pair is left out: the first of these that applies."""
-
-    ENCODING = 1
-    CONTROL = 2
-    BLANK = 3
-    LENGTH = 4
-    LENGTH_RATIO = 5
-    SCRIPT = 6
-    COPY = 7
-    LANGUAGE = 8
-    HELD_OUT = 9
-    DUPLICATE = 10
-
-    @property
-    def label(self) -> str:
-        """Return the name on the command line."""
-        return self.name.lower().replace("_", "-")
-
-
-KEPT = 0  # the verdict on a pair to which no rule applies
-
-
-@dataclass(frozen=True)
-class CleaningRules:
-    """The rules that are used, and their limits."""
-
-    max_length: int  # words of a side
-    max_length_ratio: float  # words of the longer side to those of the shorter
-    without: frozenset[Rule] = frozenset()  # rules that are not used
 
 
 @dataclass(frozen=True)
@@ -199,7 +167,7 @@ def _broken_rules(
     shorter = min(num_src_words, num_tgt_words)
     if longer > rules.max_length:
         yield Rule.LENGTH
-    if longer > SHORT_LENGTH and longer > rules.max_length_ratio * shorter:
+    if longer > SHORT_PAIR_WORDS and longer > rules.max_length_ratio * shorter:
         yield Rule.LENGTH_RATIO
     if held_out is not None and not (
         is_in_scripts(src, held_out.src_scripts) and is_in_scripts(tgt, held_out.tgt_scripts)
@@ -256,8 +224,8 @@ def write_kept(text: ParallelText, cleaning: Cleaning, *, paths: tuple[Path, Pat
 
 def _pairs(text: ParallelText, *, on_bytes: OnBytes | None = None) -> Iterator[Pair]:
     """Yield all pairs of a text, whatever is in them; a row without one of the sides is blank."""
-    errors: Literal["surrogateescape"] = "surrogateescape"
-    return (unit or ("", "") for unit in text.read_units(errors=errors, on_bytes=on_bytes))
+    units = text.read_units(errors="surrogateescape", on_bytes=on_bytes)
+    return (unit or ("", "") for unit in units)
 
 
 def _digest(line: str) -> bytes:

@@ -14,7 +14,7 @@ from mt.evaluation.evaluate import (
     TranslatedSets,
     translate_sets,
 )
-from mt.evaluation.metrics import DEFAULT_METRICS, MIN_SENTENCES
+from mt.evaluation.metrics import DEFAULT_METRICS, MIN_SENTENCES_FOR_INTERVAL
 from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
 from mt.report.compared_runs import ComparedRun, read_runs, run_facts
@@ -240,6 +240,6 @@ def comparison_page(comparison: Comparison) -> str:
             "facts": [run_facts(run) for run in comparison.runs],
             "group_colour": group_colour,
             "word_diff": word_diff,
-            "min_sentences": MIN_SENTENCES,
+            "min_sentences": MIN_SENTENCES_FOR_INTERVAL,
         },
     )

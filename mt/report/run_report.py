@@ -10,7 +10,7 @@ from mt.config.schema import Config
 from mt.decoding.translator import Translator
 from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.evaluate import scoring_of_run
-from mt.evaluation.metrics import MIN_SENTENCES, Score
+from mt.evaluation.metrics import MIN_SENTENCES_FOR_INTERVAL, Score
 from mt.evaluation.text_warnings import find_seen_source_problems
 from mt.planning.advice import Advice
 from mt.planning.next_steps import suggest_next_steps
@@ -180,7 +180,7 @@ def report_page(report: Report) -> str:
             "plots": training_plots(report.history),
             "length_plot": length_plot,
             "word_diff": word_diff,
-            "min_sentences": MIN_SENTENCES,
+            "min_sentences": MIN_SENTENCES_FOR_INTERVAL,
             "length_ratio": LENGTH_RATIO,
         },
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from shell import Ended, mt
 
-from mt.cli.clean import RULES
-from mt.preflight.cleaning import Rule
+from mt.cli.clean import describe_rule
+from mt.preflight.cleaning_rules import CleaningRules, Rule
 
 ROWS = [f"the house {number}\tdas Haus {number}" for number in range(200)]
 FAULTS = [ROWS[4], "\tHaus", "house\thouse", f"{'house ' * 12}\tHaus", "house", "h\x85\tHaus"]
@@ -99,5 +99,9 @@ def test_text_without_a_clean_pair_gives_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
-def test_rules_of_the_command_are_those_that_exist() -> None:
-    assert list(RULES) == [rule.label for rule in Rule]
+def test_each_rule_has_its_own_description() -> None:
+    rules = CleaningRules(max_length=7, max_length_ratio=2.5)
+    descriptions = {rule: describe_rule(rule, rules) for rule in Rule}
+    assert len(set(descriptions.values())) == len(Rule)
+    assert "7 words" in descriptions[Rule.LENGTH]
+    assert "2.5 times" in descriptions[Rule.LENGTH_RATIO]

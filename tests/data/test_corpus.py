@@ -14,7 +14,7 @@ import pytest
 import mt.data.corpus
 from mt.config.choices import Normalization
 from mt.data.chunk_encoder import (
-    SHORT_LENGTH,
+    SHORT_PAIR_TOKENS,
     ChunkEncoder,
     EncodedChunk,
     FilterCounts,
@@ -213,7 +213,7 @@ def test_limits_are_inclusive_and_short_pairs_have_no_ratio(
 
     long_text = "x" * 30
     short_text = "x" * 8
-    assert num_tokens(short_text) <= SHORT_LENGTH < num_tokens(long_text)
+    assert num_tokens(short_text) <= SHORT_PAIR_TOKENS < num_tokens(long_text)
     equal_pair = (long_text, long_text)
     uneven_pair = (long_text, "y")
     short_uneven_pair = (short_text, "y")

@@ -212,7 +212,7 @@ def test_interval_is_cut_to_the_range_of_the_metric(
 
 
 def test_too_few_sentences_have_no_interval() -> None:
-    hyps, refs = noisy_translations(metrics.MIN_SENTENCES - 1, seed=1)
+    hyps, refs = noisy_translations(metrics.MIN_SENTENCES_FOR_INTERVAL - 1, seed=1)
     for score in score_corpus(hyps, [refs], num_resamples=100):
         assert score.value > 0.0
         assert math.isnan(score.half_width)

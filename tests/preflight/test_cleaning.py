@@ -14,17 +14,15 @@ from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
 from mt.data.parallel_text import TsvFile, TwoFiles
 from mt.errors import DataError
 from mt.preflight.cleaning import (
-    KEPT,
     Cleaning,
-    CleaningRules,
     HeldOut,
-    Rule,
     is_in_scripts,
     judge_pairs,
     judge_text,
     learn_held_out,
     write_kept,
 )
+from mt.preflight.cleaning_rules import KEPT, CleaningRules, Rule
 from mt.preflight.run_checks import check_files
 
 RULES = CleaningRules(max_length=20, max_length_ratio=3.0)
