@@ -99,7 +99,7 @@ class Service:
 
     async def report_health(self, request: Request) -> Response:
         """Return that the server is up, and how many characters wait to be translated."""
-        return _json({"status": "ok", "waitingCharacters": self.queue.num_waiting_chars})
+        return _json({"status": "ok", "waitingCharacters": self.queue.num_pending_chars})
 
     async def show_frontend_settings(self, request: Request) -> Response:
         """Return the settings that clients of LibreTranslate read."""
@@ -137,11 +137,8 @@ class Service:
         """Translate a text, and describe the words of each translation."""
         parameters = await self._accepted_parameters(request)
         translation_request = parse_translate(parameters, max_chars=self.max_detail_chars)
-        if translation_request.is_list:
-            raise HTTPException(400, "q: wanted one text")
+        lines = translation_request.single_text().split("\n")
         model = self._find_model(translation_request)
-        lines = translation_request.lines
-
         translator = _detailed_translator(model)
 
         def describe(n_best_lists: list[list[Translation]]) -> list[dict[str, Any]]:
@@ -155,17 +152,14 @@ class Service:
         """Return the attention page of a sentence and the given translation, or the model's."""
         parameters = await self._accepted_parameters(request)
         translation_request = parse_translate(parameters, max_chars=self.max_detail_chars)
-        if translation_request.is_list:
-            raise HTTPException(400, "q: wanted one sentence")
+        sentence = translation_request.single_text()
         translation = optional_text(parameters, "translation")
         if translation is not None and len(translation) > self.max_detail_chars:
             raise HTTPException(
                 413, f"translation: the limit is {self.max_detail_chars} characters"
             )
         model = self._find_model(translation_request)
-        (sentence,) = translation_request.texts
         links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT_FILE])]
-
         translator = _detailed_translator(model)
 
         def draw(n_best_lists: list[list[Translation]]) -> str:

@@ -10,6 +10,13 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+ALTERNATIVES: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": MAX_ALTERNATIVES,
+    "default": 0,
+    "description": "further translations that are wanted",
+}
 
 ERRORS = {
     400: "A parameter is missing or wrong, or no model fits",
@@ -57,23 +64,14 @@ def openapi_document(*, max_chars: int) -> dict[str, Any]:
 def _translate_operation() -> Schema:
     request = _request_schema(
         q={"oneOf": [TEXT, _list(TEXT)], "description": "a text, or a list of texts"},
-        alternatives={
-            "type": "integer",
-            "minimum": 0,
-            "maximum": MAX_ALTERNATIVES,
-            "default": 0,
-            "description": "further translations that are wanted",
-        },
+        alternatives=ALTERNATIVES,
         format={"type": "string", "enum": ["text"], "default": "text"},
     )
     return _operation("Translate", _ref("Translated"), request=request)
 
 
 def _details_operation() -> Schema:
-    request = _request_schema(
-        q=TEXT,
-        alternatives={"type": "integer", "minimum": 0, "maximum": MAX_ALTERNATIVES, "default": 0},
-    )
+    request = _request_schema(q=TEXT, alternatives=ALTERNATIVES)
     return _operation("Translate, and describe each word", _ref("Details"), request=request)
 
 

@@ -5,7 +5,7 @@ The names and errors of `/translate` are those of LibreTranslate, so that its cl
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -46,6 +46,13 @@ class TranslateRequest:
     def lines(self) -> list[str]:
         """Return the lines of all texts."""
         return [line for text in self.texts for line in text.split("\n")]
+
+    def single_text(self) -> str:
+        """Return the text. Raises HTTPException for a list of texts."""
+        if self.is_list:
+            raise HTTPException(400, "q: wanted one text")
+        (text,) = self.texts
+        return text
 
 
 async def read_parameters(request: Request, *, max_chars: int) -> Parameters:
@@ -123,10 +130,10 @@ async def _parse_multipart(request: Request, body: bytes) -> Parameters:
         )
     except (HTTPException, MultiPartException, ClientDisconnect) as error:
         raise HTTPException(400, "the body is not a form of text fields") from error
-    return _join_pairs([(name, value) for name, value in form.multi_items()])
+    return _join_pairs(form.multi_items())
 
 
-def _join_pairs(pairs: list[tuple[str, Any]]) -> Parameters:
+def _join_pairs(pairs: Iterable[tuple[str, Any]]) -> Parameters:
     """Return the fields of a form; a field that is repeated becomes a list."""
     parameters: dict[str, Any] = {}
     for name, value in pairs:

@@ -14,7 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mt.errors import DeviceError
 
 MAX_CONNECTIONS = 500
-# A connection is closed after one to two such times without the complete header of a request.
+# How often a connection is checked: it is closed if no request has begun since the last check. So a
+# client has HEADER_SECONDS to twice that time to send the header of a request.
 HEADER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 300  # after a signal, to answer the accepted requests
@@ -23,8 +24,8 @@ SHUTDOWN_SECONDS = 300  # after a signal, to answer the accepted requests
 class BoundedProtocol(H11Protocol):
     """HTTP on a connection that is closed when no request begins.
 
-    Uvicorn waits for the header of a request without a limit. Clients that send a byte now and then
-    could use all connections.
+    Uvicorn waits for the header of a request without a limit. So a few clients that never complete
+    a header could occupy all connections.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -83,12 +84,12 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run_server(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT, and then finish the accepted requests.
+    """Answer requests until SIGTERM or SIGINT; requests that were accepted are answered first.
 
     A second SIGINT ends the server at once.
     """
     server = make_server(app)
-    # When uvicorn ends, it sends itself the signals again that it has received. With this handler,
+    # When uvicorn ends, it raises the signals that it received once more. With this handler,
     # SIGTERM raises KeyboardInterrupt, as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):

@@ -134,7 +134,7 @@ class TranslationQueue:
         self.max_chars = max_chars
         self._changed = threading.Condition()
         self._new_jobs: deque[Job] = deque()  # guarded by _changed, as the next two are
-        self._num_chars = 0  # of all jobs that are not done
+        self._num_pending_chars = 0  # of all jobs that are not done
         self._is_closed = False
         self._started_jobs: deque[_StartedJob] = deque()  # used by the thread alone
         self._thread = threading.Thread(target=self._run, name="translation", daemon=True)
@@ -151,20 +151,21 @@ class TranslationQueue:
         self._thread.join()
 
     @property
-    def num_waiting_chars(self) -> int:
-        """Return the number of characters of all jobs that are not done."""
+    def num_pending_chars(self) -> int:
+        """Return the number of characters of the jobs that wait or run."""
         with self._changed:
-            return self._num_chars
+            return self._num_pending_chars
 
     def submit(self, job: Job) -> None:
         """Add a job to the queue. Raises QueueFullError or QueueClosedError."""
         with self._changed:
             if self._is_closed:
                 raise QueueClosedError
+            num_chars = self._num_pending_chars + job.num_chars
             # A job that is alone is always taken.
-            if self._num_chars > 0 and self._num_chars + job.num_chars > self.max_chars:
+            if num_chars > self.max_chars and self._num_pending_chars > 0:
                 raise QueueFullError
-            self._num_chars += job.num_chars
+            self._num_pending_chars = num_chars
             self._new_jobs.append(job)
             self._changed.notify()
 
@@ -196,46 +197,44 @@ class TranslationQueue:
 
     def _drop_cancelled_jobs(self) -> None:
         """Remove the jobs of clients that are gone."""
-        for progress in list(self._started_jobs):
-            if progress.job.future.cancelled():
-                self._started_jobs.remove(progress)
-                self._release(progress.job)
+        for started in list(self._started_jobs):
+            if started.job.future.cancelled():
+                self._started_jobs.remove(started)
+                self._release(started.job)
 
     def _translate_batch(self) -> None:
         """Translate sentences of the first job, and of all jobs that can share its batch."""
         first = self._started_jobs[0].job
-        sharing = [
-            progress for progress in self._started_jobs if first.can_share_batch(progress.job)
-        ]
+        sharing = [started for started in self._started_jobs if first.can_share_batch(started.job)]
         batch = _take_batch(sharing)
         search = first.model.translator.segment_search
         try:
             _translate_parts(search, batch, first.num_translations)
         except Exception:
             # Translate each part alone, so that a request fails only because of its own text.
-            for progress, waiting_part in batch:
+            for started, waiting_part in batch:
                 try:
-                    _translate_parts(search, [(progress, waiting_part)], first.num_translations)
+                    _translate_parts(search, [(started, waiting_part)], first.num_translations)
                 except Exception as error:
-                    progress.waiting.clear()
-                    self._fail(progress.job, error)
-        for progress in dict.fromkeys(progress for progress, _ in batch):
-            self._started_jobs.remove(progress)
-            if not progress.job.is_over:
-                self._started_jobs.append(progress)
+                    started.waiting.clear()
+                    self._fail(started.job, error)
+        for started in dict.fromkeys(started for started, _ in batch):
+            self._started_jobs.remove(started)
+            if not started.job.is_over:
+                self._started_jobs.append(started)
 
     def _finish_translated_jobs(self) -> None:
         """Answer the requests whose lines are all translated."""
-        for progress in list(self._started_jobs):
-            if not progress.is_translated:
+        for started in list(self._started_jobs):
+            if not started.is_translated:
                 continue
-            self._started_jobs.remove(progress)
-            job = progress.job
+            self._started_jobs.remove(started)
+            job = started.job
             if job.future.cancelled():
                 self._release(job)
                 continue
             try:
-                answer = job.finish(progress.n_best_lists())
+                answer = job.finish(started.n_best_lists())
             except Exception as error:
                 self._fail(job, error)
                 continue
@@ -257,7 +256,7 @@ class TranslationQueue:
         """Mark a job as over, and no longer count its characters."""
         job.is_over = True
         with self._changed:
-            self._num_chars -= job.num_chars
+            self._num_pending_chars -= job.num_chars
 
 
 def _translate_parts(
@@ -266,8 +265,8 @@ def _translate_parts(
     """Translate parts together, and store their translations in the jobs."""
     segments = [SourceSegment(waiting_part.part.src_ids) for _, waiting_part in batch]
     n_best_lists = search.n_best(segments, num_translations)
-    for (progress, waiting_part), translations in zip(batch, n_best_lists, strict=True):
-        progress.results[waiting_part.line, waiting_part.part_index] = translations
+    for (started, waiting_part), translations in zip(batch, n_best_lists, strict=True):
+        started.results[waiting_part.line, waiting_part.part_index] = translations
 
 
 def _take_batch(sharing: Sequence[_StartedJob]) -> list[tuple[_StartedJob, WaitingPart]]:
@@ -279,13 +278,13 @@ def _take_batch(sharing: Sequence[_StartedJob]) -> list[tuple[_StartedJob, Waiti
     cost = 0
     while True:
         num_before = len(batch)
-        for progress in sharing:
-            if not progress.waiting:
+        for started in sharing:
+            if not started.waiting:
                 continue
-            waiting_part = progress.waiting[0]
+            waiting_part = started.waiting[0]
             if batch and cost + waiting_part.cost > BATCH_CHARS:
                 return batch
-            batch.append((progress, progress.waiting.popleft()))
+            batch.append((started, started.waiting.popleft()))
             cost += waiting_part.cost
         if len(batch) == num_before:
             return batch

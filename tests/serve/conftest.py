@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import pytest
 from browser import Browser, open_browser
-from invented_words import INVENTED_WORDS
+from invented_words import invented_text
 from serving import RecordingSearch, RunningServer, make_models, running_server
 
 from mt.data.tokenizer import Tokenizer
@@ -15,14 +14,10 @@ from mt.data.tokenizer_training import train_tokenizer
 from mt.serve.models import ServedModels
 
 
-def make_text(seed: int, num_words: int) -> str:
-    return " ".join(random.Random(seed).choices(INVENTED_WORDS, k=num_words))
-
-
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    texts = [make_text(i, 1 + i % 6) for i in range(100)]
+    texts = [invented_text(i, 1 + i % 6) for i in range(100)]
     train_tokenizer(texts, path, kind="bpe", vocab_size=330)
     return Tokenizer.load(path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from invented_words import INVENTED_WORDS
+from invented_words import invented_text
 from libretranslatepy import LibreTranslateAPI
 from serving import TIMEOUT_SECONDS, Answer, RunningServer, running_server
 
@@ -28,10 +27,6 @@ from mt.serve.translation_queue import Job, TranslationQueue
 
 EN_SV = {"source": "en", "target": "sv"}
 TEXT = "balo deru.\n\nFimi gona! \u2028 hupe"
-
-
-def make_text(seed: int, num_words: int) -> str:
-    return " ".join(random.Random(seed).choices(INVENTED_WORDS, k=num_words))
 
 
 def translation_of(models: ServedModels, text: str, index: int = 0) -> str:
@@ -302,25 +297,25 @@ def test_the_text_of_a_vanished_client_is_not_translated(
     queue = TranslationQueue(max_chars=10_000)
     with running_server(models, queue=queue) as running:
         with blocked(queue, models):
-            idle_chars = queue.num_waiting_chars
+            idle_chars = queue.num_pending_chars
             body = json.dumps({"q": "gona", **EN_SV}).encode()
             with running.connect() as connection:
                 connection.sendall(
                     b"POST /translate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                     b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
                 )
-                wait_until(lambda: queue.num_waiting_chars > idle_chars)
+                wait_until(lambda: queue.num_pending_chars > idle_chars)
             time.sleep(0.2)  # the server has to notice that the connection is closed
         answer = running.post("translate", q="hupe", **EN_SV)
         assert answer.status == 200
         assert calls == [["hupe"]]
-        wait_until(lambda: queue.num_waiting_chars == 0)
+        wait_until(lambda: queue.num_pending_chars == 0)
 
 
 def test_many_clients_get_their_own_translations(
     server: RunningServer, models: ServedModels, calls: list[list[str]]
 ) -> None:
-    texts = [make_text(i, 1 + i % 7) for i in range(24)]
+    texts = [invented_text(i, 1 + i % 7) for i in range(24)]
     answers: dict[str, Answer] = {}
 
     def ask(text: str) -> None:

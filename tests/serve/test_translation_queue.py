@@ -151,7 +151,7 @@ def test_a_cancelled_request_is_not_translated(
     assert calls == [["hupe"]]
     with pytest.raises(CancelledError):
         gone.future.result()
-    assert queue.num_waiting_chars == 0
+    assert queue.num_pending_chars == 0
 
 
 def test_the_queue_is_bounded(model: ServedModel) -> None:
@@ -168,7 +168,7 @@ def test_the_queue_is_bounded(model: ServedModel) -> None:
     queue.submit(larger_than_the_queue)  # the queue is empty
     larger_than_the_queue.future.result()
     queue.close()
-    assert queue.num_waiting_chars == 0
+    assert queue.num_pending_chars == 0
 
 
 def test_closing_finishes_what_was_taken(model: ServedModel) -> None:
@@ -210,7 +210,7 @@ def test_a_request_that_fails_takes_no_other_along(
     assert good.future.result() == model.translator.n_best(["hupe"], num_translations=1)
     with pytest.raises(DeviceError):
         bad.future.result()
-    assert queue.num_waiting_chars == 0
+    assert queue.num_pending_chars == 0
 
 
 def test_an_answer_that_cannot_be_made_is_an_error(

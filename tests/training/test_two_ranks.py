@@ -96,18 +96,24 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def rank_environment(rank: str, *, port: str) -> dict[str, str]:
+    """Return the environment that torchrun gives to one of two ranks."""
+    return one_thread(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port,
+        WORLD_SIZE="2",
+        RANK=rank,
+        LOCAL_RANK=rank,
+        GLOO_SOCKET_IFNAME="lo",
+    )
+
+
 @contextmanager
 def start_two_ranks(
     program: str, arguments: Sequence[str], *, variables: Mapping[str, str]
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Start two ranks as torchrun does, and kill them at the end of the `with` block."""
-    environment = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-        "WORLD_SIZE": "2",
-        "GLOO_SOCKET_IFNAME": "lo",
-        **variables,
-    }
+    port = free_port()
     with ExitStack() as stack:
         processes = []
         for rank in ("0", "1"):
@@ -115,7 +121,7 @@ def start_two_ranks(
                 [sys.executable, "-c", program, *arguments],
                 stderr=subprocess.PIPE,
                 text=True,
-                env=one_thread(**environment, RANK=rank, LOCAL_RANK=rank),
+                env={**rank_environment(rank, port=port), **variables},
             )
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -443,14 +449,7 @@ def test_rank_ends_when_its_launcher_is_killed_at_the_start(
         f"d._join_ranks = lambda b: (Path({str(tmp_path / 'waits')!r}).touch(), join(b));"
         "d.open_runtime('cpu')"
     )
-    environment = one_thread(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=free_port(),
-        WORLD_SIZE="2",
-        GLOO_SOCKET_IFNAME="lo",
-        RANK=rank,
-        LOCAL_RANK=rank,
-    )
+    environment = rank_environment(rank, port=free_port())
     command = [sys.executable, "-c", LAUNCHER, sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as launcher:
         assert launcher.stdout is not None
