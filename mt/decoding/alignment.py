@@ -16,7 +16,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,10 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
 from mt.decoding.text_translator import CHUNK_SIZE
 from mt.decoding.translation import Alignment, Segment, Target, Translation
-from mt.decoding.translator import Translator
 from mt.model.recording import cross_attention
+
+if TYPE_CHECKING:  # `Translator.align` calls this module
+    from mt.decoding.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def default_layer(num_layers: int) -> int:
 
 
 def align(
-    translator: Translator,
+    translator: "Translator",
     pairs: Sequence[Segment],
     *,
     layer: int | None = None,
@@ -83,7 +85,7 @@ def align(
 
 
 def align_pairs(
-    translator: Translator, pairs: Sequence[tuple[str, Target]], *, prefix: Prefix = ()
+    translator: "Translator", pairs: Sequence[tuple[str, Target]], *, prefix: Prefix = ()
 ) -> list[Alignment]:
     """Return the links of each pair, whose target is a given text or a translator's own.
 
@@ -105,7 +107,7 @@ def align_pairs(
 
 
 def align_lines(
-    translator: Translator,
+    translator: "Translator",
     pairs: Iterable[tuple[str, str]],
     *,
     layer: int | None = None,
@@ -128,7 +130,7 @@ def align_lines(
 
 
 def _encode_pair(
-    translator: Translator, number: int, pair: tuple[str, str], prefix: Prefix
+    translator: "Translator", number: int, pair: tuple[str, str], prefix: Prefix
 ) -> Segment:
     """Return the ids of a pair of lines; eos alone for both if one is blank or too long."""
     src_text, tgt_text = pair
@@ -148,7 +150,7 @@ def _encode_pair(
 
 
 def align_translations(
-    translator: Translator, texts: Sequence[str], n_best_lists: Sequence[Sequence[Translation]]
+    translator: "Translator", texts: Sequence[str], n_best_lists: Sequence[Sequence[Translation]]
 ) -> list[list[Translation]]:
     """Return the translations of each text with their alignments.
 

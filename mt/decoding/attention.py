@@ -1,6 +1,7 @@
 """Attention weights of one sentence and its translation."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from mt.data.normalization import Normalizer, is_blank
 from mt.data.tags import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translation import Segment
-from mt.decoding.translator import Translator
 from mt.errors import DataError
 from mt.model.recording import attention_weights
+
+if TYPE_CHECKING:  # `Translator.attention` calls this module
+    from mt.decoding.translator import Translator
 
 Weights = NDArray[np.float32]
 
@@ -38,7 +41,7 @@ class SentenceAttention:
 
 
 def attend(
-    translator: Translator, sentence: str, target: str | None = None, *, to: str | None = None
+    translator: "Translator", sentence: str, target: str | None = None, *, to: str | None = None
 ) -> SentenceAttention:
     """Return the attention weights between a sentence and `target`, or its own translation.
 

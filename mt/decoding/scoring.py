@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from mt.data.tags import Prefix
 from mt.decoding.ensemble import mean_log_probs
 from mt.decoding.text_translator import CHUNK_SIZE
 from mt.decoding.translation import Segment, Target, Translation
-from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
 from mt.errors import TrainingError
 from mt.model.transformer import Transformer
+
+if TYPE_CHECKING:  # `Translator.score` calls this module
+    from mt.decoding.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class PairScore(NamedTuple):
 
 
 def score_pairs(
-    translator: Translator, pairs: Iterable[tuple[str, Target]], *, prefix: Prefix = ()
+    translator: "Translator", pairs: Iterable[tuple[str, Target]], *, prefix: Prefix = ()
 ) -> Iterator[PairScore]:
     """Yield the score of each pair (see `Translator.score`); the sources get the prefix of tags.
 
@@ -74,7 +76,7 @@ def score_pairs(
 
 
 @oom_as_device_error("to score: wanted a smaller search.batch_tokens in the config")
-def score_segments(translator: Translator, segments: Sequence[Segment]) -> list[list[TokenScore]]:
+def score_segments(translator: "Translator", segments: Sequence[Segment]) -> list[list[TokenScore]]:
     """Return the target tokens of each segment with their log-probabilities.
 
     Segments of similar length are scored together. Raises TrainingError when a log-probability is
@@ -131,7 +133,7 @@ def target_log_probs(
 
 
 def _segments(
-    translator: Translator, number: int, pair: tuple[str, Target], prefix: Prefix
+    translator: "Translator", number: int, pair: tuple[str, Target], prefix: Prefix
 ) -> list[Segment] | None:
     """Return the ids of a pair, in several segments if a search split it.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor
@@ -18,8 +18,11 @@ from mt.data.normalization import Normalizer
 from mt.data.source_stats import SourceStats
 from mt.data.tags import language_tag
 from mt.data.tokenizer import Tokenizer
+from mt.decoding.alignment import align_pairs
+from mt.decoding.attention import SentenceAttention, attend
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
+from mt.decoding.scoring import PairScore, score_pairs
 from mt.decoding.segment_search import SegmentSearch, max_positions, pad
 from mt.decoding.text_translator import TextTranslator, change_search
 from mt.decoding.translation import Alignment, Target, Translation
@@ -28,12 +31,6 @@ from mt.errors import CheckpointError, RunDirError
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import META, find_checkpoint, load_weights, weights_digest
 from mt.storage.run_dir import open_run_dir
-
-# The modules that `score`, `align` and `attention` call import this one. So these methods import
-# them when they run.
-if TYPE_CHECKING:
-    from mt.decoding.attention import SentenceAttention
-    from mt.decoding.scoring import PairScore
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -365,16 +362,16 @@ class Translator(TextTranslator):
     @overload
     def score(  # type: ignore[overload-overlap]
         self, src: str, tgt: Target, *, to: str | None = None
-    ) -> "PairScore": ...
+    ) -> PairScore: ...
 
     @overload
     def score(
         self, src: Sequence[str], tgt: Sequence[Target], *, to: str | None = None
-    ) -> "list[PairScore]": ...
+    ) -> list[PairScore]: ...
 
     def score(
         self, src: str | Sequence[str], tgt: Target | Sequence[Target], *, to: str | None = None
-    ) -> "PairScore | list[PairScore]":
+    ) -> PairScore | list[PairScore]:
         """Return the log-probability of a target given its source, or of each pair of two lists.
 
         A target that is a `Translation` of this translator is scored as the tokens that the search
@@ -387,8 +384,6 @@ class Translator(TextTranslator):
         than 10 times `max_length` tokens is not scored: its log-probability is -inf, and there is a
         warning.
         """
-        from mt.decoding.scoring import score_pairs
-
         prefix = self.language_prefix(to)
         if isinstance(src, str):
             (score,) = score_pairs(self, [(src, _single_target(tgt))], prefix=prefix)
@@ -415,8 +410,6 @@ class Translator(TextTranslator):
         part by part. A text is aligned as a whole, and has no links if it or its source is blank or
         has more than `max_length` tokens.
         """
-        from mt.decoding.alignment import align_pairs
-
         prefix = self.language_prefix(to)
         if isinstance(src, str):
             return align_pairs(self, [(src, _single_target(tgt))], prefix=prefix)[0]
@@ -424,14 +417,12 @@ class Translator(TextTranslator):
 
     def attention(
         self, src: str, tgt: str | None = None, *, to: str | None = None
-    ) -> "SentenceAttention":
+    ) -> SentenceAttention:
         """Return all attention weights between a sentence and `tgt`, or its own translation.
 
         The sentence is translated as a whole, even where `translate` splits it. Raises DataError
         for a text that is blank, has a line break, or has more than `max_length` tokens.
         """
-        from mt.decoding.attention import attend
-
         return attend(self, src, tgt, to=to)
 
     def _with_options(
