@@ -1,17 +1,17 @@
-"""What a parallel text is on the disk, and one way to read it: two files, a TSV file or a TMX file.
+"""Parallel text on the disk: two files, a TSV file or a TMX file, with one interface to read it.
 
     for src, tgt in read_pairs(TsvFile(Path("swe.txt"))):
         ...
 
-Each of the three classes has the same members: `name`, `paths`, `has_line_numbers`, `identity`,
-`read_units` and `read_side`.
+The interface of the three classes is `ParallelText`.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig, file_keys
 from mt.data.text import Errors, OnBytes, find_pair, read_lines, read_parallel
@@ -44,45 +44,77 @@ def has_same_content(first: Path, second: Path) -> bool:
     return file_digest(first) == file_digest(second)
 
 
+class ParallelText(ABC):
+    """Parallel text on the disk."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the text is called in messages."""
+
+    @property
+    @abstractmethod
+    def paths(self) -> tuple[Path, ...]:
+        """The files that hold the text."""
+
+    @property
+    @abstractmethod
+    def has_line_numbers(self) -> bool:
+        """True if pair i is in line i of the files."""
+
+    @abstractmethod
+    def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
+        """Return what tells this text from others, wherever it is stored. Raises DataError."""
+
+    @abstractmethod
+    def read_units(
+        self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[Unit]:
+        """Yield each pair, or None for a row or unit that lacks a side. Raises DataError."""
+
+    @abstractmethod
+    def read_side(
+        self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
+    ) -> Iterator[str]:
+        """Yield the texts of one side. Raises DataError."""
+
+
 @dataclass(frozen=True)
-class TwoFiles:
+class TwoFiles(ParallelText):
     """Two text files that translate each other line by line."""
 
     src: Path
     tgt: Path
 
-    has_line_numbers: ClassVar = True  # pair i is in line i
-
     @property
     def name(self) -> str:
-        """Return what the text is called in messages."""
         return f"{self.src} and {self.tgt}"
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Return the files."""
         return self.src, self.tgt
 
+    @property
+    def has_line_numbers(self) -> bool:
+        return True
+
     def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
-        """Return what tells this text from others, wherever it is stored. Raises DataError."""
         return [digest_of(self.src), digest_of(self.tgt)]
 
     def read_units(
         self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
     ) -> Iterator[Unit]:
-        """Yield the pair of each line. Raises DataError."""
         return read_parallel(self.src, self.tgt, errors=errors, on_bytes=on_bytes)
 
     def read_side(
         self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
     ) -> Iterator[str]:
-        """Yield the lines of one of the files. Raises DataError."""
         path = self.src if side == "src" else self.tgt
         return read_lines(path, errors=errors, on_bytes=on_bytes)
 
 
 @dataclass(frozen=True)
-class TsvFile:
+class TsvFile(ParallelText):
     """A table with a pair in each row (see `read_tsv`)."""
 
     path: Path
@@ -90,70 +122,64 @@ class TsvFile:
 
     @property
     def name(self) -> str:
-        """Return what the text is called in messages."""
         return str(self.path)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Return the file."""
         return (self.path,)
 
     @property
     def has_line_numbers(self) -> bool:
-        """Return whether pair i is in line i: there is no line with the names of the columns."""
+        # With numbers of columns, there is no line with their names.
         return isinstance(self.columns[0], int)
 
     def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
-        """Return what tells this text from others, wherever it is stored. Raises DataError."""
         src_column, tgt_column = self.columns
         return ["tsv", digest_of(self.path), repr(src_column), repr(tgt_column)]
 
     def read_units(
         self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
     ) -> Iterator[Unit]:
-        """Yield the pair of each row. Raises DataError."""
         return read_tsv(self.path, self.columns, errors=errors, on_bytes=on_bytes)
 
     def read_side(
         self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
     ) -> Iterator[str]:
-        """Yield one column, and a blank line for a row that lacks a column. Raises DataError."""
+        """Yield one column, and a blank line for a row that lacks a column."""
         for unit in self.read_units(errors=errors, on_bytes=on_bytes):
             src, tgt = unit or ("", "")
             yield src if side == "src" else tgt
 
 
 @dataclass(frozen=True)
-class TmxFile:
-    """A translation memory, of which the units in two languages are read (see `read_tmx`)."""
+class TmxFile(ParallelText):
+    """A translation memory, of which the units in two languages are read (see `read_tmx`).
+
+    The encoding is that of the XML file, so `errors` has no meaning.
+    """
 
     path: Path
     src_lang: str
     tgt_lang: str
 
-    has_line_numbers: ClassVar = False  # pair i is not in line i
-
     @property
     def name(self) -> str:
-        """Return what the text is called in messages."""
         return str(self.path)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Return the file."""
         return (self.path,)
 
+    @property
+    def has_line_numbers(self) -> bool:
+        return False
+
     def identity(self, digest_of: DigestOf = file_digest) -> list[str]:
-        """Return what tells this text from others, wherever it is stored. Raises DataError."""
         return ["tmx", digest_of(self.path), self.src_lang, self.tgt_lang]
 
     def read_units(
         self, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
     ) -> Iterator[Unit]:
-        """Yield the pair of each unit. Raises DataError.
-
-        The encoding is that of the XML file, so `errors` has no meaning.
-        """
         return read_tmx(
             self.path, src_lang=self.src_lang, tgt_lang=self.tgt_lang, on_bytes=on_bytes
         )
@@ -161,15 +187,9 @@ class TmxFile:
     def read_side(
         self, side: Side, *, errors: Errors = "strict", on_bytes: OnBytes | None = None
     ) -> Iterator[str]:
-        """Yield the segments of one language, of the units that have both. Raises DataError.
-
-        The encoding is that of the XML file, so `errors` has no meaning.
-        """
+        """Yield the segments of one language, of the units that have both."""
         for src, tgt in read_pairs(self, on_bytes=on_bytes):
             yield src if side == "src" else tgt
-
-
-ParallelText = TwoFiles | TsvFile | TmxFile
 
 
 def read_pairs(text: ParallelText, *, on_bytes: OnBytes | None = None) -> Iterator[tuple[str, str]]:
