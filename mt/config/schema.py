@@ -38,7 +38,7 @@ VocabSize = Annotated[int, Field(gt=0, le=500_000)]
 BeamSize = Annotated[int, Field(gt=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Part = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Coverage = Annotated[float, Field(ge=0.98, le=1)]  # the range that SentencePiece accepts
 Temperature = Annotated[float, Field(ge=1, le=1000)]
 Ratio = Annotated[float, Field(ge=1, le=10**6)]
@@ -554,10 +554,10 @@ class TrainConfig(Section):
         "run, the others over its last part (cooldown)",
     )
     warmup_steps: CountOrZero = setting(1000, "updates of linear warm-up")
-    max_warmup: Part | None = setting(
+    max_warmup: Fraction | None = setting(
         0.1, "longest warm-up, as a part of the run's updates; null: no limit"
     )
-    cooldown: Part = setting(
+    cooldown: Fraction = setting(
         0.2,
         "part of the updates after the warm-up, at the end of the run, over which the learning "
         "rate of inverse_sqrt and constant falls linearly to zero; 0: it does not",
@@ -590,7 +590,7 @@ class TrainConfig(Section):
     teacher_checkpoint: Name = setting(
         "best", "checkpoint of each teacher, such as best, last or average"
     )
-    teacher_weight: Part = setting(
+    teacher_weight: Fraction = setting(
         0.5, "weight of the teachers in the loss; the reference translations have the rest"
     )
     max_steps: Count | None = setting(None, "stop after this many updates")

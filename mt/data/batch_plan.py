@@ -3,11 +3,11 @@
 A batch holds as many pairs as fit into a budget of padded positions. Pairs of similar length go
 into one batch, so that little of the budget is padding.
 
-There are two plans. `pools` is for new runs: the pairs are shuffled and cut into pools of about
-POOL_SIZE batches, and each pool is sorted by length and cut into batches of similar size. So in
-each epoch a pair shares its batch with different pairs. `sorted` is the plan of older runs: all
-pairs are sorted by the lengths of both sides. This gives less padding, but many pairs share
-a batch again in the next epoch (docs/log.md has the measurements).
+`train.batching` chooses between two ways. `pools` is for new runs: the pairs are shuffled and cut
+into pools of about POOL_SIZE batches, and each pool is sorted by length and cut into batches of
+similar size. So in each epoch a pair is in a batch with different pairs. `sorted` is the way of
+older runs: all pairs are sorted by the lengths of both sides. This gives less padding, but many
+pairs are in a batch together again in the next epoch (docs/log.md has the measurements).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ Slice = tuple[int, int]  # start, end
 POOL_SIZE = 64  # batches
 BLOCK_SIZE = 2**20  # pairs in one block: temporary arrays have this size, not that of the corpus
 
-# The groups of the plan `sorted` (see `BatchPlan.group_starts`) have 32, 128, then 256 batches
+# With `sorted`, the groups (see `BatchPlan.group_starts`) have 32, 128, then 256 batches
 # each. The first ones are small so that an epoch begins soon.
 FIRST_GROUP_SIZE = 32
 GROUP_GROWTH = 4
@@ -48,7 +48,7 @@ class BatchPlan:
     tgt_lengths: NDArray[np.int64]  # (num_batches,): length of the longest target in each batch
     # (num_groups + 1,): group g holds the batches from group_starts[g] to before
     # group_starts[g + 1]. With BPE-dropout the pairs of a group are distributed again over its
-    # batches. A group of the plan `pools` is a pool.
+    # batches. With `pools`, a group is a pool.
     group_starts: NDArray[np.int64]
 
     @property
@@ -77,7 +77,7 @@ def plan_batches(
 ) -> BatchPlan:
     """Plan the batches of an epoch, as a pure function of the arguments.
 
-    While `pools` plans, it takes 12 bytes for each pair, in addition to the lengths in 32 bits.
+    With `pools`, this takes 12 bytes for each pair, in addition to the lengths in 32 bits.
 
     Each pair is taken as often as its weight says. The fraction of a weight is the probability to
     take the pair once more. No weights are weights of 1.
@@ -212,7 +212,7 @@ def _cut_into_pools(order: Order, longer_sides: Lengths, *, pool_tokens: int) ->
 
 
 def _starts_of_growing_groups(num_batches: int) -> list[int]:
-    """Return the first batch of each group of the plan `sorted`, and the end of the last one."""
+    """Return the first batch of each group of `sorted`, and the end of the last one."""
     starts = [0]
     size = FIRST_GROUP_SIZE
     while starts[-1] + size < num_batches:

@@ -60,7 +60,7 @@ class TextTranslator(ABC):
     @property
     @abstractmethod
     def segment_search(self) -> BatchedSearch:
-        """The search for translations of encoded parts."""
+        """The search for translations of segments."""
 
     @abstractmethod
     def describe_model(self) -> dict[str, Any]:

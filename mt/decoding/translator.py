@@ -81,7 +81,7 @@ class Translator(TextTranslator):
 
     @cached_property
     def segment_search(self) -> SegmentSearch:
-        """The search for translations of encoded parts."""
+        """The search for translations of segments."""
         return SegmentSearch(
             self.models,
             tgt_tokenizer=self.tgt_tokenizer,

@@ -86,7 +86,7 @@ class CTranslate2Translator(TextTranslator):
 
     @cached_property
     def segment_search(self) -> "CTranslate2Search":
-        """The search for translations of encoded parts."""
+        """The search for translations of segments."""
         return CTranslate2Search(
             engine=self.engine,
             num_positions=self.num_positions,

@@ -1,4 +1,4 @@
-"""Advice before a training: what in its plan is likely to fail, and what to change.
+"""Advice before a training: what in its settings is likely to fail, and what to change.
 
 Each rule is a function of plain numbers. The thresholds come from the runs in RECORDS.md, and from
 the papers that are named beside them.
@@ -48,7 +48,11 @@ MIN_EXAMPLES = 10
 
 @dataclass(frozen=True)
 class Advice:
-    """A problem of a plan or of a run, with its remedy."""
+    """A problem of a training, with its remedy.
+
+    `mt check` joins the two texts in one line, so they begin in lower case and have no full stop.
+    In `mt report` they are whole sentences.
+    """
 
     topic: str  # one or two words
     observation: str
@@ -59,7 +63,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingFacts:
     """What is known of a training before its first update."""
 
     num_parameters: int
@@ -82,10 +86,10 @@ class TrainingPlan:
         return self.num_updates * self.tokens_per_update / self.num_tgt_tokens
 
 
-def advise_on_plan(plan: TrainingPlan) -> list[Advice]:
+def advise_on_training(training: TrainingFacts) -> list[Advice]:
     """Return the advice about the length of a run and the size of its model, most useful first."""
     rules = (advise_on_length, advise_on_warmup, advise_on_model_size)
-    return drop_none(rule(plan) for rule in rules)
+    return drop_none(rule(training) for rule in rules)
 
 
 def drop_none(advice: Iterable[Advice | None]) -> list[Advice]:
@@ -93,52 +97,53 @@ def drop_none(advice: Iterable[Advice | None]) -> list[Advice]:
     return [item for item in advice if item is not None]
 
 
-def advise_on_length(plan: TrainingPlan) -> Advice | None:
+def advise_on_length(training: TrainingFacts) -> Advice | None:
     """Say that a run ends before its model is trained."""
-    tokens_needed = MIN_TOKENS_PER_PARAMETER * plan.num_parameters
-    updates_needed = max(MIN_UPDATES, math.ceil(tokens_needed / plan.tokens_per_update))
-    if plan.num_updates >= updates_needed or plan.num_epochs >= ENOUGH_EPOCHS:
+    tokens_needed = MIN_TOKENS_PER_PARAMETER * training.num_parameters
+    updates_needed = max(MIN_UPDATES, math.ceil(tokens_needed / training.tokens_per_update))
+    if training.num_updates >= updates_needed or training.num_epochs >= ENOUGH_EPOCHS:
         return None
-    limit_needed = round_up(plan.limit * updates_needed / plan.num_updates)
-    remedy = f"raise {plan.limit_key} to {limit_needed:,} or more"
-    changes = {plan.limit_key: 1}
-    if plan.tokens_per_parameter >= MIN_TOKENS_PER_PARAMETER:
+    limit_needed = round_up(training.limit * updates_needed / training.num_updates)
+    remedy = f"raise {training.limit_key} to {limit_needed:,} or more"
+    changes = {training.limit_key: 1}
+    if training.tokens_per_parameter >= MIN_TOKENS_PER_PARAMETER:
         remedy += ", or lower train.batch_tokens"
         changes["train.batch_tokens"] = -1
     else:
         remedy += ", or take a smaller model (model.d_model, model.num_encoder_layers)"
         changes["model.d_model"] = -1
     observation = (
-        f"the run ends before its model is trained: {plan.num_updates:,} updates, "
-        f"{plan.tokens_per_parameter:.2g} target tokens for each parameter"
+        f"the run ends before its model is trained: {training.num_updates:,} updates, "
+        f"{training.tokens_per_parameter:.2g} target tokens for each parameter"
     )
     return Advice("too short", observation, remedy, changes)
 
 
-def advise_on_warmup(plan: TrainingPlan) -> Advice | None:
+def advise_on_warmup(training: TrainingFacts) -> Advice | None:
     """Say that the warm-up takes too large a part of the run."""
-    longest = int(MAX_WARMUP_FRACTION * plan.num_updates)
-    if plan.warmup_updates <= longest:
+    longest = int(MAX_WARMUP_FRACTION * training.num_updates)
+    if training.warmup_updates <= longest:
         return None
     observation = (
-        f"a warm-up of {plan.warmup_updates:,} updates is long for a run of {plan.num_updates:,}"
+        f"a warm-up of {training.warmup_updates:,} updates is long for a run of "
+        f"{training.num_updates:,}"
     )
     remedy = f"lower train.warmup_steps to {longest:,} or less, a tenth of the run"
     return Advice("warm-up", observation, remedy, {"train.warmup_steps": -1})
 
 
-def advise_on_model_size(plan: TrainingPlan) -> Advice | None:
+def advise_on_model_size(training: TrainingFacts) -> Advice | None:
     """Say that a model is large for its text, and will memorize it without more dropout."""
-    parameters_per_token = plan.num_parameters / plan.num_tgt_tokens
+    parameters_per_token = training.num_parameters / training.num_tgt_tokens
     wanted = 0.0
     for min_epochs, min_parameters, dropout in WANTED_DROPOUTS:
-        if plan.num_epochs >= min_epochs and parameters_per_token >= min_parameters:
+        if training.num_epochs >= min_epochs and parameters_per_token >= min_parameters:
             wanted = dropout
-    if plan.dropout >= wanted:
+    if training.dropout >= wanted:
         return None
     observation = (
         f"the model is large for the text: {parameters_per_token:,.0f} parameters for each target "
-        f"token, which is seen {plan.num_epochs:,.0f} times"
+        f"token, which is seen {training.num_epochs:,.0f} times"
     )
     remedy = f"raise model.dropout to {wanted}, or take a smaller model (model.d_model)"
     return Advice("model size", observation, remedy, {"model.dropout": 1, "model.d_model": -1})

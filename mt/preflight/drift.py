@@ -249,7 +249,7 @@ def _weigh_cues(src: FileSurvey, tgt: FileSurvey) -> Scores:
     """Return the weight of each cue, (NUM_CUE_HASHES,).
 
     A weight is log P(shared | translations) / P(shared | any two lines). The denominator is the
-    larger of the two shares of lines that have the cue. A cue that occurs on one side only has
+    larger of the two fractions of lines that have the cue. A cue that occurs on one side only has
     weight 0, as has one that is in more than half of the lines.
     """
     src_rates = np.bincount(src.cues, minlength=NUM_CUE_HASHES) / len(src)

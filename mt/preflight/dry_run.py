@@ -23,7 +23,7 @@ from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.planning.validation_time import advise_on_validation
 from mt.preflight.file_checks import Finding, Level
-from mt.preflight.plan_checks import MeasuredPlan, check_plan
+from mt.preflight.plan_checks import DryRunFacts, check_plan
 from mt.progress_bar import format_duration
 from mt.storage.run_dir import RunDir
 from mt.training.memory_check import check_memory, largest_batches
@@ -90,33 +90,24 @@ def try_training(
     epoch_start_seconds = time.monotonic() - start_time
     yield try_largest_batches(trainer, epoch, memory_before=memory_before)
     speed = measure_speed(trainer, epoch)
-    yield speed
+    yield describe_speed(speed)
 
     validation_seconds = time_validation(trainer) * short.num_lines / short.num_kept
     num_batches = epoch.plan.num_batches
     updates_per_epoch = math.ceil(num_batches / config.train.gradient_accumulation)
-    update_seconds = speed.numbers["update_seconds"] + epoch_start_seconds / updates_per_epoch
-    duration = estimate_time(
+    estimate = estimate_run(
         config.train,
-        update_seconds=update_seconds,
+        update_seconds=speed.update_seconds + epoch_start_seconds / updates_per_epoch,
         validation_seconds=validation_seconds,
         updates_per_epoch=updates_per_epoch,
     )
-    yield duration
-    advice = advise_on_validation(
-        config.train,
-        num_lines=short.num_lines,
-        num_updates=int(duration.numbers["updates"]),
-        update_seconds=update_seconds,
-        validation_seconds=validation_seconds,
-    )
-    if advice is not None:
-        yield Finding("warning", "validation", "", advice)
+    yield describe_time(estimate, config.train)
+    yield from check_validation_time(estimate, config.train, num_lines=short.num_lines)
     yield check_disk_space(trainer, trial_dir, run_dir)
 
-    measured = MeasuredPlan(
+    measured = DryRunFacts(
         num_parameters=count_parameters(trainer),
-        num_updates=int(duration.numbers["updates"]),
+        num_updates=estimate.num_updates,
         updates_per_epoch=updates_per_epoch,
         tokens_per_update=corpus.tgt_lengths[epoch.plan.order].sum() / updates_per_epoch,
     )
@@ -347,8 +338,16 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
     return Finding("ok", "memory", "", text, {"peak_bytes": peak, "growth_bytes": growth})
 
 
-def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:
-    """Do a few real updates and report their speed."""
+class Speed(NamedTuple):
+    """How fast updates are."""
+
+    num_updates: int  # that were timed
+    update_seconds: float  # of one update
+    tokens_per_second: float  # target tokens
+
+
+def measure_speed(trainer: Trainer, epoch: Epoch) -> Speed:
+    """Do a few real updates, and return their speed."""
     batches = update_batches(trainer, epoch)
     trainer.wrapped_objective.train()
     for _ in range(NUM_WARM_UP_UPDATES):
@@ -363,24 +362,51 @@ def measure_speed(trainer: Trainer, epoch: Epoch) -> Finding:
         num_updates += 1
         seconds = synchronized_time(trainer) - start_time
 
-    update_seconds = seconds / num_updates
-    tokens_per_second = (trainer.state.tokens_seen - tokens_before) / seconds
+    num_tokens = trainer.state.tokens_seen - tokens_before
+    return Speed(num_updates, seconds / num_updates, num_tokens / seconds)
+
+
+def describe_speed(speed: Speed) -> Finding:
+    """Report the speed of updates."""
     text = (
-        f"{tokens_per_second:,.0f} target tokens/s, {update_seconds:.3g} s an update, "
-        f"over {num_updates} updates"
+        f"{speed.tokens_per_second:,.0f} target tokens/s, {speed.update_seconds:.3g} s an update, "
+        f"over {speed.num_updates} updates"
     )
-    numbers = {"update_seconds": update_seconds, "tokens_per_second": tokens_per_second}
+    numbers = {
+        "update_seconds": speed.update_seconds,
+        "tokens_per_second": speed.tokens_per_second,
+    }
     return Finding("ok", "speed", "", text, numbers)
 
 
-def estimate_time(
+class RunEstimate(NamedTuple):
+    """How long a whole run takes, until the first of its limits."""
+
+    num_updates: int
+    num_epochs: float
+    num_validations: int
+    update_seconds: float  # of one update
+    validation_seconds: float  # of one validation
+
+    @property
+    def all_validations_seconds(self) -> float:
+        """Seconds of all validations."""
+        return self.num_validations * self.validation_seconds
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.num_updates * self.update_seconds + self.all_validations_seconds
+
+
+def estimate_run(
     train: TrainConfig,
     *,
     update_seconds: float,
     validation_seconds: float,
     updates_per_epoch: int,
-) -> Finding:
-    """Report how long a run takes until the first of its limits."""
+) -> RunEstimate:
+    """Estimate a run from the seconds of one update and of one validation."""
     limits = []  # in updates
     if train.max_steps is not None:
         limits.append(train.max_steps)
@@ -396,25 +422,49 @@ def estimate_time(
         )
         limits.append(max(1, num_updates))
     num_updates = min(limits)
+    return RunEstimate(
+        num_updates=num_updates,
+        num_epochs=num_updates / updates_per_epoch,
+        num_validations=count_validations(0, num_updates, train.validate_every),
+        update_seconds=update_seconds,
+        validation_seconds=validation_seconds,
+    )
 
-    num_validations = count_validations(0, num_updates, train.validate_every)
-    all_validations_seconds = num_validations * validation_seconds
-    total_seconds = num_updates * update_seconds + all_validations_seconds
-    num_epochs = num_updates / updates_per_epoch
+
+def describe_time(estimate: RunEstimate, train: TrainConfig) -> Finding:
+    """Report how long a run takes."""
     text = (
-        f"about {format_duration(total_seconds)} for {num_updates:,} updates "
-        f"({num_epochs:.1f} epochs), "
-        f"{format_duration(all_validations_seconds)} of it for {num_validations:,} validations "
-        "with translations"
+        f"about {format_duration(estimate.total_seconds)} for {estimate.num_updates:,} updates "
+        f"({estimate.num_epochs:.1f} epochs), "
+        f"{format_duration(estimate.all_validations_seconds)} of it for "
+        f"{estimate.num_validations:,} validations with translations"
     )
     if train.patience is not None:
         text += "; early stopping (patience) may end it sooner"
     numbers = {
-        "seconds": total_seconds,
-        "updates": num_updates,
-        "validation_seconds": validation_seconds,
+        "seconds": estimate.total_seconds,
+        "updates": estimate.num_updates,
+        "validation_seconds": estimate.validation_seconds,
     }
     return Finding("ok", "time", "", text, numbers)
+
+
+def check_validation_time(
+    estimate: RunEstimate, train: TrainConfig, *, num_lines: int
+) -> Iterator[Finding]:
+    """Yield a warning if validation takes too much of the time.
+
+    `num_lines` is the number of lines that a validation translates.
+    """
+    advice = advise_on_validation(
+        train,
+        num_lines=num_lines,
+        num_updates=estimate.num_updates,
+        update_seconds=estimate.update_seconds,
+        validation_seconds=estimate.validation_seconds,
+    )
+    if advice is not None:
+        yield Finding("warning", "validation", "", advice)
 
 
 def check_disk_space(trainer: Trainer, trial_dir: RunDir, run_dir: RunDir) -> Finding:

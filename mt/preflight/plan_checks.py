@@ -1,4 +1,4 @@
-"""Checks of a training's plan: its length, the size of its model and of its vocabulary."""
+"""Checks of what a training plans: its length, the size of its model and of its vocabulary."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from mt.data.tokenizer import SPACE_SYMBOL, Tokenizer
 from mt.experiment import Tokenizers
 from mt.planning.advice import (
     Advice,
-    TrainingPlan,
-    advise_on_plan,
+    TrainingFacts,
+    advise_on_training,
     advise_on_vocabulary,
 )
 from mt.preflight.file_checks import Finding
 from mt.training.schedule import planned_warmup
 
 
-class MeasuredPlan(NamedTuple):
+class DryRunFacts(NamedTuple):
     """What the dry run found out about the whole training."""
 
     num_parameters: int
@@ -30,7 +30,7 @@ class MeasuredPlan(NamedTuple):
 
 
 def check_plan(
-    config: Config, corpus: EncodedCorpus, tokenizers: Tokenizers, measured: MeasuredPlan
+    config: Config, corpus: EncodedCorpus, tokenizers: Tokenizers, measured: DryRunFacts
 ) -> Iterator[Finding]:
     """Yield a warning with a remedy for each setting that does not fit the text, worst first.
 
@@ -39,8 +39,8 @@ def check_plan(
     """
     if config.train.init_from is not None:
         return
-    plan = describe_plan(config, corpus, measured)
-    for advice in (*advise_on_plan(plan), *check_vocabularies(config, corpus, tokenizers)):
+    training = describe_training(config, corpus, measured)
+    for advice in (*advise_on_training(training), *check_vocabularies(config, corpus, tokenizers)):
         yield as_finding(advice)
 
 
@@ -49,13 +49,15 @@ def as_finding(advice: Advice) -> Finding:
     return Finding("warning", advice.topic, "", f"{advice.observation}; {advice.remedy}")
 
 
-def describe_plan(config: Config, corpus: EncodedCorpus, measured: MeasuredPlan) -> TrainingPlan:
+def describe_training(
+    config: Config, corpus: EncodedCorpus, measured: DryRunFacts
+) -> TrainingFacts:
     """Gather what the rules need to know."""
     train = config.train
     limit_key, limit = find_limit(
         train, num_updates=measured.num_updates, updates_per_epoch=measured.updates_per_epoch
     )
-    return TrainingPlan(
+    return TrainingFacts(
         num_parameters=measured.num_parameters,
         num_tgt_tokens=len(corpus.tgt.ids),
         num_updates=measured.num_updates,

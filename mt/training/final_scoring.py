@@ -41,8 +41,8 @@ BEAM_COST = 0.65
 
 
 @dataclass(frozen=True)
-class ScoringPlan:
-    """The checkpoint and the number of lines to score, or the score if it is already known."""
+class ScoringTask:
+    """What to score: a checkpoint on a number of lines. Or the score, if it is already known."""
 
     checkpoint: str  # its name
     num_lines: int
@@ -90,24 +90,26 @@ class FinalScoring:
         that `interrupting` returns, on any rank, raises InterruptedBySignal on all of them.
         """
         runtime = self.validator.runtime
-        plan, *_ = compute_on_all_ranks(
-            lambda: self._plan(lines, seconds_per_line) if runtime.is_main else None,
+        task, *_ = compute_on_all_ranks(
+            lambda: self._make_task(lines, seconds_per_line) if runtime.is_main else None,
             runtime,
             interrupting=interrupting,
         )
-        assert plan is not None
-        if plan.known_score is not None:
-            return plan.known_score
+        assert task is not None
+        if task.known_score is not None:
+            return task.known_score
         shares = compute_on_all_ranks(
-            lambda: self._translate_share(plan), runtime, interrupting=interrupting
+            lambda: self._translate_share(task), runtime, interrupting=interrupting
         )
-        record = self._score_translations(plan, merge_sets(shares)) if runtime.is_main else None
+        record = self._score_translations(task, merge_sets(shares)) if runtime.is_main else None
         record = runtime.broadcast(record)
         assert record is not None
         return record
 
-    def _plan(self, lines: Iterable[MetricsLine], seconds_per_line: float | None) -> ScoringPlan:
-        """Return the plan of the scoring. Raises CheckpointError if there is no best checkpoint."""
+    def _make_task(
+        self, lines: Iterable[MetricsLine], seconds_per_line: float | None
+    ) -> ScoringTask:
+        """Return what to score. Raises CheckpointError if there is no best checkpoint."""
         checkpoint = find_checkpoint(self.experiment.run_dir.checkpoints_dir, BEST).name
         num_lines = self._num_lines(seconds_per_line)
         known_score = None
@@ -115,7 +117,7 @@ class FinalScoring:
             if self._has_final_score(line, checkpoint, num_lines=num_lines):
                 known_score = self._read_score(line, checkpoint, num_lines=num_lines)
                 break
-        return ScoringPlan(checkpoint, num_lines, known_score)
+        return ScoringTask(checkpoint, num_lines, known_score)
 
     def _read_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> FinalRecord:
         """Return the score that a line has."""
@@ -143,30 +145,30 @@ class FinalScoring:
             return self.validator.is_like_evaluate and step_name(line["step"]) == checkpoint
         return line.get("checkpoint") == checkpoint and line.get("num_lines") == num_lines
 
-    def _translate_share(self, plan: ScoringPlan) -> list[list[str]]:
+    def _translate_share(self, task: ScoringTask) -> list[list[str]]:
         """Return the translations of this rank's sources of each set."""
         device = self.experiment.config.train.device
-        translator = self.experiment.translator(plan.checkpoint, device=device)
-        text = f"scoring {plan.checkpoint} on {plan.num_lines:,} lines"
+        translator = self.experiment.translator(task.checkpoint, device=device)
+        text = f"scoring {task.checkpoint} on {task.num_lines:,} lines"
         with self.translation_bar(text) as on_progress:
             return translate_eval_sets(
                 translator,
-                sample_sets(self.experiment.validation_sets, plan.num_lines),
+                sample_sets(self.experiment.validation_sets, task.num_lines),
                 self.validator.runtime,
                 on_progress=on_progress,
             )
 
     def _score_translations(
-        self, plan: ScoringPlan, hypotheses_of_sets: Sequence[Sequence[str]]
+        self, task: ScoringTask, hypotheses_of_sets: Sequence[Sequence[str]]
     ) -> FinalRecord:
         """Return the score of the translations of all lines."""
-        eval_sets = sample_sets(self.experiment.validation_sets, plan.num_lines)
+        eval_sets = sample_sets(self.experiment.validation_sets, task.num_lines)
         scored = score_eval_sets(eval_sets, hypotheses_of_sets, self.experiment.config)
         return FinalRecord(
-            plan.checkpoint,
+            task.checkpoint,
             scores=scored.scores,
             signatures=scored.signatures,
-            scope=self._scope(plan.num_lines),
+            scope=self._scope(task.num_lines),
             sets=scored.sets if len(scored.sets) > 1 else [],
         )
 

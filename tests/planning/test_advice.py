@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mt.planning.advice import (
-    TrainingPlan,
+    TrainingFacts,
     advise_on_length,
     advise_on_model_size,
-    advise_on_plan,
+    advise_on_training,
     advise_on_vocabulary,
     advise_on_warmup,
     round_down,
@@ -20,7 +20,7 @@ from mt.planning.advice import (
 from mt.planning.settings import REFERENCE_SIZE, TABLE, find_row
 
 
-def make_plan(**changes: Any) -> TrainingPlan:
+def make_facts(**changes: Any) -> TrainingFacts:
     """Return the plan of the README's config on 17,665 pairs, with changes."""
     values: dict[str, Any] = {
         "num_parameters": 1_438_208,
@@ -32,17 +32,17 @@ def make_plan(**changes: Any) -> TrainingPlan:
         "limit_key": "train.max_steps",
         "limit": 2000,
     }
-    return TrainingPlan(**(values | changes))
+    return TrainingFacts(**(values | changes))
 
 
 def test_the_readme_config_gets_no_advice() -> None:
-    assert advise_on_plan(make_plan()) == []
+    assert advise_on_training(make_facts()) == []
 
 
 def test_a_plan_of_less_than_a_token_per_parameter_is_too_short() -> None:
     """1,438,208 parameters at 1,400 tokens an update are 1,028 updates."""
-    assert advise_on_length(make_plan(num_updates=1028, limit=1028)) is None
-    advice = advise_on_length(make_plan(num_updates=1027, limit=1027))
+    assert advise_on_length(make_facts(num_updates=1028, limit=1028)) is None
+    advice = advise_on_length(make_facts(num_updates=1027, limit=1027))
     assert advice is not None
     assert "raise train.max_steps to 1,100" in advice.remedy
     assert "model.d_model" in advice.remedy
@@ -50,17 +50,17 @@ def test_a_plan_of_less_than_a_token_per_parameter_is_too_short() -> None:
 
 
 def test_a_plan_in_minutes_gets_minutes() -> None:
-    plan = make_plan(num_updates=257, limit_key="train.max_minutes", limit=10.0)
+    plan = make_facts(num_updates=257, limit_key="train.max_minutes", limit=10.0)
     advice = advise_on_length(plan)
     assert advice is not None
     assert "raise train.max_minutes to 40 or more" in advice.remedy
 
 
 def test_a_plan_of_a_few_large_updates_is_too_short() -> None:
-    plan = make_plan(tokens_per_update=20_000.0, num_tgt_tokens=10**7)
+    plan = make_facts(tokens_per_update=20_000.0, num_tgt_tokens=10**7)
     assert advise_on_length(plan) is None
-    assert advise_on_length(make_plan(**(vars(plan) | {"num_updates": 500}))) is None
-    advice = advise_on_length(make_plan(**(vars(plan) | {"num_updates": 499, "limit": 499})))
+    assert advise_on_length(make_facts(**(vars(plan) | {"num_updates": 500}))) is None
+    advice = advise_on_length(make_facts(**(vars(plan) | {"num_updates": 499, "limit": 499})))
     assert advice is not None
     assert "train.max_steps to 500" in advice.remedy
     assert "train.batch_tokens" in advice.remedy
@@ -68,14 +68,14 @@ def test_a_plan_of_a_few_large_updates_is_too_short() -> None:
 
 
 def test_a_plan_of_many_epochs_is_not_too_short() -> None:
-    little_text = make_plan(num_tgt_tokens=7000, num_updates=100)  # 20 epochs
+    little_text = make_facts(num_tgt_tokens=7000, num_updates=100)  # 20 epochs
     assert advise_on_length(little_text) is None
-    assert advise_on_length(make_plan(num_tgt_tokens=7000, num_updates=99)) is not None
+    assert advise_on_length(make_facts(num_tgt_tokens=7000, num_updates=99)) is not None
 
 
 @pytest.mark.parametrize(("warmup_updates", "is_long"), [(200, False), (201, True), (5000, True)])
 def test_a_warmup_of_more_than_a_tenth_is_long(warmup_updates: int, is_long: bool) -> None:
-    advice = advise_on_warmup(make_plan(warmup_updates=warmup_updates))
+    advice = advise_on_warmup(make_facts(warmup_updates=warmup_updates))
     assert (advice is not None) == is_long
     if advice is not None:
         assert "train.warmup_steps to 200 or less" in advice.remedy
@@ -99,7 +99,7 @@ def test_a_warmup_of_more_than_a_tenth_is_long(warmup_updates: int, is_long: boo
 def test_a_large_model_that_sees_its_text_often_wants_dropout(
     num_epochs: int, parameters_per_token: int, dropout: float, wanted: float | None
 ) -> None:
-    plan = make_plan(
+    plan = make_facts(
         num_parameters=153_000 * parameters_per_token,
         tokens_per_update=1530.0,
         num_updates=100 * num_epochs,
@@ -129,7 +129,7 @@ def test_check_agrees_with_init_about_dropout(num_pairs: int, tokens_per_pair: i
             relative_cost = row.size.num_layer_parameters / REFERENCE_SIZE.num_layer_parameters
             num_epochs = max(1.0, reference_epochs / relative_cost)
             num_tgt_tokens = num_pairs * tokens_per_pair
-            plan = make_plan(
+            plan = make_facts(
                 num_parameters=num_parameters,
                 num_tgt_tokens=num_tgt_tokens,
                 num_updates=round(num_epochs * num_tgt_tokens / 1000),
@@ -140,14 +140,14 @@ def test_check_agrees_with_init_about_dropout(num_pairs: int, tokens_per_pair: i
 
 
 def test_the_most_useful_advice_is_first() -> None:
-    plan = make_plan(
+    plan = make_facts(
         num_parameters=10**7,
         num_updates=1200,
         warmup_updates=1000,
         tokens_per_update=1530.0,
         dropout=0.0,
     )
-    assert [advice.topic for advice in advise_on_plan(plan)] == [
+    assert [advice.topic for advice in advise_on_training(plan)] == [
         "too short",
         "warm-up",
         "model size",

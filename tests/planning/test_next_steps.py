@@ -15,8 +15,8 @@ from mt.evaluation.metrics import Score
 from mt.planning import curve_advice
 from mt.planning.advice import (
     Advice,
-    TrainingPlan,
-    advise_on_plan,
+    TrainingFacts,
+    advise_on_training,
     advise_on_vocabulary,
 )
 from mt.planning.curve_advice import RunCurves, TrainPoint, ValidationPoint
@@ -135,7 +135,7 @@ def all_advice() -> Iterator[Advice]:
             "limit_key": "train.max_steps",
             "limit": 1900.0,
         }
-        yield from advise_on_plan(TrainingPlan(**(values | changes)))
+        yield from advise_on_training(TrainingFacts(**(values | changes)))
     yield advise_on_vocabulary(np.array([1]), vocab_size=300, side="target")  # type: ignore[misc]
 
     limits = {"train.max_steps": 2000, "train.max_epochs": 3, "train.max_minutes": 10}

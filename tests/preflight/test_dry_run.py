@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mt.config.schema import TrainConfig
-from mt.preflight.dry_run import estimate_time
+from mt.preflight.dry_run import estimate_run
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ from mt.preflight.dry_run import estimate_time
 )
 def test_estimated_time_ends_at_the_first_limit(limits: dict[str, float], num_updates: int) -> None:
     config = TrainConfig(**limits, validate_every=50)
-    finding = estimate_time(
+    estimate = estimate_run(
         config, update_seconds=0.5, validation_seconds=5.0, updates_per_epoch=50
     )
     num_validations = math.ceil(num_updates / 50)
-    assert finding.numbers["updates"] == num_updates
-    assert finding.numbers["seconds"] == num_updates * 0.5 + num_validations * 5.0
+    assert estimate.num_updates == num_updates
+    assert estimate.total_seconds == num_updates * 0.5 + num_validations * 5.0
