@@ -146,25 +146,20 @@ def encode_corpus(
     written, ProcessError when a process that encodes is killed.
     """
     known_files = KnownFiles(cache_dir / KNOWN_FILES_NAME)
-    # A run resumes only with data of the digest that it was started with. So the same data must
-    # have the same digest in all versions of mt: what is hashed here must not change.
-    identity: dict[str, object] = {
-        "format_version": FORMAT_VERSION,
-        "files": [corpus.text.identity(known_files.digest) for corpus in corpora],
-        "tokenizers": [src_tokenizer.digest, tgt_tokenizer.digest],
-        "limits": [max_length, max_length_ratio, SHORT_PAIR_TOKENS],
-    }
-    if normalization != "none":
-        identity["normalization"] = normalization
-    known_files.save()  # before the encoding, which may be killed
     src_prefixes = tuple(corpus.src_prefix for corpus in corpora)
     if any(src_prefixes):
         _assert_tags(src_tokenizer, src_prefixes)
-        identity["src_prefixes"] = src_prefixes
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    limits = FilterLimits(max_length, max_length_ratio)
+    digest = _digest(
+        corpora,
+        known_files,
+        tokenizers=(src_tokenizer, tgt_tokenizer),
+        limits=limits,
+        normalization=normalization,
+    )
+    known_files.save()  # before the encoding, which may be killed
     directory = cache_dir / digest
     if not directory.exists():
-        limits = FilterLimits(max_length, max_length_ratio)
         _delete_unfinished(cache_dir, keep=digest)
         _write_cache(
             directory,
@@ -232,6 +227,32 @@ def warn_of_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
 
 
 # The cache: a directory for each encoded corpus (see `mt.data.corpus_writer`)
+
+
+def _digest(
+    corpora: Sequence[TrainingCorpus],
+    known_files: KnownFiles,
+    *,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    limits: FilterLimits,
+    normalization: Normalization,
+) -> str:
+    """Return a hash of all that the content of the cache depends on.
+
+    A run resumes only with data of the digest that it was started with. So the same data must have
+    the same digest in all versions of mt: what is hashed here must not change.
+    """
+    identity: dict[str, object] = {
+        "format_version": FORMAT_VERSION,
+        "files": [corpus.text.identity(known_files.digest) for corpus in corpora],
+        "tokenizers": [tokenizer.digest for tokenizer in tokenizers],
+        "limits": [limits.max_length, limits.max_length_ratio, SHORT_PAIR_TOKENS],
+    }
+    if normalization != "none":
+        identity["normalization"] = normalization
+    if any(corpus.src_prefix for corpus in corpora):
+        identity["src_prefixes"] = [corpus.src_prefix for corpus in corpora]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
 def _write_cache(

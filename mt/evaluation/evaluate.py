@@ -15,10 +15,7 @@ from mt.decoding.translator import Translator
 from mt.errors import ConfigError, DataError
 from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
 from mt.evaluation.significance import PairedScores, compare_with_baseline
-from mt.evaluation.text_warnings import (
-    find_seen_source_problems,
-    find_text_problems,
-)
+from mt.evaluation.text_warnings import find_seen_source_problems, find_text_problems
 from mt.experiment import Experiment
 
 logger = logging.getLogger(__name__)
@@ -162,22 +159,22 @@ def translate_sets(
             check_languages(experiment, eval_set, first=experiments[0])
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
     warnings = _find_seen_sources(eval_sets, experiments)
-    has_sources = bool(experiments) or src is not None
-    sets = [
-        TranslatedSet(eval_set, [], scoring, has_sources)
-        for eval_set, scoring in zip(eval_sets, scorings, strict=True)
-    ]
+    outputs_of_sets: list[list[SystemOutput]] = [[] for _ in eval_sets]
     for number, experiment in enumerate(experiments):
         translator = experiment.translator(
             checkpoint, device=device, beam_size=beam_size, ensemble_with=ensemble_with
         )
         system = " + ".join(str(path) for path in (run_dirs[number], *ensemble_with))
-        for set_number, item in enumerate(sets):
-            progress = _start_progress(experiments, number, sets, set_number)
-            lines = _translate_set(translator, item.eval_set, progress, on_progress)
-            item.outputs.append(SystemOutput(system, lines))
+        for set_number, eval_set in enumerate(eval_sets):
+            progress = _start_progress(experiments, number, eval_sets, set_number)
+            lines = _translate_set(translator, eval_set, progress, on_progress)
+            outputs_of_sets[set_number].append(SystemOutput(system, lines))
+    has_sources = bool(experiments) or src is not None
+    sets = [
+        TranslatedSet(eval_set, [*outputs, *read_outputs], scoring, has_sources)
+        for eval_set, outputs, scoring in zip(eval_sets, outputs_of_sets, scorings, strict=True)
+    ]
     for item in sets:
-        item.outputs.extend(read_outputs)
         warnings += _find_output_problems(item)
     for warning in warnings:
         logger.warning(warning)
@@ -316,18 +313,18 @@ def _read_output(hyp: Path, eval_set: EvalSet) -> SystemOutput:
 def _start_progress(
     experiments: Sequence[Experiment],
     number: int,
-    sets: Sequence[TranslatedSet],
+    eval_sets: Sequence[EvalSet],
     set_number: int,
 ) -> EvaluationProgress:
     """Return the progress before run `number` translates a set; both numbers begin at 0."""
-    eval_set = sets[set_number].eval_set
+    eval_set = eval_sets[set_number]
     name = eval_set.name
     if len(experiments) > 1:
         name = f"{experiments[number].run_dir.path.name} {name}"
     return EvaluationProgress(
         name,
-        set_number=number * len(sets) + set_number + 1,
-        num_sets=len(experiments) * len(sets),
+        set_number=number * len(eval_sets) + set_number + 1,
+        num_sets=len(experiments) * len(eval_sets),
         num_lines=len(eval_set.src),
     )
 

@@ -21,7 +21,7 @@ from mt.planning.settings import REFERENCE_SIZE, TABLE, find_row
 
 
 def make_facts(**changes: Any) -> TrainingFacts:
-    """Return the plan of the README's config on 17,665 pairs, with changes."""
+    """Return the facts of the README's config on 17,665 pairs, with changes."""
     values: dict[str, Any] = {
         "num_parameters": 1_438_208,
         "num_tgt_tokens": 153_000,
