@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 
 class Tokenizers(NamedTuple):
-    """The tokenizers of the two languages; with `tokenizer.joint`, both are the same SentencePiece
-    model.
+    """The tokenizers of the two languages.
+
+    With `tokenizer.joint`, both are the same SentencePiece model.
     """
 
     src: Tokenizer

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -52,17 +52,28 @@ def walk_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
             yield from walk_keys(inner_section, f"{prefix}{name}.")
 
 
-def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """List the keys with different values, one line each: `train.learning_rate: 0.001 -> 0.002`."""
+class Difference(NamedTuple):
+    """A key that has different values in two configs."""
+
+    key: str
+    old: str  # as JSON, or `absent`
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} -> {self.new}"
+
+
+def find_differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
+    """Return the keys with different values, in the order of the schema."""
     old_values = dict(_leaves(old))
     new_values = dict(_leaves(new))
-    lines = []
+    differences = []
     for key in old_values | new_values:
         old_value = old_values.get(key, "absent")
         new_value = new_values.get(key, "absent")
         if old_value != new_value:
-            lines.append(f"{key}: {old_value} -> {new_value}")
-    return lines
+            differences.append(Difference(key, old_value, new_value))
+    return differences
 
 
 def first_mistake(

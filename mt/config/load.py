@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mt.config.keys import differing_keys, first_mistake
+from mt.config.keys import Difference, find_differences, first_mistake
 from mt.config.migrations import (
     FIRST_FORMAT_VERSION,
     FORMAT_VERSION,
@@ -86,9 +86,9 @@ def dump_config(config: Config) -> str:
     return write_yaml({"format_version": FORMAT_VERSION, **config.model_dump()})
 
 
-def diff_configs(old: Config, new: Config) -> list[str]:
-    """List the keys that differ, one line each: `train.learning_rate: 0.001 -> 0.002`."""
-    return differing_keys(old.model_dump(), new.model_dump())
+def diff_configs(old: Config, new: Config) -> list[Difference]:
+    """Return the keys that have different values in two configs."""
+    return find_differences(old.model_dump(), new.model_dump())
 
 
 def fill_unset_keys(config: Config, run_config: Config) -> Config:

@@ -1,6 +1,4 @@
-"""Attention weights of a model: hooks record the inputs, `Attention.weights` computes the
-weights.
-"""
+"""Attention weights of a model: hooks record the inputs, from which `Attention` computes them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast

@@ -334,8 +334,9 @@ def _add_sets_that_agree(
 
 
 def check_scoring(config: Config) -> Finding:
-    """Check that the references of the validation sets are plain text, and that BLEU's tokenizer
-    fits them. Raises MtError.
+    """Check that the references are plain text, and that BLEU's tokenizer fits them.
+
+    These are the references of the validation sets. Raises MtError.
     """
     problems = []
     tokenizers = []

@@ -49,9 +49,9 @@ def read_runs(run_dirs: Sequence[Path]) -> list[ComparedRun]:
     runs = []
     for run, name, config, group in zip(opened, names, configs, groups, strict=True):
         differences = [
-            hide_directories(line)
-            for line in diff_configs(configs[0], config)
-            if _key(line) not in HIDDEN_KEYS
+            hide_directories(str(difference))
+            for difference in diff_configs(configs[0], config)
+            if difference.key not in HIDDEN_KEYS
         ]
         history = read_metrics_log(run.metrics_path)
         runs.append(ComparedRun(run.path, name, config, history, differences, group))
@@ -77,7 +77,8 @@ def group_by_seed(configs: Sequence[Config]) -> list[int]:
     groups = []
     for config in configs:
         for number, representative in enumerate(representatives):
-            if {_key(line) for line in diff_configs(representative, config)} <= SEED_KEYS:
+            differences = diff_configs(representative, config)
+            if all(difference.key in SEED_KEYS for difference in differences):
                 groups.append(number)
                 break
         else:
@@ -103,8 +104,3 @@ def run_facts(run: ComparedRun) -> RunFacts:
         duration=format_duration(seconds[-1]) if seconds else "",
         device=f"{run.config.train.device}, {run.config.train.precision}",
     )
-
-
-def _key(difference: str) -> str:
-    """Return the key of a line of `diff_configs`."""
-    return difference.partition(":")[0]

@@ -46,7 +46,9 @@ def inherit_from_parent(config: Config) -> Config:
     if child.train.init_tokenizer == "parent":
         parent_parts["tokenizer"] = parent.tokenizer
     differences = diff_configs(child.model_copy(update=parent_parts), child)
-    forbidden = [line for line in differences if line.partition(":")[0] not in KEYS_THAT_MAY_DIFFER]
+    forbidden = [
+        str(difference) for difference in differences if difference.key not in KEYS_THAT_MAY_DIFFER
+    ]
     if forbidden:
         listed = "\n  ".join(forbidden)
         raise ConfigError(
@@ -133,8 +135,8 @@ def copy_to_other_tokens(
                 num_shared += 1
                 embeddings[token_id] = parent_embeddings[parent_id]
             elif new_tokens == "mean":
-                parts = parent_tokenizer.split_piece(piece)
-                embeddings[token_id] = parent_embeddings[parts].mean(dim=0)
+                pieces = parent_tokenizer.split_piece(piece)
+                embeddings[token_id] = parent_embeddings[pieces].mean(dim=0)
         weights[f"embeddings.{name}"] = embeddings
         start = "means of embeddings of the other run" if new_tokens == "mean" else "random numbers"
         logger.info(

@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Iterable
-from contextlib import suppress
 
 import numpy as np
 import torch
@@ -33,26 +32,28 @@ def check_memory(
     when memory is too small; it names a `train.batch_tokens` that fits, if there is one that a
     config may have.
     """
-    for size in sizes_to_try(batch_tokens, max_length=dataset.max_length):
+    sizes = sizes_to_try(batch_tokens, max_length=dataset.max_length)
+    for size in sizes:
         if size < batch_tokens:
             gc.collect()  # the tensors of the failed attempt
             runtime.release_memory()
             epoch = dataset.epoch(epoch.number, batch_tokens=size)
         batches = map(epoch.widest_batch, largest_batches(epoch.plan))
-        with suppress(DeviceError):
+        try:
             try_update(objective, batches, runtime, optimizer_has_state=optimizer_has_state)
-            break
-    else:
-        raise DeviceError(
-            f"too little memory for this model, even with train.batch_tokens {size}: use a "
-            "smaller model or a smaller data.max_length"
-        )
-    if size < batch_tokens:
+        except DeviceError:
+            continue
+        if size == batch_tokens:
+            return
         raise DeviceError(
             f"too little memory for train.batch_tokens {batch_tokens}; "
             f"{size} fits, and with {batch_tokens // size} times "
             "train.gradient_accumulation the updates stay as large"
         )
+    raise DeviceError(
+        f"too little memory for this model, even with train.batch_tokens {sizes[-1]}: use a "
+        "smaller model or a smaller data.max_length"
+    )
 
 
 def sizes_to_try(batch_tokens: int, *, max_length: int) -> list[int]:

@@ -71,15 +71,6 @@ class Objective(nn.Module):
         """Return the decoder states and the targets (see the function `states_and_targets`)."""
         return states_and_targets(self.transformer, batch)
 
-    def logits_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return float32 logits (num_tokens, vocab_size) of the real tokens, and their targets.
-
-        For objectives that need more than a cross-entropy. All logits are in memory at once, where
-        `forward` computes them in chunks.
-        """
-        states, targets = self.states_and_targets(batch)
-        return self.transformer.logits(states).float(), targets
-
 
 class RDropObjective(Objective):
     """R-Drop: cross-entropy of two passes with different dropout, whose predictions should agree.

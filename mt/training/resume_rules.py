@@ -46,13 +46,17 @@ PATH_KEYS = re.compile(
 
 def forbidden_changes(run_config: Config, config: Config) -> list[str]:
     """Return the differences that a resumed run may not have, one line for each key."""
-    forbidden = []
-    for line in diff_configs(run_config, config):
-        key, _, _ = line.partition(":")
-        is_changeable = any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE_KEYS)
-        if not is_changeable and not PATH_KEYS.fullmatch(key):
-            forbidden.append(line)
-    return forbidden
+    return [
+        str(difference)
+        for difference in diff_configs(run_config, config)
+        if not _may_change(difference.key)
+    ]
+
+
+def _may_change(key: str) -> bool:
+    """Return whether a key may have another value when a run is resumed."""
+    is_changeable = any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE_KEYS)
+    return is_changeable or PATH_KEYS.fullmatch(key) is not None
 
 
 def check_same_text(meta: Mapping[str, Any], experiment: Experiment) -> None:

@@ -10,12 +10,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from mt.config.load import (
-    dump_config,
-    fill_unset_keys,
-    load_config,
-    load_run_config,
-)
+from mt.config.load import dump_config, fill_unset_keys, load_config, load_run_config
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import warn_of_equal_sides
 from mt.data.eval_set import training_corpora, warn_of_unnormalized_references
@@ -55,6 +50,9 @@ from mt.training.teacher import require_teachers
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+# Errors that the user can correct, after which the same command starts from the beginning.
+MISTAKES = (ConfigError, DataError, CheckpointError, TokenizerError, RunDirError, DeviceError)
 
 
 def read_config(
@@ -100,10 +98,6 @@ def _config_of_run(directory: Path) -> Path:
             f"{config_path.name}"
         )
     return config_path
-
-
-# Errors that the user can correct, after which the same command starts from the beginning.
-MISTAKES = (ConfigError, DataError, CheckpointError, TokenizerError, RunDirError, DeviceError)
 
 
 class TrainingEnd(NamedTuple):
@@ -194,33 +188,37 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         config = fill_unset_keys(config, run_config)
     else:
         config = inherit_from_parent(config)
-    precision = None
-    if runtime.is_main:
-        precision = recorded_precision(run_dir, runtime)
-    precision = runtime.broadcast(precision)
+    precision = runtime.broadcast(recorded_precision(run_dir, runtime) if runtime.is_main else None)
     config, runtime = resolve_auto(config, runtime, run_config=run_config, run_precision=precision)
     experiment = Experiment(config, run_dir)
-    if runtime.is_main and config.train.tensorboard:
-        require_tensorboard()
-    if runtime.is_main and run_config is not None:
-        refuse_changes(run_config, experiment)
-        write_config(config, run_dir)
-    elif runtime.is_main:
-        write_config(config, run_dir)
-        # A missing file or package should show before the tokenizer is trained.
-        require_teachers(config.train)
-        for valid in experiment.validation_sets:
-            scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
-            warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
-            warn_of_unnormalized_references(valid, config.data.normalization)
-        warn_of_equal_sides(training_corpora(config.data))
-        experiment.count_training_text()
-        experiment.train_tokenizers()
-        experiment.measure_sources()
     if runtime.is_main:
+        if config.train.tensorboard:
+            require_tensorboard()
+        if run_config is not None:
+            refuse_changes(run_config, experiment)
+        write_config(config, run_dir)
+        if run_config is None:
+            prepare_text(experiment)
         logger.info(f"train: {experiment.training_data.corpus.counts}")
     runtime.barrier()  # the other ranks wait here for tokenizers and encoded text
     return experiment, runtime
+
+
+def prepare_text(experiment: Experiment) -> None:
+    """Check the files of a new run, train its tokenizers, and measure its sources.
+
+    A missing file or package shows before the tokenizers are trained.
+    """
+    config = experiment.config
+    require_teachers(config.train)
+    for valid in experiment.validation_sets:
+        scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
+        warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+        warn_of_unnormalized_references(valid, config.data.normalization)
+    warn_of_equal_sides(training_corpora(config.data))
+    experiment.count_training_text()
+    experiment.train_tokenizers()
+    experiment.measure_sources()
 
 
 def recorded_precision(run_dir: RunDir, runtime: Runtime) -> str | None:

@@ -67,7 +67,7 @@ class Trainer:
         start_time: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`start_time` is when the command started, by `clock`; by default, now."""
+        """Make a trainer. `start_time` is when the command started, by `clock`; by default, now."""
         self.objective = objective
         self.dataset = dataset
         self.validate = validate

@@ -50,7 +50,7 @@ def test_set_keys_keep_their_values(tmp_path: Path) -> None:
     run_config = load_as_run(tmp_path, "model.dropout=0.3", "model.d_ff=64", "train.patience=3")
     config = load(tmp_path, "model.dropout=0.2", "train.patience=null", "train.max_steps=200")
     filled = fill_unset_keys(config, run_config)
-    assert diff_configs(run_config, filled) == [
+    assert [str(difference) for difference in diff_configs(run_config, filled)] == [
         "model.dropout: 0.3 -> 0.2",
         "train.max_steps: 100 -> 200",
         "train.patience: 3 -> null",

@@ -451,7 +451,7 @@ def test_diff_lists_key_old_and_new_value(tmp_path: Path) -> None:
         ["train.learning_rate=0.002", "data.test=[{name: t, prefix: /t}]", "train.max_minutes=2"],
     )
     assert diff_configs(old, old) == []
-    assert diff_configs(old, new) == [
+    assert [str(difference) for difference in diff_configs(old, new)] == [
         "train.learning_rate: 0.001 -> 0.002",
         "train.max_minutes: null -> 2.0",
         'data.test.0.name: absent -> "t"',

@@ -25,6 +25,7 @@ from mt.training.objective import (
     Objective,
     RDropObjective,
     mean_nll,
+    states_and_targets,
 )
 from mt.training.trainer import Trainer
 
@@ -70,6 +71,12 @@ def make_batch(lengths: list[tuple[int, int]], *, extra_padding: int = 0) -> Bat
         tgt_in[row, 1:tgt_length] = tgt_out[row, : tgt_length - 1]
     num_tokens = sum(tgt_length for _, tgt_length in lengths)
     return Batch(src, tgt_in, tgt_out, num_tokens)
+
+
+def logits_and_targets(transformer: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return float32 logits (num_tokens, vocab_size) of the real tokens, and their targets."""
+    states, targets = states_and_targets(transformer, batch)
+    return transformer.logits(states).float(), targets
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
@@ -144,13 +151,13 @@ def test_bf16_sums_stay_close_and_float32() -> None:
     assert bf16.nll.item() == pytest.approx(exact.nll.item(), rel=0.02)
 
 
-# Logits for other objectives
+# Real tokens
 
 
 def test_logits_and_targets_are_those_of_the_real_tokens() -> None:
     model = make_model()
     batch = make_batch(LENGTHS, extra_padding=2)
-    logits, targets = model.logits_and_targets(batch)
+    logits, targets = logits_and_targets(model.transformer, batch)
     is_token = batch.tgt_out != PAD_ID
     states = model.transformer(batch.src, batch.tgt_in)
     torch.testing.assert_close(logits, model.transformer.logits(states)[is_token])
@@ -163,12 +170,12 @@ def test_logits_and_targets_are_those_of_the_real_tokens() -> None:
 def test_repeated_batch_gives_the_logits_of_both_passes() -> None:
     model = make_model()
     batch = make_batch(LENGTHS)
-    logits, targets = model.logits_and_targets(batch.repeat(2))
+    logits, targets = logits_and_targets(model.transformer, batch.repeat(2))
     first, second = logits.chunk(2)
     torch.testing.assert_close(first, second)  # without dropout
     assert torch.equal(*targets.chunk(2))
     model.train()
-    first, second = model.logits_and_targets(batch.repeat(2))[0].chunk(2)
+    first, second = logits_and_targets(model.transformer, batch.repeat(2))[0].chunk(2)
     assert (first - second).abs().max() > 0.01
 
 
@@ -212,7 +219,7 @@ def test_r_drop_is_half_of_the_loss_of_its_paper(dtype: torch.dtype, tolerance: 
     sums = objective(batch)
 
     torch.manual_seed(7)  # the same dropout
-    logits, targets = objective.logits_and_targets(batch.repeat(2))
+    logits, targets = logits_and_targets(objective.transformer, batch.repeat(2))
     first, second = logits.log_softmax(dim=-1).chunk(2)
     both_cross_entropies = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum")
     kl_first = F.kl_div(second, first, log_target=True, reduction="sum")  # KL(first || second)
@@ -332,10 +339,8 @@ def test_distillation_learns_from_the_mean_of_the_teachers(
     sums = objective(batch)
 
     torch.manual_seed(7)  # the same dropout
-    logits, targets = objective.logits_and_targets(batch)
-    teacher_logits = [
-        Objective(teacher, label_smoothing=0.0).logits_and_targets(batch)[0] for teacher in teachers
-    ]
+    logits, targets = logits_and_targets(objective.transformer, batch)
+    teacher_logits = [logits_and_targets(teacher, batch)[0] for teacher in teachers]
     mean_probs = (teacher_logits[0].softmax(-1) + teacher_logits[1].softmax(-1)) / 2
     cross_entropy = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum")
     kl = (mean_probs * (mean_probs.log() - logits.log_softmax(-1))).sum()
