@@ -76,7 +76,8 @@ def comparison_as_text(results: Sequence[SetComparison]) -> str:
                     line += "        " if p is None else f"  {p:6.4f}"
                 lines.append(line.rstrip())
         lines.append("")
-    lines.append(f"p: the probability of such a difference from {systems[0]} by chance")
+    baseline = escape_control_chars(results[0].systems[0])
+    lines.append(f"p: the probability of such a difference from {baseline} by chance")
     signatures = []
     for result in results:
         for scores in result.scores:

@@ -1,4 +1,7 @@
-"""Choices that a config and the command line share. It imports quickly, for the command line."""
+"""Choices and limits of a config that other modules share.
+
+This imports quickly, for the command line and for the processes that encode text.
+"""
 
 from typing import Literal
 
@@ -21,3 +24,6 @@ BleuTokenizer = Literal[
     "flores200",
     "spBLEU-1K",
 ]
+
+MAX_TAGS = 16  # control pieces that every new tokenizer reserves, e.g. for target languages
+MAX_VOCAB_SIZE = 500_000

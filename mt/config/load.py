@@ -128,7 +128,7 @@ def _validate(file: ConfigFile) -> Config:
 
 def _warn_of_renamed_keys(renamed: Sequence[RenamedKey]) -> None:
     for key in renamed:
-        logger.warning("%s: %s is now called %s", key.place, key.old, key.new)
+        logger.warning(f"{key.place}: {key.old} is now called {key.new}")
 
 
 def _filled_values(section: BaseModel, run_section: BaseModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mt.config.choices import BleuTokenizer, Normalization
+from mt.config.choices import MAX_TAGS, MAX_VOCAB_SIZE, BleuTokenizer, Normalization
 
 
 def _absolute(path: str) -> str:
@@ -34,7 +34,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Length = Annotated[int, Field(gt=0, le=65_536)]  # tokens
 Width = Annotated[int, Field(gt=0, le=65_536)]
 NumLayers = Annotated[int, Field(gt=0, le=256)]
-VocabSize = Annotated[int, Field(gt=0, le=500_000)]
+VocabSize = Annotated[int, Field(gt=0, le=MAX_VOCAB_SIZE)]
 BeamSize = Annotated[int, Field(gt=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -80,7 +80,7 @@ COLUMNS_DESCRIPTION = (
 TMX_DESCRIPTION = "translation memory (TMX), of which the units in both languages are used"
 # The tag of a target language is called 2de, as in "to German".
 LANGUAGE_TAG_MARK = "2"
-MAX_TAGS = 16  # as many control tokens as every new tokenizer reserves
+
 MAX_PARAMETERS = 2 * 10**10  # Adam's state for as many fits on no GPU of today
 
 

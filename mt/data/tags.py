@@ -12,13 +12,8 @@ text.
 
 from collections.abc import Mapping, Sequence
 
-from mt.config.schema import (
-    LANGUAGE_TAG_MARK,
-    MAX_TAGS,
-    CorpusConfig,
-    DataConfig,
-    LanguagePair,
-)
+from mt.config.choices import MAX_TAGS
+from mt.config.schema import LANGUAGE_TAG_MARK, CorpusConfig, DataConfig, LanguagePair
 from mt.data.tokenizer import Tokenizer
 from mt.errors import ConfigError, TokenizerError
 

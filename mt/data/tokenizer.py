@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 import sentencepiece
 
+from mt.config.choices import MAX_VOCAB_SIZE
 from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler, sample_segments
 from mt.data.sentencepiece_model import changes_words_in_context, replaces_characters
 from mt.errors import TokenizerError
@@ -17,9 +18,7 @@ TokenizerKind = Literal["bpe", "unigram"]
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 NUM_BYTES = 256
-NUM_TAGS = 16  # control pieces that every new tokenizer reserves, e.g. for target languages
 
-MAX_VOCAB_SIZE = 500_000
 MAX_FILE_SIZE = 32_000_000  # bytes; enough for a model of MAX_VOCAB_SIZE pieces
 
 SPACE_SYMBOL = "\u2581"  # SentencePiece writes it in place of a space and before a text

@@ -11,14 +11,12 @@ from random import Random
 
 import sentencepiece
 
-from mt.config.choices import Normalization
+from mt.config.choices import MAX_TAGS, MAX_VOCAB_SIZE, Normalization
 from mt.data.normalization import normalize
 from mt.data.tokenizer import (
     BOS_ID,
     EOS_ID,
-    MAX_VOCAB_SIZE,
     NUM_BYTES,
-    NUM_TAGS,
     PAD_ID,
     UNK_ID,
     TokenizerKind,
@@ -28,7 +26,7 @@ from mt.errors import TokenizerError
 from mt.storage.atomic import atomic_file
 
 # Pieces that are in every tokenizer: pad, unk, bos and eos, the tags, and the bytes.
-NUM_FIXED_PIECES = 4 + NUM_TAGS + NUM_BYTES
+NUM_FIXED_PIECES = 4 + MAX_TAGS + NUM_BYTES
 
 # SentencePiece uses this character itself and skips every training sentence that contains it.
 RESERVED_CHARACTER = "\u2585"
@@ -75,7 +73,7 @@ def train_tokenizer(
             unk_id=UNK_ID,
             bos_id=BOS_ID,
             eos_id=EOS_ID,
-            control_symbols=[f"<tag_{number}>" for number in range(NUM_TAGS)],
+            control_symbols=[f"<tag_{number}>" for number in range(MAX_TAGS)],
             max_sentence_length=MAX_SENTENCE_LENGTH,
             num_threads=1,  # the model depends on the number of threads
             minloglevel=2,

@@ -65,9 +65,9 @@ def measure_update(
         update()
     update_seconds: list[float] = []
     while sum(update_seconds) < MIN_SECONDS or len(update_seconds) < MIN_TIMED_UPDATES:
-        start_time = _synchronized_time(runtime)
+        start_time = synchronized_time(runtime)
         update()
-        update_seconds.append(_synchronized_time(runtime) - start_time)
+        update_seconds.append(synchronized_time(runtime) - start_time)
     return statistics.median(update_seconds)
 
 
@@ -82,7 +82,7 @@ def random_batch(*, vocab_size: int, batch_tokens: int, tokens_per_pair: float) 
     return Batch(src, tgt_in, tgt_out, num_tokens=tgt_out.numel())
 
 
-def _synchronized_time(runtime: Runtime) -> float:
+def synchronized_time(runtime: Runtime) -> float:
     """Wait until the device has done all its work, and return the time of a monotonic clock."""
     if runtime.device.type == "cuda":
         torch.cuda.synchronize(runtime.device)

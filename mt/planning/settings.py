@@ -109,11 +109,11 @@ UPDATE_FRACTION = 0.85
 # A GPU works on many tokens as fast as on few.
 GPU_BATCH_FACTOR = 4
 
-# An epoch has at least this many updates, so that a small text is not seen in one piece; and a run
-# has MIN_UPDATES, because a model cannot learn in fewer. A batch has MIN_BATCH_TOKENS at least; a
-# config refuses one that is smaller than data.max_length.
+# An epoch has at least this many updates, so that a small text is not seen in one piece. A run has
+# at least MIN_UPDATES_PER_RUN, because a model cannot learn in fewer. A batch has at least
+# MIN_BATCH_TOKENS, because a config refuses one that is smaller than data.max_length.
 MIN_UPDATES_PER_EPOCH = 10
-MIN_UPDATES = 1000
+MIN_UPDATES_PER_RUN = 1000
 MIN_BATCH_TOKENS = 512
 
 MAX_UPDATES = 10**9  # the largest number that a config takes
@@ -213,7 +213,7 @@ def choose_batch_tokens(
         batch_tokens *= GPU_BATCH_FACTOR
     largest_for_text = text.tokens_per_epoch // MIN_UPDATES_PER_EPOCH
     relative_cost = size.num_layer_parameters / REFERENCE_SIZE.num_layer_parameters
-    largest_for_time = int(reference_tokens / relative_cost / MIN_UPDATES)
+    largest_for_time = int(reference_tokens / relative_cost / MIN_UPDATES_PER_RUN)
     return max(MIN_BATCH_TOKENS, min(batch_tokens, largest_for_text, largest_for_time))
 
 

@@ -21,6 +21,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
+from mt.planning.machine import NUM_WARM_UP_UPDATES, synchronized_time
 from mt.planning.validation_time import advise_on_validation
 from mt.preflight.file_checks import Finding, Level
 from mt.preflight.plan_checks import DryRunFacts, check_plan
@@ -32,9 +33,6 @@ from mt.training.shared_work import never_interrupting
 from mt.training.stopping import count_validations, updates_within
 from mt.training.trainer import Trainer
 from mt.training.validator import count_set_lines, sample_sets
-
-# The first updates are slower than the others: memory is allocated, and kernels are chosen.
-NUM_WARM_UP_UPDATES = 2
 
 # The speed is measured over at least so many updates and at least MIN_SECONDS. Where updates are
 # slow, MAX_SECONDS ends it earlier.
@@ -180,12 +178,6 @@ def update_batches(trainer: Trainer, epoch: Epoch) -> Iterator[range]:
     num_batches = epoch.plan.num_batches
     for start in cycle(range(0, num_batches, stride)):
         yield range(start, min(start + stride, num_batches))
-
-
-def synchronized_time(trainer: Trainer) -> float:
-    """Wait until the device has done all its work, and return the time of a monotonic clock."""
-    trainer.window.sums()  # copies sums from the device, which waits for it
-    return time.monotonic()
 
 
 def time_validation(trainer: Trainer) -> float:
@@ -354,13 +346,13 @@ def measure_speed(trainer: Trainer, epoch: Epoch) -> Speed:
         trainer.update(epoch, next(batches))
 
     tokens_before = trainer.state.tokens_seen
-    start_time = synchronized_time(trainer)
+    start_time = synchronized_time(trainer.runtime)
     num_updates = 0
     seconds = 0.0
     while seconds < MIN_SECONDS or (num_updates < NUM_TIMED_UPDATES and seconds < MAX_SECONDS):
         trainer.update(epoch, next(batches))
         num_updates += 1
-        seconds = synchronized_time(trainer) - start_time
+        seconds = synchronized_time(trainer.runtime) - start_time
 
     num_tokens = trainer.state.tokens_seen - tokens_before
     return Speed(num_updates, seconds / num_updates, num_tokens / seconds)

@@ -14,7 +14,8 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt.data.tokenizer import ESCAPE, NUM_TAGS, Tokenizer
+from mt.config.choices import MAX_TAGS
+from mt.data.tokenizer import ESCAPE, Tokenizer
 from mt.data.tokenizer_training import TokenizerKind, train_tokenizer
 from mt.errors import TokenizerError
 
@@ -147,7 +148,7 @@ def test_special_ids_are_the_same_in_all_tokenizers(
     assert tokenizer.unk_id == 1
     assert tokenizer.bos_id == 2
     assert tokenizer.eos_id == 3
-    assert tokenizer.tag_ids == tuple(range(4, 4 + NUM_TAGS))
+    assert tokenizer.tag_ids == tuple(range(4, 4 + MAX_TAGS))
     assert tokenizer.vocab_size == VOCAB_SIZE
 
 
