@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from invented_words import INVENTED_WORDS
-from shell import Ended, mt
+from shell import assert_fails, mt, output_lines
 
 from mt.config.load import load_run_config
 from mt.data.normalization import is_blank
@@ -72,23 +72,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(path: Path, lines: list[str]) -> Path:
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
     return path
-
-
-def output_lines(ended: Ended) -> list[str]:
-    """Return the lines of stdout. The command must have succeeded."""
-    assert ended.code == 0, ended.err
-    return ended.out.split("\n")[:-1]
-
-
-def assert_fails(ended: Ended, *contents: str) -> None:
-    """Check that a command printed nothing but one line of error, which has the given contents."""
-    assert ended.code == 1
-    assert ended.out == ""
-    assert ended.err.startswith("mt: ")
-    assert ended.err.endswith("\n")
-    assert ended.err.count("\n") == 1
-    for content in contents:
-        assert content in ended.err
 
 
 def parse_links(line: str) -> list[tuple[int, int]]:

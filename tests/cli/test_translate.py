@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from invented_words import INVENTED_WORDS
-from shell import Ended, mt
+from shell import Ended, assert_fails, mt, output_lines
 from terminal import longest_line, mt_process, read_line, screen_lines, terminal
 
 from mt.cli.translate_progress import TranslateProgress, format_translate_progress
@@ -80,24 +80,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Checkpoint(weights, {}, {}), step=1, is_best=True
     )
     return run.path
-
-
-def output_lines(ended: Ended) -> list[str]:
-    """Return the lines of stdout, split at newlines only. The command must have succeeded."""
-    assert ended.code == 0, ended.err
-    assert ended.out.endswith("\n") or not ended.out
-    return ended.out.split("\n")[:-1]
-
-
-def assert_fails(ended: Ended, *contents: str) -> None:
-    """Check that a command printed nothing but one line of error, which has the given contents."""
-    assert ended.code == 1
-    assert ended.out == ""
-    assert ended.err.startswith("mt: ")
-    assert ended.err.endswith("\n")
-    assert ended.err.count("\n") == 1
-    for content in contents:
-        assert content in ended.err
 
 
 # One line out for each line in

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from copy_task import write_copy_task
-from runs import CONFIG, configure, train
-from shell import Ended, mt
+from runs import train_two_seeds
+from shell import mt, output_lines
 
 from mt.config.load import load_run_config
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
@@ -24,26 +23,12 @@ STDIN = "".join(f"{text}\n" for text in TEXTS)
 @pytest.fixture(scope="module")
 def run_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs with different seeds."""
-    config_path = write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
-    folder = tmp_path_factory.mktemp("runs")
-    return [
-        train(
-            configure(
-                config_path, folder / f"seed{seed}", f"train.seed={seed}", "train.max_steps=2"
-            )
-        )
-        for seed in (1, 2)
-    ]
+    return train_two_seeds(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def run_dir(run_dirs: list[Path]) -> Path:
     return run_dirs[0]
-
-
-def output_lines(ended: Ended) -> list[str]:
-    assert ended.code == 0, ended.err
-    return ended.out.split("\n")[:-1]
 
 
 # Ensembles

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from copy_task import write_copy_task
 from invented_words import INVENTED_WORDS
-from runs import CONFIG, configure, train
+from runs import train_two_seeds
 
 from mt.config.load import dump_config, load_config
 from mt.config.schema import ModelConfig, SearchConfig
@@ -24,13 +23,6 @@ from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
 
 TEXTS = ["balo deru fimi", "gona", "", "balo gona deru hako", "xyz 123 Ü"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer(INVENTED_WORDS, path, kind="bpe", vocab_size=330)
-    return Tokenizer.load(path)
 
 
 def random_model(tokenizer: Tokenizer, *, seed: int, d_model: int = 16) -> Transformer:
@@ -134,16 +126,7 @@ def test_smallest_number_of_positions_counts(tokenizer: Tokenizer) -> None:
 @pytest.fixture(scope="module")
 def run_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs with different seeds, each with a tokenizer of its own from the same text."""
-    config_path = write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
-    folder = tmp_path_factory.mktemp("runs")
-    return [
-        train(
-            configure(
-                config_path, folder / f"seed{seed}", f"train.seed={seed}", "train.max_steps=2"
-            )
-        )
-        for seed in (1, 2)
-    ]
+    return train_two_seeds(tmp_path_factory)
 
 
 def test_runs_that_differ_in_their_seed_can_be_joined(run_dirs: list[Path]) -> None:

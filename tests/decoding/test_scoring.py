@@ -9,12 +9,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from invented_words import INVENTED_WORDS
 
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.scoring import LENGTH_LIMIT_FACTOR, score_pairs
 from mt.decoding.translation import Segment, Translation
 from mt.decoding.translator import Translator
@@ -24,13 +22,6 @@ from mt.model.transformer import Transformer
 MAX_LENGTH = 12
 SHAPE = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
 TEXTS = ["balo deru fimi", "gona", "", "balo gona deru hako", "xyz 123 Ü"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer(INVENTED_WORDS, path, kind="bpe", vocab_size=330)
-    return Tokenizer.load(path)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from invented_words import INVENTED_WORDS
 from mt.config.schema import ModelConfig, SearchConfig
 from mt.data.source_stats import SourceStats
 from mt.data.tokenizer import Tokenizer
-from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.segment_search import SourceSegment
 from mt.decoding.translator import Translator
@@ -20,13 +19,6 @@ from mt.model.transformer import Transformer
 
 TEXTS = ["balo deru fimi", "gona", "", "balo gona deru hako", "xyz 123 Ü"]
 PREFIXES = ["gona", "fimi balo", "deru", "", "Ü n\u0303 |||"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer(INVENTED_WORDS, path, kind="bpe", vocab_size=330)
-    return Tokenizer.load(path)
 
 
 @pytest.fixture(scope="module")

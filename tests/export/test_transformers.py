@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
+from invented_words import INVENTED_WORDS
 from random_run import (
     SEVERAL_LANGUAGES,
     TEXTS,
-    WORDS,
     make_run,
     make_texts,
     make_tokenizers,
@@ -75,7 +75,7 @@ def up_to_eos(row: list[int]) -> list[int]:
 def odd_mixtures(num_texts: int) -> list[str]:
     """Return texts that mix words with pieces of the odd texts, without rule."""
     generator = random.Random(7)
-    parts = [*WORDS, *"".join(ODD_TEXTS), " ", "ab", "aba", "ЖЖ"]
+    parts = [*INVENTED_WORDS, *"".join(ODD_TEXTS), " ", "ab", "aba", "ЖЖ"]
     lengths = [generator.randint(1, 12) for _ in range(num_texts)]
     return ["".join(generator.choices(parts, k=length)) for length in lengths]
 

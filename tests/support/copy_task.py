@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu"]
+from invented_words import INVENTED_WORDS
+
 NUM_LINES = {"train": 90, "valid": 6}
 
 
@@ -19,7 +20,7 @@ def write_copy_task(directory: Path, config: str) -> Path:
     for name, num_lines in NUM_LINES.items():
         lines = []
         for _ in range(num_lines):
-            words = rng.choices(WORDS, k=rng.randint(1, 5))
+            words = rng.choices(INVENTED_WORDS[:10], k=rng.randint(1, 5))
             lines.append(" ".join(words) + "\n")
         for lang in ("aa", "bb"):
             (directory / f"{name}.{lang}").write_text("".join(lines), encoding="utf-8")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from invented_words import INVENTED_WORDS
 
 from mt.config.load import load_config
 from mt.data.tokenizer import Tokenizer
@@ -15,8 +16,6 @@ from mt.data.tokenizer_training import TokenizerKind, train_tokenizer
 from mt.model.transformer import Transformer
 from mt.storage.checkpoint import Checkpoint, CheckpointStore
 
-WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi"]
-WORDS += ["kelo", "mavu", "nira", "potu", "ruke", "sifa"]
 CONFIG = """\
 data:
   src_lang: aa
@@ -47,7 +46,7 @@ def make_texts(num_texts: int, *, seed: int) -> list[str]:
     texts = []
     for _ in range(num_texts):
         num_words = generator.randint(1, 9)
-        texts.append(" ".join(generator.choices(WORDS, k=num_words)))
+        texts.append(" ".join(generator.choices(INVENTED_WORDS, k=num_words)))
     return texts
 
 

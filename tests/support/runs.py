@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copy_task import write_copy_task
 
 from mt.config.load import load_config
 from mt.config.schema import Config, TrainConfig
@@ -71,6 +72,17 @@ def train(config: Config) -> Path:
 def configure(path: Path, run_dir: Path, *overrides: str) -> Config:
     """Return the config at `path` with changes, for a run in `run_dir`."""
     return load_config(path, [*overrides, f"train.run_dir={run_dir}"])
+
+
+def train_two_seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Train two runs that differ in their seed, each with a tokenizer of its own."""
+    config_path = write_copy_task(tmp_path_factory.mktemp("copy_task"), CONFIG)
+    folder = tmp_path_factory.mktemp("runs")
+    run_dirs = []
+    for seed in (1, 2):
+        overrides = (f"train.seed={seed}", "train.max_steps=2")
+        run_dirs.append(train(configure(config_path, folder / f"seed{seed}", *overrides)))
+    return run_dirs
 
 
 def train_until(step: int, config: Config) -> Path:

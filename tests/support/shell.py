@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from runs import one_thread
 
 from mt.cli.app import main
 
@@ -24,9 +24,7 @@ class Ended(NamedTuple):
 
 
 def mt(*arguments: str | Path, stdin: str | bytes = b"") -> Ended:
-    """Run the command as the shell would, but in this process, which has waited for torch
-    already.
-    """
+    """Run the command as the shell would, but in this process, which has imported torch already."""
     content = stdin.encode() if isinstance(stdin, str) else stdin
     streams = {
         name: io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for name in ("stdout", "stderr")
@@ -50,10 +48,27 @@ def mt(*arguments: str | Path, stdin: str | bytes = b"") -> Ended:
     return Ended(code, *(stream.buffer.getvalue().decode() for stream in streams.values()))  # type: ignore[attr-defined]
 
 
+def output_lines(ended: Ended) -> list[str]:
+    """Return the lines of stdout, split at newlines only. The command must have succeeded."""
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith("\n") or not ended.out
+    return ended.out.split("\n")[:-1]
+
+
+def assert_fails(ended: Ended, *contents: str) -> None:
+    """Check that a command printed nothing but one line of error, which has the given contents."""
+    assert ended.code == 1
+    assert ended.out == ""
+    assert ended.err.startswith("mt: ")
+    assert ended.err.endswith("\n")
+    assert ended.err.count("\n") == 1
+    for content in contents:
+        assert content in ended.err
+
+
 def in_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own; it has to succeed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(
-        command, check=True, capture_output=True, text=True, env=environment, **options
+        command, check=True, capture_output=True, text=True, env=one_thread(), **options
     )
