@@ -81,10 +81,11 @@ _GROUP_SIZE = 64
 
 
 class GenerationOptions(NamedTuple):
-    """Settings of `generate` that any strategy has. It runs on the device of `max_lengths`."""
+    """Settings of `generate` that any strategy has."""
 
     length_penalty: float  # see Hypothesis
-    max_lengths: Tensor  # long (batch,): most tokens of a hypothesis, eos included
+    max_lengths: Sequence[int]  # of each sentence: most tokens of a hypothesis, eos included
+    device: torch.device  # of the tensors that the step gets and returns
     forbidden_ids: tuple[int, ...] = ()  # tokens that are never generated
 
 
@@ -172,8 +173,8 @@ def generate(
     selected. A sentence for which every hypothesis is impossible gets an empty hypothesis with a
     score of -inf.
     """
-    device = options.max_lengths.device
-    max_lengths: list[int] = options.max_lengths.tolist()
+    device = options.device
+    max_lengths = options.max_lengths
     assert len(max_lengths) == batch_size, (batch_size, max_lengths)
     assert min(max_lengths, default=1) >= 1, max_lengths
     assert eos_id not in options.forbidden_ids, (eos_id, options.forbidden_ids)

@@ -214,15 +214,11 @@ class SegmentSearch(BatchedSearch):
             eos_id=self.tgt_tokenizer.eos_id,
             options=GenerationOptions(
                 length_penalty=self.settings.length_penalty,
-                max_lengths=self.max_lengths(segments),
+                max_lengths=self.length_limits(segments),
+                device=self.models[0].output_weight.device,
                 forbidden_ids=self.tgt_tokenizer.forbidden_ids,
             ),
         )
-
-    def max_lengths(self, segments: Sequence[SourceSegment]) -> Tensor:
-        """Return `length_limits` as a tensor."""
-        limits = self.length_limits(segments)
-        return torch.tensor(limits, device=self.models[0].output_weight.device)
 
 
 def max_target_length(search: SearchConfig, source_length: int) -> int:

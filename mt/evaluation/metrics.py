@@ -61,14 +61,17 @@ class Scoring:
         check_tokenizer(tokenize)
         return cls(tokenize, lowercase, ter_words(language))
 
+    @property
+    def present_tokenizer(self) -> str:
+        """The present name of BLEU's tokenizer: sacreBLEU warns of the older name "spm"."""
+        return "flores101" if self.tokenize == "spm" else self.tokenize
+
     def metric(self, metric: str) -> Metric:
         """Return sacreBLEU's metric "bleu", "chrf", "chrf++" or "ter"."""
         if metric == "bleu":
-            # sacreBLEU warns that "spm" is an older name of flores101.
-            tokenize = "flores101" if self.tokenize == "spm" else self.tokenize
             # With "none" the text is known to be tokenized: `force` silences the warning of it.
-            force = tokenize == "none"
-            return BLEU(tokenize=tokenize, lowercase=self.lowercase, force=force)
+            force = self.tokenize == "none"
+            return BLEU(tokenize=self.present_tokenizer, lowercase=self.lowercase, force=force)
         if metric == "chrf":
             return CHRF(lowercase=self.lowercase)
         if metric == "chrf++":

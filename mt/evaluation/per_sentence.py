@@ -38,8 +38,9 @@ class SentenceScorer:
     """
 
     def __init__(self, scoring: Scoring) -> None:
-        tokenize = "flores101" if scoring.tokenize == "spm" else scoring.tokenize
-        self._bleu = BLEU(tokenize=tokenize, lowercase=scoring.lowercase, effective_order=True)
+        self._bleu = BLEU(
+            tokenize=scoring.present_tokenizer, lowercase=scoring.lowercase, effective_order=True
+        )
         self._chrf = CHRF(lowercase=scoring.lowercase)
 
     def score(self, hyp: str, refs: Sequence[str]) -> SentenceScores:

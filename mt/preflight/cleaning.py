@@ -145,6 +145,7 @@ def judge_pairs(
             if rule not in rules.without:
                 verdicts[index] = rule
                 break
+    # In the order of the rules, these come after those of `_broken_rules`.
     for rule in sorted(masks.keys() - rules.without):
         verdicts[masks[rule] & (verdicts == KEPT)] = rule
     return JudgedPairs(verdicts, combine_digests(src_digests, tgt_digests))

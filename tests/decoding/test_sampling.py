@@ -46,7 +46,7 @@ def sample(
         bos_id=BOS,
         eos_id=EOS,
         options=GenerationOptions(
-            length_penalty=0.0, max_lengths=torch.full((len(sources),), 30, dtype=torch.long)
+            length_penalty=0.0, max_lengths=[30] * len(sources), device=torch.device("cpu")
         ),
     )
 

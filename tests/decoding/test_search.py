@@ -122,7 +122,8 @@ def search(
     """Search the given sentences of a table."""
     options = GenerationOptions(
         length_penalty=length_penalty,
-        max_lengths=torch.tensor(max_lengths, dtype=torch.long),
+        max_lengths=max_lengths,
+        device=torch.device("cpu"),
         forbidden_ids=forbidden_ids,
     )
     return generate(
@@ -451,7 +452,9 @@ def test_step_can_be_wrapped_to_force_a_prefix() -> None:
         strategy=BeamSearch(3),
         bos_id=BOS,
         eos_id=EOS,
-        options=GenerationOptions(length_penalty=1.0, max_lengths=torch.tensor([6, 8])),
+        options=GenerationOptions(
+            length_penalty=1.0, max_lengths=[6, 8], device=torch.device("cpu")
+        ),
     )
     for sentence, hypotheses in enumerate(results):
         for hypothesis in hypotheses:

@@ -100,14 +100,13 @@ def test_greedy_search_goes_on_from_its_own_beginning(translator: Translator) ->
     whole = SourceSegment(src_ids)
     ((free,),) = search.search_batch([whole], 1)
     assert len(free.ids) > 3
-    free_limit = search.max_lengths([whole])
+    free_limit = search.length_limits([whole])
     num_equal = 0
     for length in range(len(free.ids)):
         segment = SourceSegment(src_ids, target_prefix=free.ids[:length])
         ((forced,),) = search.search_batch([segment], 1)
         assert forced.ids[: len(free.ids)] == free.ids
-        limit = search.max_lengths([segment])
-        if limit.equal(free_limit):
+        if search.length_limits([segment]) == free_limit:
             assert forced == free
             num_equal += 1
     assert num_equal > 3
@@ -136,7 +135,7 @@ def test_room_after_a_prefix_does_not_depend_on_the_source(
 ) -> None:
     """There is room for `max_length_offset` tokens and eos, or more."""
     segment = SourceSegment([7] * 4, target_prefix=[7] * prefix_length)
-    (length,) = translator.segment_search.max_lengths([segment]).tolist()
+    (length,) = translator.segment_search.length_limits([segment])
     assert length >= prefix_length + translator.search.max_length_offset + 1
 
 

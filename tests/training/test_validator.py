@@ -158,15 +158,15 @@ def test_translations_of_a_validation_have_the_length_limit(
     The final scoring has that of the config, as `mt evaluate` has.
     """
     factors: list[float] = []
-    original = SegmentSearch.max_lengths
+    original = SegmentSearch.length_limits
 
-    def record(search: SegmentSearch, segments: list[SourceSegment]) -> Tensor:
+    def record(search: SegmentSearch, segments: list[SourceSegment]) -> list[int]:
         limits = original(search, segments)
-        src_lengths = torch.tensor([len(segment.ids) for segment in segments])
-        factors.extend(((limits - 10) / src_lengths).tolist())
+        for limit, segment in zip(limits, segments, strict=True):
+            factors.append((limit - 10) / len(segment.ids))
         return limits
 
-    monkeypatch.setattr(SegmentSearch, "max_lengths", record)
+    monkeypatch.setattr(SegmentSearch, "length_limits", record)
     config_path = write_copy_task(tmp_path, CONFIG)
     options = (
         "search.max_length_factor=2.5",
