@@ -365,47 +365,52 @@ def _without_init_from(config: Config) -> Config:
     return config.model_copy(update={"train": train})
 
 
+class Trial(NamedTuple):
+    """The training that is tried: the run that `mt train` would resume, or a new one."""
+
+    config: Config
+    runtime: Runtime
+    is_resumed: bool
+
+
 def check_training(config: Config, runtime: Runtime, *, resume: bool) -> Iterator[Finding]:
     """Yield the findings about training itself, which is tried in a temporary directory."""
     assert config.train.run_dir is not None, "read_config gives every run a directory"
     run_dir = RunDir(Path(config.train.run_dir))
     precision = recorded_precision(run_dir, runtime)
-    can_resume = has_checkpoint(run_dir.checkpoints_dir)
-    has_usable_run = False
-    if can_resume:
+    trial: Trial | None = None
+    if has_checkpoint(run_dir.checkpoints_dir):
         run_config = load_run_config(run_dir.config_path)
-        resumed_config = fill_unset_keys(config, run_config)
         resumed_config, resumed_runtime = resolve_auto(
-            resumed_config, runtime, run_config=run_config, run_precision=precision
+            fill_unset_keys(config, run_config),
+            runtime,
+            run_config=run_config,
+            run_precision=precision,
         )
         changes = forbidden_changes(run_config, resumed_config)
-        has_usable_run = not changes
         yield _report_existing_run(run_dir, changes)
-        if has_usable_run:
-            trial_config = _without_init_from(resumed_config)
-            trial_runtime = resumed_runtime
-    if not has_usable_run:
+        if not changes:
+            trial = Trial(_without_init_from(resumed_config), resumed_runtime, is_resumed=True)
         # A run that cannot continue with this config says nothing about a new one.
-        trial_precision = None if can_resume else precision
-        trial_config, trial_runtime = resolve_auto(
-            inherit_from_parent(config),
-            runtime,
-            run_config=None,
-            run_precision=trial_precision,
+        precision = None
+    if trial is None:
+        new_config, new_runtime = resolve_auto(
+            inherit_from_parent(config), runtime, run_config=None, run_precision=precision
         )
+        trial = Trial(new_config, new_runtime, is_resumed=False)
 
     with TemporaryDirectory(prefix="mt-check-") as directory:
         trial_dir = RunDir(Path(directory) / "trial")
         yield from try_training(
-            trial_config,
-            trial_runtime,
+            trial.config,
+            trial.runtime,
             trial_dir,
             run_dir=run_dir,
-            reuse_tokenizers=has_usable_run,
+            reuse_tokenizers=trial.is_resumed,
         )
         if resume:
             yield from check_resume(
-                trial_config, trial_runtime, trial_dir, directory=Path(directory)
+                trial.config, trial.runtime, trial_dir, directory=Path(directory)
             )
 
 
