@@ -51,7 +51,7 @@ class PairScore(NamedTuple):
     """
 
     log_prob: float  # the sum over all tokens; natural logarithm
-    tokens: tuple[TokenScore, ...]  # each part of a translation ends in its <eos>
+    tokens: tuple[TokenScore, ...]  # each segment of a translation ends in its <eos>
 
 
 def score_pairs(

@@ -226,7 +226,8 @@ def check_tokens(
     src_is_seen = np.bincount(corpus.src.ids, minlength=tokenizers.src.vocab_size) > 0
     tgt_is_seen = np.bincount(corpus.tgt.ids, minlength=tokenizers.tgt.vocab_size) > 0
     if config.tokenizer.joint:
-        src_is_seen = tgt_is_seen = src_is_seen | tgt_is_seen
+        src_is_seen = src_is_seen | tgt_is_seen
+        tgt_is_seen = src_is_seen
     for section in (*config.data.valid, *config.data.test):
         eval_set = load_eval_set(section, config.data)
         normalization = config.data.normalization

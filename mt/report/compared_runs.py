@@ -73,18 +73,23 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 def group_by_seed(configs: Sequence[Config]) -> list[int]:
     """Return the number of each config's group. Configs of a group differ in the seed only."""
-    representatives: list[Config] = []
+    representatives: list[Config] = []  # the first config of each group
     groups = []
     for config in configs:
-        for number, representative in enumerate(representatives):
-            differences = diff_configs(representative, config)
-            if all(difference.key in SEED_KEYS for difference in differences):
-                groups.append(number)
-                break
-        else:
-            groups.append(len(representatives))
+        fitting = [
+            group
+            for group, representative in enumerate(representatives)
+            if _differ_in_seed_only(representative, config)
+        ]
+        if not fitting:
+            fitting = [len(representatives)]
             representatives.append(config)
+        groups.append(fitting[0])
     return groups
+
+
+def _differ_in_seed_only(first: Config, second: Config) -> bool:
+    return all(difference.key in SEED_KEYS for difference in diff_configs(first, second))
 
 
 def run_facts(run: ComparedRun) -> RunFacts:

@@ -90,11 +90,11 @@ class FinalScoring:
         that `interrupting` returns, on any rank, raises InterruptedBySignal on all of them.
         """
         runtime = self.validator.runtime
-        task, *_ = compute_on_all_ranks(
-            lambda: self._make_task(lines, seconds_per_line) if runtime.is_main else None,
-            runtime,
-            interrupting=interrupting,
-        )
+
+        def make_task() -> ScoringTask | None:
+            return self._make_task(lines, seconds_per_line) if runtime.is_main else None
+
+        task, *_ = compute_on_all_ranks(make_task, runtime, interrupting=interrupting)
         assert task is not None
         if task.known_score is not None:
             return task.known_score

@@ -377,7 +377,7 @@ class Trainer:
         After a signal, validation is left to the resumed run.
         """
         state = self.state
-        self._exchange_signals()
+        self._exchange_signals_and_plan()
         if self.stop_signal is None and state.step != state.last_validated_step:
             self._validate_and_save()
         if state.step != self.checkpointer.last_saved_step:
@@ -413,10 +413,10 @@ class Trainer:
 
     def _shared_stop_reason(self) -> str | None:
         """Return why to stop now, or None, after an exchange of signals and plans."""
-        self._exchange_signals()
+        self._exchange_signals_and_plan()
         return self.stop_reason()
 
-    def _exchange_signals(self) -> None:
+    def _exchange_signals_and_plan(self) -> None:
         """Agree with the other ranks on signals, and with `max_minutes` on a revised plan.
 
         A signal may reach some ranks only: it counts for all. Clocks differ: that of rank 0 counts.
@@ -531,14 +531,14 @@ class Trainer:
 
         When a signal asks to stop, this is left to the resumed run.
         """
-        self._exchange_signals()
+        self._exchange_signals_and_plan()
         if self.final_scoring is None or self.stop_signal is not None:
             return
         final = self._final_score_until_signal(self.final_scoring)
         self._update_elapsed_time()
         if final is not None:
             self.log.log_final_score(final)
-        self._exchange_signals()
+        self._exchange_signals_and_plan()
 
     def _final_score_until_signal(self, final_scoring: FinalScoring) -> FinalRecord | None:
         """Return the final score, or None if a signal asks to stop or there is none."""
