@@ -9,12 +9,12 @@ import platform
 import resource
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -147,6 +147,11 @@ class Runtime:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
+
+    def compute_on_main(self, compute: Callable[[], T]) -> T:
+        """Return what `compute` returns on rank 0, where alone it is called, on every rank."""
+        value = self.broadcast(compute() if self.is_main else None)
+        return cast(T, value)
 
     def all_gather(self, value: T) -> list[T]:
         """Return the `value` of each rank, ordered by rank, on every rank. It is pickled."""

@@ -88,8 +88,17 @@ def test_single_process_is_main_and_exchanges_nothing() -> None:
         )
     value = {"a": 1}
     assert runtime.broadcast(value) is value
+    assert runtime.compute_on_main(lambda: value) is value
     assert runtime.all_gather(value) == [value]
     runtime.close()
+
+
+def test_rank_0_alone_computes_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "broadcast", lambda _, value: value)
+    main = Runtime(torch.device("cpu"), rank=0, world_size=2)
+    other = Runtime(torch.device("cpu"), rank=1, world_size=2)
+    assert main.compute_on_main(lambda: 7) == 7
+    other.compute_on_main(lambda: pytest.fail("computed on another rank"))
 
 
 def test_random_state_is_restored_on_the_cpu() -> None:

@@ -101,10 +101,7 @@ class FinalScoring:
         shares = compute_on_all_ranks(
             lambda: self._translate_share(task), runtime, interrupting=interrupting
         )
-        record = self._score_translations(task, merge_sets(shares)) if runtime.is_main else None
-        record = runtime.broadcast(record)
-        assert record is not None
-        return record
+        return runtime.compute_on_main(lambda: self._score_translations(task, merge_sets(shares)))
 
     def _make_task(
         self, lines: Iterable[MetricsLine], seconds_per_line: float | None

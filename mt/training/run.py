@@ -188,7 +188,7 @@ def prepare_run(config: Config, run_dir: RunDir, runtime: Runtime) -> tuple[Expe
         config = fill_unset_keys(config, run_config)
     else:
         config = inherit_from_parent(config)
-    precision = runtime.broadcast(recorded_precision(run_dir, runtime) if runtime.is_main else None)
+    precision = runtime.compute_on_main(lambda: recorded_precision(run_dir, runtime))
     config, runtime = resolve_auto(config, runtime, run_config=run_config, run_precision=precision)
     experiment = Experiment(config, run_dir)
     if runtime.is_main:

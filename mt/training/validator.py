@@ -112,10 +112,7 @@ class Validator:
             lambda: self._compute_share(objective), self.runtime, interrupting=interrupting
         )
         # One rank scores, because the last bits of a score may depend on the machine.
-        validation = self._combine(shares) if self.runtime.is_main else None
-        validation = self.runtime.broadcast(validation)
-        assert validation is not None
-        return validation
+        return self.runtime.compute_on_main(lambda: self._combine(shares))
 
     def _compute_share(self, objective: Objective) -> ValidationShare:
         """Translate the sources of this rank, and compute the losses of its batches."""
