@@ -79,8 +79,8 @@ def plan_batches(
 
     With `pools`, this takes 12 bytes for each pair, in addition to the lengths in 32 bits.
 
-    Each pair is taken as often as its weight says. The fraction of a weight is the probability to
-    take the pair once more. No weights are weights of 1.
+    Each pair is taken as often as its weight says. The fractional part of a weight is the
+    probability to take the pair once more. Without `weights`, all weights are 1.
 
     A batch has at most `batch_tokens` positions on its longer side, padding included. Only a pair
     that is longer by itself makes a larger batch, of one pair. The lengths are those of the plain

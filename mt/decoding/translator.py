@@ -52,9 +52,7 @@ class Translator(TextTranslator):
     mbr: MinimumBayesRisk | None = None  # chooses among samples; None: take them as they are
 
     def __repr__(self) -> str:
-        num_parameters = sum(
-            weight.numel() for model in self.models for weight in model.parameters()
-        )
+        num_parameters = sum(model.num_parameters for model in self.models)
         weight = self.model.output_weight
         precisions = {dtype: precision for precision, dtype in DTYPES.items()}
         precision = precisions.get(self.model.compute_dtype, str(self.model.compute_dtype))

@@ -92,14 +92,12 @@ def _differences(differences: Sequence[str]) -> str:
 def _training_facts(run: ExportedRun) -> list[tuple[str, ...]]:
     """Return the rows of the table about the training."""
     data = run.config.data
-    model = run.translator.model
-    num_parameters = sum(weight.numel() for weight in model.parameters())
     return [
         ("training text", _file_names(data, data.train)),
         ("validation text", _file_names(data, data.valid)),
         ("normalization of text", data.normalization),
         ("tokens", f"{run.translator.tgt_tokenizer.vocab_size:,} ({run.config.tokenizer.kind})"),
-        ("parameters", f"{num_parameters:,}"),
+        ("parameters", f"{run.translator.model.num_parameters:,}"),
         ("weights", _weights(run)),
     ]
 

@@ -237,6 +237,11 @@ class Transformer(nn.Module):
         return weight
 
     @property
+    def num_parameters(self) -> int:
+        """The number of weights; a matrix that is used twice counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the matrix products; weights, residual sums and norms stay float32."""
         return self._compute_dtype

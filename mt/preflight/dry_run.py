@@ -104,7 +104,7 @@ def try_training(
     yield check_disk_space(trainer, trial_dir, run_dir)
 
     measured = DryRunFacts(
-        num_parameters=count_parameters(trainer),
+        num_parameters=trainer.objective.transformer.num_parameters,
         num_updates=estimate.num_updates,
         updates_per_epoch=updates_per_epoch,
         tokens_per_update=corpus.tgt_lengths[epoch.plan.order].sum() / updates_per_epoch,
@@ -291,15 +291,10 @@ def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Find
 # Findings about the training
 
 
-def count_parameters(trainer: Trainer) -> int:
-    """Return the number of weights of the model."""
-    return sum(parameter.numel() for parameter in trainer.objective.parameters())
-
-
 def describe_model(trainer: Trainer) -> Finding:
     """Report the size of the model, and where and how it is computed."""
     runtime = trainer.runtime
-    num_parameters = count_parameters(trainer)
+    num_parameters = trainer.objective.transformer.num_parameters
     text = f"{num_parameters:,} parameters, on {runtime.device.type} in {runtime.precision}"
     return Finding("ok", "model", "", text, {"parameters": num_parameters})
 

@@ -183,7 +183,7 @@ class Trainer:
             self.checkpointer.restore_newest()
             self.log.show_resumed()
         else:
-            self.log.start(sum(parameter.numel() for parameter in self.objective.parameters()))
+            self.log.start(self.objective.transformer.num_parameters)
         if self.config.tensorboard:
             self.log.start_event_file()
 

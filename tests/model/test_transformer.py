@@ -525,6 +525,15 @@ def test_tied_embedding_is_one_parameter(tying: str, names: set[str]) -> None:
     assert any(model.output_weight is parameter for parameter in model.parameters())
 
 
+def test_a_matrix_that_is_used_twice_counts_once() -> None:
+    config = ModelConfig(**SHAPE, tie_embeddings="none")
+    tied_config = ModelConfig(**SHAPE, tie_embeddings="all")
+    sizes = {"src_vocab_size": 19, "tgt_vocab_size": 19, "pad_id": PAD_ID}
+    num_shared = 2 * 19 * config.d_model
+    num_parameters = Transformer(config, **sizes).num_parameters
+    assert Transformer(tied_config, **sizes).num_parameters == num_parameters - num_shared
+
+
 def embedding_results(model: Transformer) -> dict[str, Tensor]:
     """Return a result that depends on the embedding, for each role."""
     ids = random_ids(2, 3)
