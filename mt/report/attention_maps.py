@@ -16,8 +16,7 @@ from mt.report.attention_page import (
     attention_page,
     group_words,
 )
-from mt.report.template import link_below
-from mt.storage.atomic import atomic_file
+from mt.report.template import link_below, write_page
 from mt.storage.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -47,9 +46,7 @@ def write_attention(
     else:
         link = link_below(output, RunDir(run_dir).report_path, text="Report of the run")
         content = attention_page(maps, links=[link] if link is not None else [])
-    with atomic_file(output) as file:
-        # The name of the run may have bytes that are not UTF-8.
-        file.write(content.encode(errors="backslashreplace"))
+    write_page(content, output)
     num_src = len(maps.sides["src"].subwords)
     num_tgt = len(maps.sides["tgt_out"].subwords)
     megabytes = output.stat().st_size / 1e6

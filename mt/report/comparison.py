@@ -20,8 +20,8 @@ from mt.evaluation.significance import PairedScores
 from mt.report.compared_runs import ComparedRun, read_runs, run_facts
 from mt.report.comparison_plots import Plot, comparison_plots, group_colour
 from mt.report.facts import describe_languages
-from mt.report.template import PageLink, link_below, render
-from mt.storage.atomic import atomic_file
+from mt.report.template import PageLink, link_below, render, write_page
+from mt.storage.checkpoint import BEST, has_best
 from mt.storage.run_dir import RunDir
 from mt.training.metrics_log import read_scope
 
@@ -109,9 +109,7 @@ def write_comparison(
         link = link_below(output, RunDir(run.path).report_path, text="report")
         if link is not None:
             links[run.name] = link
-    page = comparison_page(comparison._replace(report_links=links))
-    with atomic_file(output) as file:
-        file.write(page.encode(errors="backslashreplace"))
+    write_page(comparison_page(comparison._replace(report_links=links)), output)
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
 
 
@@ -127,8 +125,8 @@ def compare_runs(
     languages = describe_languages(runs[0].config.data)
     notes = _notes_on_validations(runs)
     usable = runs
-    if checkpoint == "best":
-        usable = [run for run in runs if (RunDir(run.path).checkpoints_dir / "best").is_file()]
+    if checkpoint == BEST:
+        usable = [run for run in runs if has_best(RunDir(run.path).checkpoints_dir)]
         notes += [f"{run.name} has no checkpoint yet." for run in runs if run not in usable]
     sets: list[ComparedSet] = []
     if len(usable) < 2:

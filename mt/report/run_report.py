@@ -20,15 +20,14 @@ from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
 from mt.report.scored_set import ScoredSet, load_evaluation_sets, translate_and_score
-from mt.report.template import PageLink, link_below, render
+from mt.report.template import PageLink, link_below, render, write_page
 from mt.report.training_history import (
     SampleVersion,
     follow_samples,
     missing_metrics,
     read_curves,
 )
-from mt.storage.atomic import atomic_file
-from mt.storage.checkpoint import find_checkpoint
+from mt.storage.checkpoint import BEST, find_checkpoint, has_best
 from mt.storage.run_dir import RunDir, open_run_dir
 from mt.training.metrics_log import MetricsHistory, read_metrics_log
 
@@ -83,9 +82,7 @@ def write_report(
     for sentence in report.missing:
         logger.info(sentence)
     link = link_below(output, RunDir(run_dir).attention_path, text="Attention page")
-    page = report_page(report._replace(links=[link] if link is not None else []))
-    with atomic_file(output) as file:
-        file.write(page.encode(errors="backslashreplace"))
+    write_page(report_page(report._replace(links=[link] if link is not None else [])), output)
     logger.info(f"{output}: {output.stat().st_size / 1000:,.0f} kB")
 
 
@@ -146,7 +143,7 @@ def find_next_steps(
 
 def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -> Evaluation:
     """Translate and score the run's evaluation sets, if there is a checkpoint yet."""
-    if checkpoint == "best" and not (run.checkpoints_dir / "best").is_file():
+    if checkpoint == BEST and not has_best(run.checkpoints_dir):
         return Evaluation(missing=["The run has no checkpoint yet: nothing could be translated."])
     translator = Translator.load(run.path, checkpoint=checkpoint, device=device)
     eval_sets, problems = load_evaluation_sets(config)

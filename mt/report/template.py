@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mt.report.text_language import text_attributes
+from mt.storage.atomic import atomic_file
 
 TEMPLATE_DIR = Path(__file__).parent
 CONFIG_KEY = re.compile(r"\b(?:data|tokenizer|model|train|search|evaluation)\.[a-z_]+\b")
@@ -43,6 +44,13 @@ def render(
     environment.globals["text_attributes"] = text_attributes
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment.get_template(template).render(values)
+
+
+def write_page(page: str, output: Path) -> None:
+    """Write a page to a file. Raises DiskError."""
+    with atomic_file(output) as file:
+        # The name of a run may have bytes that are not UTF-8.
+        file.write(page.encode(errors="backslashreplace"))
 
 
 class PageLink(NamedTuple):

@@ -138,6 +138,11 @@ def has_checkpoint(checkpoints: Path) -> bool:
     return (checkpoints / LAST).is_file() or bool(checkpoints_newest_first(checkpoints))
 
 
+def has_best(checkpoints: Path) -> bool:
+    """Return whether a validation has chosen a best checkpoint."""
+    return (checkpoints / BEST).is_file()
+
+
 def newest_meta(checkpoints: Path) -> dict[str, Any]:
     """Return the content of the newest intact meta.json that is not newer than `last`.
 

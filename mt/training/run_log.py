@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from mt.distributed import Runtime
 from mt.errors import DiskError
 from mt.progress_bar import format_duration
-from mt.storage.checkpoint import BEST
+from mt.storage.checkpoint import has_best
 from mt.storage.run_dir import RunDir
 from mt.training.console import Console, Numbers, Position
 from mt.training.event_file import EventFile
@@ -119,7 +119,7 @@ class RunLog:
         )
         if can_resume:
             self.console.info("run the same command again to resume")
-        elif (run_dir.checkpoints_dir / BEST).is_file():
+        elif has_best(run_dir.checkpoints_dir):
             path = shlex.quote(run_dir.display_path)
             self.console.info(
                 f'next:\n  echo "a sentence" | mt translate {path}\n  mt evaluate {path}'
