@@ -43,6 +43,9 @@ DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
 ConfigDeviceOption = Annotated[
     Device | None, typer.Option(help="where to compute  [default: the config's]")
 ]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="of matrix products; auto: the fast one of the device")
+]
 CheckpointOption = Annotated[
     str,
     typer.Option(

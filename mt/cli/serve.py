@@ -11,7 +11,7 @@ from mt.cli.options import (
     BeamOption,
     CheckpointOption,
     DeviceOption,
-    Precision,
+    PrecisionOption,
     QuietOption,
     VerboseOption,
 )
@@ -72,9 +72,7 @@ def serve(
     beam_size: BeamOption = None,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="of matrix products; auto: the fast one of the device")
-    ] = "fp32",
+    precision: PrecisionOption = "fp32",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:

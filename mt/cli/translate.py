@@ -20,6 +20,7 @@ from mt.cli.options import (
     InputOption,
     OutputOption,
     Precision,
+    PrecisionOption,
     QuietOption,
     RunDirArgument,
     ToOption,
@@ -127,9 +128,7 @@ def translate(
     ] = False,
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="of matrix products; auto: the fast one of the device")
-    ] = "fp32",
+    precision: PrecisionOption = "fp32",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:

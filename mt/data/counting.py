@@ -8,7 +8,7 @@ from mt.config.choices import Normalization
 from mt.data.chunk_encoder import FilterCounts
 from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import is_blank_line
-from mt.data.parallel_text import ParallelText, warn_of_incomplete_units
+from mt.data.parallel_text import ParallelText, complete_pairs
 from mt.data.progress import bytes_bar
 from mt.data.text import OnBytes
 from mt.errors import DataError
@@ -21,8 +21,6 @@ class TextCounts(NamedTuple):
 
     num_pairs: int  # blank ones included
     num_blank: int  # pairs with a blank side
-    num_incomplete: int = 0  # rows or units that lack one of the sides, and are no pairs
-    first_incomplete: int | None = None  # its number among all rows or units, from 1
 
 
 def count_training_text(
@@ -40,13 +38,6 @@ def count_training_text(
             count_pairs(corpus.text, normalization=normalization, on_bytes=on_bytes)
             for corpus in corpora
         ]
-    for corpus, corpus_counts in zip(corpora, counts, strict=True):
-        warn_of_incomplete_units(
-            corpus.text,
-            corpus_counts.num_pairs,
-            num_incomplete=corpus_counts.num_incomplete,
-            first_incomplete=corpus_counts.first_incomplete,
-        )
     num_pairs = sum(corpus_counts.num_pairs for corpus_counts in counts)
     num_blank = sum(corpus_counts.num_blank for corpus_counts in counts)
     if num_pairs == num_blank:
@@ -60,18 +51,11 @@ def count_training_text(
 def count_pairs(
     text: ParallelText, *, normalization: Normalization, on_bytes: OnBytes | None = None
 ) -> TextCounts:
-    """Read a text to its end and count its pairs. Raises DataError."""
-    num_units = 0
+    """Read a text to its end and count its pairs; warn of incomplete rows. Raises DataError."""
     num_pairs = 0
     num_blank = 0
-    first_incomplete = None
-    for unit in text.read_units(on_bytes=on_bytes):
-        num_units += 1
-        if unit is None:
-            first_incomplete = first_incomplete or num_units
-            continue
+    for src, tgt in complete_pairs(text, on_bytes=on_bytes):
         num_pairs += 1
-        src, tgt = unit
         if is_blank_line(src, normalization) or is_blank_line(tgt, normalization):
             num_blank += 1
-    return TextCounts(num_pairs, num_blank, num_units - num_pairs, first_incomplete)
+    return TextCounts(num_pairs, num_blank)

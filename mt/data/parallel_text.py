@@ -205,27 +205,18 @@ def complete_pairs(
     Raises DataError.
     """
     num_units = 0
-    num_pairs = 0
-    first_incomplete = None
+    num_incomplete = 0
+    first_incomplete = None  # counted from 1
     for unit in text.read_units(on_bytes=on_bytes):
         num_units += 1
         if unit is None:
+            num_incomplete += 1
             first_incomplete = first_incomplete or num_units
         else:
-            num_pairs += 1
             yield unit
-    warn_of_incomplete_units(
-        text, num_pairs, num_incomplete=num_units - num_pairs, first_incomplete=first_incomplete
-    )
-
-
-def warn_of_incomplete_units(
-    text: ParallelText, num_pairs: int, *, num_incomplete: int, first_incomplete: int | None
-) -> None:
-    """Warn of rows or units that lack one of the sides; they are counted from 1."""
     if num_incomplete > 0:
         logger.warning(
-            f"{text.name}: left out {num_incomplete:,} of {num_pairs + num_incomplete:,}, without "
+            f"{text.name}: left out {num_incomplete:,} of {num_units:,}, without "
             f"one of the two sides (the first: number {first_incomplete})"
         )
 
