@@ -1,6 +1,5 @@
 """The command `mt align`."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -11,18 +10,20 @@ from mt.cli.options import (
     OutputOption,
     QuietOption,
     RunDirArgument,
+    SrcFileOption,
+    TgtFileOption,
     ToOption,
     VerboseOption,
 )
 from mt.cli.streams import write_lines
-from mt.cli.text_input import count_lines, refuse_overwriting_input
+from mt.cli.text_input import refuse_overwriting_input
 from mt.errors import DataError
 
 
 def align(
     run_dir: RunDirArgument,
-    src: Annotated[Path, typer.Option(help="file of sentences")],
-    tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
+    src: SrcFileOption,
+    tgt: TgtFileOption,
     output: OutputOption = None,
     to: ToOption = None,
     layer: Annotated[
@@ -71,7 +72,5 @@ def align(
         step=step,
         prefix=translator.language_prefix(to),
     )
-    has_bar = output is not None
-    num_lines = count_lines(src) if has_bar else None
-    shown_alignments = show_lines(alignments, total=num_lines, enabled=has_bar)
+    shown_alignments = show_lines(alignments, src, enabled=output is not None)
     write_lines((format_alignment(alignment) for alignment in shown_alignments), output)

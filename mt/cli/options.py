@@ -74,6 +74,10 @@ ToOption = Annotated[
         help="target language, for a model of several  [default: data.tgt_lang]",
     ),
 ]
+SrcFileOption = Annotated[Path, typer.Option("--src", help="file of sentences")]
+TgtFileOption = Annotated[
+    Path, typer.Option("--tgt", help="file of their translations, line by line")
+]
 InputOption = Annotated[
     Path | None, typer.Option("--input", "-i", help="file to read  [default: stdin]")
 ]

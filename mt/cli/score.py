@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +13,13 @@ from mt.cli.options import (
     OutputOption,
     QuietOption,
     RunDirArgument,
+    SrcFileOption,
+    TgtFileOption,
     ToOption,
     VerboseOption,
 )
 from mt.cli.streams import write_lines
-from mt.cli.text_input import count_lines, refuse_overwriting_input
+from mt.cli.text_input import refuse_overwriting_input
 
 if TYPE_CHECKING:
     from mt.decoding.scoring import PairScore
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 def score(
     run_dir: RunDirArgument,
-    src: Annotated[Path, typer.Option(help="file of sentences")],
-    tgt: Annotated[Path, typer.Option(help="file of their translations, line by line")],
+    src: SrcFileOption,
+    tgt: TgtFileOption,
     output: OutputOption = None,
     to: ToOption = None,
     ensemble_with: EnsembleOption = None,
@@ -58,9 +59,7 @@ def score(
     prefix = translator.language_prefix(to)
     scores = score_pairs(translator, read_parallel(src, tgt), prefix=prefix)
     format_score = json_line if jsonl else plain_line
-    has_bar = output is not None
-    num_lines = count_lines(src) if has_bar else None
-    shown_scores = show_lines(scores, total=num_lines, enabled=has_bar)
+    shown_scores = show_lines(scores, src, enabled=output is not None)
     write_lines((format_score(index, score) for index, score in enumerate(shown_scores)), output)
 
 

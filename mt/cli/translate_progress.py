@@ -3,8 +3,10 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
+from mt.cli.text_input import count_lines
 from mt.decoding.translation import TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
 
@@ -54,10 +56,14 @@ class TranslateProgress:
         self._bar.show(text)
 
 
-def show_lines(items: Iterable[T], *, total: int | None, enabled: bool) -> Iterator[T]:
-    """Yield the items, one for each line; show how many there were and how long the rest takes."""
-    start = time.monotonic()
+def show_lines(items: Iterable[T], src: Path, *, enabled: bool) -> Iterator[T]:
+    """Yield the items, one for each line of `src`.
+
+    Unless it is not `enabled`, a bar shows how many there were, and how long the rest takes.
+    """
     with ProgressBar(enabled=enabled and logger.isEnabledFor(logging.INFO)) as bar:
+        total = count_lines(src) if bar.is_shown else None
+        start = time.monotonic()
         for number, item in enumerate(items, start=1):
             yield item
             fraction = number / total if total else 0.0
