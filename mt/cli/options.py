@@ -37,7 +37,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="change a key: train.learning_rate=3e-4"),
 ]
 RunDirArgument = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR", help="directory that mt train made, or a bundle of mt export"
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
 ConfigDeviceOption = Annotated[

@@ -128,7 +128,8 @@ def translate(
     checkpoint: CheckpointOption = "best",
     device: DeviceOption = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="of matrix products; auto: the fast one of the device")
+        Precision,
+        typer.Option(help="number format of matrix products; auto: the fast one on the device"),
     ] = "fp32",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
