@@ -1,4 +1,4 @@
-"""Machine translation: train a translator from two files of parallel text, and use it.
+"""Machine translation: train a translator from parallel text, and use it.
 
     from mt import Translator
     Translator.load("runs/toy").translate(["The old woman sees a small dog."])

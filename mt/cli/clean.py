@@ -56,7 +56,7 @@ def clean(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a text without the pairs that mt check would warn of, and count them."""
+    """Write a text without its bad pairs, and count these by the rule that leaves them out."""
     from mt.cli.streams import write_lines
     from mt.data.split_files import refuse_existing
     from mt.preflight.cleaning import judge_text, learn_held_out, write_kept

@@ -46,7 +46,9 @@ def evaluate(
     ] = None,
     src: Annotated[
         Path | None,
-        typer.Option(help="file to translate  [default: the config's test sets or validation set]"),
+        typer.Option(
+            help="file to translate  [default: the config's test sets or validation sets]"
+        ),
     ] = None,
     ref: Annotated[
         list[Path] | None, typer.Option(help="file of references; may be given again")
@@ -64,18 +66,21 @@ def evaluate(
         ),
     ] = None,
     lang: Annotated[
-        str, typer.Option(help="target language of --hyp, such as zh, zho_Hant or pt-BR")
+        str,
+        typer.Option(help="target language of --hyp without a run, such as zh, zho_Hant or pt-BR"),
     ] = "",
     tokenize: Annotated[
         BleuTokenizer | None,
         typer.Option(
             help="BLEU's tokenizer, as sacreBLEU calls it; auto fits the target language  "
-            "[default: the config's; auto with --hyp]"
+            "[default: the config's; auto without a run]"
         ),
     ] = None,
     lowercase: Annotated[
         bool | None,
-        typer.Option(help="ignore case in BLEU and chrF  [default: the config's; no with --hyp]"),
+        typer.Option(
+            help="ignore case in BLEU and chrF  [default: the config's; no without a run]"
+        ),
     ] = None,
     metric: Annotated[
         list[Metric] | None,

@@ -45,7 +45,10 @@ def init(
     num_valid: Annotated[
         int | None,
         typer.Option(
-            "--valid", min=1, help="pairs for validation  [default: 5 %, within 200 and 1,000]"
+            "--valid",
+            min=1,
+            help="pairs for validation  [default: 5 %, at least 200 but at most a tenth of the "
+            "pairs, and at most 1,000]",
         ),
     ] = None,
     num_test: NumTestOption = None,

@@ -37,14 +37,18 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="change a key: train.learning_rate=3e-4"),
 ]
 RunDirArgument = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="directory that mt train made")
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR", help="directory that mt train made, or a bundle of mt export"
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="where to compute")]
 ConfigDeviceOption = Annotated[
     Device | None, typer.Option(help="where to compute  [default: the config's]")
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="of matrix products; auto: the fast one of the device")
+    Precision,
+    typer.Option(help="number format of matrix products; auto: the fast one on the device"),
 ]
 CheckpointOption = Annotated[
     str,

@@ -25,7 +25,7 @@ def report(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write an HTML page about a run: data, training curves, scores, and examples of errors."""
+    """Write an HTML page about a run: scores, translations, training curves, what to try next."""
     from mt.report.run_report import write_report
     from mt.storage.run_dir import RunDir
 

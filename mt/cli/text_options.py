@@ -22,7 +22,10 @@ TgtLangOption = Annotated[str, typer.Option("--tgt-lang", help="target language,
 NumValidOption = Annotated[
     int | None,
     typer.Option(
-        "--valid", min=0, help="pairs for validation  [default: 5 %, within 200 and 1,000]"
+        "--valid",
+        min=0,
+        help="pairs for validation  [default: 5 %, at least 200 but at most a tenth of the pairs, "
+        "and at most 1,000]",
     ),
 ]
 NumTestOption = Annotated[

@@ -686,7 +686,7 @@ class EvaluationConfig(Section):
     """How translations are scored, in validation too."""
 
     tokenize: BleuTokenizer = setting(
-        "auto", "BLEU's tokenizer, as sacreBLEU calls it; auto: what fits data.tgt_lang"
+        "auto", "BLEU's tokenizer, as sacreBLEU calls it; auto: what fits the target language"
     )
     lowercase: bool = setting(False, "ignore case in BLEU and chrF; TER always does")
 

@@ -41,8 +41,8 @@ WANTED_DROPOUTS = (  # (from this many epochs, and parameters a target token, th
 )
 
 # The median token should have as many examples as this. Gowda and May (2020) want at least 100
-# examples of 95 % of the tokens, which little text cannot give: with the README's 4,000 tokens the
-# median is 19 (Tatoeba) and 72 (Multi30k). docs/log.md has more of these numbers.
+# examples of 95 % of the tokens, which little text cannot give: with the 4,000 tokens of `mt init`
+# the median is 19 (Tatoeba) and 72 (Multi30k). docs/log.md has more of these numbers.
 MIN_EXAMPLES = 10
 
 

@@ -1,4 +1,6 @@
-"""Cleaning of a parallel text: it leaves out the pairs that `mt check` would warn of.
+"""Cleaning of a parallel text: it leaves out bad pairs.
+
+These are pairs of which `mt check` warns, and pairs that are very long or of unequal length.
 
 The text is read twice: to judge the pairs, and to write those that are kept, as they are. Each pair
 is judged by itself, except for duplicates, and what a language looks like is learned from held-out
