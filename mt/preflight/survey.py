@@ -174,18 +174,9 @@ def survey_side(
     Lines are only scored if log-odds are given. Raises DataError when a file is missing, empty or
     damaged, or has a line of absurd length.
     """
-    digests = bytearray()
-    cues = bytearray()
-    num_chars = array("i")
-    num_words = array("i")
-    num_cues = array("i")
+    collected = _CollectedLines(normalization)
     log_odds: list[NDArray[np.float32]] = []
     trigram_counts = np.zeros(NUM_TRIGRAM_HASHES, np.int64)
-    bad_lines: dict[str, list[int]] = defaultdict(list)
-    unusual_lines: dict[str, list[int]] = defaultdict(list)
-    num_composed = 0
-    characters: Counter[str] = Counter()
-
     lines = text.read_side(side, errors="surrogateescape", on_bytes=on_bytes)
     while chunk := list(islice(lines, CHUNK_SIZE)):
         raw_lines = [line.encode("utf-8", "surrogateescape") for line in chunk]
@@ -193,37 +184,56 @@ def survey_side(
         if language_log_odds is not None:
             log_odds.append(score_lines(raw_lines, language_log_odds))
         for line in chunk:
-            words = line.split()
-            line_cues = find_cues(line)
-            digests += hash_words([] if is_blank(line) else words)
-            cues += np.fromiter(line_cues, np.uint16, len(line_cues)).tobytes()
-            num_chars.append(len(line))
-            num_words.append(len(words))
-            num_cues.append(len(line_cues))
-            line_number = len(num_chars)
-            for fault in find_faults(line):
-                bad_lines[fault].append(line_number)
-            for kind in find_unusual_forms(line):
-                unusual_lines[kind].append(line_number)
-            if not unicodedata.is_normalized("NFD", line):
-                num_composed += 1
-            characters.update(set(normalize(line, normalization)))
-
+            collected.add(line)
     return FileSurvey(
         path=text.paths[0] if side == "src" else text.paths[-1],
         has_line_numbers=text.has_line_numbers,
-        digests=np.frombuffer(bytes(digests), np.uint64),
-        num_chars=np.array(num_chars, np.int32),
-        num_words=np.array(num_words, np.int32),
-        cues=np.frombuffer(bytes(cues), np.uint16),
-        cue_starts=np.concatenate(([0], np.cumsum(num_cues, dtype=np.int64))),
+        digests=np.frombuffer(bytes(collected.digests), np.uint64),
+        num_chars=np.array(collected.num_chars, np.int32),
+        num_words=np.array(collected.num_words, np.int32),
+        cues=np.frombuffer(bytes(collected.cues), np.uint16),
+        cue_starts=np.concatenate(([0], np.cumsum(collected.num_cues, dtype=np.int64))),
         log_odds=np.concatenate(log_odds) if log_odds else np.zeros(0, np.float32),
         trigram_counts=trigram_counts,
-        bad_lines=dict(bad_lines),
-        unusual_lines=dict(unusual_lines),
-        num_composed=num_composed,
-        characters=characters,
+        bad_lines=dict(collected.bad_lines),
+        unusual_lines=dict(collected.unusual_lines),
+        num_composed=collected.num_composed,
+        characters=collected.characters,
     )
+
+
+class _CollectedLines:
+    """What a `FileSurvey` keeps of each line, in arrays that grow."""
+
+    def __init__(self, normalization: Normalization) -> None:
+        self.normalization = normalization
+        self.digests = bytearray()
+        self.cues = bytearray()
+        self.num_chars = array("i")
+        self.num_words = array("i")
+        self.num_cues = array("i")
+        self.bad_lines: dict[str, list[int]] = defaultdict(list)
+        self.unusual_lines: dict[str, list[int]] = defaultdict(list)
+        self.num_composed = 0
+        self.characters: Counter[str] = Counter()
+
+    def add(self, line: str) -> None:
+        """Collect what is kept of the next line."""
+        words = line.split()
+        cues = find_cues(line)
+        self.digests += hash_words([] if is_blank(line) else words)
+        self.cues += np.fromiter(cues, np.uint16, len(cues)).tobytes()
+        self.num_chars.append(len(line))
+        self.num_words.append(len(words))
+        self.num_cues.append(len(cues))
+        line_number = len(self.num_chars)
+        for fault in find_faults(line):
+            self.bad_lines[fault].append(line_number)
+        for kind in find_unusual_forms(line):
+            self.unusual_lines[kind].append(line_number)
+        if not unicodedata.is_normalized("NFD", line):
+            self.num_composed += 1
+        self.characters.update(set(normalize(line, self.normalization)))
 
 
 def combine_digests(src: Digests, tgt: Digests) -> Digests:
