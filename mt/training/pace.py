@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from pydantic import FiniteFloat
 
+# An update that takes longer than so many times the mean counts as this many times the mean: the
+# process was probably stopped, for example by Ctrl-Z. If updates stay slow, the mean follows.
+MAX_SLOWDOWN = 10.0
+
 
 @dataclass
 class Pace:
@@ -33,6 +37,8 @@ class Pace:
         """
         if self.measured_until is not None:
             seconds = max(0.0, elapsed_seconds - self.measured_until)
+            if self.update_seconds is not None:
+                seconds = min(seconds, MAX_SLOWDOWN * self.update_seconds)
             weight = math.exp(-seconds / memory_seconds)
             self.seconds = weight * self.seconds + seconds
             self.num_updates = weight * self.num_updates + 1.0

@@ -194,6 +194,17 @@ def test_run_ends_in_time_after_a_long_pause_of_the_machine(tmp_path: Path) -> N
     assert trainer.state.step == 50
 
 
+@pytest.mark.parametrize("paused_step", [20, 100, 300])
+def test_run_uses_the_time_after_a_pause_of_the_machine(tmp_path: Path, paused_step: int) -> None:
+    """Ctrl-Z stops a process, for example. The updates after it are as fast as those before."""
+    trainer = TimedTrainer(
+        tmp_path, update_seconds=lambda step: 100.0 if step == paused_step else 0.5, max_minutes=5.0
+    )
+    trainer.fit()
+    assert trainer.seconds == pytest.approx(300.0, rel=0.05)
+    assert trainer.rates[-1] < 0.02 * PEAK
+
+
 def test_first_plan_does_not_wait_for_a_line_of_the_log(tmp_path: Path) -> None:
     TimedTrainer(tmp_path, max_minutes=1.0, log_every=10**6).fit()
     first = plan_lines(tmp_path)[0]

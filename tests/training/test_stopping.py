@@ -237,6 +237,23 @@ def test_pace_leaves_out_the_first_update_and_pauses() -> None:
     assert pace.update_seconds == pytest.approx(2.0)
 
 
+def test_pace_follows_a_large_change_of_the_speed() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.count_update(float(second), memory_seconds=20.0)
+    for second in range(100, 10_000, 100):
+        pace.count_update(float(second), memory_seconds=20.0)
+    assert pace.update_seconds == pytest.approx(100.0, rel=0.02)
+
+
+def test_one_very_long_update_changes_the_pace_little() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.count_update(float(second), memory_seconds=100.0)
+    pace.count_update(5000.0, memory_seconds=100.0)
+    assert pace.update_seconds == pytest.approx(1.0, rel=0.2)
+
+
 def test_pace_follows_a_change_of_the_speed() -> None:
     pace = Pace()
     for second in range(100):
