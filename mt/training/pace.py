@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from pydantic import FiniteFloat
 
-# An update that takes longer than so many times the mean counts as this many times the mean: the
-# process was probably stopped, for example by Ctrl-Z. If updates stay slow, the mean follows.
-MAX_SLOWDOWN = 10.0
+# A process can be stopped for a while, for example by Ctrl-Z. So an update counts at most as this
+# many times the mean, and a validation as this many times the one before. If they stay slow, the
+# measured times follow.
+MAX_UPDATE_SLOWDOWN = 10.0
+MAX_VALIDATION_SLOWDOWN = 2.0
 
 
 @dataclass
@@ -22,7 +24,7 @@ class Pace:
     num_updates: FiniteFloat = 0.0  # measured updates; older ones count less
     validation_seconds: FiniteFloat | None = None  # of the latest validation
     planned_at: FiniteFloat = 0.0  # elapsed seconds of the run when its plan was last examined
-    # Elapsed seconds of the run at the end of the latest update or pause; None: not yet measuring.
+    # Elapsed seconds of the run at the end of the latest update or validation; None: not yet known.
     measured_until: FiniteFloat | None = None
 
     @property
@@ -37,15 +39,18 @@ class Pace:
         """
         if self.measured_until is not None:
             seconds = max(0.0, elapsed_seconds - self.measured_until)
-            if self.update_seconds is not None:
-                seconds = min(seconds, MAX_SLOWDOWN * self.update_seconds)
+            if self.update_seconds:
+                seconds = min(seconds, MAX_UPDATE_SLOWDOWN * self.update_seconds)
             weight = math.exp(-seconds / memory_seconds)
             self.seconds = weight * self.seconds + seconds
             self.num_updates = weight * self.num_updates + 1.0
         self.measured_until = elapsed_seconds
 
-    def skip_to(self, elapsed_seconds: float) -> None:
-        """Leave out the time since the latest update, which was used for something else."""
+    def count_validation(self, seconds: float, *, elapsed_seconds: float) -> None:
+        """Count a validation of so many seconds that has ended now."""
+        if self.validation_seconds:
+            seconds = min(seconds, MAX_VALIDATION_SLOWDOWN * self.validation_seconds)
+        self.validation_seconds = seconds
         if self.measured_until is not None:
             self.measured_until = elapsed_seconds
 

@@ -52,8 +52,7 @@ class RunPlanner:
 
     def count_validation(self, state: TrainState, *, seconds: float) -> None:
         """Measure the speed: a validation of so many seconds has ended now."""
-        self.pace.validation_seconds = seconds
-        self.pace.skip_to(state.elapsed_seconds)
+        self.pace.count_validation(seconds, elapsed_seconds=state.elapsed_seconds)
 
     def is_complete(self, state: TrainState) -> bool:
         """Return whether a run with `max_minutes` has done its updates.

@@ -227,12 +227,12 @@ def test_time_that_is_left_is_unknown_before_the_first_updates() -> None:
 # The speed
 
 
-def test_pace_leaves_out_the_first_update_and_pauses() -> None:
+def test_pace_leaves_out_the_first_update_and_validations() -> None:
     pace = Pace()
     pace.count_update(100.0, memory_seconds=math.inf)
     assert pace.update_seconds is None
     pace.count_update(102.0, memory_seconds=math.inf)
-    pace.skip_to(150.0)
+    pace.count_validation(48.0, elapsed_seconds=150.0)
     pace.count_update(152.0, memory_seconds=math.inf)
     assert pace.update_seconds == pytest.approx(2.0)
 
@@ -252,6 +252,18 @@ def test_one_very_long_update_changes_the_pace_little() -> None:
         pace.count_update(float(second), memory_seconds=100.0)
     pace.count_update(5000.0, memory_seconds=100.0)
     assert pace.update_seconds == pytest.approx(1.0, rel=0.2)
+
+
+def test_one_very_long_validation_changes_the_pace_little() -> None:
+    pace = Pace()
+    pace.count_validation(3.0, elapsed_seconds=10.0)
+    pace.count_validation(500.0, elapsed_seconds=600.0)
+    assert pace.validation_seconds == 6.0
+    pace.count_validation(4.0, elapsed_seconds=610.0)
+    assert pace.validation_seconds == 4.0
+    for _ in range(10):
+        pace.count_validation(500.0, elapsed_seconds=610.0)
+    assert pace.validation_seconds == 500.0
 
 
 def test_pace_follows_a_change_of_the_speed() -> None:
