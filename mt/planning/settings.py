@@ -84,7 +84,7 @@ TABLE = (
     Row(20_000, 0, TINY, 4000, dropout=0.1, bpe_dropout=0.0, measured=True),
     Row(20_000, 40, TINY, 4000, dropout=0.2, bpe_dropout=0.1),
     Row(20_000, 250, SMALL, 4000, dropout=0.3, bpe_dropout=0.1),
-    Row(60_000, 0, TINY, 4000, dropout=0.1, bpe_dropout=0.0, measured=True),
+    Row(60_000, 0, TINY, 6000, dropout=0.1, bpe_dropout=0.0, measured=True),
     Row(60_000, 60, SMALL, 6000, dropout=0.2, bpe_dropout=0.1, measured=True),
     Row(60_000, 500, MEDIUM, 8000, dropout=0.3, bpe_dropout=0.1),
     Row(300_000, 0, TINY, 6000, dropout=0.1, bpe_dropout=0.0),
