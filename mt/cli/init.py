@@ -95,7 +95,7 @@ def init(
 
 
 def _refuse_both(name: str, number: int | None, text: str | None) -> None:
-    """Raise DataError if a set is both to be made and there already."""
+    """Raise DataError if both the size of a set and an existing set are given."""
     if number is not None and text is not None:
         raise DataError(f"--{name}-text: the set exists already, so --{name} cannot be used")
 

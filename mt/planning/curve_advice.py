@@ -49,7 +49,8 @@ MAX_SKIPPED_FRACTION = 0.01
 # minutes that would have learned more without (RECORDS.md, "Batches and averages at equal time").
 MAX_DROPOUT_LOSS = 0.3
 
-# The small config of docs/recipes.md ends with 1.0 on 17,665 pairs, which is usual for little text.
+# A run with the small config of docs/recipes.md, on 17,665 pairs, ended with 1.0. This is usual for
+# little text.
 MAX_GAP = 1.5
 
 # More dropout is rare; fairseq's recipe for IWSLT14, 160,000 pairs, has this much.

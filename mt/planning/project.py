@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mt.config.schema import eval_set_name
+from mt.data.normalization import is_blank
 from mt.data.parallel_text import ParallelText, read_pairs, text_of_names
 from mt.data.progress import bytes_bar
 from mt.data.split import Part, Split
@@ -101,7 +102,7 @@ def create_project(request: Request) -> Project:
 
 
 def check_held_out_text(request: Request) -> None:
-    """Raise DataError for held-out text that cannot be read, and for two sets of one name."""
+    """Raise DataError for held-out text without sentence pairs, and for two sets of one name."""
     valid_path = request.valid_text or FILE_NAMES[Part.VALID]
     test_path = request.test_text or FILE_NAMES[Part.TEST]
     name = eval_set_name(valid_path)
@@ -111,7 +112,8 @@ def check_held_out_text(request: Request) -> None:
         if path is None:
             continue
         text = text_of_names([path], src_lang=request.src_lang, tgt_lang=request.tgt_lang)
-        next(read_pairs(text))
+        if not any(not is_blank(src) and not is_blank(tgt) for src, tgt in read_pairs(text)):
+            raise DataError(f"{text.name}: wanted sentence pairs, found blank lines only")
 
 
 def measure_training_text(text: ParallelText, split: Split) -> TextFacts:

@@ -149,6 +149,7 @@ def test_test_text_is_made_beside_existing_validation_text(project: Path) -> Non
         (("--valid-text", "absent"), "absent"),
         (("--valid-text", "absent.tsv"), "absent.tsv"),
         (("--valid-text", "empty"), "the file is empty"),
+        (("--valid-text", "blank"), "blank lines only"),
         (("--valid-text", "one_column.tsv"), "wanted 2 columns"),
         (("--valid-text", "one_side.tmx"), "one_side.tmx"),
         (("--valid-text", "test"), "both called test"),
@@ -162,6 +163,8 @@ def test_bad_held_out_text_is_one_line(
 ) -> None:
     for name, num_pairs in (("val", 3), ("test", 3), ("empty", 0)):
         write_pairs(project / name, num_pairs)
+    for language in ("aa", "bb"):
+        (project / f"blank.{language}").write_text("\n \n")
     (project / "one_column.tsv").write_text("tolu\n")
     unit = '<tu><tuv xml:lang="aa"><seg>tolu</seg></tuv></tu>'
     (project / "one_side.tmx").write_text(f"<tmx><body>{unit}</body></tmx>")
