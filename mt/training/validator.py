@@ -28,7 +28,8 @@ from mt.decoding.translation import OnProgress
 from mt.decoding.translator import Translator
 from mt.distributed import Runtime, merge_shares
 from mt.errors import DataError
-from mt.evaluation.evaluate import score_set, scoring_of_run
+from mt.evaluation.evaluate import scoring_of_run
+from mt.evaluation.metrics import score_corpus
 from mt.experiment import Experiment, Tokenizers
 from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
 from mt.training.objective import Objective, TokenLoss, mean_token_loss, token_losses
@@ -255,7 +256,7 @@ def score_eval_sets(
     results = []
     for eval_set, hypotheses in zip(eval_sets, hypotheses_of_sets, strict=True):
         scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
-        scores = score_set(eval_set, hypotheses, scoring=scoring, metrics=METRICS).scores
+        scores = score_corpus(hypotheses, eval_set.refs, metrics=METRICS, scoring=scoring)
         results.append(
             SetResult(
                 eval_set.name,
