@@ -245,7 +245,7 @@ def check_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experim
     data = experiment.config.data
     src_lang = eval_set.src_lang or first.config.data.src_lang
     tgt_lang = eval_set.tgt_lang or first.config.data.tgt_lang
-    src_languages = {data.languages(corpus).src for corpus in data.train}
+    src_languages = {pair.src for pair in data.language_pairs}
     tgt_languages = translatable_languages(data) if eval_set.tgt_lang else (data.tgt_lang,)
     if src_lang not in src_languages or tgt_lang not in tgt_languages:
         raise ConfigError(

@@ -43,7 +43,8 @@ def write_model_card(directory: Path, run: ExportedRun, options: CardOptions) ->
 
 def model_card(run: ExportedRun, options: CardOptions) -> str:
     """Return the card as Markdown, with the front matter of a Hugging Face model card."""
-    directions = ", ".join(f"{pair.src} → {pair.tgt}" for pair in run.language_pairs)
+    pairs = run.config.data.language_pairs
+    directions = ", ".join(f"{pair.src} → {pair.tgt}" for pair in pairs)
     sections = [
         _front_matter(run, options.license),
         f"# {directions}\n",
@@ -61,7 +62,8 @@ def model_card(run: ExportedRun, options: CardOptions) -> str:
 
 def _front_matter(run: ExportedRun, license_name: str | None) -> str:
     """Return the fields that programs read, as YAML. The values are JSON, which is YAML too."""
-    languages = dict.fromkeys(language for pair in run.language_pairs for language in pair)
+    pairs = run.config.data.language_pairs
+    languages = dict.fromkeys(language for pair in pairs for language in pair)
     fields: dict[str, Any] = {"language": list(languages)}
     if license_name is not None:
         fields["license"] = license_name

@@ -70,9 +70,8 @@ def _check_all(
     path: Path, overrides: Sequence[str], *, device: str | None, resume: bool
 ) -> Iterator[Finding]:
     config = read_config(path, overrides, run_dir=None, device=device)
-    directions = dict.fromkeys(config.data.languages(corpus) for corpus in config.data.train)
-    direction_texts = [f"{direction.src} to {direction.tgt}" for direction in directions]
-    yield Finding("ok", "config", "", f"{path}: {', '.join(direction_texts)}")
+    directions = [f"{pair.src} to {pair.tgt}" for pair in config.data.language_pairs]
+    yield Finding("ok", "config", "", f"{path}: {', '.join(directions)}")
 
     runtime = None
     try:

@@ -103,8 +103,7 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
 
 def describe_languages(data: DataConfig) -> str:
     """Return the directions of a run: `en → de`, or several of them."""
-    pairs = dict.fromkeys(data.languages(corpus) for corpus in data.train)
-    return ", ".join(f"{pair.src} → {pair.tgt}" for pair in pairs)
+    return ", ".join(f"{pair.src} → {pair.tgt}" for pair in data.language_pairs)
 
 
 def _file_names(section: CorpusConfig | EvalSetConfig, languages: LanguagePair) -> str:
