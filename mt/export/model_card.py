@@ -4,7 +4,7 @@ It has the names of the training files without their folders, so no path of the 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mt.training.metrics_log import (
     ScoreScope,
     SetResult,
     read_scope,
+    read_scores,
     read_sets,
 )
 
@@ -152,12 +153,10 @@ def _score_rows(run: ExportedRun, line: MetricsLine) -> Iterator[tuple[str, ...]
         yield from _rows_of_set(name, item.values(), _lines_of_set(item, scope))
 
 
-def _rows_of_set(name: str, scores: Mapping[str, Any], of_lines: str) -> Iterator[tuple[str, ...]]:
+def _rows_of_set(name: str, scores: MetricsLine, of_lines: str) -> Iterator[tuple[str, ...]]:
     """Yield a row for each score of a set."""
-    for metric, signature in scores["signatures"].items():
-        score = scores.get(metric)
-        if score is not None:
-            yield name, metric, f"{score:.1f}", of_lines, f"`{signature}`"
+    for metric, score in read_scores(scores).items():
+        yield name, metric, f"{score:.1f}", of_lines, f"`{scores['signatures'][metric]}`"
 
 
 def _lines_of_set(item: SetResult, scope: ScoreScope | None) -> str:

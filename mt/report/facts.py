@@ -16,7 +16,7 @@ from mt.config.schema import (
 from mt.config.yaml_file import show
 from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
-from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope
+from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope, read_scores
 
 
 class Fact(NamedTuple):
@@ -168,8 +168,7 @@ def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) ->
 
 def _final_score_fact(line: MetricsLine) -> Fact:
     """Return what the run's last line about its best checkpoint says."""
-    names = line.get("signatures", {})
-    scores = ", ".join(f"{name} {line[name]:.2f}" for name in names if line.get(name) is not None)
+    scores = ", ".join(f"{name} {score:.2f}" for name, score in read_scores(line).items())
     return Fact(f"final score of {line.get('checkpoint')}", f"{scores} ({read_scope(line)})")
 
 

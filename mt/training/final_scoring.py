@@ -15,6 +15,7 @@ from mt.training.metrics_log import (
     MetricsLine,
     ScoreScope,
     ValidationRecord,
+    read_scores,
     read_sets,
 )
 from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
@@ -110,7 +111,6 @@ class FinalScoring:
 
     def _read_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> FinalRecord:
         """Return the score that a line has."""
-        signatures = line["signatures"]
         elapsed_seconds = None
         scope = self.validator.scope
         if line["kind"] == FinalRecord.kind:
@@ -118,8 +118,8 @@ class FinalScoring:
             scope = self._scope(num_lines)
         return FinalRecord(
             checkpoint,
-            scores={name: line[name] for name in signatures},
-            signatures=signatures,
+            scores=read_scores(line),
+            signatures=line["signatures"],
             scope=scope,
             elapsed_seconds=elapsed_seconds,
             sets=read_sets(line),

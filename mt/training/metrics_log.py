@@ -453,6 +453,15 @@ def parse_metrics(content: bytes) -> MetricsHistory:
     return MetricsHistory(lines, num_unreadable)
 
 
+def read_scores(line: MetricsLine) -> dict[str, float]:
+    """Return the scores of a line by name, without those that are not finite.
+
+    An item of `sets` has scores under the same keys.
+    """
+    names = line.get("signatures", {})
+    return {name: line[name] for name in names if line.get(name) is not None}
+
+
 def read_scope(line: MetricsLine) -> ScoreScope | None:
     """Return what the scores of a line are of; None in the lines of older versions."""
     if any(key not in line for key in ScoreScope._fields):
@@ -462,19 +471,16 @@ def read_scope(line: MetricsLine) -> ScoreScope | None:
 
 def read_sets(line: MetricsLine) -> list[SetResult]:
     """Return the results of the single sets of a line; none if there was one set."""
-    results = []
-    for item in line.get("sets", []):
-        signatures = item.get("signatures", {})
-        results.append(
-            SetResult(
-                item["name"],
-                num_lines=item.get("num_lines", 0),
-                scores={name: item[name] for name in signatures if item.get(name) is not None},
-                signatures=signatures,
-                loss=item.get("loss"),
-            )
+    return [
+        SetResult(
+            item["name"],
+            num_lines=item.get("num_lines", 0),
+            scores=read_scores(item),
+            signatures=item.get("signatures", {}),
+            loss=item.get("loss"),
         )
-    return results
+        for item in line.get("sets", [])
+    ]
 
 
 def _values_of_sets(sets: Sequence[SetResult]) -> dict[str, Any]:
