@@ -23,7 +23,7 @@ from mt.decoding.attention import SentenceAttention, attend
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.scoring import PairScore, score_pairs
-from mt.decoding.segment_search import SegmentSearch, max_positions, pad
+from mt.decoding.segment_search import SegmentSearch, pad
 from mt.decoding.text_translator import TextTranslator, change_search
 from mt.decoding.translation import Alignment, Target, Translation
 from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
@@ -70,7 +70,8 @@ class Translator(TextTranslator):
     @property
     def max_positions(self) -> int | None:
         """The most tokens that all models have positions for; None: any number."""
-        return max_positions(self.models)
+        limits = [model.max_length for model in self.models if model.max_length is not None]
+        return min(limits, default=None)
 
     @cached_property
     def tgt_normalizer(self) -> Normalizer:
@@ -84,6 +85,7 @@ class Translator(TextTranslator):
             self.models,
             tgt_tokenizer=self.tgt_tokenizer,
             settings=self.search,
+            max_positions=self.max_positions,
             sampling=self.sampling,
             mbr=self.mbr,
             on_progress=self.on_progress,
