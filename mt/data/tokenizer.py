@@ -3,9 +3,9 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import sentencepiece
 
@@ -76,6 +76,10 @@ class Tokenizer:
         newline_ids = {i for i in ids if piece_texts[i] == "<0x0A>" or "\n" in piece_texts[i]}
         forbidden_ids = {UNK_ID} | (control_ids - {EOS_ID}) | newline_ids
         self.forbidden_ids = tuple(sorted(forbidden_ids))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the model file, from which the other process makes a tokenizer."""
+        return partial(type(self), bpe_dropout=self.bpe_dropout), (self.model,)
 
     @classmethod
     def load(cls, path: Path, *, bpe_dropout: float = 0.0) -> Self:
