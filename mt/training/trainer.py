@@ -20,7 +20,7 @@ from torch import Tensor
 from mt.config.schema import TrainConfig
 from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
-from mt.data.prefetch import BatchSource, Prefetcher
+from mt.data.prefetch import Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
@@ -240,7 +240,7 @@ class Trainer:
         """
         return indices[self.runtime.rank :: self.runtime.world_size] or indices[:1]
 
-    def update(self, source: BatchSource, indices: range) -> None:
+    def update(self, source: Epoch | Prefetcher, indices: range) -> None:
         """Do one optimizer step on the batches `indices` of an epoch.
 
         The batches are divided among the ranks. The gradient is that of one big batch: each batch's
