@@ -25,7 +25,7 @@ from mt.device import find_device, oom_as_device_error
 from mt.errors import DeviceError, RunDirError
 from mt.export.ctranslate2 import import_ctranslate2
 from mt.export.positions import num_positions
-from mt.export.vocabulary import vocabulary
+from mt.export.tokens import vocabulary
 from mt.storage.atomic import sha256
 from mt.storage.run_dir import CTRANSLATE2_MODEL, RunDir
 

@@ -12,9 +12,9 @@ from typing import Any
 import mt
 from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
 from mt.config.yaml_file import write_yaml
-from mt.export.languages import language_tokens
 from mt.export.portable_config import portable_values
 from mt.export.run import ExportedRun
+from mt.export.tokens import language_tokens
 from mt.training.metrics_log import (
     MetricsLine,
     ScoreScope,
