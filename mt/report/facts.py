@@ -37,9 +37,9 @@ def summarise(config: Config, history: MetricsHistory, counts: PairCounts | None
         facts.append(Fact("sentence pairs", f"{counts.total.kept:,}"))
     last_step = history.lines[-1].get("step", 0) if history.lines else 0
     facts.append(Fact("updates", f"{last_step:,}"))
-    seconds = _elapsed_seconds(history)
-    if seconds is not None:
-        facts.append(Fact("training time", format_duration(seconds), is_timing=True))
+    if history.elapsed_seconds is not None:
+        duration = format_duration(history.elapsed_seconds)
+        facts.append(Fact("training time", duration, is_timing=True))
     facts.append(Fact("device", f"{config.train.device}, {config.train.precision}"))
     start_time = start.get("timing", {}).get("unix_time")
     if start_time is not None:
@@ -64,15 +64,6 @@ def list_facts(
         "Training settings": _changed_settings(config.train),
         "Progress and evaluation": _progress_facts(config, history, checkpoint),
     }
-
-
-def _elapsed_seconds(history: MetricsHistory) -> float | None:
-    """Return the training time at the last line that has it."""
-    for line in reversed(history.lines):
-        timing = line.get("timing", {})
-        if "elapsed_seconds" in timing:
-            return float(timing["elapsed_seconds"])
-    return None
 
 
 def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:

@@ -425,6 +425,15 @@ class MetricsHistory:
         """The lines that report a problem, such as skipped updates."""
         return self.of_kind("incident")
 
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """The training time at the last line that has it; None if no line has it."""
+        for line in reversed(self.lines):
+            timing = line.get("timing", {})
+            if "elapsed_seconds" in timing:
+                return float(timing["elapsed_seconds"])
+        return None
+
     def of_kind(self, kind: str) -> list[MetricsLine]:
         """Return the lines of one kind."""
         return [line for line in self.lines if line.get("kind") == kind]
