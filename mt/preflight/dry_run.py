@@ -254,20 +254,13 @@ def measure_tokens(
     """
     encoded = tokenizer.encode(lines)
     ids = np.concatenate([np.array(row[:-1], np.int64) for row in encoded])  # without eos
-    is_byte = np.array(
-        [_is_byte_piece(tokenizer.piece(token_id)) for token_id in range(tokenizer.vocab_size)]
-    )
+    is_byte = np.isin(ids, tokenizer.ordinary_pieces.byte_ids)
     num_words = sum(len(split_words(line)) for line in lines)
     return TokenRates(
         tokens_per_word=len(ids) / num_words,
-        byte_percentage=100 * is_byte[ids].mean(),
+        byte_percentage=100 * is_byte.mean(),
         unseen_percentage=100 * (~is_seen[ids]).mean(),
     )
-
-
-def _is_byte_piece(piece: str) -> bool:
-    """Return whether a piece of the vocabulary is a single byte, such as "<0x41>"."""
-    return piece.startswith("<0x") and len(piece) == 6
 
 
 def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Finding:
