@@ -6,6 +6,7 @@ that `mt --help` is fast.
 
 import os
 import re
+import signal
 import sys
 from contextlib import suppress
 from typing import Annotated
@@ -27,7 +28,6 @@ from mt.cli.report import report
 from mt.cli.schema import schema
 from mt.cli.score import score
 from mt.cli.serve import serve
-from mt.cli.signals import exit_on_sigterm
 from mt.cli.split import split
 from mt.cli.tokenizer import tokenizer_app
 from mt.cli.train import train
@@ -103,7 +103,16 @@ def common_options(
 ) -> None:
     """Train and use machine translation models."""
     if context.invoked_subcommand != "train":  # training saves a checkpoint first
-        exit_on_sigterm()
+        _exit_on_sigterm()
+
+
+def _exit_on_sigterm() -> None:
+    """Let SIGTERM raise SystemExit, so that temporary files are removed as after Ctrl-C."""
+
+    def exit_with_signal_code(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, exit_with_signal_code)
 
 
 def _printable(message: str) -> str:

@@ -23,7 +23,7 @@ from mt.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from mt.cli.evaluate_output import SetComparison, SystemLengths
-    from mt.evaluation.evaluate import SetScores, TranslatedSets
+    from mt.evaluation.evaluate import TranslatedSets
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _print_scores(
 
     lengths = _score_by_length(translated, metrics) if by_length else []
     if len(translated.sets[0].outputs) == 1:
-        results = _score_sets(translated, metrics)
+        results = [item.score(metrics) for item in translated.sets]
         text = output.as_json(results, lengths) if json else output.as_text(results)
     else:
         compared = _compare_systems(translated, metrics)
@@ -161,16 +161,6 @@ def _print_scores(
     if lengths and not json:
         text += "\n" + output.lengths_as_text(lengths)
     write_lines([text])
-
-
-def _score_sets(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[SetScores]":
-    """Return the scores of the only system."""
-    from mt.evaluation.evaluate import score_set
-
-    return [
-        score_set(item.eval_set, item.outputs[0].lines, scoring=item.scoring, metrics=metrics)
-        for item in translated.sets
-    ]
 
 
 def _compare_systems(translated: "TranslatedSets", metrics: Sequence[str]) -> "list[SetComparison]":

@@ -9,7 +9,7 @@ from mt.cli.logs import escape_control_chars
 from mt.evaluation.by_length import LengthScores
 from mt.evaluation.evaluate import SetScores, TranslatedSet
 from mt.evaluation.metrics import Score, Scoring
-from mt.evaluation.per_sentence import SentenceScorer, TranslatedSentence, score_sentences
+from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
 
 
@@ -139,21 +139,24 @@ def sentences_as_jsonl(
 ) -> Iterator[str]:
     """Yield a JSON object for each line of each set and each system."""
     for item in sets:
-        for sentence in score_sentences(item, scorers[item.scoring]):
-            yield json.dumps(_sentence_values(sentence), ensure_ascii=False)
-
-
-def _sentence_values(sentence: TranslatedSentence) -> dict[str, Any]:
-    return {
-        "set": sentence.set_name,
-        "line": sentence.line,
-        "system": sentence.system,
-        "src": sentence.src,
-        "refs": sentence.refs,
-        "hyp": sentence.hyp,
-        "BLEU": sentence.scores.bleu,
-        "chrF": sentence.scores.chrf,
-    }
+        eval_set = item.eval_set
+        scorer = scorers[item.scoring]
+        for index, src in enumerate(eval_set.src):
+            refs = [lines[index] for lines in eval_set.refs]
+            for output in item.outputs:
+                hyp = output.lines[index]
+                scores = scorer.score(hyp, refs)
+                values = {
+                    "set": eval_set.name,
+                    "line": index + 1,
+                    "system": output.system,
+                    "src": src if item.has_sources else None,
+                    "refs": refs,
+                    "hyp": hyp,
+                    "BLEU": scores.bleu,
+                    "chrF": scores.chrf,
+                }
+                yield json.dumps(values, ensure_ascii=False)
 
 
 def _length_values(lengths: LengthScores) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 
 from mt.cli.logs import escape_control_chars
 from mt.cli.options import DeviceOption, QuietOption, VerboseOption
+from mt.cli.split import describe_split
 from mt.cli.text_options import (
     ColumnsOption,
     FilesArgument,
@@ -102,7 +103,6 @@ def _refuse_both(name: str, number: int | None, text: str | None) -> None:
 
 def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
-    from mt.cli.split_output import describe_split
     from mt.planning.settings import count_epochs, describe_epochs, describe_minutes
 
     yield from describe_split(project.split, name=request.text.name, directory=request.data_dir)

@@ -6,7 +6,6 @@ chunk that was not recorded is removed and translated again, so the output is th
 an interruption.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any, Self
 
 from mt.errors import DataError, DiskError, MtError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error, remove
+from mt.storage.locks import try_lock
 
 
 class ResumableOutput:
@@ -108,11 +108,9 @@ class ResumableOutput:
         with os_errors_as_disk_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self._partial.open("ab")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise DataError(f"{self._partial}: another command is writing it") from None
+        if not try_lock(file.fileno()):
+            file.close()
+            raise DataError(f"{self._partial}: another command is writing it")
         return file
 
     def _read_state(self) -> None:

@@ -1,7 +1,8 @@
 """The command `mt split`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from mt.cli.text_options import (
     TgtLangOption,
     open_text,
 )
+
+if TYPE_CHECKING:
+    from mt.data.split import Split
 
 
 def split(
@@ -33,7 +37,6 @@ def split(
     verbose: VerboseOption = False,
 ) -> None:
     """Set aside validation and test text that has no sentence in common with the training text."""
-    from mt.cli.split_output import describe_split
     from mt.cli.streams import write_lines
     from mt.data.split_files import refuse_existing, split_directory, split_text
 
@@ -43,3 +46,23 @@ def split(
     with split_directory(output, result, text, src_lang=src_lang, tgt_lang=tgt_lang):
         pass
     write_lines(describe_split(result, name=text.name, directory=output))
+
+
+def describe_split(split: "Split", *, name: str, directory: Path) -> Iterator[str]:
+    """Yield lines about how many pairs there are, where they are now, and what a leak would be."""
+    from mt.data.split import Part
+    from mt.data.split_files import FILE_NAMES
+
+    yield f"{len(split.parts):9,} pairs in {name}"
+    yield f"{split.count(Part.BLANK):9,} with a blank side, left out"
+    yield f"{split.count(Part.DUPLICATE):9,} the same as another one, left out"
+    for part, file_name in FILE_NAMES.items():
+        if split.count(part) == 0:
+            continue
+        yield f"{split.count(part):9,} in {directory / file_name}"
+    if split.count(Part.VALID) + split.count(Part.TEST) > 0:
+        yield (
+            "No held-out source or target is in the training text. A random split would have left "
+            f"{split.random_src_leak:.0%} of the sources and {split.random_tgt_leak:.0%} of the "
+            "targets there."
+        )

@@ -249,6 +249,8 @@ def _translate_input(
     resume: bool,
 ) -> None:
     """Translate the texts or, without any, the lines of a file or of stdin (`source` is None)."""
+    from mt.cli.translate_progress import TranslateProgress
+
     if texts:
         text = arguments_as_input(texts, errors=errors)
         _warn_of_file_names(texts)
@@ -263,16 +265,16 @@ def _translate_input(
         if resume:
             assert output is not None, "checked by _check_files"
             write_resumable(translator, text, options, output=output, bar=bar, total=total)
-        else:
-            write_translations(
-                translator,
-                text,
-                options,
-                output=output,
-                bar=bar,
-                total=total,
-                one_by_one=input_is_terminal,
-            )
+            return
+        chunks = translate_chunks(
+            translator,
+            text,
+            options,
+            progress=TranslateProgress(bar, total=total),
+            one_by_one=input_is_terminal,
+        )
+        formatted = (line for chunk in chunks for line in chunk.formatted)
+        write_lines(formatted, output, at_once=output is None)
 
 
 class FormattedChunk(NamedTuple):
@@ -320,34 +322,6 @@ def translate_chunks(
             number += 1
         yield FormattedChunk(chunk.lines, formatted)
         progress.finish_chunk()
-
-
-def write_translations(
-    translator: "TextTranslator",
-    text: TextInput,
-    options: LineOptions,
-    *,
-    output: Path | None,
-    bar: ProgressBar,
-    total: int | None,
-    one_by_one: bool,
-) -> None:
-    """Translate a text to a file, or to stdout if `output` is None.
-
-    `total` is the number of lines of the text, if it is known. With `one_by_one`, each line is
-    translated before the next one is read.
-    """
-    from mt.cli.translate_progress import TranslateProgress
-
-    chunks = translate_chunks(
-        translator,
-        text,
-        options,
-        progress=TranslateProgress(bar, total=total),
-        one_by_one=one_by_one,
-    )
-    formatted = (line for chunk in chunks for line in chunk.formatted)
-    write_lines(formatted, output, at_once=output is None)
 
 
 def write_resumable(

@@ -293,9 +293,14 @@ class DataConfig(Section):
         return LanguagePair(section.src_lang or self.src_lang, section.tgt_lang or self.tgt_lang)
 
     @property
+    def language_pairs(self) -> tuple[LanguagePair, ...]:
+        """The language pairs of the training corpora, each once, in their order."""
+        return tuple(dict.fromkeys(self.languages(corpus) for corpus in self.train))
+
+    @property
     def trained_tgt_languages(self) -> tuple[str, ...]:
         """The target languages of the training corpora, each once, in their order."""
-        return tuple(dict.fromkeys(self.languages(corpus).tgt for corpus in self.train))
+        return tuple(dict.fromkeys(pair.tgt for pair in self.language_pairs))
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from self._conflicts_of_languages()
@@ -328,8 +333,7 @@ class DataConfig(Section):
         for key, eval_set in self._eval_sets():
             if eval_set.tgt_lang is not None and eval_set.tgt_lang not in known:
                 yield f"{key}.tgt_lang", f"{wanted}, found {eval_set.tgt_lang}"
-        pairs = {self.languages(corpus) for corpus in self.train}
-        if self.sampling_temperature != 1.0 and len(pairs) == 1:
+        if self.sampling_temperature != 1.0 and len(self.language_pairs) == 1:
             yield (
                 "sampling_temperature",
                 "is for corpora of several language pairs; train.N.weight is for those of one",

@@ -27,7 +27,7 @@ from mt.data.chunk_encoder import (
     TextChunk,
 )
 from mt.data.corpus_writer import CorpusWriter, Progress, delete_unfinished
-from mt.data.encoding_processes import EncoderSettings, choose_num_processes, encode_in_processes
+from mt.data.encoding_processes import choose_num_processes, encode_in_processes
 from mt.data.normalization import Normalizer, normalize
 from mt.data.parallel_text import ParallelText, TwoFiles, has_same_content, read_pairs
 from mt.data.progress import bytes_bar
@@ -161,14 +161,10 @@ def encode_corpus(
     directory = cache_dir / digest
     if not directory.exists():
         _delete_unfinished(cache_dir, keep=digest)
-        _write_cache(
-            directory,
-            corpora,
-            src_tokenizer=src_tokenizer,
-            tgt_tokenizer=tgt_tokenizer,
-            limits=limits,
-            normalization=normalization,
+        encoder = ChunkEncoder(
+            src_tokenizer, tgt_tokenizer, limits=limits, normalization=normalization
         )
+        _write_cache(directory, corpora, encoder)
     corpus = _load_cache(
         directory,
         weights=[corpus.weight for corpus in corpora],
@@ -255,15 +251,7 @@ def _digest(
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
-def _write_cache(
-    directory: Path,
-    corpora: Sequence[TrainingCorpus],
-    *,
-    src_tokenizer: Tokenizer,
-    tgt_tokenizer: Tokenizer,
-    limits: FilterLimits,
-    normalization: Normalization,
-) -> None:
+def _write_cache(directory: Path, corpora: Sequence[TrainingCorpus], encoder: ChunkEncoder) -> None:
     """Encode all corpora into `directory`, or what an earlier process has left of them."""
     paths = [path for corpus in corpora for path in corpus.text.paths]
     text_size = sum(path.stat().st_size for path in paths if path.is_file())
@@ -275,15 +263,9 @@ def _write_cache(
         chunks = _read_chunks(corpora, writer.progress, on_bytes=on_bytes)
         encoded_chunks: Iterator[EncodedChunk]
         if num_processes == 0:
-            encoder = ChunkEncoder(
-                src_tokenizer, tgt_tokenizer, limits=limits, normalization=normalization
-            )
-            encoded_chunks = (encoder.encode(chunk) for chunk in chunks)
+            encoded_chunks = map(encoder.encode, chunks)
         else:
-            settings = EncoderSettings(
-                src_tokenizer.model, tgt_tokenizer.model, limits, normalization
-            )
-            encoded_chunks = encode_in_processes(chunks, settings, num_processes=num_processes)
+            encoded_chunks = encode_in_processes(chunks, encoder, num_processes=num_processes)
         for chunk in encoded_chunks:
             writer.append(chunk)
         if writer.progress.counts.kept == 0:

@@ -6,7 +6,6 @@ files is certainly on the disk, and from which part of the text it was made. The
 same name continues from there.
 """
 
-import fcntl
 import json
 import os
 from contextlib import suppress
@@ -21,6 +20,7 @@ from mt.data.chunk_encoder import EncodedChunk, FilterCounts
 from mt.data.token_array import TokenArray
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error, remove
+from mt.storage.locks import try_lock
 
 # Pairs of text between two records of the progress. They take some seconds to encode.
 PAIRS_PER_RECORD = 500_000
@@ -157,7 +157,7 @@ class CorpusWriter:
 
         The process that had the lock may have finished or deleted the directory in the meantime.
         """
-        is_locked = _try_lock(self._descriptor)
+        is_locked = try_lock(self._descriptor)
         if not is_locked or not self._is_unfinished() or self._directory.exists():
             raise DataError(
                 f"{self._directory}: another process is encoding this text, or has just done so; "
@@ -229,18 +229,7 @@ def delete_unfinished(unfinished: Path) -> None:
     with suppress(OSError):  # another process may have deleted it
         descriptor = os.open(unfinished, os.O_RDONLY)
         try:
-            if _try_lock(descriptor):
+            if try_lock(descriptor):
                 remove(unfinished)
         finally:
             os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Lock an open directory until it is closed. Return False if another process has locked it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network filesystems cannot lock a directory
-        pass
-    return True

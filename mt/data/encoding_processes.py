@@ -3,8 +3,8 @@
 SentencePiece holds Python's global lock while it encodes, so threads would take turns. The other
 processes are not copies of this one (`fork`), because PyTorch may have threads here. They are not
 started with `spawn` either, because that imports the user's program again, which may have no
-`if __name__ == "__main__"`. Each is a new Python that runs `main` below. Pickled chunks go to its
-standard input and come back from its standard output.
+`if __name__ == "__main__"`. Each is a new Python that runs `main` below. On its standard input it
+gets the encoder and then chunks, pickled, and it writes the encoded chunks to its standard output.
 """
 
 import os
@@ -18,12 +18,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import mt
-from mt.config.choices import Normalization
-from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, FilterLimits, TextChunk
-from mt.data.tokenizer import Tokenizer
+from mt.data.chunk_encoder import ChunkEncoder, EncodedChunk, TextChunk
 from mt.errors import ProcessError
 
 # A process takes about 120 MB. One reading process can feed about this many.
@@ -31,24 +29,6 @@ MAX_PROCESSES = 8
 
 # Bytes of text on the disk. To start processes for less takes longer than it saves.
 MIN_TEXT_SIZE = 30_000_000
-
-
-class EncoderSettings(NamedTuple):
-    """What makes a `ChunkEncoder` in another process."""
-
-    src_model: bytes
-    tgt_model: bytes
-    limits: FilterLimits
-    normalization: Normalization
-
-    def encoder(self) -> ChunkEncoder:
-        """Return the encoder."""
-        return ChunkEncoder(
-            Tokenizer(self.src_model),
-            Tokenizer(self.tgt_model),
-            limits=self.limits,
-            normalization=self.normalization,
-        )
 
 
 def choose_num_processes(text_size: int) -> int:
@@ -65,7 +45,7 @@ def choose_num_processes(text_size: int) -> int:
 
 
 def encode_in_processes(
-    chunks: Iterable[TextChunk], settings: EncoderSettings, *, num_processes: int
+    chunks: Iterable[TextChunk], encoder: ChunkEncoder, *, num_processes: int
 ) -> Iterator[EncodedChunk]:
     """Yield each chunk encoded, in order. Raises ProcessError when a process is killed."""
     free: SimpleQueue[EncodingProcess] = SimpleQueue()
@@ -82,7 +62,7 @@ def encode_in_processes(
         # waits for one of them.
         executor = stack.enter_context(ThreadPoolExecutor(num_processes))
         for _ in range(num_processes):
-            free.put(stack.enter_context(EncodingProcess(settings)))
+            free.put(stack.enter_context(EncodingProcess(encoder)))
         pending: deque[Future[EncodedChunk]] = deque()
         for chunk in chunks:
             if len(pending) == 2 * num_processes:
@@ -93,9 +73,9 @@ def encode_in_processes(
 
 
 class EncodingProcess:
-    """Another process with an encoder. It ends with this object's block, and with this process."""
+    """Another process with the encoder. It ends with this object's block, and with this process."""
 
-    def __init__(self, settings: EncoderSettings) -> None:
+    def __init__(self, encoder: ChunkEncoder) -> None:
         root = str(Path(mt.__file__).parents[1])
         search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
@@ -107,7 +87,7 @@ class EncodingProcess:
             start_new_session=True,  # Ctrl-C is for this process alone
         )
         try:
-            self._send(settings)
+            self._send(encoder)
         except BaseException:
             self._end()
             raise
@@ -142,7 +122,7 @@ class EncodingProcess:
         assert isinstance(encoded, EncodedChunk), type(encoded)
         return encoded
 
-    def _send(self, message: EncoderSettings | TextChunk) -> None:
+    def _send(self, message: ChunkEncoder | TextChunk) -> None:
         assert self._process.stdin is not None
         try:
             pickle.dump(message, self._process.stdin, pickle.HIGHEST_PROTOCOL)
@@ -162,7 +142,7 @@ def main() -> None:
     messages = sys.stdin.buffer
     results = sys.stdout.buffer
     try:
-        encoder = pickle.load(messages).encoder()
+        encoder = pickle.load(messages)
         while True:
             chunk = pickle.load(messages)
             pickle.dump(encoder.encode(chunk), results, pickle.HIGHEST_PROTOCOL)

@@ -8,39 +8,25 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from mt.data.batching import Batch
+from mt.data.dataset import Epoch
 
 NUM_AHEAD = 64  # batches; enough training time to sample the next group of batches (BPE-dropout)
 
 
-class BatchSource(Protocol):
-    """Whatever makes batches by their number, such as an Epoch."""
-
-    def batch(self, index: int) -> Batch: ...
-
-
-class CancellableSource(BatchSource, Protocol):
-    """A source of batches that another thread can stop."""
-
-    def cancel(self) -> None:
-        """Stop a call of `batch` in another thread: it raises an error soon."""
-
-
 class Prefetcher:
-    """Makes the batches `indices` of a source in a thread, in this order and ahead of their use.
+    """Makes the batches `indices` of an epoch in a thread, in this order and ahead of their use.
 
-    The timing does not change the batches. Inside the `with` block nothing else may use the
-    source. The thread runs only inside the `with` block. The end of the block
-    cancels the source, so that it does not wait long. The source cannot be used again.
+    The timing does not change the batches. The thread runs only inside the `with` block, and there
+    nothing else may use the epoch. The end of the block cancels the epoch, so that it does not wait
+    long. The epoch cannot be used again.
     """
 
-    def __init__(
-        self, source: CancellableSource, indices: Iterable[int], *, num_ahead: int = NUM_AHEAD
-    ) -> None:
+    def __init__(self, epoch: Epoch, indices: Iterable[int], *, num_ahead: int = NUM_AHEAD) -> None:
         assert num_ahead >= 1, num_ahead
-        self._source = source
+        self._epoch = epoch
         self._indices = iter(indices)
         self._num_ahead = num_ahead
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mt-prefetch")
@@ -57,13 +43,13 @@ class Prefetcher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._source.cancel()
+        self._epoch.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, index: int) -> Batch:
         """Return the next batch, which must be number `index`.
 
-        Raises what the source raised when it made this batch.
+        Raises what the epoch raised when it made this batch.
         """
         next_index, future = self._futures.popleft()
         assert index == next_index, (index, next_index)
@@ -74,4 +60,4 @@ class Prefetcher:
         """Queue the next batch for the thread, if there is one."""
         index = next(self._indices, None)
         if index is not None:
-            self._futures.append((index, self._executor.submit(self._source.batch, index)))
+            self._futures.append((index, self._executor.submit(self._epoch.batch, index)))

@@ -61,7 +61,7 @@ def translatable_pairs(data: DataConfig) -> tuple[LanguagePair, ...]:
     These are the pairs of its training corpora. A target language that has a tag, but no corpus,
     was learned by the run that training started from: it is paired with `data.src_lang`.
     """
-    pairs = [data.languages(corpus) for corpus in data.train]
+    pairs = list(data.language_pairs)
     pairs += [
         LanguagePair(data.src_lang, language)
         for language in translatable_languages(data)

@@ -3,9 +3,9 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import sentencepiece
 
@@ -68,14 +68,19 @@ class Tokenizer:
         ids = range(self.vocab_size)
         piece_texts = self._processor.id_to_piece(list(ids))
         control_ids = {i for i in ids if self._processor.is_control(i)}
-        self._pieces = self._ordinary_pieces(piece_texts, control_ids)
-        self._sampler = SubwordSampler(self._pieces, dropout=bpe_dropout)
+        # The pieces that encode text: all but control ids and the unknown id.
+        self.ordinary_pieces = self._find_ordinary_pieces(piece_texts, control_ids)
+        self._sampler = SubwordSampler(self.ordinary_pieces, dropout=bpe_dropout)
 
         self.tag_ids = tuple(sorted(control_ids - {PAD_ID, BOS_ID, EOS_ID}))
         # Ids that a search must not generate: all control ids but eos, and what would break a line.
         newline_ids = {i for i in ids if piece_texts[i] == "<0x0A>" or "\n" in piece_texts[i]}
         forbidden_ids = {UNK_ID} | (control_ids - {EOS_ID}) | newline_ids
         self.forbidden_ids = tuple(sorted(forbidden_ids))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the model file, from which the other process makes a tokenizer."""
+        return partial(type(self), bpe_dropout=self.bpe_dropout), (self.model,)
 
     @classmethod
     def load(cls, path: Path, *, bpe_dropout: float = 0.0) -> Self:
@@ -124,7 +129,7 @@ class Tokenizer:
         Not for unigram models: rounding of the text's total score can decide between two equally
         likely encodings of a word.
         """
-        return self._is_bpe() and not changes_words_in_context(self.model)
+        return self.kind == "bpe" and not changes_words_in_context(self.model)
 
     def sample(self, texts: Iterable[str], draw: Draw) -> list[list[int]]:
         """Return random encodings of the texts by BPE-dropout, each with eos as the last id.
@@ -164,15 +169,15 @@ class Tokenizer:
         """Return the text of a token as SentencePiece writes it, with U+2581 for a space."""
         return str(self._processor.id_to_piece(token_id))
 
-    @property
-    def ordinary_pieces(self) -> Pieces:
-        """The pieces that encode text; control ids and the unknown id have none."""
-        return self._pieces
-
-    @property
+    @cached_property
     def kind(self) -> TokenizerKind:
-        """The algorithm that chooses the pieces of a text."""
-        return "bpe" if self._is_bpe() else "unigram"
+        """The algorithm that chooses the pieces of a text.
+
+        In a BPE model, a piece's score is its negated merge number; in a unigram model, it is a
+        log-probability.
+        """
+        scores = self.ordinary_pieces.scores.values()
+        return "bpe" if all(score.is_integer() for score in scores) else "unigram"
 
     def find_piece(self, piece: str) -> int | None:
         """Return the id of the token that SentencePiece writes as `piece`; None if there is none.
@@ -187,8 +192,8 @@ class Tokenizer:
 
         A unigram model has a few tokens more for a piece than in a text.
         """
-        segments = sample_segments(piece, self._pieces, dropout=0.0, draw=lambda: 1.0)
-        return self._pieces.segment_ids(segments)
+        segments = sample_segments(piece, self.ordinary_pieces, dropout=0.0, draw=lambda: 1.0)
+        return self.ordinary_pieces.segment_ids(segments)
 
     def token_names(
         self, ids: Sequence[int], *, tag_names: Mapping[int, str] | None = None
@@ -203,9 +208,9 @@ class Tokenizer:
     def has_piece(self, character: str) -> bool:
         """Return whether a character has a piece; else it is encoded as its UTF-8 bytes."""
         text = SPACE_SYMBOL if character == " " else escape(character)
-        return all(part in self._pieces.ids for part in text)
+        return all(part in self.ordinary_pieces.ids for part in text)
 
-    def _ordinary_pieces(self, piece_texts: Sequence[str], control_ids: set[int]) -> Pieces:
+    def _find_ordinary_pieces(self, piece_texts: Sequence[str], control_ids: set[int]) -> Pieces:
         """Return the pieces that encode text; `piece_texts` holds the text of every id."""
         ids: dict[str, int] = {}
         scores: dict[str, float] = {}
@@ -230,24 +235,17 @@ class Tokenizer:
         wanted_ids = (PAD_ID, UNK_ID, BOS_ID, EOS_ID)
         if special_ids != wanted_ids:
             return f"its ids of pad, unk, bos and eos are {special_ids}, not {wanted_ids}"
-        if len(self._pieces.byte_ids) != NUM_BYTES:
+        if len(self.ordinary_pieces.byte_ids) != NUM_BYTES:
             return "it has no pieces for bytes (byte_fallback), so some characters would be lost"
-        if any(SPACE_SYMBOL in text[1:] for text in self._pieces.ids):
+        if any(SPACE_SYMBOL in text[1:] for text in self.ordinary_pieces.ids):
             return "some of its pieces contain a space between characters (split_by_whitespace)"
-        if self.bpe_dropout > 0.0 and not self._is_bpe():
+        if self.bpe_dropout > 0.0 and self.kind != "bpe":
             return "it is a unigram model, and BPE-dropout needs a BPE model"
         if replaces_characters(processor.serialized_model_proto()):
             return "it changes the text (it has a table that normalizes or denormalizes characters)"
         if self.decode(self.encode([ROUND_TRIP_TEXT])) != [ROUND_TRIP_TEXT]:
             return "it changes the text (normalization, or removal of spaces)"
         return None
-
-    def _is_bpe(self) -> bool:
-        """Return whether this is a BPE model, in which a piece's score is its negated merge number.
-
-        In a unigram model, the score is a log-probability.
-        """
-        return all(score.is_integer() for score in self._pieces.scores.values())
 
 
 def escape(text: str) -> str:

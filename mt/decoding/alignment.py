@@ -26,6 +26,7 @@ from mt.data.normalization import Normalizer, is_blank
 from mt.data.tags import Prefix
 from mt.data.tokenizer import Tokenizer
 from mt.data.words import find_words
+from mt.decoding.segment_search import pad
 from mt.decoding.text_translator import CHUNK_SIZE
 from mt.decoding.translation import Alignment, Segment, Target, Translation
 from mt.model.recording import cross_attention
@@ -73,8 +74,9 @@ def align(
     alignments: list[Alignment] = [[] for _ in pairs]
     lengths = np.array([max(len(pair.src), len(pair.tgt)) for pair in pairs])
     for batch in group_by_length(lengths, batch_tokens=translator.search.batch_tokens):
-        src = translator.pad([pairs[index].src for index in batch])
-        tgt_in = translator.pad([[tgt_tokenizer.bos_id, *pairs[index].tgt[:-1]] for index in batch])
+        tgt_rows = [[tgt_tokenizer.bos_id, *pairs[index].tgt[:-1]] for index in batch]
+        src = pad(translator.model, [pairs[index].src for index in batch])
+        tgt_in = pad(translator.model, tgt_rows)
         weights = cross_attention(translator.model, src, tgt_in, layer=layer)
         mean_weights = weights.mean(dim=1).numpy()  # (batch, tgt_length, src_length)
         for index, pair_weights in zip(batch, mean_weights, strict=True):

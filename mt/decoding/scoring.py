@@ -18,6 +18,7 @@ from mt.data.batch_plan import group_by_length
 from mt.data.normalization import is_blank, normalize
 from mt.data.tags import Prefix
 from mt.decoding.ensemble import mean_log_probs
+from mt.decoding.segment_search import pad
 from mt.decoding.text_translator import CHUNK_SIZE
 from mt.decoding.translation import Segment, Target, Translation
 from mt.device import oom_as_device_error
@@ -89,9 +90,9 @@ def score_segments(translator: "Translator", segments: Sequence[Segment]) -> lis
         targets = [segments[index].tgt for index in batch]
         log_probs = target_log_probs(
             translator.models,
-            src=translator.pad([segments[index].src for index in batch]),
-            tgt_in=translator.pad([[tokenizer.bos_id, *tgt[:-1]] for tgt in targets]),
-            tgt_out=translator.pad(targets),
+            src=pad(translator.model, [segments[index].src for index in batch]),
+            tgt_in=pad(translator.model, [[tokenizer.bos_id, *tgt[:-1]] for tgt in targets]),
+            tgt_out=pad(translator.model, targets),
         )
         for index, tgt, row in zip(batch, targets, log_probs.tolist(), strict=True):
             names = tokenizer.token_names(tgt)

@@ -53,12 +53,8 @@ class BatchedSearch(ABC):
 
     tgt_tokenizer: Tokenizer
     settings: SearchConfig
+    max_positions: int | None  # the most tokens that the model has positions for; None: any number
     on_progress: OnProgress | None = None  # called after each batch
-
-    @property
-    @abstractmethod
-    def max_positions(self) -> int | None:
-        """The most tokens that the model has positions for; None: any number."""
 
     @abstractmethod
     def search_batch(
@@ -173,11 +169,6 @@ class SegmentSearch(BatchedSearch):
     sampling: SamplingOptions | None = None  # None: beam search
     mbr: MinimumBayesRisk | None = None  # chooses among samples; None: take them as they are
 
-    @property
-    def max_positions(self) -> int | None:
-        """The most tokens that all models have positions for; None: any number."""
-        return max_positions(self.models)
-
     @torch.inference_mode()
     def n_best(
         self, segments: Sequence[SourceSegment], num_translations: int
@@ -224,12 +215,6 @@ class SegmentSearch(BatchedSearch):
 def max_target_length(search: SearchConfig, source_length: int) -> int:
     """Return how many tokens the translation of a source may have; both lengths include eos."""
     return math.ceil(search.max_length_factor * source_length) + search.max_length_offset
-
-
-def max_positions(models: Iterable[Transformer]) -> int | None:
-    """Return the most tokens that all models have positions for; None: any number."""
-    limits = [model.max_length for model in models if model.max_length is not None]
-    return min(limits, default=None)
 
 
 def pad(model: Transformer, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
-from torch import Tensor
 
 from mt.config.load import load_run_config
 from mt.data.normalization import Normalizer
@@ -23,7 +22,7 @@ from mt.decoding.attention import SentenceAttention, attend
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import SamplingOptions
 from mt.decoding.scoring import PairScore, score_pairs
-from mt.decoding.segment_search import SegmentSearch, max_positions, pad
+from mt.decoding.segment_search import SegmentSearch
 from mt.decoding.text_translator import TextTranslator, change_search
 from mt.decoding.translation import Alignment, Target, Translation
 from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
@@ -70,7 +69,8 @@ class Translator(TextTranslator):
     @property
     def max_positions(self) -> int | None:
         """The most tokens that all models have positions for; None: any number."""
-        return max_positions(self.models)
+        limits = [model.max_length for model in self.models if model.max_length is not None]
+        return min(limits, default=None)
 
     @cached_property
     def tgt_normalizer(self) -> Normalizer:
@@ -84,6 +84,7 @@ class Translator(TextTranslator):
             self.models,
             tgt_tokenizer=self.tgt_tokenizer,
             settings=self.search,
+            max_positions=self.max_positions,
             sampling=self.sampling,
             mbr=self.mbr,
             on_progress=self.on_progress,
@@ -433,10 +434,6 @@ class Translator(TextTranslator):
         """Return a translator with these options; None leaves an option as it is."""
         search = change_search(self.search, beam_size=beam_size, length_penalty=length_penalty)
         return replace(self, search=search, sampling=sampling or self.sampling)
-
-    def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Return rows of ids as one padded tensor (batch, length) on the device of the model."""
-        return pad(self.model, rows)
 
 
 def _target_prefixes_of_one_text(

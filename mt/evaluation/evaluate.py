@@ -45,6 +45,13 @@ class TranslatedSet:
     scoring: Scoring
     has_sources: bool = True  # False: the sources are not known, and those of `eval_set` are blank
 
+    def score(self, metrics: Sequence[str]) -> SetScores:
+        """Return the scores of the first system."""
+        hypotheses = self.outputs[0].lines
+        references = self.eval_set.refs
+        scores = score_corpus(hypotheses, references, metrics=metrics, scoring=self.scoring)
+        return SetScores(self.eval_set.name, len(self.eval_set.src), scores)
+
     def compare_systems(self, metrics: Sequence[str]) -> list[PairedScores]:
         """Return the scores of the systems, each compared with the baseline."""
         return compare_with_baseline(
@@ -114,10 +121,7 @@ def evaluate(
         lowercase=lowercase,
         on_progress=on_progress,
     )
-    return [
-        score_set(item.eval_set, item.outputs[0].lines, scoring=item.scoring, metrics=metrics)
-        for item in translated.sets
-    ]
+    return [item.score(metrics) for item in translated.sets]
 
 
 def translate_sets(
@@ -201,18 +205,6 @@ def scoring_of_run(
     )
 
 
-def score_set(
-    eval_set: EvalSet,
-    hypotheses: Sequence[str],
-    *,
-    scoring: Scoring,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-) -> SetScores:
-    """Return the scores of one translation of an evaluation set."""
-    scores = score_corpus(hypotheses, eval_set.refs, metrics=metrics, scoring=scoring)
-    return SetScores(eval_set.name, len(eval_set.src), scores)
-
-
 def _common_scoring(
     experiments: Sequence[Experiment],
     tgt_lang: str,
@@ -253,7 +245,7 @@ def check_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experim
     data = experiment.config.data
     src_lang = eval_set.src_lang or first.config.data.src_lang
     tgt_lang = eval_set.tgt_lang or first.config.data.tgt_lang
-    src_languages = {data.languages(corpus).src for corpus in data.train}
+    src_languages = {pair.src for pair in data.language_pairs}
     tgt_languages = translatable_languages(data) if eval_set.tgt_lang else (data.tgt_lang,)
     if src_lang not in src_languages or tgt_lang not in tgt_languages:
         raise ConfigError(

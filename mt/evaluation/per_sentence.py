@@ -1,12 +1,11 @@
 """BLEU and chrF of single sentences, for a look at what a system does well and badly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from mt.evaluation.evaluate import TranslatedSet
 from mt.evaluation.metrics import Scoring
 
 
@@ -15,18 +14,6 @@ class SentenceScores(NamedTuple):
 
     bleu: float
     chrf: float
-
-
-class TranslatedSentence(NamedTuple):
-    """One line of a set, with the translation of one system and its scores."""
-
-    set_name: str
-    line: int  # from 1
-    system: str
-    src: str | None  # None: not known
-    refs: tuple[str, ...]
-    hyp: str
-    scores: SentenceScores
 
 
 class SentenceScorer:
@@ -58,21 +45,3 @@ class SentenceScorer:
             "BLEU": str(self._bleu.get_signature()),
             "chrF": str(self._chrf.get_signature()),
         }
-
-
-def score_sentences(item: TranslatedSet, scorer: SentenceScorer) -> Iterator[TranslatedSentence]:
-    """Yield each line of a set once for each system."""
-    eval_set = item.eval_set
-    for index, src in enumerate(eval_set.src):
-        refs = tuple(lines[index] for lines in eval_set.refs)
-        for output in item.outputs:
-            hyp = output.lines[index]
-            yield TranslatedSentence(
-                eval_set.name,
-                index + 1,
-                output.system,
-                src if item.has_sources else None,
-                refs,
-                hyp,
-                scorer.score(hyp, refs),
-            )

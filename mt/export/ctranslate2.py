@@ -14,11 +14,10 @@ from mt.config.schema import Config, ModelConfig
 from mt.decoding.translator import Translator
 from mt.errors import DeviceError
 from mt.export.directory import export_directory, require_replaceable
-from mt.export.languages import language_tokens, write_language_tokens
 from mt.export.model_card import CardOptions, write_model_card
 from mt.export.positions import num_positions
 from mt.export.run import ExportedRun
-from mt.export.vocabulary import vocabulary
+from mt.export.tokens import language_tokens, vocabulary, write_language_tokens
 from mt.model.feed_forward import GATED_ACTIVATIONS
 from mt.model.layers import NORM_EPSILON, RMSNorm
 from mt.model.positions import sinusoids

@@ -25,7 +25,7 @@ from mt.device import find_device, oom_as_device_error
 from mt.errors import DeviceError, RunDirError
 from mt.export.ctranslate2 import import_ctranslate2
 from mt.export.positions import num_positions
-from mt.export.vocabulary import vocabulary
+from mt.export.tokens import vocabulary
 from mt.storage.atomic import sha256
 from mt.storage.run_dir import CTRANSLATE2_MODEL, RunDir
 
@@ -89,10 +89,10 @@ class CTranslate2Translator(TextTranslator):
         """The search for translations of segments."""
         return CTranslate2Search(
             engine=self.engine,
-            num_positions=self.num_positions,
             src_tokenizer=self.src_tokenizer,
             tgt_tokenizer=self.tgt_tokenizer,
             settings=self.search,
+            max_positions=self.max_positions,
             on_progress=self.on_progress,
         )
 
@@ -110,13 +110,7 @@ class CTranslate2Search(BatchedSearch):
     """Finds the translations of segments by the beam search of CTranslate2."""
 
     engine: Any  # ctranslate2.Translator
-    num_positions: int
     src_tokenizer: Tokenizer
-
-    @property
-    def max_positions(self) -> int:
-        """The most tokens that the model has positions for."""
-        return self.num_positions
 
     @oom_as_device_error(SEARCH_OUT_OF_MEMORY)
     def search_batch(
@@ -148,7 +142,7 @@ class CTranslate2Search(BatchedSearch):
             beam_size=beam_size,
             num_hypotheses=beam_size,
             length_penalty=self.settings.length_penalty,
-            max_input_length=self.num_positions,
+            max_input_length=self.max_positions,
             min_decoding_length=0,
             max_decoding_length=max(limit - 1, 1),  # without eos
             suppress_sequences=self._forbidden_names,

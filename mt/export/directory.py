@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mt.errors import DiskError
-from mt.export.languages import LANGUAGES_FILE
+from mt.export.tokens import LANGUAGES_FILE
 from mt.storage.atomic import atomic_directory
 from mt.storage.run_dir import EXPORT_MARKER
 

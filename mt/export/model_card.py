@@ -4,7 +4,7 @@ It has the names of the training files without their folders, so no path of the 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 import mt
 from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
 from mt.config.yaml_file import write_yaml
-from mt.export.languages import language_tokens
 from mt.export.portable_config import portable_values
 from mt.export.run import ExportedRun
+from mt.export.tokens import language_tokens
 from mt.training.metrics_log import (
     MetricsLine,
     ScoreScope,
     SetResult,
     read_scope,
+    read_scores,
     read_sets,
 )
 
@@ -43,7 +44,8 @@ def write_model_card(directory: Path, run: ExportedRun, options: CardOptions) ->
 
 def model_card(run: ExportedRun, options: CardOptions) -> str:
     """Return the card as Markdown, with the front matter of a Hugging Face model card."""
-    directions = ", ".join(f"{pair.src} → {pair.tgt}" for pair in run.language_pairs)
+    pairs = run.config.data.language_pairs
+    directions = ", ".join(f"{pair.src} → {pair.tgt}" for pair in pairs)
     sections = [
         _front_matter(run, options.license),
         f"# {directions}\n",
@@ -61,7 +63,8 @@ def model_card(run: ExportedRun, options: CardOptions) -> str:
 
 def _front_matter(run: ExportedRun, license_name: str | None) -> str:
     """Return the fields that programs read, as YAML. The values are JSON, which is YAML too."""
-    languages = dict.fromkeys(language for pair in run.language_pairs for language in pair)
+    pairs = run.config.data.language_pairs
+    languages = dict.fromkeys(language for pair in pairs for language in pair)
     fields: dict[str, Any] = {"language": list(languages)}
     if license_name is not None:
         fields["license"] = license_name
@@ -150,12 +153,10 @@ def _score_rows(run: ExportedRun, line: MetricsLine) -> Iterator[tuple[str, ...]
         yield from _rows_of_set(name, item.values(), _lines_of_set(item, scope))
 
 
-def _rows_of_set(name: str, scores: Mapping[str, Any], of_lines: str) -> Iterator[tuple[str, ...]]:
+def _rows_of_set(name: str, scores: MetricsLine, of_lines: str) -> Iterator[tuple[str, ...]]:
     """Yield a row for each score of a set."""
-    for metric, signature in scores["signatures"].items():
-        score = scores.get(metric)
-        if score is not None:
-            yield name, metric, f"{score:.1f}", of_lines, f"`{signature}`"
+    for metric, score in read_scores(scores).items():
+        yield name, metric, f"{score:.1f}", of_lines, f"`{scores['signatures'][metric]}`"
 
 
 def _lines_of_set(item: SetResult, scope: ScoreScope | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mt.config.load import load_run_config
-from mt.config.schema import Config, LanguagePair
+from mt.config.schema import Config
 from mt.decoding.translator import Translator
 from mt.errors import ConfigError
 from mt.export.portable_config import dump_portable_config
@@ -68,12 +68,6 @@ class ExportedRun:
     def tokenizer_paths(self) -> list[Path]:
         """The tokenizer models of the run, each once."""
         return sorted(set(self.run_dir.tokenizer_paths(self.config.tokenizer.joint)))
-
-    @property
-    def language_pairs(self) -> list[LanguagePair]:
-        """The language pairs of the training corpora, each once, in the order of the corpora."""
-        data = self.config.data
-        return list(dict.fromkeys(data.languages(corpus) for corpus in data.train))
 
     def write_text_settings(self, directory: Path) -> None:
         """Write the portable config, the tokenizers and the statistics of the sources."""

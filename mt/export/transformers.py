@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from mt.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from mt.export.directory import export_directory, require_replaceable
-from mt.export.languages import language_tokens, write_language_tokens
 from mt.export.model_card import CardOptions, write_model_card
 from mt.export.positions import max_translation_length, num_positions
 from mt.export.run import ExportedRun
+from mt.export.tokens import language_tokens, write_language_tokens
 from mt.export.transformers_tokenizer import tokenizer_json
 from mt.model.positions import sinusoids
 from mt.storage.checkpoint import save_tensors

@@ -21,7 +21,7 @@ from mt.data.sentencepiece_model import changes_words_in_context
 from mt.data.tokenizer import EOS_ID, ESCAPE, SPACE_SYMBOL, UNK_ID, Tokenizer
 from mt.decoding.translator import Translator
 from mt.export.run import ExportedRun
-from mt.export.vocabulary import SPECIAL_TOKENS, vocabulary
+from mt.export.tokens import SPECIAL_TOKENS, vocabulary
 
 Step = dict[str, Any]
 

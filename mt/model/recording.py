@@ -1,11 +1,12 @@
 """Attention weights of a model: hooks record the inputs, from which `Attention` computes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from mt.errors import TrainingError
 from mt.model.attention import Attention
@@ -25,24 +26,25 @@ class AttentionWeights(NamedTuple):
     cross: tuple[Tensor, ...]  # (num_heads, tgt_length, src_length)
 
 
-class Recording:
-    """Context manager that records the positional arguments of every call of some modules.
+@contextmanager
+def recorded_calls(modules: Sequence[nn.Module]) -> Iterator[list[list[CallArguments]]]:
+    """Record the positional arguments of every call of some modules inside the `with` block.
 
-    `calls` has a list for each module, with the arguments of its calls in their order.
+    Yields a list for each module, with the arguments of its calls in their order.
     """
+    calls: list[list[CallArguments]] = [[] for _ in modules]
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.calls: list[list[CallArguments]] = [[] for _ in modules]
-        self._modules = modules
-        self._hooks: list[RemovableHandle] = []
+    def record(calls_of_module: list[CallArguments], _: nn.Module, arguments: Any) -> None:
+        calls_of_module.append(arguments)
 
-    def __enter__(self) -> list[list[CallArguments]]:
-        for module, calls in zip(self._modules, self.calls, strict=True):
-            self._hooks.append(module.register_forward_pre_hook(_append_arguments_to(calls)))
-        return self.calls
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
+    hooks = [
+        module.register_forward_pre_hook(partial(record, calls_of_module))
+        for module, calls_of_module in zip(modules, calls, strict=True)
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
             hook.remove()
 
 
@@ -91,7 +93,7 @@ def _record_weights(
     when some are not finite.
     """
     assert not model.training, "dropout would change the input of the later layers"
-    with Recording(modules) as calls:
+    with recorded_calls(modules) as calls:
         model(src, tgt_in)
     weights = []
     for module, module_calls in zip(modules, calls, strict=True):
@@ -104,12 +106,3 @@ def _record_weights(
             "(choose another checkpoint)"
         )
     return weights
-
-
-def _append_arguments_to(calls: list[CallArguments]) -> Callable[[nn.Module, CallArguments], None]:
-    """Return a forward pre-hook that appends a module's positional arguments to `calls`."""
-
-    def hook(_module: nn.Module, arguments: CallArguments) -> None:
-        calls.append(arguments)
-
-    return hook

@@ -140,7 +140,6 @@ class Settings:
     """Values for a config, without those that depend on the number of updates."""
 
     row: Row
-    epochs: float  # that the reference model would train in the time
     vocab_size: int
     character_coverage: float
     batch_tokens: int
@@ -169,7 +168,6 @@ def choose_settings(text: TextFacts, machine: MachineFacts, minutes: float) -> S
     vocab_size, character_coverage = choose_vocabulary(row, text)
     return Settings(
         row,
-        epochs,
         vocab_size=vocab_size,
         character_coverage=character_coverage,
         batch_tokens=choose_batch_tokens(

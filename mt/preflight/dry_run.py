@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mt.config.schema import Config, EvalSetConfig, TrainConfig
+from mt.config.schema import Config, EvalSetConfig
 from mt.data.corpus import EncodedCorpus
 from mt.data.dataset import Epoch
 from mt.data.eval_set import EvalSet, load_eval_set
@@ -22,15 +22,13 @@ from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.planning.machine import NUM_WARM_UP_UPDATES, synchronized_time
-from mt.planning.validation_time import advise_on_validation
 from mt.preflight.file_checks import Finding, Level
 from mt.preflight.plan_checks import DryRunFacts, check_plan
-from mt.progress_bar import format_duration
+from mt.preflight.run_estimate import check_validation_time, describe_time, estimate_run
 from mt.storage.run_dir import RunDir
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
 from mt.training.shared_work import never_interrupting
-from mt.training.stopping import count_validations, updates_within
 from mt.training.trainer import Trainer
 from mt.training.validator import count_set_lines, sample_sets
 
@@ -100,7 +98,7 @@ def try_training(
         updates_per_epoch=updates_per_epoch,
     )
     yield describe_time(estimate, config.train)
-    yield from check_validation_time(estimate, config.train, num_lines=short.num_lines)
+    yield from check_validation_time(estimate, num_lines=short.num_lines)
     yield check_disk_space(trainer, trial_dir, run_dir)
 
     measured = DryRunFacts(
@@ -256,20 +254,13 @@ def measure_tokens(
     """
     encoded = tokenizer.encode(lines)
     ids = np.concatenate([np.array(row[:-1], np.int64) for row in encoded])  # without eos
-    is_byte = np.array(
-        [_is_byte_piece(tokenizer.piece(token_id)) for token_id in range(tokenizer.vocab_size)]
-    )
+    is_byte = np.isin(ids, tokenizer.ordinary_pieces.byte_ids)
     num_words = sum(len(split_words(line)) for line in lines)
     return TokenRates(
         tokens_per_word=len(ids) / num_words,
-        byte_percentage=100 * is_byte[ids].mean(),
+        byte_percentage=100 * is_byte.mean(),
         unseen_percentage=100 * (~is_seen[ids]).mean(),
     )
-
-
-def _is_byte_piece(piece: str) -> bool:
-    """Return whether a piece of the vocabulary is a single byte, such as "<0x41>"."""
-    return piece.startswith("<0x") and len(piece) == 6
 
 
 def describe_tokens(eval_set: EvalSet, src: TokenRates, tgt: TokenRates) -> Finding:
@@ -365,94 +356,6 @@ def describe_speed(speed: Speed) -> Finding:
         "tokens_per_second": speed.tokens_per_second,
     }
     return Finding("ok", "speed", "", text, numbers)
-
-
-class RunEstimate(NamedTuple):
-    """How long a whole run takes, until the first of its limits."""
-
-    num_updates: int
-    num_epochs: float
-    num_validations: int
-    update_seconds: float  # of one update
-    validation_seconds: float  # of one validation
-
-    @property
-    def all_validations_seconds(self) -> float:
-        """Seconds of all validations."""
-        return self.num_validations * self.validation_seconds
-
-    @property
-    def total_seconds(self) -> float:
-        """Seconds of the whole run."""
-        return self.num_updates * self.update_seconds + self.all_validations_seconds
-
-
-def estimate_run(
-    train: TrainConfig,
-    *,
-    update_seconds: float,
-    validation_seconds: float,
-    updates_per_epoch: int,
-) -> RunEstimate:
-    """Estimate a run from the seconds of one update and of one validation."""
-    limits = []  # in updates
-    if train.max_steps is not None:
-        limits.append(train.max_steps)
-    if train.max_epochs is not None:
-        limits.append(train.max_epochs * updates_per_epoch)
-    if train.max_minutes is not None:
-        num_updates = updates_within(
-            train.max_minutes * 60,
-            step=0,
-            update_seconds=update_seconds,
-            validation_seconds=validation_seconds,
-            validate_every=train.validate_every,
-        )
-        limits.append(max(1, num_updates))
-    num_updates = min(limits)
-    return RunEstimate(
-        num_updates=num_updates,
-        num_epochs=num_updates / updates_per_epoch,
-        num_validations=count_validations(0, num_updates, train.validate_every),
-        update_seconds=update_seconds,
-        validation_seconds=validation_seconds,
-    )
-
-
-def describe_time(estimate: RunEstimate, train: TrainConfig) -> Finding:
-    """Report how long a run takes."""
-    text = (
-        f"about {format_duration(estimate.total_seconds)} for {estimate.num_updates:,} updates "
-        f"({estimate.num_epochs:.1f} epochs), "
-        f"{format_duration(estimate.all_validations_seconds)} of it for "
-        f"{estimate.num_validations:,} validations with translations"
-    )
-    if train.patience is not None:
-        text += "; early stopping (patience) may end it sooner"
-    numbers = {
-        "seconds": estimate.total_seconds,
-        "updates": estimate.num_updates,
-        "validation_seconds": estimate.validation_seconds,
-    }
-    return Finding("ok", "time", "", text, numbers)
-
-
-def check_validation_time(
-    estimate: RunEstimate, train: TrainConfig, *, num_lines: int
-) -> Iterator[Finding]:
-    """Yield a warning if validation takes too much of the time.
-
-    `num_lines` is the number of lines that a validation translates.
-    """
-    advice = advise_on_validation(
-        train,
-        num_lines=num_lines,
-        num_updates=estimate.num_updates,
-        update_seconds=estimate.update_seconds,
-        validation_seconds=estimate.validation_seconds,
-    )
-    if advice is not None:
-        yield Finding("warning", "validation", "", advice)
 
 
 def check_disk_space(trainer: Trainer, trial_dir: RunDir, run_dir: RunDir) -> Finding:

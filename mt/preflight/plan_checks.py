@@ -110,10 +110,6 @@ def find_learned_tokens(tokenizer: Tokenizer) -> NDArray[np.int64]:
 
     Those are all but control tokens, bytes and single characters.
     """
-    learned = []
-    for token_id in range(tokenizer.vocab_size):
-        text = tokenizer.piece(token_id).removeprefix(SPACE_SYMBOL)
-        is_special = text.startswith("<") and text.endswith(">")
-        if len(text) > 1 and not is_special:
-            learned.append(token_id)
+    ids = tokenizer.ordinary_pieces.ids
+    learned = [ids[text] for text in ids if len(text.removeprefix(SPACE_SYMBOL)) > 1]
     return np.array(learned, np.int64)

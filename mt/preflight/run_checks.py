@@ -1,11 +1,11 @@
 """All checks of a config, its text files and a short training, as a stream of findings."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mt.config.choices import Normalization
 from mt.config.load import fill_unset_keys, load_run_config
@@ -38,6 +38,7 @@ from mt.training.run import read_config, recorded_precision, resolve_auto
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
 # What tells the two languages of a pair apart; None: they are too similar.
 LogOddsByLanguages = dict[LanguagePair, TrigramLogOdds | None]
@@ -70,9 +71,8 @@ def _check_all(
     path: Path, overrides: Sequence[str], *, device: str | None, resume: bool
 ) -> Iterator[Finding]:
     config = read_config(path, overrides, run_dir=None, device=device)
-    directions = dict.fromkeys(config.data.languages(corpus) for corpus in config.data.train)
-    direction_texts = [f"{direction.src} to {direction.tgt}" for direction in directions]
-    yield Finding("ok", "config", "", f"{path}: {', '.join(direction_texts)}")
+    directions = [f"{pair.src} to {pair.tgt}" for pair in config.data.language_pairs]
+    yield Finding("ok", "config", "", f"{path}: {', '.join(directions)}")
 
     runtime = None
     try:
@@ -112,19 +112,61 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
     surveys, errors = survey_files(data)
     yield from errors
 
-    evaluation_surveys = [*surveys.valid, *surveys.test]
-    all_surveys = [*surveys.train, *evaluation_surveys]
-    yield from check_encodings(all_surveys)
+    train = surveys.train
+    evaluation = [*surveys.valid, *surveys.test]
+    all_surveys = [*train, *evaluation]
+    train_names = [survey.name for survey in train]
+    evaluation_names = " or ".join(survey.name for survey in evaluation)
+    yield from check_each(
+        "encoding",
+        distinct_files(all_surveys),
+        file_checks.check_encoding,
+        if_none="all lines are UTF-8, without invisible line separators",
+    )
     for survey in all_surveys:
         yield file_checks.check_alignment(survey)
-    yield from check_blank_lines(surveys)
-    yield from check_duplicates(surveys.train)
-    yield from check_overlaps(evaluation_surveys, surveys.train)
+    yield from check_each(
+        "blank lines",
+        all_surveys,
+        lambda survey: file_checks.check_blank_lines(survey, is_train=survey.name in train_names),
+        if_none="none",
+    )
+    yield from check_each(
+        "duplicates", train, file_checks.check_duplicates, if_none="none in train"
+    )
+    yield from check_each(
+        "overlap",
+        evaluation,
+        lambda survey: file_checks.check_overlap(survey, train),
+        if_none=f"no source sentence of {evaluation_names} is in train",
+    )
     yield from check_languages(surveys)
     yield from check_forms(surveys, data.normalization)
-    yield from check_characters(evaluation_surveys, surveys.train)
-    for survey in surveys.train:
+    yield from check_each(
+        "characters",
+        evaluation,
+        lambda survey: file_checks.check_characters(survey, train),
+        if_none=f"all of {evaluation_names} are in train",
+    )
+    for survey in train:
         yield file_checks.describe_lengths(survey)
+
+
+def check_each(
+    topic: str, items: Iterable[T], check_item: Callable[[T], list[Finding]], *, if_none: str
+) -> list[Finding]:
+    """Return what a check finds in each item, or a finding with the text `if_none`."""
+    findings = [finding for item in items for finding in check_item(item)]
+    return findings or [Finding("ok", topic, "", if_none)]
+
+
+def distinct_files(surveys: Sequence[ParallelSurvey]) -> list[FileSurvey]:
+    """Return the survey of each file once, even if it is part of several surveys."""
+    files: dict[tuple[Path, Side], FileSurvey] = {}
+    for survey in surveys:
+        files[survey.src.path, "src"] = survey.src
+        files[survey.tgt.path, "tgt"] = survey.tgt
+    return list(files.values())
 
 
 def survey_files(data: DataConfig) -> tuple[Surveys, list[Finding]]:
@@ -191,47 +233,6 @@ def survey_set(
     return set_surveys, []
 
 
-def check_encodings(surveys: Sequence[ParallelSurvey]) -> list[Finding]:
-    """Check the encoding of each file once, even if it is part of several surveys."""
-    files: dict[tuple[Path, Side], FileSurvey] = {}
-    for survey in surveys:
-        files[survey.src.path, "src"] = survey.src
-        files[survey.tgt.path, "tgt"] = survey.tgt
-    findings = []
-    for file in files.values():
-        findings += file_checks.check_encoding(file)
-    text = "all lines are UTF-8, without invisible line separators"
-    return findings or [Finding("ok", "encoding", "", text)]
-
-
-def check_blank_lines(surveys: Surveys) -> list[Finding]:
-    """Check all sets for blank lines."""
-    findings = []
-    train_names = {survey.name for survey in surveys.train}
-    for survey in [*surveys.train, *surveys.valid, *surveys.test]:
-        findings += file_checks.check_blank_lines(survey, is_train=survey.name in train_names)
-    return findings or [Finding("ok", "blank lines", "", "none")]
-
-
-def check_duplicates(train: Sequence[ParallelSurvey]) -> list[Finding]:
-    """Check each training corpus for repeated pairs."""
-    findings = []
-    for survey in train:
-        findings += file_checks.check_duplicates(survey)
-    return findings or [Finding("ok", "duplicates", "", "none in train")]
-
-
-def check_overlaps(
-    evaluation_surveys: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
-) -> list[Finding]:
-    """Check whether sentences of the validation and test sets are in the training text."""
-    findings = []
-    for survey in evaluation_surveys:
-        findings += file_checks.check_overlap(survey, train)
-    names = " or ".join(survey.name for survey in evaluation_surveys)
-    return findings or [Finding("ok", "overlap", "", f"no source sentence of {names} is in train")]
-
-
 def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]:
     """Check whether sets differ in spaces, accents and characters of width zero."""
     findings = []
@@ -252,17 +253,6 @@ def check_forms(surveys: Surveys, normalization: Normalization) -> list[Finding]
     )
     text = "the same spaces and forms of letters in all sets"
     return findings or [Finding("ok", "forms", "", text)]
-
-
-def check_characters(
-    evaluation_surveys: Sequence[ParallelSurvey], train: Sequence[ParallelSurvey]
-) -> list[Finding]:
-    """Check whether the validation and test sets have characters that the training text lacks."""
-    findings = []
-    for survey in evaluation_surveys:
-        findings += file_checks.check_characters(survey, train)
-    names = " or ".join(survey.name for survey in evaluation_surveys)
-    return findings or [Finding("ok", "characters", "", f"all of {names} are in train")]
 
 
 def check_languages(surveys: Surveys) -> list[Finding]:

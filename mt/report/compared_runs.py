@@ -97,15 +97,11 @@ def run_facts(run: ComparedRun) -> RunFacts:
     history = run.history
     parameters = history.start.get("num_parameters")
     updates = history.lines[-1].get("step") if history.lines else None
-    seconds = [
-        line["timing"]["elapsed_seconds"]
-        for line in history.lines
-        if "elapsed_seconds" in line.get("timing", {})
-    ]
+    seconds = history.elapsed_seconds
     return RunFacts(
         seed=str(run.config.train.seed),
         parameters="" if parameters is None else f"{parameters:,}",
         updates="" if updates is None else f"{updates:,}",
-        duration=format_duration(seconds[-1]) if seconds else "",
+        duration="" if seconds is None else format_duration(seconds),
         device=f"{run.config.train.device}, {run.config.train.precision}",
     )

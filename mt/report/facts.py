@@ -16,7 +16,7 @@ from mt.config.schema import (
 from mt.config.yaml_file import show
 from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
-from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope
+from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope, read_scores
 
 
 class Fact(NamedTuple):
@@ -37,9 +37,9 @@ def summarise(config: Config, history: MetricsHistory, counts: PairCounts | None
         facts.append(Fact("sentence pairs", f"{counts.total.kept:,}"))
     last_step = history.lines[-1].get("step", 0) if history.lines else 0
     facts.append(Fact("updates", f"{last_step:,}"))
-    seconds = _elapsed_seconds(history)
-    if seconds is not None:
-        facts.append(Fact("training time", format_duration(seconds), is_timing=True))
+    if history.elapsed_seconds is not None:
+        duration = format_duration(history.elapsed_seconds)
+        facts.append(Fact("training time", duration, is_timing=True))
     facts.append(Fact("device", f"{config.train.device}, {config.train.precision}"))
     start_time = start.get("timing", {}).get("unix_time")
     if start_time is not None:
@@ -64,15 +64,6 @@ def list_facts(
         "Training settings": _changed_settings(config.train),
         "Progress and evaluation": _progress_facts(config, history, checkpoint),
     }
-
-
-def _elapsed_seconds(history: MetricsHistory) -> float | None:
-    """Return the training time at the last line that has it."""
-    for line in reversed(history.lines):
-        timing = line.get("timing", {})
-        if "elapsed_seconds" in timing:
-            return float(timing["elapsed_seconds"])
-    return None
 
 
 def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
@@ -103,8 +94,7 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
 
 def describe_languages(data: DataConfig) -> str:
     """Return the directions of a run: `en → de`, or several of them."""
-    pairs = dict.fromkeys(data.languages(corpus) for corpus in data.train)
-    return ", ".join(f"{pair.src} → {pair.tgt}" for pair in pairs)
+    return ", ".join(f"{pair.src} → {pair.tgt}" for pair in data.language_pairs)
 
 
 def _file_names(section: CorpusConfig | EvalSetConfig, languages: LanguagePair) -> str:
@@ -169,8 +159,7 @@ def _progress_facts(config: Config, history: MetricsHistory, checkpoint: str) ->
 
 def _final_score_fact(line: MetricsLine) -> Fact:
     """Return what the run's last line about its best checkpoint says."""
-    names = line.get("signatures", {})
-    scores = ", ".join(f"{name} {line[name]:.2f}" for name in names if line.get(name) is not None)
+    scores = ", ".join(f"{name} {score:.2f}" for name, score in read_scores(line).items())
     return Fact(f"final score of {line.get('checkpoint')}", f"{scores} ({read_scope(line)})")
 
 

@@ -29,7 +29,7 @@ from mt.report.training_history import (
 )
 from mt.storage.checkpoint import BEST, find_checkpoint, has_best
 from mt.storage.run_dir import RunDir, open_run_dir
-from mt.training.metrics_log import MetricsHistory, read_metrics_log
+from mt.training.metrics_log import MetricsHistory, read_metrics_log, read_scores
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +194,7 @@ def find_headline(report: Report) -> Headline | None:
     for line in reversed(report.history.valid):
         if not line.get("is_best"):
             continue
-        for name, signature in line.get("signatures", {}).items():
-            if line.get(name) is not None:
-                score = Score(name, float(line[name]), signature)
-                return Headline(score, f"the validation set, at update {line['step']:,}")
+        for name, value in read_scores(line).items():
+            score = Score(name, float(value), line["signatures"][name])
+            return Headline(score, f"the validation set, at update {line['step']:,}")
     return None

@@ -29,19 +29,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mt.decoding.translation import Translation
-from mt.decoding.translator import Translator
 from mt.errors import DataError, MtError
 from mt.report.attention_maps import attention_maps
 from mt.report.attention_page import attention_page
 from mt.report.template import PageLink
 from mt.serve.access import Access, bearer_key
-from mt.serve.models import (
-    AUTO,
-    NoDetailsError,
-    ServedModel,
-    ServedModels,
-    UnknownModelError,
-)
+from mt.serve.models import AUTO, ServedModel, ServedModels
 from mt.serve.openapi import openapi_document
 from mt.serve.page import Page, sandbox_policy
 from mt.serve.requests import (
@@ -139,7 +132,7 @@ class Service:
         translation_request = parse_translate(parameters, max_chars=self.max_detail_chars)
         lines = translation_request.single_text().split("\n")
         model = self._find_model(translation_request)
-        translator = _detailed_translator(model)
+        translator = model.detailed_translator()
 
         def describe(n_best_lists: list[list[Translation]]) -> list[dict[str, Any]]:
             return line_details(translator, lines, n_best_lists)
@@ -160,7 +153,7 @@ class Service:
             )
         model = self._find_model(translation_request)
         links = [PageLink("Translate", "./"), *run_page_links(model, [REPORT_FILE])]
-        translator = _detailed_translator(model)
+        translator = model.detailed_translator()
 
         def draw(n_best_lists: list[list[Translation]]) -> str:
             maps = attention_maps(translator, sentence, target=translation, name=model.name)
@@ -190,12 +183,10 @@ class Service:
         return parameters
 
     def _find_model(self, translation_request: TranslateRequest) -> ServedModel:
-        try:
-            return self.models.find(
-                translation_request.source, translation_request.target, translation_request.model
-            )
-        except UnknownModelError as error:
-            raise HTTPException(400, str(error)) from error
+        """Return the model that a request asks for. Raises DataError."""
+        return self.models.find(
+            translation_request.source, translation_request.target, translation_request.model
+        )
 
     async def _run_job(self, request: Request, job: Job) -> Any:
         """Put a job into the queue, and return its result.
@@ -308,14 +299,6 @@ class RequestLog:
             milliseconds = 1000 * (time.perf_counter() - start_time)
             path = scope["path"][:MAX_LOGGED_PATH]
             logger.info(f"{scope['method']} {path} {status} {milliseconds:.0f} ms")
-
-
-def _detailed_translator(model: ServedModel) -> Translator:
-    """Return the translator that describes words. Raises HTTPException for an export."""
-    try:
-        return model.detailed_translator()
-    except NoDetailsError as error:
-        raise HTTPException(400, str(error)) from error
 
 
 async def _wait_until_disconnected(request: Request) -> None:

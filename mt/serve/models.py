@@ -8,21 +8,13 @@ from mt.config.load import load_run_config
 from mt.data.tags import translatable_pairs
 from mt.decoding.text_translator import TextTranslator
 from mt.decoding.translator import Translator
-from mt.errors import RunDirError
+from mt.errors import DataError, RunDirError
 from mt.export.ctranslate2_translator import CTranslate2Translator
 from mt.storage.checkpoint import BEST
 from mt.storage.run_dir import RunDir
 
 # As the source of a request: the only source language of the models into its target language.
 AUTO = "auto"
-
-
-class NoDetailsError(Exception):
-    """A model cannot describe words or show attention."""
-
-
-class UnknownModelError(Exception):
-    """No model, or more than one, fits what a request asks for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +44,9 @@ class ServedModel:
         return isinstance(self.translator, Translator)
 
     def detailed_translator(self) -> Translator:
-        """Return the translator, to describe words with it. Raises NoDetailsError."""
+        """Return the translator, to describe words with it. Raises DataError."""
         if not isinstance(self.translator, Translator):
-            raise NoDetailsError(
+            raise DataError(
                 f"{self.name}: an export for CTranslate2 cannot describe words or show attention"
             )
         return self.translator
@@ -78,13 +70,13 @@ class ServedModels:
         """Return the first model from `source` to `target`, or the one called `name`.
 
         A source of "auto" is the source language of the models into `target`, if they have only
-        one: languages are not detected. Raises UnknownModelError, which begins as the errors of
-        LibreTranslate do.
+        one: languages are not detected. Raises DataError if no model fits, or more than one. The
+        error begins as that of LibreTranslate does.
         """
         named = [target] if source == AUTO else [source, target]
         for language in named:
             if language not in self.languages:
-                raise UnknownModelError(
+                raise DataError(
                     f"{language} is not supported: there are {', '.join(self.languages)}"
                 )
         fitting = [model for model in self.models if model.target == target]
@@ -94,13 +86,13 @@ class ServedModels:
             fitting = [model for model in fitting if model.name == name]
         if not fitting:
             model_name = "" if name is None else f" with the model {name}"
-            raise UnknownModelError(
+            raise DataError(
                 f"{target} is not available as a target language from {source}{model_name}: "
                 f"there are {self.describe()}"
             )
         sources = {model.source for model in fitting}
         if len(sources) > 1:
-            raise UnknownModelError(
+            raise DataError(
                 f"source: languages are not detected; wanted one of {', '.join(sorted(sources))}"
             )
         return fitting[0]

@@ -1,16 +1,14 @@
 """File names in a run directory, and its lock. Files in `checkpoints/` are in checkpoint.py."""
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from mt.errors import RunDirError
 from mt.storage.atomic import fsync_path, os_errors_as_disk_error, remove
+from mt.storage.locks import try_lock
 
 # Each directory that mt export writes contains this empty file, as a sign that a newer export may
 # replace it.
@@ -105,39 +103,21 @@ class RunDir:
         The system releases the lock when this process ends, however it ends. RunDirError when
         another process has the lock, DiskError when the directory cannot be written to.
         """
-        with os_errors_as_disk_error(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            directory = os.open(self.path, os.O_RDONLY)
-        try:
-            self._lock_directory(directory)
+        with ExitStack() as stack:
             with os_errors_as_disk_error(self.path):
-                try:
-                    lock = FileLock(self.path / ".lock", timeout=0).acquire()
-                except Timeout:
-                    raise self._locked_error() from None
-            with lock:
-                for partial in self._leftovers():
-                    remove(partial)
-                yield
-        finally:
-            os.close(directory)  # releases its lock
-
-    def _lock_directory(self, descriptor: int) -> None:
-        """Lock the directory itself, because users delete the file `.lock`.
-
-        Some network filesystems cannot lock a directory; then the file is all there is.
-        """
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._locked_error() from None
-        except OSError:
-            pass
-
-    def _locked_error(self) -> RunDirError:
-        return RunDirError(
-            f"{self.path}: another process is training here (--run-dir chooses another)"
-        )
+                self.path.mkdir(parents=True, exist_ok=True)
+                # Users delete the file `.lock`, so the directory itself is locked too.
+                directory = os.open(self.path, os.O_RDONLY)
+                stack.callback(os.close, directory)
+                file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, mode=0o644)
+                stack.callback(os.close, file)
+            if not try_lock(directory) or not try_lock(file):
+                raise RunDirError(
+                    f"{self.path}: another process is training here (--run-dir chooses another)"
+                )
+            for partial in self._leftovers():
+                remove(partial)
+            yield
 
     def _leftovers(self) -> Iterator[Path]:
         """Yield what a killed training left half-written. Files of other programs are not ours."""

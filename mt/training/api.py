@@ -17,6 +17,7 @@ from mt.training.metrics_log import (
     ScoreScope,
     read_metrics_log,
     read_scope,
+    read_scores,
 )
 from mt.training.run import read_config, run_training
 
@@ -66,15 +67,14 @@ def train(
     history = read_metrics_log(RunDir(end.run_dir).metrics_path)
     best = _best_validation(history)
     scored = _final_score(history, best)
-    signatures = scored.get("signatures", {})
     return TrainingResult(
         run_dir=end.run_dir,
         stop_reason=end.stop_reason,
         stop_signal=end.stop_signal,
         best_step=best.get("step"),
         best_loss=best.get("loss"),
-        best_scores={name: scored[name] for name in signatures},
-        best_signatures=signatures,
+        best_scores=read_scores(scored),
+        best_signatures=scored.get("signatures", {}),
         best_scope=read_scope(scored),
     )
 

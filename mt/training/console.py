@@ -120,12 +120,13 @@ class Console:
 
 
 @contextmanager
-def translation_bar(text: str) -> Iterator[OnProgress]:
+def translation_bar(text: str, *, enabled: bool) -> Iterator[OnProgress]:
     """Show a progress bar for translations inside the `with` block, on a terminal only.
 
-    It stands below the bar of the training and disappears at the end.
+    It stands below the bar of the training and disappears at the end. Yields the function that
+    receives the progress.
     """
-    with ProgressBar(enabled=logger.isEnabledFor(logging.INFO)) as bar:
+    with ProgressBar(enabled=enabled and logger.isEnabledFor(logging.INFO)) as bar:
 
         def show(progress: TranslationProgress) -> None:
             bar.show(ProgressText((text,), progress.fraction), at_once=progress.is_complete)

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 from mt.experiment import Experiment
 from mt.storage.checkpoint import BEST, find_checkpoint, step_name
+from mt.training.console import translation_bar
 from mt.training.metrics_log import (
     FinalRecord,
     MetricsLine,
     ScoreScope,
     ValidationRecord,
+    read_scores,
     read_sets,
 )
 from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.validator import (
-    TranslationBar,
     Validator,
     merge_sets,
-    no_translation_bar,
     sample_sets,
     score_eval_sets,
     translate_eval_sets,
@@ -52,16 +52,9 @@ class ScoringTask:
 class FinalScoring:
     """Scores the best checkpoint of a run on the validation sets."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        validator: Validator,
-        *,
-        translation_bar: TranslationBar = no_translation_bar,
-    ) -> None:
+    def __init__(self, experiment: Experiment, validator: Validator) -> None:
         self.experiment = experiment
         self.validator = validator
-        self.translation_bar = translation_bar
         self.beam_size = experiment.config.search.beam_size
         self.budget_seconds = scoring_budget(experiment.config.train.max_minutes)
 
@@ -118,7 +111,6 @@ class FinalScoring:
 
     def _read_score(self, line: MetricsLine, checkpoint: str, *, num_lines: int) -> FinalRecord:
         """Return the score that a line has."""
-        signatures = line["signatures"]
         elapsed_seconds = None
         scope = self.validator.scope
         if line["kind"] == FinalRecord.kind:
@@ -126,8 +118,8 @@ class FinalScoring:
             scope = self._scope(num_lines)
         return FinalRecord(
             checkpoint,
-            scores={name: line[name] for name in signatures},
-            signatures=signatures,
+            scores=read_scores(line),
+            signatures=line["signatures"],
             scope=scope,
             elapsed_seconds=elapsed_seconds,
             sets=read_sets(line),
@@ -147,13 +139,10 @@ class FinalScoring:
         device = self.experiment.config.train.device
         translator = self.experiment.translator(task.checkpoint, device=device)
         text = f"scoring {task.checkpoint} on {task.num_lines:,} lines"
-        with self.translation_bar(text) as on_progress:
-            return translate_eval_sets(
-                translator,
-                sample_sets(self.experiment.validation_sets, task.num_lines),
-                self.validator.runtime,
-                on_progress=on_progress,
-            )
+        eval_sets = sample_sets(self.experiment.validation_sets, task.num_lines)
+        runtime = self.validator.runtime
+        with translation_bar(text, enabled=runtime.is_main) as on_progress:
+            return translate_eval_sets(translator, eval_sets, runtime, on_progress=on_progress)
 
     def _score_translations(
         self, task: ScoringTask, hypotheses_of_sets: Sequence[Sequence[str]]

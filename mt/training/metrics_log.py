@@ -128,33 +128,36 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class StartRecord:
+class Record:
+    """What a line of one kind says, besides its step and timing."""
+
+    kind: ClassVar[str]
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys that only this kind has."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StartRecord(Record):
     """Written once, when a run begins."""
 
     kind: ClassVar[str] = "start"
     num_parameters: int
     environment: Mapping[str, str]
 
-    def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class PlanRecord:
+class PlanRecord(Record):
     """Written when the planned number of updates is set or revised."""
 
     kind: ClassVar[str] = "plan"
     total_steps: int
     warmup_steps: int
 
-    def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class TrainRecord:
+class TrainRecord(Record):
     """Means over the updates since the last line of this kind."""
 
     kind: ClassVar[str] = "train"
@@ -168,7 +171,6 @@ class TrainRecord:
     num_skipped: int  # updates skipped since the run began
 
     def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has; each loss has a key of its own."""
         return {
             "epoch": self.epoch,
             **self.losses,
@@ -180,7 +182,7 @@ class TrainRecord:
 
 
 @dataclass(frozen=True)
-class ValidationRecord:
+class ValidationRecord(Record):
     """The result of one validation."""
 
     kind: ClassVar[str] = "valid"
@@ -189,7 +191,6 @@ class ValidationRecord:
     is_best: bool
 
     def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has."""
         validation = self.validation
         scope = {} if validation.scope is None else validation.scope._asdict()
         return {
@@ -206,7 +207,7 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True)
-class FinalRecord:
+class FinalRecord(Record):
     """The score of the best checkpoint at the end of a run."""
 
     kind: ClassVar[str] = "final"
@@ -219,7 +220,6 @@ class FinalRecord:
     sets: Sequence[SetResult] = ()  # empty if there is only one
 
     def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has."""
         return {
             "checkpoint": self.checkpoint,
             **self.scores,
@@ -230,18 +230,11 @@ class FinalRecord:
 
 
 @dataclass(frozen=True)
-class IncidentRecord:
+class IncidentRecord(Record):
     """Something that went wrong without ending the run."""
 
     kind: ClassVar[str] = "incident"
     text: str
-
-    def values(self) -> dict[str, Any]:
-        """Return the keys that only this kind has."""
-        return asdict(self)
-
-
-Record = StartRecord | PlanRecord | TrainRecord | ValidationRecord | FinalRecord | IncidentRecord
 
 
 @dataclass(frozen=True)
@@ -347,40 +340,17 @@ Number = Annotated[float, Field(allow_inf_nan=False)] | None  # None: it was not
 UnixTime = Annotated[float, Field(ge=0, le=253_402_300_799)]  # up to the year 9999
 
 
-# The types of the keys, by kind of line. Any key but `step` and an incident's text may be missing,
-# and there may be more.
+# The types of the keys of a line. Any key but `step` may be missing, and a key that is not named
+# here, such as a loss or a score, has a number.
 
 
 class _Types(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, Number]
 
 
 class _TimingTypes(_Types):
-    __pydantic_extra__: dict[str, Number]
     unix_time: UnixTime | None = None
-
-
-class _LineTypes(_Types):
-    kind: str = ""
-    step: Step
-    timing: _TimingTypes | None = None
-
-
-class _StartTypes(_LineTypes):
-    num_parameters: NonNegativeInt = 0
-    environment: dict[str, Any] | None = None
-
-
-class _PlanTypes(_LineTypes):
-    total_steps: NonNegativeInt = 0
-    warmup_steps: NonNegativeInt = 0
-
-
-class _TrainTypes(_LineTypes):
-    __pydantic_extra__: dict[str, Number]
-    epoch: NonNegativeInt = 0
-    tokens_seen: NonNegativeInt = 0
-    num_skipped: NonNegativeInt = 0
 
 
 class _SampleTypes(_Types):
@@ -389,47 +359,36 @@ class _SampleTypes(_Types):
     hyp: str
 
 
-class _ScoreTypes(_LineTypes):
-    num_lines: NonNegativeInt = 0
-    num_lines_in_set: NonNegativeInt = 0
-    beam_size: NonNegativeInt = 0
-
-
 class _SetTypes(_Types):
-    __pydantic_extra__: dict[str, Number]
     name: str
     signatures: dict[str, str] = {}
     num_lines: NonNegativeInt = 0
 
 
-class _ValidationTypes(_ScoreTypes):
-    __pydantic_extra__: dict[str, Number]
+class _LineTypes(_Types):
+    kind: str = ""
+    step: Step
+    timing: _TimingTypes | None = None
+    # start
+    num_parameters: NonNegativeInt = 0
+    environment: dict[str, Any] | None = None
+    # plan
+    total_steps: NonNegativeInt = 0
+    warmup_steps: NonNegativeInt = 0
+    # train, valid and final
     epoch: NonNegativeInt = 0
+    tokens_seen: NonNegativeInt = 0
+    num_skipped: NonNegativeInt = 0
+    checkpoint: str = ""
     signatures: dict[str, str] = {}
     samples: list[_SampleTypes] = []
     is_best: bool = False
+    num_lines: NonNegativeInt = 0
+    num_lines_in_set: NonNegativeInt = 0
+    beam_size: NonNegativeInt = 0
     sets: list[_SetTypes] = []
-
-
-class _FinalTypes(_ScoreTypes):
-    __pydantic_extra__: dict[str, Number]
-    checkpoint: str = ""
-    signatures: dict[str, str] = {}
-    sets: list[_SetTypes] = []
-
-
-class _IncidentTypes(_LineTypes):
-    text: str
-
-
-TYPES_BY_KIND: dict[str, type[_LineTypes]] = {
-    StartRecord.kind: _StartTypes,
-    PlanRecord.kind: _PlanTypes,
-    TrainRecord.kind: _TrainTypes,
-    ValidationRecord.kind: _ValidationTypes,
-    FinalRecord.kind: _FinalTypes,
-    IncidentRecord.kind: _IncidentTypes,
-}
+    # incident
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -466,6 +425,15 @@ class MetricsHistory:
         """The lines that report a problem, such as skipped updates."""
         return self.of_kind("incident")
 
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """The training time at the last line that has it; None if no line has it."""
+        for line in reversed(self.lines):
+            timing = line.get("timing", {})
+            if "elapsed_seconds" in timing:
+                return float(timing["elapsed_seconds"])
+        return None
+
     def of_kind(self, kind: str) -> list[MetricsLine]:
         """Return the lines of one kind."""
         return [line for line in self.lines if line.get("kind") == kind]
@@ -494,6 +462,15 @@ def parse_metrics(content: bytes) -> MetricsHistory:
     return MetricsHistory(lines, num_unreadable)
 
 
+def read_scores(line: MetricsLine) -> dict[str, float]:
+    """Return the scores of a line by name, without those that are not finite.
+
+    An item of `sets` has scores under the same keys.
+    """
+    names = line.get("signatures", {})
+    return {name: line[name] for name in names if line.get(name) is not None}
+
+
 def read_scope(line: MetricsLine) -> ScoreScope | None:
     """Return what the scores of a line are of; None in the lines of older versions."""
     if any(key not in line for key in ScoreScope._fields):
@@ -503,19 +480,16 @@ def read_scope(line: MetricsLine) -> ScoreScope | None:
 
 def read_sets(line: MetricsLine) -> list[SetResult]:
     """Return the results of the single sets of a line; none if there was one set."""
-    results = []
-    for item in line.get("sets", []):
-        signatures = item.get("signatures", {})
-        results.append(
-            SetResult(
-                item["name"],
-                num_lines=item.get("num_lines", 0),
-                scores={name: item[name] for name in signatures if item.get(name) is not None},
-                signatures=signatures,
-                loss=item.get("loss"),
-            )
+    return [
+        SetResult(
+            item["name"],
+            num_lines=item.get("num_lines", 0),
+            scores=read_scores(item),
+            signatures=item.get("signatures", {}),
+            loss=item.get("loss"),
         )
-    return results
+        for item in line.get("sets", [])
+    ]
 
 
 def _values_of_sets(sets: Sequence[SetResult]) -> dict[str, Any]:
@@ -537,17 +511,16 @@ def _complete_lines(content: bytes, *, step: int) -> Iterator[bytes]:
 
 
 def _parse_line(raw_line: bytes) -> MetricsLine | None:
-    """Return a line as a dict, or None for anything but a JSON object with the types of its kind.
+    """Return a line as a dict, or None for anything but a JSON object with the right types.
 
     A line may lack keys of its kind, except for `step` and the text of an incident.
     """
     try:
-        line = json.loads(raw_line)
-        if not isinstance(line, dict):
-            return None
-        kind = str(line.get("kind"))
-        TYPES_BY_KIND.get(kind, _LineTypes).model_validate(line)
+        line: dict[str, Any] = json.loads(raw_line)
+        _LineTypes.model_validate(line)
     except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
+        return None
+    if line.get("kind") == IncidentRecord.kind and "text" not in line:
         return None
     if "timing" in line:
         # A null says nothing, so it is as if the key were missing.

@@ -20,7 +20,7 @@ from torch import Tensor
 from mt.config.schema import TrainConfig
 from mt.data.batching import Batch
 from mt.data.dataset import Dataset, Epoch
-from mt.data.prefetch import BatchSource, Prefetcher
+from mt.data.prefetch import Prefetcher
 from mt.distributed import Runtime
 from mt.errors import CheckpointError, DiskError, MtError, TrainingError
 from mt.experiment import Experiment
@@ -28,7 +28,6 @@ from mt.storage.checkpoint import CheckpointStore, has_checkpoint, step_name
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
 from mt.training.checkpointer import Checkpointer
-from mt.training.console import translation_bar
 from mt.training.ema import MovingAverage
 from mt.training.final_scoring import FinalScoring
 from mt.training.init_from import freeze_weights, load_initial_weights
@@ -41,7 +40,7 @@ from mt.training.run_log import RunLog
 from mt.training.shared_work import Interrupting
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
-from mt.training.validator import Validator, no_translation_bar
+from mt.training.validator import Validator
 
 
 class ValidationFunction(Protocol):
@@ -134,8 +133,7 @@ class Trainer:
         freeze_weights(model, config.freeze)
         torch.manual_seed(dropout_seed(config.seed, runtime.rank))
         objective = make_objective(model, experiment, runtime)
-        bar = translation_bar if runtime.is_main else no_translation_bar
-        validator = Validator(experiment, runtime, translation_bar=bar)
+        validator = Validator(experiment, runtime)
         return cls(
             objective,
             dataset,
@@ -144,7 +142,7 @@ class Trainer:
             config=config,
             run_dir=experiment.run_dir,
             runtime=runtime,
-            final_scoring=FinalScoring(experiment, validator, translation_bar=bar),
+            final_scoring=FinalScoring(experiment, validator),
             start_time=start_time,
         )
 
@@ -242,7 +240,7 @@ class Trainer:
         """
         return indices[self.runtime.rank :: self.runtime.world_size] or indices[:1]
 
-    def update(self, source: BatchSource, indices: range) -> None:
+    def update(self, source: Epoch | Prefetcher, indices: range) -> None:
         """Do one optimizer step on the batches `indices` of an epoch.
 
         The batches are divided among the ranks. The gradient is that of one big batch: each batch's

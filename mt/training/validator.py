@@ -9,8 +9,7 @@ scores, chooses the best checkpoint.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -28,8 +27,10 @@ from mt.decoding.translation import OnProgress
 from mt.decoding.translator import Translator
 from mt.distributed import Runtime, merge_shares
 from mt.errors import DataError
-from mt.evaluation.evaluate import score_set, scoring_of_run
+from mt.evaluation.evaluate import scoring_of_run
+from mt.evaluation.metrics import score_corpus
 from mt.experiment import Experiment, Tokenizers
+from mt.training.console import translation_bar
 from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
 from mt.training.objective import Objective, TokenLoss, mean_token_loss, token_losses
 from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
@@ -44,15 +45,6 @@ METRICS = ("bleu", "chrf")
 # (docs/log.md).
 LENGTH_FACTOR = 1.5
 LENGTH_OFFSET = 10
-
-# Takes the text of a progress bar, and returns a context manager that shows the bar and gives the
-# function that receives the progress.
-TranslationBar = Callable[[str], AbstractContextManager[OnProgress | None]]
-
-
-def no_translation_bar(text: str) -> AbstractContextManager[None]:
-    """Return a context manager that shows nothing."""
-    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -70,19 +62,12 @@ class Validator:
     With the whole sets and `search.beam_size`, the scores are those of `mt evaluate`.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        runtime: Runtime,
-        *,
-        translation_bar: TranslationBar = no_translation_bar,
-    ) -> None:
+    def __init__(self, experiment: Experiment, runtime: Runtime) -> None:
         self.config = experiment.config
         self.runtime = runtime
         self.tokenizers = experiment.tokenizers
         self.ids_by_tag = experiment.ids_by_tag
         self.source_stats = experiment.source_stats
-        self.translation_bar = translation_bar
         self.search = validation_search(self.config, experiment.training_data.corpus)
         full_sets = experiment.validation_sets
         self.eval_sets = sample_sets(full_sets, self.config.train.validation_lines)
@@ -148,7 +133,7 @@ class Validator:
         # In float32, as `mt translate` does, so that both give the same translations.
         with (
             objective.transformer.computing_in(torch.float32),
-            self.translation_bar(text) as on_progress,
+            translation_bar(text, enabled=self.runtime.is_main) as on_progress,
         ):
             return translate_eval_sets(
                 translator, self.eval_sets, self.runtime, on_progress=on_progress
@@ -232,7 +217,7 @@ def translate_eval_sets(
     eval_sets: Sequence[EvalSet],
     runtime: Runtime,
     *,
-    on_progress: OnProgress | None,
+    on_progress: OnProgress,
 ) -> list[list[str]]:
     """Return the translations of this rank's sources of each set."""
     translator = replace(translator, on_progress=on_progress)
@@ -255,7 +240,7 @@ def score_eval_sets(
     results = []
     for eval_set, hypotheses in zip(eval_sets, hypotheses_of_sets, strict=True):
         scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
-        scores = score_set(eval_set, hypotheses, scoring=scoring, metrics=METRICS).scores
+        scores = score_corpus(hypotheses, eval_set.refs, metrics=METRICS, scoring=scoring)
         results.append(
             SetResult(
                 eval_set.name,

@@ -32,7 +32,6 @@ from mt.data.corpus_writer import CorpusWriter
 from mt.data.encoding_processes import (
     MAX_PROCESSES,
     MIN_TEXT_SIZE,
-    EncoderSettings,
     EncodingProcess,
     choose_num_processes,
     encode_in_processes,
@@ -152,8 +151,8 @@ def test_bad_text_ends_the_processes(
 
 
 def test_killed_process_gives_an_error(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
-    with EncodingProcess(settings) as process:
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
+    with EncodingProcess(encoder) as process:
         process._process.kill()
         with pytest.raises(ProcessError, match="ended with code -9"):
             process.encode(TextChunk(0, 0, PAIRS))
@@ -171,13 +170,13 @@ def test_process_that_is_killed_at_once_gives_an_error(
 
     monkeypatch.setattr("subprocess.Popen", KilledProcess)
     with pytest.raises(ProcessError, match="ended with code -9"):
-        EncodingProcess(EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc"))
+        EncodingProcess(ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc"))
 
 
-@pytest.mark.parametrize("message", ["settings", "chunk"])
+@pytest.mark.parametrize("message", ["encoder", "chunk"])
 def test_process_ends_quietly_when_half_a_message_comes(tokenizer: Tokenizer, message: str) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
-    data = pickle.dumps(settings)
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
+    data = pickle.dumps(encoder)
     if message == "chunk":
         whole = pickle.dumps(TextChunk(0, 0, PAIRS))
         data += whole[: len(whole) // 2]
@@ -193,8 +192,8 @@ def test_process_ends_quietly_when_half_a_message_comes(tokenizer: Tokenizer, me
 
 
 def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
-    with EncodingProcess(settings) as process:
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
+    with EncodingProcess(encoder) as process:
         process.encode(TextChunk(0, 0, PAIRS))
         assert process._process.stdin is not None
         process._process.stdin.close()  # what the system does when a process is killed
@@ -202,9 +201,9 @@ def test_process_ends_with_the_one_that_started_it(tokenizer: Tokenizer) -> None
 
 
 def test_chunks_come_back_in_order(tokenizer: Tokenizer) -> None:
-    settings = EncoderSettings(tokenizer.model, tokenizer.model, LIMITS, "nfc")
+    encoder = ChunkEncoder(tokenizer, tokenizer, limits=LIMITS, normalization="nfc")
     chunks = [TextChunk(number, 0, PAIRS[:1]) for number in range(20)]
-    encoded = list(encode_in_processes(chunks, settings, num_processes=2))
+    encoded = list(encode_in_processes(chunks, encoder, num_processes=2))
     assert [chunk.corpus_index for chunk in encoded] == list(range(20))
 
 

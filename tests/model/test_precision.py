@@ -13,7 +13,7 @@ from mt.kernels.dispatch import use_reference
 from mt.model.attention import Attention
 from mt.model.feed_forward import FeedForward, GatedFeedForward
 from mt.model.layers import RMSNorm
-from mt.model.recording import Recording
+from mt.model.recording import recorded_calls
 from mt.model.transformer import Transformer
 
 PAD_ID = 0
@@ -134,7 +134,7 @@ def test_sublayers_compute_in_compute_dtype_and_norms_in_float32(
     norm_types = (nn.LayerNorm, RMSNorm)
     norms = [module for module in model.modules() if isinstance(module, norm_types)]
     src, tgt_in = make_batch()
-    with Recording(sublayers) as sublayer_calls, Recording(norms) as norm_calls:
+    with recorded_calls(sublayers) as sublayer_calls, recorded_calls(norms) as norm_calls:
         memory = model.encode(src)
         states = model(src, tgt_in)
     assert len(sublayers) == 10

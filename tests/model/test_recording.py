@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mt.config.schema import ModelConfig
 from mt.errors import TrainingError
 from mt.model.attention import ATTENTION_KINDS
-from mt.model.recording import AttentionWeights, Recording, attention_weights
+from mt.model.recording import AttentionWeights, attention_weights, recorded_calls
 from mt.model.transformer import Transformer
 
 VOCAB_SIZE = 19
@@ -86,7 +86,7 @@ def test_weights_times_values_are_the_module_output(kinds: tuple[str, str]) -> N
 
     for module in modules:
         module.register_forward_hook(record_output)
-    with Recording(modules) as calls:
+    with recorded_calls(modules) as calls:
         weights = attention_weights(model, SRC, TGT_IN)
 
     for module, module_calls, layer_weights in zip(
@@ -135,7 +135,7 @@ def test_weights_equal_those_of_incremental_decoding() -> None:
     modules: list[Any] = attention_modules(model)["cross"]
     with torch.inference_mode():
         cache = model.start(model.encode(torch.tensor([SRC])))
-        with Recording(modules) as calls:
+        with recorded_calls(modules) as calls:
             for token_id in TGT_IN:
                 model.decode(torch.tensor([[token_id]]), cache)
         incremental = []
@@ -154,7 +154,7 @@ def test_recording_removes_its_hooks() -> None:
     with torch.no_grad():
         before = model(src, tgt_in)
         attention_weights(model, SRC, TGT_IN)
-        with suppress(InterruptedError), Recording(list(model.modules())) as calls:
+        with suppress(InterruptedError), recorded_calls(list(model.modules())) as calls:
             assert torch.equal(model(src, tgt_in), before)
             num_calls = [len(module_calls) for module_calls in calls]
             raise InterruptedError

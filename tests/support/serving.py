@@ -45,7 +45,12 @@ class RecordingTranslator(Translator):
 
     @cached_property
     def segment_search(self) -> SegmentSearch:
-        return RecordingSearch(self.models, tgt_tokenizer=self.tgt_tokenizer, settings=self.search)
+        return RecordingSearch(
+            self.models,
+            tgt_tokenizer=self.tgt_tokenizer,
+            settings=self.search,
+            max_positions=self.max_positions,
+        )
 
 
 def make_translator(tokenizer: Tokenizer, src_lang: str, tgt_lang: str) -> Translator:

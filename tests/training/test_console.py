@@ -344,7 +344,7 @@ def test_progress_that_cannot_be_shown_is_switched_off(
 
 
 def translate_some_lines() -> None:
-    with translation_bar("validating 8 lines") as progress:
+    with translation_bar("validating 8 lines", enabled=True) as progress:
         progress(TranslationProgress(2, 8, 0.5))
         progress(TranslationProgress(8, 8, 1.0))
 

@@ -15,7 +15,7 @@ from fake_data import FakeDataset, random_batch
 from runs import read_lines_without_timing
 
 from mt.config.schema import ModelConfig, TrainConfig
-from mt.data.prefetch import BatchSource
+from mt.data.prefetch import Prefetcher
 from mt.distributed import Runtime
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
@@ -70,7 +70,7 @@ class TimedTrainer(Trainer):
             clock=lambda: self.seconds,
         )
 
-    def update(self, source: BatchSource, indices: range) -> None:
+    def update(self, source: Prefetcher, indices: range) -> None:
         if self.computes:
             super().update(source, indices)
         else:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mt.config.schema import TrainConfig
 from mt.training.pace import Pace
+from mt.training.planner import RunPlanner
 from mt.training.schedule import NOT_MEASURED, RunPlan
 from mt.training.state import TrainState
-from mt.training.stopping import (
-    count_validations,
-    is_worth_revising,
-    plan_is_due,
-    planned_steps,
-    progress,
-    stop_reason,
-    updates_within,
-)
+from mt.training.stopping import count_validations, stop_reason, updates_within
 
 HALF_SECOND = Pace(seconds=50.0, num_updates=100.0, validation_seconds=0.0)
 
@@ -34,18 +28,32 @@ def make_plan(total_steps: int) -> RunPlan:
     return RunPlan.of_new_run(total_steps, make_config())
 
 
+def make_planner(
+    config: TrainConfig,
+    total_steps: int = NOT_MEASURED,
+    *,
+    pace: Pace = HALF_SECOND,
+    reserved: float = 0.0,
+) -> RunPlanner:
+    """Return the planner of a run with 9 batches in an epoch and 2 in an update."""
+    planner = RunPlanner(config, batches_per_update=2)
+    planner.epoch_length = 9
+    planner.plan = make_plan(total_steps)
+    planner.pace = replace(pace)
+    planner.reserved_seconds = reserved
+    return planner
+
+
 def plan_steps(
     state: TrainState, config: TrainConfig, *, pace: Pace = HALF_SECOND, reserved: float = 0.0
 ) -> int | None:
     """Return the planned total of a run with 9 batches in an epoch and 2 in an update."""
-    return planned_steps(
-        state,
-        config,
-        pace=pace,
-        epoch_length=9,
-        batches_per_update=2,
-        reserved_seconds=reserved,
-    )
+    return make_planner(config, pace=pace, reserved=reserved).planned_steps(state)
+
+
+def is_revised(config: TrainConfig, total_steps: int, new_total_steps: int, *, step: int) -> bool:
+    """Return whether a plan of `total_steps` gets another total after update `step`."""
+    return make_planner(config, total_steps).revise(new_total_steps, step=step) is not None
 
 
 # The end
@@ -167,11 +175,10 @@ def test_last_update_is_always_validated() -> None:
 
 def test_plan_is_examined_more_often_near_the_end() -> None:
     config = make_config(max_minutes=10.0)
-    plan = make_plan(1200)
+    planner = make_planner(config, 1200, pace=Pace(50.0, 100.0, planned_at=100.0))
 
     def is_due(step: int, seconds: float) -> bool:
-        state = TrainState(step=step, elapsed_seconds=100.0 + seconds)
-        return plan_is_due(state, plan, config, Pace(50.0, 100.0, planned_at=100.0))
+        return planner.is_due(TrainState(step=step, elapsed_seconds=100.0 + seconds))
 
     assert not is_due(step=100, seconds=5.9)
     assert is_due(step=100, seconds=6.1)
@@ -181,20 +188,18 @@ def test_plan_is_examined_more_often_near_the_end() -> None:
 
 def test_first_plan_needs_some_updates() -> None:
     config = make_config(max_minutes=10.0)
-    plan = make_plan(NOT_MEASURED)
     state = TrainState(step=3, elapsed_seconds=1.0)
-    assert not plan_is_due(state, plan, config, Pace(1.0, 2.0))
-    assert plan_is_due(state, plan, config, Pace(1.5, 3.0))
+    assert not make_planner(config, pace=Pace(1.0, 2.0)).is_due(state)
+    assert make_planner(config, pace=Pace(1.5, 3.0)).is_due(state)
 
 
 def test_only_estimates_by_the_clock_may_differ_a_little() -> None:
-    plan = make_plan(1000)
     by_clock = make_config(max_minutes=1.0)
-    assert not is_worth_revising(plan, 1001, by_clock, step=900)
-    assert is_worth_revising(plan, 1003, by_clock, step=900)
-    assert is_worth_revising(plan, 997, by_clock, step=900)
-    assert is_worth_revising(plan, 1001, make_config(max_epochs=3), step=900)
-    assert not is_worth_revising(plan, 1000, make_config(max_epochs=3), step=900)
+    assert not is_revised(by_clock, 1000, 1001, step=900)
+    assert is_revised(by_clock, 1000, 1003, step=900)
+    assert is_revised(by_clock, 1000, 997, step=900)
+    assert is_revised(make_config(max_epochs=3), 1000, 1001, step=900)
+    assert not is_revised(make_config(max_epochs=3), 1000, 1000, step=900)
 
 
 # Progress
@@ -202,26 +207,22 @@ def test_only_estimates_by_the_clock_may_differ_a_little() -> None:
 
 def test_progress_of_minutes_is_that_of_the_clock() -> None:
     config = make_config(max_minutes=1.0)
-    state = TrainState(step=10, elapsed_seconds=45.0)
-    plan = make_plan(NOT_MEASURED)
-    found = progress(state, plan, config, pace=Pace(), reserved_seconds=0.0)
-    assert found == (0.75, 15.0)
-    late = TrainState(step=10, elapsed_seconds=75.0)
-    assert progress(late, plan, config, pace=Pace(), reserved_seconds=0.0) == (1.0, 0.0)
+    planner = make_planner(config, pace=Pace())
+    assert planner.progress(TrainState(step=10, elapsed_seconds=45.0)) == (0.75, 15.0)
+    assert planner.progress(TrainState(step=10, elapsed_seconds=75.0)) == (1.0, 0.0)
 
 
 def test_progress_of_updates_counts_validations_and_final_scoring() -> None:
     config = make_config(max_steps=100, validate_every=40)
     pace = Pace(seconds=50.0, num_updates=100.0, validation_seconds=3.0)
-    found = progress(TrainState(step=50), make_plan(100), config, pace=pace, reserved_seconds=7.0)
+    found = make_planner(config, 100, pace=pace, reserved=7.0).progress(TrainState(step=50))
     assert found.fraction == 0.5
     assert found.seconds_left == pytest.approx(25.0 + 2 * 3.0 + 7.0)
 
 
 def test_time_that_is_left_is_unknown_before_the_first_updates() -> None:
     config = make_config(max_epochs=2)
-    plan = make_plan(NOT_MEASURED)
-    assert progress(TrainState(), plan, config, pace=Pace(), reserved_seconds=0.0) == (0.0, None)
+    assert make_planner(config, pace=Pace()).progress(TrainState()) == (0.0, None)
 
 
 # The speed
@@ -270,7 +271,6 @@ def test_pace_follows_a_change_of_the_speed(slow_seconds: int) -> None:
 def test_exact_limit_is_reached_although_minutes_are_set() -> None:
     """Epochs differ in length, so the total of 10 epochs changes a little with each epoch."""
     config = make_config(max_epochs=10, max_minutes=600.0)
-    plan = make_plan(10_000)
-    assert not is_worth_revising(plan, 10_010, config, step=5000)
-    assert is_worth_revising(plan, 10_010, config, step=9600)
-    assert is_worth_revising(plan, 10_001, config, step=9999)
+    assert not is_revised(config, 10_000, 10_010, step=5000)
+    assert is_revised(config, 10_000, 10_010, step=9600)
+    assert is_revised(config, 10_000, 10_001, step=9999)

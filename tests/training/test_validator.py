@@ -77,7 +77,7 @@ def test_loss_of_a_validation_is_that_of_its_sample(tmp_path: Path) -> None:
     assert read_validations(sampled) == expected
 
 
-def test_validation_tells_its_progress(tmp_path: Path) -> None:
+def test_validation_tells_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config_path = write_copy_task(tmp_path, CONFIG)
     experiment = Experiment(configure(config_path, tmp_path / "run"), RunDir(tmp_path / "run"))
     experiment.train_tokenizers()
@@ -85,12 +85,13 @@ def test_validation_tells_its_progress(tmp_path: Path) -> None:
     events: list[TranslationProgress] = []
 
     @contextmanager
-    def record_bar(text: str) -> Iterator[OnProgress]:
+    def record_bar(text: str, *, enabled: bool) -> Iterator[OnProgress]:
         bars.append(text)
         yield events.append
         bars.append("end")
 
-    validator = Validator(experiment, open_runtime("cpu"), translation_bar=record_bar)
+    monkeypatch.setattr("mt.training.validator.translation_bar", record_bar)
+    validator = Validator(experiment, open_runtime("cpu"))
     objective = Objective(experiment.model(torch.device("cpu")), label_smoothing=0.1)
     validator(objective.eval())
     assert bars == ["validating 6 lines", "end"]
