@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import torch._dynamo  # noqa: F401  # optimizers import it where nothing else has
@@ -81,3 +82,7 @@ def fork_command(
     assert stdin == subprocess.DEVNULL
     assert stdout is stderr
     return ForkedProcess(partial(run_mt, command[3:]), output=Path(stdout.name))
+
+
+# Stands for the module subprocess where `mt check --resume` starts its trainings.
+forking_subprocess = SimpleNamespace(Popen=fork_command, DEVNULL=subprocess.DEVNULL)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from copy_task import write_copy_task
-from forked import fork_command
+from forked import forking_subprocess
 from runs import CONFIG, assert_same_run, checkpoint_path, configure, train, train_until
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +17,7 @@ from mt.config.load import load_run_config
 from mt.data.tokenizer import Tokenizer
 from mt.distributed import open_runtime
 from mt.errors import ConfigError, RunDirError
+from mt.preflight import kill_test
 from mt.preflight.run_checks import check_training
 from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run
@@ -156,7 +156,7 @@ def test_freezing_random_weights_is_refused(config_path: Path, tmp_path: Path) -
 @pytest.fixture
 def forked_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `mt check --resume` fork its trainings: its own tests start processes as it does."""
-    monkeypatch.setattr(subprocess, "Popen", fork_command)
+    monkeypatch.setattr(kill_test, "subprocess", forking_subprocess)
 
 
 @pytest.mark.parametrize("tokenizer", ["parent", "new"])
