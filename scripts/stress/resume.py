@@ -31,10 +31,13 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with several threads cannot be forked safely
 
+# Imported here, before the first fork, not in each process. The optimizers import torch._dynamo.
+import torch._dynamo  # noqa: F401
+
 import mt.data.tokenizer_training
 import mt.storage.atomic
 import mt.storage.checkpoint
-import mt.training.run  # imported here, before the first fork, not in each process
+import mt.training.run
 from mt.cli.app import main as mt_main
 from mt.data.corpus_writer import CorpusWriter
 from mt.training.metrics_log import MetricsLog

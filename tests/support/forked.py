@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -59,6 +60,7 @@ class ForkedProcess:
 
 def _call(function: Callable[[], None], output: Path) -> None:
     """Call `function` with stdout and stderr in the file `output`."""
+    gc.freeze()  # a collection would touch, and so copy, every object of the parent
     stream = output.open("a", encoding="utf-8", buffering=1)
     for number in (1, 2):
         os.dup2(stream.fileno(), number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import resource
 import shutil
@@ -124,6 +125,7 @@ def import_what_cases_need() -> None:
 def run_forked(case: Case, workspace: Workspace, limits: Limits) -> NoReturn:
     """Run the case in a forked process, and end that process, whatever happens."""
     code = 70
+    gc.freeze()  # a collection would touch, and so copy, every object of the parent
     try:
         redirect_streams(workspace)
         set_limits(workspace, limits)
