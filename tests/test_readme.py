@@ -331,6 +331,8 @@ def run_server(command: str, workspace: Path) -> None:
 
 def test_commands_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MIN_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "NUM_WARM_UP_UPDATES", 0)
+    monkeypatch.setattr(machine, "MIN_TIMED_UPDATES", 1)
     monkeypatch.setattr(kill_test, "subprocess", forking_subprocess)
     for command in all_commands():
         if command.startswith("mt init "):

@@ -51,11 +51,11 @@ data:
   valid: {{name: v, prefix: {0}/valid}}
 tokenizer: {{vocab_size: 330, bpe_dropout: 0.2}}
 model:
-  d_model: 32
-  d_ff: 64
+  d_model: 16
+  d_ff: 32
   num_heads: 2
-  num_encoder_layers: 2
-  num_decoder_layers: 2
+  num_encoder_layers: 1
+  num_decoder_layers: 1
   dropout: 0.2
 train:
   device: cpu
