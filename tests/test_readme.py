@@ -10,10 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from forked import ForkedProcess, forking_subprocess
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
@@ -25,6 +27,7 @@ from mt.config.load import dump_config, load_config
 from mt.config.schema import Config
 from mt.config.yaml_file import read_config_file
 from mt.planning import machine
+from mt.preflight import kill_test
 from mt.training.resume_rules import CHANGEABLE_KEYS
 from scripts.docs import config_table, settings_table
 
@@ -102,15 +105,26 @@ def all_commands() -> list[str]:
 def run(command: str, cwd: Path) -> str:
     """Run a command and return what it prints.
 
-    A plain `mt` command runs in this process, which has imported torch already. What needs a shell
-    runs in one.
+    `mt` runs in this process, which has imported torch already, with the input that a pipe or a
+    file gives it. Everything else runs in a shell.
     """
-    needs_shell = bool(set(command) & set("|<>&;$*#"))
-    if command.startswith("mt ") and not needs_shell:
-        with contextlib.chdir(cwd):
-            result = CliRunner().invoke(app, shlex.split(command)[1:])
-        assert result.exit_code == 0, f"$ {command}\n{result.output}{result.exception}"
-        return result.stdout
+    input_command, _, last_command = command.rpartition(" | ")
+    mt_command, _, input_file = last_command.partition(" < ")
+    needs_shell = bool(set(mt_command) & set("|<>&;$*#"))
+    if not mt_command.startswith("mt ") or needs_shell:
+        return run_in_shell(command, cwd)
+    text = ""
+    if input_command:
+        text = run(input_command, cwd)
+    elif input_file:
+        text = (cwd / input_file).read_text(encoding="utf-8")
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(app, shlex.split(mt_command)[1:], input=text)
+    assert result.exit_code == 0, f"$ {command}\n{result.output}{result.exception}"
+    return result.stdout
+
+
+def run_in_shell(command: str, cwd: Path) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
@@ -317,6 +331,9 @@ def run_server(command: str, workspace: Path) -> None:
 
 def test_commands_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MIN_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "NUM_WARM_UP_UPDATES", 0)
+    monkeypatch.setattr(machine, "MIN_TIMED_UPDATES", 1)
+    monkeypatch.setattr(kill_test, "subprocess", forking_subprocess)
     for command in all_commands():
         if command.startswith("mt init "):
             run_init(command, workspace)
@@ -333,9 +350,21 @@ def test_python_page_names_what_is_public() -> None:
     assert named <= set(mt.__all__)
 
 
-def test_python_programs_run(workspace: Path) -> None:
+def test_python_programs_run(workspace: Path, tmp_path: Path) -> None:
+    """Each in a process of its own, since some change mt."""
     run("mt export runs/toy --to ctranslate2 toy.ct2", workspace)
+    printed = tmp_path / "printed"
     for page in PAGES:
         for program in code_blocks(page, "python"):
-            num_lines = run(f"python -c {shlex.quote(program)}", workspace).count("\n")
+            start = partial(run_program, program, workspace, printed)
+            process = ForkedProcess(start, output=tmp_path / "log")
+            assert process.wait() == 0, process.output()
+            num_lines = len(printed.read_text(encoding="utf-8").splitlines())
             assert num_lines == program.count("print("), page.name
+
+
+def run_program(program: str, cwd: Path, printed: Path) -> None:
+    """Run a program with its stdout in the file `printed`. It is for a process of its own."""
+    os.chdir(cwd)
+    with printed.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        exec(compile(program, "program", "exec"), {"__name__": "__main__"})

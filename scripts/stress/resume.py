@@ -31,10 +31,13 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with several threads cannot be forked safely
 
+# Imported here, before the first fork, not in each process. The optimizers import torch._dynamo.
+import torch._dynamo  # noqa: F401
+
 import mt.data.tokenizer_training
 import mt.storage.atomic
 import mt.storage.checkpoint
-import mt.training.run  # imported here, before the first fork, not in each process
+import mt.training.run
 from mt.cli.app import main as mt_main
 from mt.data.corpus_writer import CorpusWriter
 from mt.training.metrics_log import MetricsLog
@@ -48,11 +51,11 @@ data:
   valid: {{name: v, prefix: {0}/valid}}
 tokenizer: {{vocab_size: 330, bpe_dropout: 0.2}}
 model:
-  d_model: 32
-  d_ff: 64
+  d_model: 16
+  d_ff: 32
   num_heads: 2
-  num_encoder_layers: 2
-  num_decoder_layers: 2
+  num_encoder_layers: 1
+  num_decoder_layers: 1
   dropout: 0.2
 train:
   device: cpu

@@ -215,11 +215,9 @@ def test_validation_evaluate_and_sacrebleu_agree_to_the_last_digit(
     ref = task / "valid.bb"
     hyp = tmp_path / "hyp"
 
-    evaluated = in_process(
-        "mt", "evaluate", run_dir, "--src", src, "--ref", ref, "--json", *options
-    )
-    scores = json.loads(evaluated.stdout)["valid.aa"]
-    in_process("mt", "translate", run_dir, "-i", src, "-o", hyp, *options)
+    evaluated = mt("evaluate", run_dir, "--src", src, "--ref", ref, "--json", *options)
+    scores = json.loads(evaluated.out)["valid.aa"]
+    assert mt("translate", run_dir, "-i", src, "-o", hyp, *options).code == 0
     sacrebleu = in_process("sacrebleu", ref, "-i", hyp, "-m", "bleu", "chrf", "ter", "-w", "14")
 
     our_names = {"BLEU": "BLEU", "chrF2": "chrF", "TER": "TER"}

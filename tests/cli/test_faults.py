@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from copy_task import write_copy_task
+from forked import ForkedProcess, run_mt
+from runs import train_command
 from shell import Ended, mt
 
 from mt.data.corpus import KNOWN_FILES_NAME
@@ -76,21 +78,6 @@ def train(config: Path, run_dir: Path, **settings: Any) -> Ended:
     for key, value in settings.items():
         arguments += ["--set", f"train.{key}={value}"]
     return mt(*arguments)
-
-
-def train_with_script(
-    script: str, config: Path, run_dir: Path, overrides: list[str]
-) -> subprocess.CompletedProcess[str]:
-    """Run `mt train` by a Python script in another process."""
-    arguments = ["train", "--config", str(config), "--run-dir", str(run_dir)]
-    for override in overrides:
-        arguments += ["--set", override]
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def metrics_lines(run_dir: Path, kind: str) -> list[dict[str, Any]]:
@@ -382,31 +369,41 @@ def write_checksums(directory: Path) -> None:
 
 # Too little memory
 
-# Limits the address space of the process to what it uses before the check of memory, and half a GB
-# more. Making the first batch with unseen characters in each source takes 120 MB of it.
-LIMIT_BEFORE_CHECK = """
-import resource
-from mt.cli.app import main
-from mt.training import trainer
 
-original_check_memory = trainer.check_memory
+def train_with_little_memory(
+    config: Path, run_dir: Path, overrides: list[str], *, prepare: Callable[[], None]
+) -> str:
+    """Run `mt train` in a process that first calls `prepare`, and fails; return what it prints."""
+    command = train_command(config, run_dir, *overrides)
 
-def limited_check_memory(*args, **kwargs):
-    num_pages = int(open("/proc/self/statm").read().split()[0])
-    limit = num_pages * resource.getpagesize() + 2**29
+    def train() -> None:
+        prepare()
+        run_mt(command[command.index("train") :])
+
+    process = ForkedProcess(train, output=run_dir.parent / "log")
+    assert process.wait() == 1, process.output()
+    return process.output()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Limit the address space of this process to what it uses and `num_bytes` more."""
+    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = num_pages * resource.getpagesize() + num_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-    original_check_memory(*args, **kwargs)
 
-trainer.check_memory = limited_check_memory
-main()
-"""
 
-LIMIT_AT_START = """
-import resource
-resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
-from mt.cli.app import main
-main()
-"""
+def limit_memory_before_its_check() -> None:
+    """Let the check of memory find half a GB.
+
+    Making the first batch with unseen characters in each source takes 120 MB of it.
+    """
+    original_check_memory = trainer.check_memory
+
+    def limited_check_memory(*arguments: Any, **options: Any) -> None:
+        limit_memory(2**29)
+        original_check_memory(*arguments, **options)
+
+    trainer.check_memory = limited_check_memory
 
 
 @needs_memory_limits
@@ -421,22 +418,25 @@ def test_batches_too_large_for_memory_end_before_training(config: Path, tmp_path
         f"data.train.0.prefix={tmp_path / 'train'}",
         "tokenizer.vocab_size=320",
     ]
-    ended = train_with_script(LIMIT_BEFORE_CHECK, config, tmp_path / "run", overrides)
-    assert ended.returncode == 1, ended.stderr
-    error = last_line(ended.stderr)
-    assert error.startswith("mt: too little memory for train.batch_tokens 200000; "), ended.stderr
+    run_dir = tmp_path / "run"
+    printed = train_with_little_memory(
+        config, run_dir, overrides, prepare=limit_memory_before_its_check
+    )
+    error = last_line(printed)
+    assert error.startswith("mt: too little memory for train.batch_tokens 200000; "), printed
     assert " fits" in error
     assert "train.gradient_accumulation" in error
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (run_dir / "checkpoints").exists()
 
 
 @needs_memory_limits
 def test_model_too_large_for_memory_is_one_line(config: Path, tmp_path: Path) -> None:
-    """The weights take some 20 GB, in an address space of 8 GiB."""
-    overrides = ["model.d_model=16384", "model.d_ff=65536"]
-    ended = train_with_script(LIMIT_AT_START, config, tmp_path / "run", overrides)
-    assert ended.returncode == 1
-    error = last_line(ended.stderr)
-    assert error.startswith("mt: too little memory for this model's weights"), ended.stderr
+    """A matrix of the feed-forward layer takes 1 GB, as much as the process can have."""
+    overrides = ["model.d_model=4096", "model.d_ff=65536"]
+    printed = train_with_little_memory(
+        config, tmp_path / "run", overrides, prepare=lambda: limit_memory(2**30)
+    )
+    error = last_line(printed)
+    assert error.startswith("mt: too little memory for this model's weights"), printed
     assert "model.d_model" in error
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in printed

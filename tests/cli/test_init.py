@@ -17,6 +17,8 @@ from mt.planning import machine
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the current directory. It has a table of pairs; the machine is measured quickly."""
     monkeypatch.setattr(machine, "MIN_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "NUM_WARM_UP_UPDATES", 0)
+    monkeypatch.setattr(machine, "MIN_TIMED_UPDATES", 1)
     monkeypatch.chdir(tmp_path)
     generator = random.Random(1)
     sentences = {" ".join(generator.choices(INVENTED_WORDS, k=4)) for _ in range(300)}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +78,20 @@ def run_module(name: str, *arguments: str | Path) -> list[str]:
     process = subprocess.run(command, capture_output=True, text=True, cwd=TOP)
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
+
+
+def run_main(name: str, *arguments: str | Path) -> list[str]:
+    """Run a script in this process, which has imported PyTorch already; return what it prints."""
+    printed = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+        redirect_stdout(printed),
+    ):
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        warnings.simplefilter("ignore")
+        import_module(f"scripts.benchmarks.{name}").main()
+    return printed.getvalue().splitlines()
 
 
 # benchmark.py train
@@ -158,7 +178,9 @@ def test_config_that_the_plain_loop_cannot_follow_is_refused(change: str, tmp_pa
         require_equal_work(load_config(path, [change]))
 
 
-def test_train_benchmark_prints_ratio_and_nll(tmp_path: Path) -> None:
+def test_train_benchmark_prints_ratio_and_nll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Training in turns with timing must learn the same as training at the same time without."""
     config = write_copy_task(tmp_path, CONFIG)
     train = ["train", "--config", config, "--block", "2", "--threads", "1"]
@@ -179,7 +201,11 @@ def test_train_benchmark_prints_ratio_and_nll(tmp_path: Path) -> None:
     for before, after in zip(first.groups(), last.groups(), strict=True):
         assert float(after) < float(before), "both learn"
 
-    untimed = run_module("benchmark", *train, "--nll-after", "6", "2")
+    # Forked workers start at once. No speed is printed, so the machine's need not be measured.
+    forking = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr("scripts.benchmarks.train_speed.multiprocessing", forking)
+    monkeypatch.setattr("scripts.benchmarks.train_worker.matmul_peak", lambda runtime: 1.0)
+    untimed = run_main("benchmark", *train, "--nll-after", "6", "2")
     assert untimed[-2:] == [nll_before, nll_after]
 
 
@@ -266,7 +292,7 @@ def test_changed_text_prints_a_row_for_each_change(tmp_path: Path) -> None:
     train = ("train", "--config", config, "--run-dir", run_dir, "--set", "train.max_steps=1")
     assert mt(*train).code == 0
     files = ["--src", tmp_path / "valid.aa", "--ref", tmp_path / "valid.bb", "--limit", "2"]
-    header, *rows = run_module("changed_text", run_dir, *files)
+    header, *rows = run_main("changed_text", run_dir, *files)
     assert header.split() == ["BLEU", "run"]
     for row, change in zip(rows, CHANGES, strict=True):
         assert row.startswith(change.name)
@@ -291,7 +317,7 @@ def test_gradient_variance_prints_a_row_for_each_plan(tmp_path: Path) -> None:
     train = ("train", "--config", config, "--run-dir", run_dir, "--set", "train.max_steps=1")
     assert mt(*train).code == 0
     options = ("--batch-tokens", "128", "--batches", "4")
-    header, pools, in_order = run_module("gradient_variance", run_dir, *options)
+    header, pools, in_order = run_main("gradient_variance", run_dir, *options)
     assert header.split()[-3:] == ["variance", "cost", "larger"]
     assert pools.split()[:2] == ["128", "pools"]
     assert pools.split()[-3:] == ["1.000", "1.000", "1.000"]
@@ -329,7 +355,7 @@ def test_plot_speed_draws_a_run_and_prints_its_sixths(tmp_path: Path) -> None:
     (run_dir / "metrics.jsonl").write_text(text, encoding="utf-8")
 
     image = tmp_path / "speed.png"
-    output = run_module("plot_speed", run_dir, "-o", image, "--names", "mine")
+    output = run_main("plot_speed", run_dir, "-o", image, "--names", "mine")
     assert output == [
         "mine",
         "  to minute  10.0:    1,000 tokens/s, 1.50 GB",

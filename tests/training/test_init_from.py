@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from copy_task import write_copy_task
+from forked import forking_subprocess
 from runs import CONFIG, assert_same_run, checkpoint_path, configure, train, train_until
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,6 +17,7 @@ from mt.config.load import load_run_config
 from mt.data.tokenizer import Tokenizer
 from mt.distributed import open_runtime
 from mt.errors import ConfigError, RunDirError
+from mt.preflight import kill_test
 from mt.preflight.run_checks import check_training
 from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run
@@ -151,9 +153,15 @@ def test_freezing_random_weights_is_refused(config_path: Path, tmp_path: Path) -
         configure(config_path, tmp_path, FREEZE)
 
 
+@pytest.fixture
+def forked_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `mt check --resume` fork its trainings: its own tests start processes as it does."""
+    monkeypatch.setattr(kill_test, "subprocess", forking_subprocess)
+
+
 @pytest.mark.parametrize("tokenizer", ["parent", "new"])
 def test_check_of_a_resumable_run_does_not_need_the_other_run(
-    config_path: Path, parent: Path, tmp_path: Path, tokenizer: str
+    config_path: Path, parent: Path, tmp_path: Path, forked_trainings: None, tokenizer: str
 ) -> None:
     """Neither does its training, as the test above of frozen weights shows."""
     path = child_config_path(config_path)
@@ -170,7 +178,9 @@ def test_check_of_a_resumable_run_does_not_need_the_other_run(
     assert {"memory", "resume"} <= {finding.topic for finding in findings}
 
 
-def test_check_of_a_new_child_resumes_it(config_path: Path, parent: Path, tmp_path: Path) -> None:
+def test_check_of_a_new_child_resumes_it(
+    config_path: Path, parent: Path, tmp_path: Path, forked_trainings: None
+) -> None:
     path = child_config_path(config_path)
     config = configure(path, tmp_path / "child", f"train.init_from={parent}", FREEZE)
     findings = list(check_training(config, open_runtime("cpu"), resume=True))

@@ -75,6 +75,13 @@ def half(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(configure(config_path, tmp_path_factory.mktemp("half"), "train.max_steps=6"))
 
 
+@pytest.fixture(scope="module")
+def quarter(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of 6 updates, stopped after 3 of them."""
+    run_dir = tmp_path_factory.mktemp("quarter")
+    return train_until(3, configure(config_path, run_dir, "train.max_steps=6"))
+
+
 @pytest.fixture
 def default_signal_handlers() -> Iterator[None]:
     """Set the handlers that a program in a terminal has. `nohup` and `&` ignore some signals."""
@@ -299,19 +306,20 @@ def test_killed_run_repeats_what_was_not_saved(
 @pytest.mark.parametrize("num_writes", range(9))
 def test_run_killed_while_saving_resumes_exactly(
     config_path: Path,
+    quarter: Path,
     half: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     num_writes: int,
 ) -> None:
-    config = configure(config_path, tmp_path, "train.max_steps=6")
-    train_until(3, config)
+    run_dir = Path(shutil.copytree(quarter, tmp_path / "run"))
+    config = configure(config_path, run_dir, "train.max_steps=6")
     with monkeypatch.context() as patch:
         kill_in_save(patch, num_writes=num_writes)
         with pytest.raises(Killed):
             train(config)
     train(config)
-    assert_same_run(tmp_path, half)
+    assert_same_run(run_dir, half)
 
 
 @pytest.mark.parametrize("num_writes", range(1, 9))
@@ -467,7 +475,7 @@ def test_tokenizer_may_move_but_not_change(config_path: Path, half: Path, tmp_pa
 
 
 def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_path: Path) -> None:
-    overrides = (*RANDOM, "train.max_steps=400", "train.validate_every=200", "train.log_every=5")
+    overrides = (*RANDOM, "train.max_steps=400", "train.validate_every=20", "train.log_every=5")
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
         train_command(config_path, stopped, *overrides),
@@ -484,8 +492,9 @@ def test_sigterm_saves_and_same_command_resumes_exactly(config_path: Path, tmp_p
     step = int(checkpoint_path(stopped).name.removeprefix("step_"))
     assert 0 < step < 400
 
-    train(configure(config_path, stopped, *overrides))
-    whole = train(configure(config_path, tmp_path / "whole", *overrides))
+    next_validation = 20 * (step // 20 + 1)
+    train_until(next_validation, configure(config_path, stopped, *overrides))
+    whole = train_until(next_validation, configure(config_path, tmp_path / "whole", *overrides))
     assert_same_run(stopped, whole)
 
 

@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from copy_task import write_copy_task
+from forked import ForkedProcess, run_mt
 from runs import (
     CONFIG,
     assert_same_run,
@@ -30,34 +33,33 @@ from runs import (
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from mt.errors import RunDirError
+import mt.distributed
+from mt.distributed import open_runtime
+from mt.errors import DeviceError, RunDirError
 from mt.kernels.dispatch import use_reference
 from mt.training.run import run_training
+from mt.training.trainer import Trainer
 
-# The program of one rank. Rank SIGNAL_RANK sends itself SIGNAL before update SIGNAL_STEP, but not
-# when torchrun has restarted it. Under the name of its process id, each process leaves a file in
+# The program of one rank of torchrun. Rank KILLED_RANK kills itself before update 5, but not when
+# torchrun has restarted it. Under the name of its process id, each process leaves a file in
 # PROCESSES.
 RANK_PROGRAM = """
 import os, signal
 from pathlib import Path
 from mt.cli.process import run
-from mt.kernels.dispatch import use_reference
 from mt.training.trainer import Trainer
 
 original_update = Trainer.update
 is_first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-gets_signal = is_first_start and os.environ["RANK"] == os.environ.get("SIGNAL_RANK")
+is_killed = is_first_start and os.environ["RANK"] == os.environ.get("KILLED_RANK")
 
 def update(trainer, epoch, indices):
-    if gets_signal and trainer.state.step + 1 == int(os.environ["SIGNAL_STEP"]):
-        signal.raise_signal(signal.Signals[os.environ["SIGNAL"]])
+    if is_killed and trainer.state.step + 1 == 5:
+        signal.raise_signal(signal.SIGKILL)
     original_update(trainer, epoch, indices)
 
 Trainer.update = update
-if "PROCESSES" in os.environ:
-    Path(os.environ["PROCESSES"], str(os.getpid())).touch()
-if os.environ.get("KERNELS") == "reference":
-    use_reference().__enter__()
+Path(os.environ["PROCESSES"], str(os.getpid())).touch()
 run()
 """
 
@@ -70,22 +72,6 @@ OVERRIDES = (
     "train.log_every=4",
 )
 
-
-# The program of one rank. In the rank that FAILING names, a function that FUNCTION names fails.
-FAILING_PROGRAM = """
-import os
-from importlib import import_module
-from mt.cli.process import run
-from mt.errors import DeviceError
-
-def fail(*arguments, **options):
-    raise DeviceError("this rank has a fault of its own")
-
-if os.environ["RANK"] == os.environ["FAILING"]:
-    module, _, name = os.environ["FUNCTION"].rpartition(".")
-    setattr(import_module(module), name, fail)
-run()
-"""
 
 TIMEOUT = 300  # seconds that a process may take; then the test fails and all of them are killed
 
@@ -110,23 +96,45 @@ def rank_environment(rank: str, *, port: str) -> dict[str, str]:
 
 @contextmanager
 def start_two_ranks(
-    program: str, arguments: Sequence[str], *, variables: Mapping[str, str]
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start two ranks as torchrun does, and kill them at the end of the `with` block."""
+    arguments: Sequence[str], directory: Path, *, prepare: Callable[[int], None] = lambda rank: None
+) -> Iterator[list[ForkedProcess]]:
+    """Start `mt` on two ranks as torchrun does, and kill them at the end of the `with` block.
+
+    Each rank first calls `prepare` with its number, and prints to a file in `directory`.
+    """
     port = free_port()
     with ExitStack() as stack:
         processes = []
-        for rank in ("0", "1"):
-            process = subprocess.Popen(
-                [sys.executable, "-c", program, *arguments],
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**rank_environment(rank, port=port), **variables},
-            )
-            stack.enter_context(process)
+        for rank in (0, 1):
+            start = partial(run_rank, rank, arguments, port=port, prepare=prepare)
+            process = ForkedProcess(start, output=directory / f"rank_{rank}.log")
             stack.callback(process.kill)
             processes.append(process)
         yield processes
+
+
+def run_rank(
+    rank: int, arguments: Sequence[str], *, port: str, prepare: Callable[[int], None]
+) -> None:
+    """Run the command `mt` as one of two ranks. It is for a process of its own."""
+    prepare(rank)
+    run_mt(arguments, variables=rank_environment(str(rank), port=port))
+
+
+def send_signal_before_update(step: int, number: signal.Signals) -> None:
+    """Make this process send itself a signal before an update."""
+    original_update = Trainer.update
+
+    def update(trainer: Trainer, epoch: Any, indices: range) -> None:
+        if trainer.state.step + 1 == step:
+            signal.raise_signal(number)
+        original_update(trainer, epoch, indices)
+
+    Trainer.update = update  # type: ignore[method-assign]
+
+
+def use_reference_kernels(rank: int) -> None:
+    use_reference().__enter__()
 
 
 def train_arguments(config_path: Path, run_dir: Path, *overrides: str) -> list[str]:
@@ -145,24 +153,25 @@ def train_on_two_ranks(
     run_dir: Path,
     *,
     signal_rank: int | None = None,
-    kernels: str = "auto",
+    prepare: Callable[[int], None] = lambda rank: None,
     overrides: Sequence[str] = OVERRIDES,
     options: Sequence[str] = (),
 ) -> None:
-    """Train on two ranks. Only `signal_rank` gets a signal, before update 5.
+    """Train on two ranks. Only `signal_rank` gets SIGTERM, before update 5.
 
-    `kernels` is "auto" or "reference". `options` are more options of `mt train`.
+    Each rank first calls `prepare`. `options` are more options of `mt train`.
     """
-    variables = {"KERNELS": kernels}
-    expected_code = 0
-    if signal_rank is not None:
-        variables |= {"SIGNAL": "SIGTERM", "SIGNAL_RANK": str(signal_rank), "SIGNAL_STEP": "5"}
-        expected_code = 128 + signal.SIGTERM
+
+    def prepare_rank(rank: int) -> None:
+        prepare(rank)
+        if rank == signal_rank:
+            send_signal_before_update(5, signal.SIGTERM)
+
+    expected_code = 0 if signal_rank is None else 128 + signal.SIGTERM
     arguments = [*train_arguments(config_path, run_dir, *overrides), *options]
-    with start_two_ranks(RANK_PROGRAM, arguments, variables=variables) as processes:
+    with start_two_ranks(arguments, run_dir.parent, prepare=prepare_rank) as processes:
         for process in processes:
-            _, stderr = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == expected_code, stderr
+            assert process.wait(TIMEOUT) == expected_code, process.output()
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +211,7 @@ def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
 def test_two_ranks_equal_one_rank_with_reference_kernels(config_path: Path, tmp_path: Path) -> None:
     """The kernels of a GPU in DistributedDataParallel."""
     two_ranks = tmp_path / "two_ranks"
-    train_on_two_ranks(config_path, two_ranks, kernels="reference")
+    train_on_two_ranks(config_path, two_ranks, prepare=use_reference_kernels)
     with use_reference():
         one_rank = train(
             configure(
@@ -277,7 +286,7 @@ def test_two_ranks_move_an_earlier_run_aside(
 # Faults
 
 
-@pytest.mark.parametrize("failing", ["0", "1"])
+@pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize(
     "function",
     [
@@ -288,17 +297,23 @@ def test_two_ranks_move_an_earlier_run_aside(
     ],
 )
 def test_error_of_one_rank_ends_the_other_with_one_line(
-    config_path: Path, tmp_path: Path, failing: str, function: str
+    config_path: Path, tmp_path: Path, failing: int, function: str
 ) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise DeviceError("this rank has a fault of its own")
+
+    def make_function_fail(rank: int) -> None:
+        if rank == failing:
+            module, _, name = function.rpartition(".")
+            setattr(import_module(module), name, fail)
+
     arguments = [*train_arguments(config_path, tmp_path / "run", *OVERRIDES), "--quiet"]
-    variables = {"FAILING": failing, "FUNCTION": function}
-    with start_two_ranks(FAILING_PROGRAM, arguments, variables=variables) as processes:
-        for rank, process in zip(("0", "1"), processes, strict=True):
-            _, stderr = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == 1, stderr
-            assert "Traceback" not in stderr
+    with start_two_ranks(arguments, tmp_path, prepare=make_function_fail) as processes:
+        for rank, process in enumerate(processes):
+            assert process.wait(TIMEOUT) == 1, process.output()
+            assert "Traceback" not in process.output()
             expected = "a fault of its own" if rank == failing else "another rank has ended"
-            assert [expected in error for error in errors_in(stderr)] == [True]
+            assert [expected in error for error in errors_in(process.output())] == [True]
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -306,14 +321,18 @@ def test_rank_that_is_killed_ends_the_other_with_one_line(
     config_path: Path, tmp_path: Path, killed: int
 ) -> None:
     """Nothing is left to wait for: the other one ends long before a timeout."""
+
+    def prepare(rank: int) -> None:
+        if rank == killed:
+            send_signal_before_update(3, signal.SIGKILL)
+
     arguments = [*train_arguments(config_path, tmp_path / "run", *OVERRIDES), "--quiet"]
-    variables = {"SIGNAL": "SIGKILL", "SIGNAL_RANK": str(killed), "SIGNAL_STEP": "3"}
-    with start_two_ranks(RANK_PROGRAM, arguments, variables=variables) as processes:
-        _, stderr = processes[1 - killed].communicate(timeout=TIMEOUT)
-        assert processes[1 - killed].returncode == 1
-        assert ["another rank has ended" in error for error in errors_in(stderr)] == [True]
-        assert "Traceback" not in stderr
-        assert processes[killed].wait(timeout=TIMEOUT) == -signal.SIGKILL
+    with start_two_ranks(arguments, tmp_path, prepare=prepare) as processes:
+        other = processes[1 - killed]
+        assert other.wait(TIMEOUT) == 1
+        assert ["another rank has ended" in error for error in errors_in(other.output())] == [True]
+        assert "Traceback" not in other.output()
+        assert processes[killed].wait(TIMEOUT) == -signal.SIGKILL
 
 
 # torchrun
@@ -384,27 +403,23 @@ def kill_ranks(program: Path) -> None:
             os.kill(process_id, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("max_restarts", [0, 1])
-def test_killed_rank_ends_all_and_a_restart_resumes(
-    config_path: Path, two_ranks: Path, tmp_path: Path, max_restarts: int
+def test_restarted_ranks_resume_after_one_was_killed(
+    config_path: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
     """Rank 1 is killed in update 5. The restarted ranks resume from update 4."""
     run_dir = tmp_path / "run"
-    options = ["--nproc-per-node=2", f"--max-restarts={max_restarts}"]
+    options = ["--nproc-per-node=2", "--max-restarts=1"]
     arguments = train_arguments(config_path, run_dir, *OVERRIDES, "train.save_every=2")
-    variables = {"SIGNAL": "SIGKILL", "SIGNAL_RANK": "1", "SIGNAL_STEP": "5"}
+    variables = {"KILLED_RANK": "1"}
     (ended,) = run_torchruns([options], arguments, directory=tmp_path, variables=variables)
     # torchrun tells of the killed rank, and may end rank 0 before that has shown its own line.
     errors = errors_in(ended.stderr)
     assert len(errors) <= 1
     assert all("another rank has ended" in error for error in errors), ended.stderr
-    if max_restarts == 0:
-        assert ended.code != 0
-        assert checkpoint_path(run_dir).name == "step_00000004"
-    else:
-        assert ended.code == 0, ended.stderr
-        assert_same_run(run_dir, two_ranks)
-    assert len(list((tmp_path / "processes").iterdir())) == 2 * (1 + max_restarts)
+    assert ended.code == 0, ended.stderr
+    assert "resuming from update 4 " in ended.stderr
+    assert_same_run(run_dir, two_ranks)
+    assert len(list((tmp_path / "processes").iterdir())) == 4
 
 
 def test_two_machines_equal_one(config_path: Path, two_ranks: Path, tmp_path: Path) -> None:
@@ -432,36 +447,39 @@ def test_fresh_is_refused_where_torchrun_restarts(
     assert not (tmp_path / "run").exists()
 
 
-# Starts one rank of two, prints its process id, and is killed while the rank waits for the other.
-LAUNCHER = """
-import subprocess, sys, time
-print(subprocess.Popen(sys.argv[1:]).pid, flush=True)
-time.sleep(300)
-"""
-
-
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_rank_ends_when_its_launcher_is_killed_at_the_start(
-    config_path: Path, tmp_path: Path, rank: str
-) -> None:
-    program = (
-        "import mt.distributed as d; from pathlib import Path; join = d._join_ranks;"
-        f"d._join_ranks = lambda b: (Path({str(tmp_path / 'waits')!r}).touch(), join(b));"
-        "d.open_runtime('cpu')"
-    )
+def test_rank_ends_when_its_launcher_is_killed_at_the_start(tmp_path: Path, rank: str) -> None:
+    """The launcher starts one rank of two, and is killed while that rank waits for the other."""
+    output = tmp_path / "log"
+    id_path = tmp_path / "process_id"
     environment = rank_environment(rank, port=free_port())
-    command = [sys.executable, "-c", LAUNCHER, sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as launcher:
-        assert launcher.stdout is not None
-        process_id = int(launcher.stdout.readline())
-        try:
-            wait_until((tmp_path / "waits").exists)
-            launcher.kill()
-            wait_until(lambda: not is_running(process_id))
-        finally:
-            launcher.kill()
-            if is_running(process_id):
-                os.kill(process_id, signal.SIGKILL)
+    join_ranks = mt.distributed._join_ranks
+
+    def write_id_and_join(backend: str) -> None:
+        written = output.with_name("written")
+        written.write_text(str(os.getpid()), encoding="utf-8")
+        written.rename(id_path)
+        join_ranks(backend)
+
+    def run_rank() -> None:
+        os.environ.update(environment)
+        mt.distributed._join_ranks = write_id_and_join
+        open_runtime("cpu")
+
+    def launch() -> None:
+        ForkedProcess(run_rank, output=output).wait()
+
+    launcher = ForkedProcess(launch, output=output)
+    try:
+        wait_until(id_path.exists)
+    finally:
+        launcher.kill()
+    process_id = int(id_path.read_text(encoding="utf-8"))
+    try:
+        wait_until(lambda: not is_running(process_id))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import resource
 import shutil
@@ -13,6 +14,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -95,13 +97,7 @@ def run_all(
 def start(case: Case, workspace: Workspace, *, limits: Limits) -> int:
     """Fork a process that runs the case; return its id."""
     workspace.fill(case)
-    # Import what each process would have to wait for. torch.optim imports torch._dynamo, which is
-    # slow.
-    import torch._dynamo  # noqa: F401
-
-    import mt.export.ctranslate2
-    import mt.report.run_report  # noqa: F401
-
+    import_what_cases_need()
     with warnings.catch_warnings():
         # Python warns about forking with threads, but none of our threads holds a lock.
         warnings.simplefilter("ignore")
@@ -111,9 +107,25 @@ def start(case: Case, workspace: Workspace, *, limits: Limits) -> int:
     return process_id
 
 
+def import_what_cases_need() -> None:
+    """Import in this process what each case would have to wait for in its own."""
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+    import torch._dynamo  # noqa: F401  # the optimizers import it
+
+    import mt.cli.app
+    import mt.export.ctranslate2
+    import mt.report.run_report
+    import mt.training.run  # noqa: F401
+
+    with suppress(ImportError):  # it is optional
+        import ctranslate2.specs  # noqa: F401
+
+
 def run_forked(case: Case, workspace: Workspace, limits: Limits) -> NoReturn:
     """Run the case in a forked process, and end that process, whatever happens."""
     code = 70
+    gc.freeze()  # a collection would touch, and so copy, every object of the parent
     try:
         redirect_streams(workspace)
         set_limits(workspace, limits)
