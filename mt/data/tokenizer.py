@@ -31,6 +31,9 @@ SAMPLES_PER_WORD = 16  # sampled encodings of one word in one call
 # and both characters that must be escaped.
 ROUND_TRIP_TEXT = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE_SYMBOL} "
 
+# Byte pieces of the control characters at which programs end a line: LF, VT, FF, CR, FS, GS, RS.
+LINE_END_BYTES = frozenset(f"<0x{byte:02X}>" for byte in b"\n\v\f\r\x1c\x1d\x1e")
+
 
 class Tokenizer:
     """Lossless encoder and decoder: a SentencePiece model and an escape for U+2581.
@@ -74,8 +77,9 @@ class Tokenizer:
 
         self.tag_ids = tuple(sorted(control_ids - {PAD_ID, BOS_ID, EOS_ID}))
         # Ids that a search must not generate: all control ids but eos, and what would break a line.
-        newline_ids = {i for i in ids if piece_texts[i] == "<0x0A>" or "\n" in piece_texts[i]}
-        forbidden_ids = {UNK_ID} | (control_ids - {EOS_ID}) | newline_ids
+        newline_ids = {i for i in ids if "\n" in piece_texts[i]}
+        line_end_ids = {i for i in ids if piece_texts[i] in LINE_END_BYTES}
+        forbidden_ids = {UNK_ID} | (control_ids - {EOS_ID}) | newline_ids | line_end_ids
         self.forbidden_ids = tuple(sorted(forbidden_ids))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -178,6 +178,16 @@ def test_ids_that_search_may_generate_have_no_newline(
     assert tokenizer.eos_id in allowed_ids
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_that_search_may_generate_end_no_line_in_other_programs(
+    tokenizers: dict[str, Tokenizer], kind: str
+) -> None:
+    tokenizer = tokenizers[kind]
+    allowed_ids = set(range(tokenizer.vocab_size)) - set(tokenizer.forbidden_ids)
+    texts = tokenizer.decode([[token_id] for token_id in sorted(allowed_ids)])
+    assert all(len(f"a{text}b".splitlines()) == 1 for text in texts)
+
+
 def test_pieces_show_spaces_as_u2581(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["bpe"]
     (ids,) = tokenizer.encode(["The dog"])
