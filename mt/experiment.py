@@ -29,6 +29,7 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import sample_sentences, train_tokenizer
 from mt.decoding.translator import Translator
 from mt.device import oom_as_device_error
+from mt.errors import DataError
 from mt.model.transformer import Transformer
 from mt.storage.atomic import atomic_file
 from mt.storage.run_dir import RunDir, open_run_dir
@@ -129,6 +130,10 @@ class Experiment:
     @cached_property
     def evaluation_sets(self) -> list[EvalSet]:
         """The config's test sets, or its validation sets if it has none. Raises DataError."""
+        if self.run_dir.is_export:
+            raise DataError(
+                f"{self.run_dir.path}: an export has no test text; name some: --src and --ref"
+            )
         sections = self.config.data.test or self.config.data.valid
         return [load_eval_set(section, self.config.data) for section in sections]
 

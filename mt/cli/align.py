@@ -59,6 +59,7 @@ def align(
     from mt.decoding.translator import Translator
 
     translator = Translator.load(run_dir, checkpoint=checkpoint, device=device)
+    translator.warn_of_default_language(to)
     layer_index = None
     if layer is not None:
         num_layers = len(translator.model.decoder_layers)

@@ -10,7 +10,7 @@ import typer
 
 from mt.cli.logs import escape_control_chars
 from mt.cli.options import DeviceOption, QuietOption, VerboseOption
-from mt.cli.split import describe_split
+from mt.cli.split import describe_first_pair, describe_split
 from mt.cli.text_options import (
     ColumnsOption,
     FilesArgument,
@@ -105,6 +105,9 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
     from mt.planning.settings import count_epochs, describe_epochs, describe_minutes
 
+    yield from describe_first_pair(
+        request.text, src_lang=request.src_lang, tgt_lang=request.tgt_lang
+    )
     yield from describe_split(project.split, name=request.text.name, directory=request.data_dir)
     if request.valid_text is not None:
         yield f"Validation text: {request.valid_text}"

@@ -56,6 +56,7 @@ def score(
     translator = Translator.load(
         run_dir, ensemble_with=ensemble_with or (), checkpoint=checkpoint, device=device
     )
+    translator.warn_of_default_language(to)
     prefix = translator.language_prefix(to)
     scores = score_pairs(translator, read_parallel(src, tgt), prefix=prefix)
     format_score = json_line if jsonl else plain_line

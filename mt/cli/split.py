@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mt.cli.logs import escape_control_chars
 from mt.cli.options import QuietOption, VerboseOption
 from mt.cli.text_options import (
     ColumnsOption,
@@ -19,7 +20,10 @@ from mt.cli.text_options import (
 )
 
 if TYPE_CHECKING:
+    from mt.data.parallel_text import ParallelText
     from mt.data.split import Split
+
+MAX_SHOWN_CHARACTERS = 100  # of a sentence
 
 
 def split(
@@ -45,7 +49,16 @@ def split(
     result = split_text(text, num_valid=num_valid, num_test=num_test, seed=seed)
     with split_directory(output, result, text, src_lang=src_lang, tgt_lang=tgt_lang):
         pass
+    write_lines(describe_first_pair(text, src_lang=src_lang, tgt_lang=tgt_lang))
     write_lines(describe_split(result, name=text.name, directory=output))
+
+
+def describe_first_pair(text: "ParallelText", *, src_lang: str, tgt_lang: str) -> Iterator[str]:
+    """Yield the first pair. It shows swapped languages, and a header that was read as a pair."""
+    from mt.data.parallel_text import read_pairs
+
+    for language, sentence in zip((src_lang, tgt_lang), next(read_pairs(text)), strict=True):
+        yield f"the first line, {language}: {escape_control_chars(sentence[:MAX_SHOWN_CHARACTERS])}"
 
 
 def describe_split(split: "Split", *, name: str, directory: Path) -> Iterator[str]:

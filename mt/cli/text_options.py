@@ -59,9 +59,21 @@ def open_text(
             ) from None
     if src_lang == tgt_lang:
         raise DataError(f"--tgt-lang: wanted another language than --src-lang, found {tgt_lang}")
+    refuse_swapped_files(files, src_lang=src_lang, tgt_lang=tgt_lang)
     return text_of_names(
         files, src_lang=src_lang, tgt_lang=tgt_lang, columns=parse_columns(columns)
     )
+
+
+def refuse_swapped_files(files: list[str], *, src_lang: str, tgt_lang: str) -> None:
+    """Raise DataError if the first of two files ends in `tgt_lang` and the second in `src_lang`."""
+    endings = [name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2] for name in files]
+    if endings == [tgt_lang, src_lang]:
+        src, tgt = files[1], files[0]
+        raise DataError(
+            f"the names of the files say that {tgt} is {tgt_lang} and {src} is {src_lang}; "
+            f"name the source first: {src} {tgt}"
+        )
 
 
 def parse_columns(text: str | None) -> tuple[int | str, int | str] | None:

@@ -55,6 +55,17 @@ def translatable_languages(data: DataConfig) -> tuple[str, ...]:
     return tuple(languages) or (data.tgt_lang,)
 
 
+def describe_default_language(tgt_lang: str, languages: Sequence[str]) -> str | None:
+    """Return a warning that no target language was named, for a model of several; else None."""
+    others = [language for language in languages if language != tgt_lang]
+    if not others:
+        return None
+    return (
+        f"no target language is named (--to), so the translations are taken for {tgt_lang}; "
+        f"the model also writes {', '.join(others)}"
+    )
+
+
 def translatable_pairs(data: DataConfig) -> tuple[LanguagePair, ...]:
     """Return the language pairs that a run can translate, that of its defaults first.
 

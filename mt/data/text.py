@@ -232,7 +232,10 @@ def _find_file(prefix: str, lang: str) -> Path:
             return path
     message = f"{name}: no such file (nor with {' or '.join(COMPRESSED_ENDINGS)})"
     if Path(prefix).is_file():
-        message += f"; {prefix} is a file: name it as tsv, tmx, or src and tgt"
+        message += (
+            f"; {prefix} is a file: wanted a table (.tsv, .txt), a translation memory (.tmx), two "
+            "files, or their common prefix"
+        )
     raise DataError(message)
 
 

@@ -19,7 +19,13 @@ from mt.config.choices import Normalization
 from mt.config.schema import Config, SearchConfig
 from mt.data.normalization import Normalizer, describe_characters, is_blank
 from mt.data.source_stats import SourceStats
-from mt.data.tags import Prefix, choose_tags, language_ids, tag_ids
+from mt.data.tags import (
+    Prefix,
+    choose_tags,
+    describe_default_language,
+    language_ids,
+    tag_ids,
+)
 from mt.data.text import chunked
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.segment_search import BatchedSearch, SourceSegment
@@ -112,6 +118,13 @@ class TextTranslator(ABC):
                 f"({self._tgt_languages_text})"
             )
         return ()
+
+    def warn_of_default_language(self, to: str | None) -> None:
+        """Log a warning if `to` is None and the model has several target languages."""
+        if to is None:
+            problem = describe_default_language(self.tgt_lang, list(self.ids_by_language))
+            if problem is not None:
+                logger.warning(problem)
 
     @property
     def _tgt_languages_text(self) -> str:
@@ -268,7 +281,10 @@ def _next_target_prefixes(
     found = list(islice(target_prefixes, count))
     if len(found) < count:
         line = num_lines_before + len(found) + 1
-        raise DataError(f"line {line:,}: wanted a target prefix for each line, found no more")
+        raise DataError(
+            f"wanted a target prefix for each line, found none for line {line:,}; "
+            "a blank one stands for none"
+        )
     return found
 
 

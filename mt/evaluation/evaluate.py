@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mt.config.schema import Config
 from mt.data.eval_set import EvalSet, read_eval_set, warn_of_unnormalized_references
-from mt.data.tags import translatable_languages
+from mt.data.tags import describe_default_language, translatable_languages
 from mt.data.text import read_lines
 from mt.decoding.translation import TranslationProgress
 from mt.decoding.translator import Translator
@@ -163,6 +163,11 @@ def translate_sets(
             check_languages(experiment, eval_set, first=experiments[0])
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
     warnings = _find_seen_sources(eval_sets, experiments)
+    if experiments and src is not None and to is None:
+        data = experiments[0].config.data
+        problem = describe_default_language(data.tgt_lang, translatable_languages(data))
+        if problem is not None:
+            warnings.append(problem)
     outputs_of_sets: list[list[SystemOutput]] = [[] for _ in eval_sets]
     for number, experiment in enumerate(experiments):
         translator = experiment.translator(

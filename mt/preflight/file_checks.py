@@ -45,6 +45,9 @@ MIN_LINES_FOR_CONTRAST = 200
 # start or end with the file: the place is not known more exactly.
 DRIFT_PLACE_TOLERANCE = 10
 
+# The score of a set with fewer pairs says little.
+MIN_SCORED_PAIRS = 100
+
 # Line numbers shown of each kind of fault.
 NUM_LINES_SHOWN = 3
 
@@ -124,6 +127,17 @@ def check_alignment(survey: ParallelSurvey) -> Finding:
     if drifts:
         numbers["line"] = line
     return Finding(level, "alignment", place, f"{survey.name}: {text}", numbers)
+
+
+def check_set_size(survey: ParallelSurvey) -> list[Finding]:
+    """Report a validation or test set that is too small for a score."""
+    if survey.num_pairs >= MIN_SCORED_PAIRS:
+        return []
+    text = (
+        f"{survey.name}: has {survey.num_pairs:,} pairs; scores of so few depend much on chance: "
+        "use some hundreds"
+    )
+    return [Finding("note", "set size", "", text, {"pairs": survey.num_pairs})]
 
 
 def check_blank_lines(survey: ParallelSurvey, *, is_train: bool) -> list[Finding]:

@@ -126,6 +126,12 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
     for survey in all_surveys:
         yield file_checks.check_alignment(survey)
     yield from check_each(
+        "set size",
+        evaluation,
+        file_checks.check_set_size,
+        if_none="large enough for scores",
+    )
+    yield from check_each(
         "blank lines",
         all_surveys,
         lambda survey: file_checks.check_blank_lines(survey, is_train=survey.name in train_names),

@@ -40,7 +40,7 @@ def test_sets_are_written_and_counted(tsv: Path, tmp_path: Path) -> None:
         tgt = read(out / f"{name}.de")
         assert all(f"{s}\t{t}\tCC-BY" in ROWS for s, t in zip(src, tgt, strict=True))
     assert not set(read(out / "train.en")) & set(read(out / "valid.en"))
-    numbers = [int(line.split()[0]) for line in ended.out.splitlines()[:6]]
+    numbers = [int(line.split()[0]) for line in ended.out.splitlines()[2:8]]
     assert numbers == [63, 1, 1, 49, 5, 7]
 
 
@@ -78,7 +78,7 @@ def test_units_without_one_of_the_languages_are_counted(tmp_path: Path) -> None:
     ended = split(path, "-o", tmp_path / "out")
     assert ended.code == 0, ended.err
     assert "left out 3 of 33" in ended.err
-    assert ended.out.split()[0] == "30"
+    assert ended.out.splitlines()[2].split()[0] == "30"
 
 
 def variant(language: str, text: str) -> str:
@@ -93,6 +93,24 @@ def test_existing_directory_is_not_replaced(tsv: Path, tmp_path: Path) -> None:
     assert ended.code == 1
     assert str(tmp_path / "out") in ended.err
     assert read(tmp_path / "out/train.en") == ["mine"]
+
+
+def test_first_pair_is_shown(tsv: Path, tmp_path: Path) -> None:
+    """So that a header that was read as a pair is noticed, and so are swapped languages."""
+    src, tgt = read(tsv)[0].split("\t")[:2]
+    ended = split(tsv, "-o", tmp_path / "out")
+    assert ended.out.splitlines()[:2] == [
+        f"the first line, en: {src}",
+        f"the first line, de: {tgt}",
+    ]
+
+
+@pytest.mark.parametrize("endings", [("de", "en"), ("de.gz", "en.gz")])
+def test_files_in_the_other_order_are_refused(endings: tuple[str, str], tmp_path: Path) -> None:
+    files = [f"text.{ending}" for ending in endings]
+    ended = mt("split", *files, "-o", tmp_path / "out", "--src-lang", "en", "--tgt-lang", "de")
+    assert ended.code == 1
+    assert f"{files[1]} {files[0]}" in ended.err
 
 
 def test_text_that_hangs_together_cannot_be_split(tmp_path: Path) -> None:

@@ -92,6 +92,29 @@ def test_bundle_translates_into_each_language(tmp_path: Path) -> None:
     assert mt("translate", tmp_path / "bundle", "--to", "dd", stdin=TEXT).code == 1
 
 
+def test_bundle_has_no_test_text(bundle: Path) -> None:
+    """Not even where files of the same names are in the current directory."""
+    ended = mt("evaluate", bundle)
+    assert ended.code == 1
+    assert "bundle" in ended.err
+    assert "--src and --ref" in ended.err
+
+
+@pytest.mark.parametrize("command", [("evaluate", "--ref"), ("score", "--tgt"), ("align", "--tgt")])
+def test_target_language_that_is_not_named_is_shown(
+    tmp_path: Path, command: tuple[str, str]
+) -> None:
+    name, target_option = command
+    run_dir = make_run(tmp_path / "run", make_tokenizers(tmp_path), SEVERAL_LANGUAGES)
+    text = tmp_path / "text"
+    text.write_text(TEXT, encoding="utf-8")
+    arguments = (name, run_dir, "--src", text, target_option, text)
+    (warning,) = [line for line in mt(*arguments).err.splitlines() if "(--to)" in line]
+    assert " bb;" in warning
+    assert " cc" in warning
+    assert "(--to)" not in mt(*arguments, "--to", "cc").err
+
+
 def test_bundle_of_a_bundle_is_the_same(bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     assert mt("export", bundle, "--to", "bundle", again).code == 0

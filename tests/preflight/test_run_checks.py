@@ -227,6 +227,16 @@ def test_corpora_and_references_are_named_one_by_one(text: Text) -> None:
     assert names == ["train.0", "train.1", "valid", "test ref 1", "test ref 2"]
 
 
+def test_set_that_is_too_small_for_scores_is_noted(text: Text) -> None:
+    for name in ("test.en", "test.de"):
+        text[name] = text[name][:20]
+    findings = find_all(write_project(text))
+    (finding,) = (finding for finding in findings if finding.topic == "set size")
+    assert finding.level == "note"
+    assert finding.text.startswith("test: has 20 pairs")
+    assert finding.numbers == {"pairs": 20}
+
+
 # Sound files
 
 
@@ -246,6 +256,7 @@ def test_sound_files_give_every_topic_and_change_nothing(
         "config",
         "encoding",
         "alignment",
+        "set size",
         "blank lines",
         "duplicates",
         "overlap",
