@@ -213,7 +213,7 @@ def prepare_text(experiment: Experiment) -> None:
     require_teachers(config.train)
     for valid in experiment.validation_sets:
         scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
-        warn_of_missing_spaces(valid.name, {"references": valid.refs[0]}, scoring)
+        warn_of_missing_spaces(valid.name, valid.refs[0], scoring)
         warn_of_unnormalized_references(valid, config.data.normalization)
     warn_of_equal_sides(training_corpora(config.data))
     experiment.count_training_text()

@@ -78,10 +78,19 @@ def test_text_without_spaces_scored_by_words_gets_a_warning(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     _, err = score(tmp_path, CHINESE, *options)
-    assert err.startswith("warning: hyp: the translations ")
+    assert err.startswith("warning: hyp: the references ")
     assert "one word a line" in err
     assert "tok:13a" in err
     assert err.count("\n") == 1
+
+
+def test_translations_of_one_word_get_no_warning(tmp_path: Path) -> None:
+    """A model that has learned little writes them, whatever its language is."""
+    hyp = write(tmp_path / "hyp", ["Ein....."] * 3)
+    ref = write(tmp_path / "ref", ["Eine Frau sieht einen Hund ."] * 3)
+    ended = mt("evaluate", "--hyp", hyp, "--ref", ref)
+    assert ended.code == 0
+    assert "one word a line" not in ended.err
 
 
 def test_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
