@@ -58,7 +58,7 @@ def describe_first_pair(text: "ParallelText", *, src_lang: str, tgt_lang: str) -
     from mt.data.parallel_text import read_pairs
 
     for language, sentence in zip((src_lang, tgt_lang), next(read_pairs(text)), strict=True):
-        yield f"the first line, {language}: {escape_control_chars(sentence[:MAX_SHOWN_CHARACTERS])}"
+        yield f"first pair, {language}: {escape_control_chars(sentence[:MAX_SHOWN_CHARACTERS])}"
 
 
 def describe_split(split: "Split", *, name: str, directory: Path) -> Iterator[str]:

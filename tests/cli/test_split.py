@@ -100,8 +100,8 @@ def test_first_pair_is_shown(tsv: Path, tmp_path: Path) -> None:
     src, tgt = read(tsv)[0].split("\t")[:2]
     ended = split(tsv, "-o", tmp_path / "out")
     assert ended.out.splitlines()[:2] == [
-        f"the first line, en: {src}",
-        f"the first line, de: {tgt}",
+        f"first pair, en: {src}",
+        f"first pair, de: {tgt}",
     ]
 
 

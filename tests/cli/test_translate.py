@@ -242,9 +242,7 @@ def test_output_has_no_carriage_return(run_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert mt("translate", run_dir, "-o", output, "--n-best", "3", stdin=text).code == 0
     content = output.read_bytes().decode("utf-8")
-    n_best_lists = Translator.load(run_dir, beam_size=5).n_best(
-        text.splitlines(), num_translations=3
-    )
+    n_best_lists = Translator.load(run_dir).n_best(text.splitlines(), num_translations=3)
     assert content.count("\n") == sum(len(translations) for translations in n_best_lists)
     for control_character in "\r\v\f\x1c\x1d\x1e":
         assert control_character not in content
