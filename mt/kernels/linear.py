@@ -12,11 +12,24 @@ from torch import Tensor
 
 from mt.kernels.dispatch import use_fast_kernel
 
-# `_linear_pointwise` is a private operator of PyTorch, so a version without it must still work.
-HAS_ONEDNN: bool = (
-    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
+
+def _find_onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """Return the dtypes in which oneDNN's linear layer works on this processor.
+
+    Its bf16 needs AVX-512 or newer instructions. PyTorch multiplies in bf16 on any processor. The
+    operators are private, so a version of PyTorch without them must still work.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return ()
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return ()
+    has_bf16_check = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    if has_bf16_check and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return (torch.float32, torch.bfloat16)
+    return (torch.float32,)
+
+
+ONEDNN_DTYPES = _find_onednn_dtypes()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -52,7 +65,7 @@ def product(
     The shapes are those of `linear`.
     """
     assert not torch.is_grad_enabled(), "oneDNN's product has no gradient"
-    if HAS_ONEDNN and x.dtype in (torch.float32, torch.bfloat16):
+    if x.dtype in ONEDNN_DTYPES:
         output: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
         return output
     output = F.linear(x, weight, bias)
