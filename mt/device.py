@@ -14,7 +14,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Parts of the messages of PyTorch's RuntimeErrors for a lack of memory. CUDA also has a class for
 # it, OutOfMemoryError, which is a RuntimeError; the CPU allocator has only a message. The last one
-# is oneDNN's, when it finds no memory for a kernel of a new shape.
+# is oneDNN's, when it finds no memory for a kernel of a new shape. (A "primitive descriptor" that
+# it cannot create is an operation that it does not have on this processor.)
 OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
@@ -22,6 +23,7 @@ OUT_OF_MEMORY_MESSAGES = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a primitive",
 )
+UNSUPPORTED_MESSAGE = "could not create a primitive descriptor"
 
 # Keys of glibc's mallopt().
 M_TRIM_THRESHOLD = -1
@@ -88,6 +90,8 @@ def oom_as_device_error(purpose: str) -> Iterator[None]:
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     if isinstance(error, MemoryError):
         return True
+    if UNSUPPORTED_MESSAGE in str(error):
+        return False
     return any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 

@@ -5,6 +5,7 @@ mt/decoding/segmentation.py splits texts into segments.
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,10 @@ CPU_ENCODER_BATCH_SIZE = 32  # sentences
 MAX_WIDER_SEARCHES = 2
 MAX_WIDER_BEAM_SIZE = 100
 SEARCH_OUT_OF_MEMORY = "to translate: wanted a smaller beam, or search.batch_tokens in the config"
+
+# Characters at which some programs end a line. A translation has a space in their place. Most
+# cannot be generated, but a byte sequence or a piece of the training text can be one of the others.
+LINE_ENDS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
 
 class SourceSegment(NamedTuple):
@@ -153,8 +158,7 @@ class BatchedSearch(ABC):
         translations = []
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             segment = Segment(list(source.ids), [*hypothesis.ids, self.tgt_tokenizer.eos_id])
-            # Many programs end a line at a carriage return, or strip it from the end of a line.
-            text = text.replace("\r", " ")
+            text = LINE_ENDS.sub(" ", text)
             translations.append(
                 Translation(text, hypothesis.score, hypothesis.log_prob, (segment,))
             )

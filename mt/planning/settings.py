@@ -77,7 +77,10 @@ class Row:
 # dropout (Sennrich and Zhang 2019), fewer or narrower layers (Araabi and Monz 2020), small batches
 # (Atrio and Popescu-Belis 2022); on much text, the models of Vaswani et al. 2017.
 TABLE = (
-    Row(1_000, 0, TINY, 1000, dropout=0.3, bpe_dropout=0.1),
+    Row(500, 0, TINY, 400, dropout=0.3, bpe_dropout=0.1),
+    Row(1_000, 0, TINY, 500, dropout=0.3, bpe_dropout=0.1),
+    Row(2_000, 0, TINY, 1000, dropout=0.1, bpe_dropout=0.0),
+    Row(2_000, 20, TINY, 1000, dropout=0.3, bpe_dropout=0.1),
     Row(5_000, 0, TINY, 2000, dropout=0.1, bpe_dropout=0.0),
     Row(5_000, 20, TINY, 2000, dropout=0.3, bpe_dropout=0.1, measured=True),
     Row(5_000, 600, SMALL, 2000, dropout=0.3, bpe_dropout=0.1),

@@ -301,6 +301,17 @@ def check_mixed_forms(
     return findings
 
 
+def check_html_entities(file: FileSurvey) -> list[Finding]:
+    """Report lines with HTML entities, which a model learns to write."""
+    if not file.html_lines:
+        return []
+    text = (
+        f"HTML entities such as &quot;: {format_lines(file.html_lines, file.unit)}; the model "
+        "learns to write them (html.unescape of Python converts text)"
+    )
+    return [Finding("note", "HTML", first_place(file, file.html_lines), text)]
+
+
 def check_characters(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) -> list[Finding]:
     """Report the characters of a validation or test set that neither side of train has."""
     known: set[str] = set()
@@ -313,10 +324,8 @@ def check_characters(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) ->
             continue
         is_common = max(unknown.values()) > WARN_FRACTION * len(file)
         level: Level = "warning" if is_common else "note"
-        text = (
-            f"{survey.name}: {len(unknown):,} characters are not in train: "
-            f"{describe_characters(unknown)} lines"
-        )
+        things = "1 character is" if len(unknown) == 1 else f"{len(unknown):,} characters are"
+        text = f"{survey.name}: {things} not in train: {describe_characters(unknown)} lines"
         counts = {"characters": len(unknown)}
         findings.append(Finding(level, "characters", str(file.path), text, counts))
     return findings

@@ -149,6 +149,12 @@ def check_files(data: DataConfig) -> Iterator[Finding]:
     yield from check_languages(surveys)
     yield from check_forms(surveys, data.normalization)
     yield from check_each(
+        "HTML",
+        distinct_files(all_surveys),
+        file_checks.check_html_entities,
+        if_none="no entities such as &quot;",
+    )
+    yield from check_each(
         "characters",
         evaluation,
         lambda survey: file_checks.check_characters(survey, train),

@@ -4,12 +4,13 @@ A survey keeps about 60 bytes a line and no text. The text is read to its end wh
 lines are listed, not refused.
 """
 
+import html
 import re
 import unicodedata
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -71,6 +72,9 @@ _BAD_CHARACTER = re.compile(f"[{''.join(SEPARATORS)}\udc80-\udcff]")
 _UNUSUAL_SPACE = re.compile(r"[^\S \r]")
 _SEVERAL_SPACES = re.compile(r"^\s|\s\s|\s$")
 
+# Such as "&quot;", "&#39;" and "&#x27;".
+_HTML_ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]+|#[0-9]+|#[xX][0-9A-Fa-f]+);")
+
 _NUMBER_OR_WORD = re.compile(r"\d+|[^\W\d_]+")
 
 # A Japanese or Chinese sentence ends in full-width punctuation where its translation has the ASCII
@@ -110,6 +114,7 @@ class FileSurvey:
     # Line numbers, from 1, by the kind of form: DECOMPOSED and the like, or the name of a space.
     unusual_lines: Mapping[str, list[int]]
 
+    html_lines: Sequence[int]  # numbers, from 1, of the lines with HTML entities such as &quot;
     num_composed: int  # lines with letters that are not decomposed, such as an "\u00e9"
     characters: Mapping[str, int]  # number of normalized lines that have each character
 
@@ -197,6 +202,7 @@ def survey_side(
         trigram_counts=trigram_counts,
         bad_lines=dict(collected.bad_lines),
         unusual_lines=dict(collected.unusual_lines),
+        html_lines=collected.html_lines,
         num_composed=collected.num_composed,
         characters=collected.characters,
     )
@@ -214,6 +220,7 @@ class _CollectedLines:
         self.num_cues = array("i")
         self.bad_lines: dict[str, list[int]] = defaultdict(list)
         self.unusual_lines: dict[str, list[int]] = defaultdict(list)
+        self.html_lines: list[int] = []
         self.num_composed = 0
         self.characters: Counter[str] = Counter()
 
@@ -231,6 +238,8 @@ class _CollectedLines:
             self.bad_lines[fault].append(line_number)
         for kind in find_unusual_forms(line):
             self.unusual_lines[kind].append(line_number)
+        if has_html_entity(line):
+            self.html_lines.append(line_number)
         if not unicodedata.is_normalized("NFD", line):
             self.num_composed += 1
         self.characters.update(set(normalize(line, self.normalization)))
@@ -270,6 +279,11 @@ def find_unusual_forms(line: str) -> list[str]:
     if remove_zero_width(line) != line:
         kinds.add(ZERO_WIDTH)
     return sorted(kinds)
+
+
+def has_html_entity(line: str) -> bool:
+    """Return whether a line has an HTML entity such as "&quot;", which is one character in HTML."""
+    return any(html.unescape(entity) != entity for entity in _HTML_ENTITY.findall(line))
 
 
 def find_cues(line: str) -> set[int]:

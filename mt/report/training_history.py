@@ -31,6 +31,12 @@ def missing_metrics(history: MetricsHistory, *, file_name: str) -> list[str]:
             f"{file_name}: {history.num_unreadable:,} lines cannot be read;"
             " if training is running, the last one may be incomplete."
         )
+    if history.lines and not history.start and not history.train:
+        missing.append(
+            f"{file_name} has only the scores of the exported model: its losses are in the "
+            "run from which it was exported."
+        )
+        return missing
     if not history.train:
         missing.append("No update has been logged yet.")
     if not history.valid:

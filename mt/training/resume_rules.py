@@ -64,7 +64,7 @@ def check_same_text(meta: Mapping[str, Any], experiment: Experiment) -> None:
 
     `meta` is the meta.json of a checkpoint of the run.
     """
-    path = experiment.run_dir.checkpoints_dir
+    path = experiment.run_dir.path
     if meta.get("data_digest") != experiment.training_data.digest:
         raise CheckpointError(
             f"{path}: the training text has changed since the run began; {OTHER_RUN_HINT}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mt.config.schema import Config, ModelConfig
+from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import NUM_FIXED_PIECES, train_tokenizer
 from mt.model.transformer import Transformer
-from mt.planning.advice import MAX_WARMUP_FRACTION
+from mt.planning.advice import MAX_WARMUP_FRACTION, advise_on_vocabulary
 from mt.planning.settings import (
     MIN_BATCH_TOKENS,
     TABLE,
@@ -27,6 +30,7 @@ from mt.planning.settings import (
     plan_length,
 )
 from mt.planning.text_facts import SideFacts, TextFacts, measure_text
+from mt.preflight.plan_checks import find_learned_tokens
 
 PAIRS = st.integers(100, 10**8)
 MINUTES = st.floats(1, 10**4)
@@ -196,6 +200,29 @@ def test_vocabulary_can_be_trained_on_the_text(
         vocab_size=settings.vocab_size,
         character_coverage=settings.character_coverage,
     )
+
+
+def zipf_sentences(num_sentences: int) -> list[str]:
+    """Return sentences of 7 words, of which the k-th most frequent has a probability like 1 / k."""
+    generator = random.Random(num_sentences)
+    syllables = ["ka", "lo", "mir", "ten", "so", "ri", "bal", "u", "dek", "pa", "ni", "gor"]
+    ranks = range(1, 3001)
+    words = ["".join(generator.choices(syllables, k=generator.randint(1, 4))) for _ in ranks]
+    weights = [1 / rank for rank in ranks]
+    return [" ".join(generator.choices(words, weights, k=7)) for _ in range(num_sentences)]
+
+
+@pytest.mark.parametrize("num_pairs", [250, 500, 1000, 2000])
+def test_vocabulary_is_not_too_large_for_mt_check(num_pairs: int, tmp_path: Path) -> None:
+    texts = zipf_sentences(2 * num_pairs)
+    pairs = list(zip(texts[::2], texts[1::2], strict=True))
+    settings = choose_settings(measure_text(pairs), MachineFacts("cpu", 9000), minutes=10)
+    path = tmp_path / "tokenizer.model"
+    train_tokenizer(texts, path, kind="bpe", vocab_size=settings.vocab_size)
+    tokenizer = Tokenizer.load(path)
+    ids = [token_id for row in tokenizer.encode(texts) for token_id in row]
+    counts = np.bincount(ids, minlength=tokenizer.vocab_size)[find_learned_tokens(tokenizer)]
+    assert advise_on_vocabulary(counts, vocab_size=tokenizer.vocab_size, side="both") is None
 
 
 def test_small_text_is_not_seen_in_one_piece() -> None:

@@ -262,6 +262,7 @@ def test_sound_files_give_every_topic_and_change_nothing(
         "overlap",
         "languages",
         "forms",
+        "HTML",
         "characters",
         "lengths",
         "scores",

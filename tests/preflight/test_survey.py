@@ -71,3 +71,17 @@ def test_damaged_gzip_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"one\n" * 99)[:-9])
     with pytest.raises(DataError, match="damaged"):
         survey_file(path)
+
+
+def test_lines_with_html_entities_are_listed(tmp_path: Path) -> None:
+    lines = [
+        "Tom &amp; Mary",
+        "AT&T; Q&A",
+        "it&#39;s",
+        "it&#x27;s",
+        "&nosuchname;",
+        "&quot;",
+        "& amp;",
+    ]
+    path = write_lines(tmp_path / "text", lines)
+    assert survey_file(path).html_lines == [1, 3, 4, 6]

@@ -68,3 +68,14 @@ def test_unreadable_memory_is_one_error() -> None:
     (finding,) = problems(tmx="a.tmx")
     assert (finding.level, finding.topic) == ("error", "files")
     assert "a.tmx:1: not TMX" in finding.text
+
+
+def test_html_entities_are_a_note() -> None:
+    lines = rows()
+    lines[4] = lines[4].replace("\t", " &quot;\t")
+    write_lines(Path("a.tsv"), lines)
+    data = DataConfig(src_lang="en", tgt_lang="de", train=({"tsv": "a.tsv"},), valid="valid")
+    (finding,) = [finding for finding in check_files(data) if finding.topic == "HTML"]
+    assert finding.level == "note"
+    assert finding.place == f"{Path('a.tsv').resolve()}:5"
+    assert "&quot;: line 5;" in finding.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from runs import CONFIG
 
 from mt.config.load import load_config
@@ -46,6 +47,13 @@ def test_missing_kinds_of_lines_are_reported() -> None:
     no_update, no_validation = missing_metrics(history, file_name="metrics.jsonl")
     assert "No update" in no_update
     assert "no validation" in no_validation
+
+
+@pytest.mark.parametrize("kind", ["valid", "final"])
+def test_history_of_a_bundle_has_only_scores(kind: str) -> None:
+    history = MetricsHistory([{"kind": kind, "step": 100, "BLEU": 30.0}])
+    (sentence,) = missing_metrics(history, file_name="metrics.jsonl")
+    assert "only the scores of the exported model" in sentence
 
 
 def test_unchanged_translation_is_one_version() -> None:

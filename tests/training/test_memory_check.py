@@ -137,9 +137,10 @@ def test_try_update_allocates_missing_moments(
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("could not create a primitive. Run workload with environment variable ..."),
         MemoryError(),
     ],
-    ids=["cuda", "cpu", "python"],
+    ids=["cuda", "cpu", "onednn", "python"],
 )
 def test_check_memory_names_a_size_that_fits(error: Exception) -> None:
     objective = make_objective()
@@ -200,10 +201,17 @@ def test_check_memory_tries_the_batches_as_wide_as_they_may_become() -> None:
         run_check(objective, dataset, 40)
 
 
-def test_other_errors_are_passed_on() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "size mismatch",
+        "could not create a primitive descriptor for the inner product forward propagation",
+    ],
+)
+def test_other_errors_are_passed_on(message: str) -> None:
     objective = make_objective()
-    fail_above(objective, 0, RuntimeError("size mismatch"))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    fail_above(objective, 0, RuntimeError(message))
+    with pytest.raises(RuntimeError, match=message):
         try_update(objective, [make_batch(2, 2)], RUNTIME)
 
 
