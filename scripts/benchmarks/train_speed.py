@@ -132,7 +132,7 @@ def print_speed(blocks: dict[str, list[Block]]) -> None:
     ratios = []
     for ours, plain in zip(blocks[MT], blocks[PLAIN_LOOP], strict=True):
         ratios.append(ours.tokens_per_second / plain.tokens_per_second)
-    low, median, high = statistics.quantiles(ratios, n=4)
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     print(
         f"{MT} / {PLAIN_LOOP}, target tokens/s: {median:.2f} "
         f"(half of the blocks {low:.2f} to {high:.2f})"

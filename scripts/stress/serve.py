@@ -352,7 +352,7 @@ def measure(server: Server, number: int, *, seconds: float) -> None:
     if len(times) < 2:
         print(f"{number} clients: too few answers in {elapsed:.0f} s")
         return
-    percentiles = quantiles(times, n=20)
+    percentiles = quantiles(times, n=20, method="inclusive")
     print(
         f"{number} clients: {len(times) / elapsed:.1f} requests/s, "
         f"p50 {percentiles[9]:.0f} ms, p95 {percentiles[18]:.0f} ms, "

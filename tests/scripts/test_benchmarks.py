@@ -37,8 +37,8 @@ from scripts.benchmarks.large_text import (
     run_step,
 )
 from scripts.benchmarks.plain_loop import PlainTrainer
-from scripts.benchmarks.train_speed import require_equal_work
-from scripts.benchmarks.train_worker import useful_flops
+from scripts.benchmarks.train_speed import print_speed, require_equal_work
+from scripts.benchmarks.train_worker import MT, PLAIN_LOOP, Block, useful_flops
 from scripts.benchmarks.translate_speed import form_batches
 
 TOP = Path(__file__).resolve().parents[2]
@@ -176,6 +176,15 @@ def test_config_that_the_plain_loop_cannot_follow_is_refused(change: str, tmp_pa
     key, _ = change.split("=")
     with pytest.raises(SystemExit, match=re.escape(key)):
         require_equal_work(load_config(path, [change]))
+
+
+def test_half_of_the_blocks_is_within_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Quantiles that extrapolate would go from 0.25 to 4.75 here."""
+    plain = Block(num_tokens=100, flops=1.0, seconds=1.0, peak_flops=1.0, peak_bytes=1)
+    blocks = {MT: [plain, plain._replace(num_tokens=400)], PLAIN_LOOP: [plain, plain]}
+    print_speed(blocks)
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith(": 2.50 (half of the blocks 1.75 to 3.25)")
 
 
 def test_train_benchmark_prints_ratio_and_nll(
