@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from random_run import SEVERAL_LANGUAGES, TEXTS, make_run, make_texts, make_tokenizers
@@ -48,7 +49,7 @@ def make_ending_run(path: Path, tokenizers: list[Path], *overrides: str) -> Path
         biases = model.embedding_weight("output")[:, 0]
         biases[:] = 0.0
         biases[list(translator.tgt_tokenizer.forbidden_ids)] = -30.0
-        biases[translator.tgt_tokenizer.eos_id] = 1.0
+        biases[translator.tgt_tokenizer.eos_id] = 1.2
     CheckpointStore(RunDir(run_dir).checkpoints_dir, keep=1).save(
         Checkpoint(model.state_dict(), {}, {}), step=2, is_best=True
     )
@@ -93,7 +94,11 @@ def test_greedy_translations_are_those_of_the_run(run_dir: Path, exported: Path)
 def test_beam_search_is_that_of_the_run(
     split_lines: bool, num_translations: int, run_dir: Path, exported: Path
 ) -> None:
-    """Translations of the longest length are left out: they have other scores."""
+    """Lists with a translation of the longest length are left out.
+
+    Our search ends such a translation with eos. CTranslate2 ends it without, which gives it another
+    score and another place in the list.
+    """
     lines = [*LINES, *SENTENCES]
     ours = Translator.load(run_dir, device="cpu", beam_size=4, split_lines=split_lines)
     theirs = CTranslate2Translator.load(
@@ -104,17 +109,18 @@ def test_beam_search_is_that_of_the_run(
     num_complete = 0
     num_equal = 0
     for own_list, their_list in zip(expected.translations, found.translations, strict=True):
-        if not all(is_complete(theirs, translation) for translation in own_list):
+        if not all(is_complete(theirs, item) for item in [*own_list, *their_list]):
             continue
         num_complete += 1
+        scores = [(item.score, item.log_prob) for item in own_list]
+        their_scores = [(item.score, item.log_prob) for item in their_list]
+        assert np.array(their_scores) == pytest.approx(np.array(scores), abs=1e-3)
         if [item.text for item in own_list] == [item.text for item in their_list]:
             num_equal += 1
             for own, their in zip(own_list, their_list, strict=True):
                 assert their.segments == own.segments
                 assert their.segment_starts == own.segment_starts
-                assert their.score == pytest.approx(own.score, abs=1e-3)
-                assert their.log_prob == pytest.approx(own.log_prob, abs=1e-3)
-    assert num_complete >= 15
+    assert num_complete >= 30
     assert num_equal >= num_complete - 1  # a near-tie may be decided differently
     parts_of_sentences = found.translations[len(LINES)][0].segments
     assert len(parts_of_sentences) == (2 if split_lines else 1)
