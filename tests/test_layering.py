@@ -15,6 +15,7 @@ MODULES = sorted((ROOT / "mt").rglob("*.py"))
 # this list.
 LAYERS = [
     "errors",
+    "wording",
     "progress_bar",
     "device",
     "config",

@@ -18,6 +18,7 @@ from mt.cli.options import (
 from mt.cli.streams import write_lines
 from mt.cli.text_input import refuse_overwriting_input
 from mt.errors import DataError
+from mt.wording import count_of
 
 
 def align(
@@ -64,7 +65,9 @@ def align(
     if layer is not None:
         num_layers = len(translator.model.decoder_layers)
         if layer > num_layers:
-            raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
+            raise DataError(
+                f"--layer {layer}: the decoder of {run_dir} has {count_of(num_layers, 'layer')}"
+            )
         layer_index = layer - 1
     alignments = align_lines(
         translator,

@@ -11,6 +11,7 @@ from mt.evaluation.evaluate import SetScores, TranslatedSet
 from mt.evaluation.metrics import Score, Scoring
 from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
+from mt.wording import count_of
 
 
 class SetComparison(NamedTuple):
@@ -63,7 +64,7 @@ def comparison_as_text(results: Sequence[SetComparison]) -> str:
     """
     lines = []
     for result in results:
-        lines.append(f"{escape_control_chars(result.name)}: {result.num_lines:,} lines")
+        lines.append(f"{escape_control_chars(result.name)}: {count_of(result.num_lines, 'line')}")
         systems = [escape_control_chars(name) for name in result.systems]
         width = max(len("system"), *(len(name) for name in systems))
         lines.append(f"metric  {'system':<{width}}   score  95 % interval    p (bs)  p (ar)")

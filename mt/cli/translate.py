@@ -50,6 +50,7 @@ from mt.cli.text_input import (
 from mt.config.choices import MbrUtility
 from mt.progress_bar import ProgressBar
 from mt.storage.run_dir import RunDir
+from mt.wording import count_of
 
 if TYPE_CHECKING:
     from mt.cli.translate_output import Format
@@ -344,7 +345,7 @@ def write_resumable(
     with ResumableOutput(output, settings) as resumable:
         num_done = resumable.num_lines
         if num_done > 0:
-            logger.info(f"{output}: continuing after {num_done:,} lines")
+            logger.info(f"{output}: continuing after {count_of(num_done, 'line')}")
         chunks = translate_chunks(
             translator,
             text._replace(lines=resumable.skip_translated(text.lines)),

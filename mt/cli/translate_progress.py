@@ -9,6 +9,7 @@ from typing import TypeVar
 from mt.cli.text_input import count_lines
 from mt.decoding.translation import TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def format_translate_progress(
     speed = f"{num_lines / seconds:,.1f} lines/s" if num_lines > 0 else ""
     rest = (speed,) if speed else ()
     if total is None:
-        return ProgressText((f"{num_lines:,} lines", *rest, format_duration(seconds)))
+        return ProgressText((count_of(num_lines, "line"), *rest, format_duration(seconds)))
     count = f"{num_lines:,}/{total:,} lines"
     if fraction == 0.0:
         return ProgressText((count,), fraction)

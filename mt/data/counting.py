@@ -12,6 +12,7 @@ from mt.data.parallel_text import ParallelText, complete_pairs
 from mt.data.progress import bytes_bar
 from mt.data.text import OnBytes
 from mt.errors import DataError
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def count_training_text(
         names = ", ".join(corpus.text.name for corpus in corpora)
         raise DataError(f"{names}: no training pair is left: {FilterCounts(blank=num_blank)}")
     blank = f" ({num_blank:,} with a blank side)" if num_blank else ""
-    logger.info(f"train: {num_pairs:,} pairs{blank}")
+    logger.info(f"train: {count_of(num_pairs, 'pair')}{blank}")
     return counts
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar, cast
 
 from mt.errors import DataError
+from mt.wording import count_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -183,7 +184,8 @@ def read_parallel(
             yield src_line, tgt_line
     if num_src != num_tgt:
         raise DataError(
-            f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}: they must match line by line"
+            f"{src} has {count_of(num_src, 'line')}, but {tgt} has {num_tgt:,}: "
+            "they must match line by line"
         )
 
 

@@ -33,6 +33,7 @@ from mt.decoding.segmentation import TextPart, TextSplitter, join_translations
 from mt.decoding.target_prefix import encode_target_prefix
 from mt.decoding.translation import OnProgress, TranslatedChunk, Translation
 from mt.errors import DataError
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -313,11 +314,11 @@ class _LineCounts:
         """Log how many lines have unseen characters, and how many were split."""
         if self.num_unseen_lines > 0:
             logger.warning(
-                f"{self.num_unseen_lines:,} of {self.num_lines:,} lines hold unseen characters, "
-                f"which have no token: {describe_characters(self.unseen_characters)}"
+                f"unseen characters, which have no token, in {self.num_unseen_lines:,} of "
+                f"{count_of(self.num_lines, 'line')}: {describe_characters(self.unseen_characters)}"
             )
         if self.num_split_lines > 0:
             logger.info(
-                f"translate: {self.num_split_lines:,} of {self.num_lines:,} lines were split "
+                f"translate: split {self.num_split_lines:,} of {count_of(self.num_lines, 'line')} "
                 f"into {self.num_parts:,} parts"
             )

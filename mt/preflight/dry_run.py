@@ -31,6 +31,7 @@ from mt.training.optimizer import pack_optimizer
 from mt.training.shared_work import never_interrupting
 from mt.training.trainer import Trainer
 from mt.training.validator import count_set_lines, sample_sets
+from mt.wording import count_of
 
 # The speed is measured over at least so many updates and at least MIN_SECONDS. Where updates are
 # slow, MAX_SECONDS ends it earlier.
@@ -309,7 +310,8 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
     for index in largest_batches(epoch.plan):
         batch = epoch.widest_batch(index)
         num_pairs, src_length = batch.src.shape
-        sizes.append(f"{num_pairs:,} pairs of {src_length:,} and {batch.tgt_out.size(1):,}")
+        lengths = f"{src_length:,} and {batch.tgt_out.size(1):,}"
+        sizes.append(f"{count_of(num_pairs, 'pair')} of {lengths}")
     text = (
         f"{format_bytes(peak)} at the peak, at least {format_bytes(growth)} of it for the model "
         f"and the largest batch ({' or '.join(sizes)} tokens)"

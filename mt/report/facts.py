@@ -17,6 +17,7 @@ from mt.config.yaml_file import show
 from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
 from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope, read_scores
+from mt.wording import count_of
 
 
 class Fact(NamedTuple):
@@ -72,7 +73,7 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
     for index, corpus in enumerate(data.train):
         value = "number of pairs unknown: the run's cache was deleted"
         if counts is not None:
-            value = f"{counts.kept[index]:,} pairs kept"
+            value = f"{count_of(counts.kept[index], 'pair')} kept"
         if corpus.weight != 1.0:
             value += f", weight {corpus.weight:g}"
         if corpus.tag is not None:

@@ -30,6 +30,7 @@ from mt.report.training_history import (
 from mt.storage.checkpoint import BEST, find_checkpoint, has_best
 from mt.storage.run_dir import RunDir, open_run_dir
 from mt.training.metrics_log import MetricsHistory, read_metrics_log, read_scores
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     heat_maps: list[HeatMap] = []
     heat_maps_source = ""
     for eval_set in eval_sets:
-        logger.info(f"{eval_set.name}: translating {len(eval_set.src):,} sentences")
+        logger.info(f"{eval_set.name}: translating {count_of(len(eval_set.src), 'sentence')}")
         scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
         scored_sets.append(translate_and_score(eval_set, translator, scoring=scoring))
         if not heat_maps:  # the sets before had no suitable sentence

@@ -26,6 +26,7 @@ from mt.training.validator import (
     score_eval_sets,
     translate_eval_sets,
 )
+from mt.wording import count_of
 
 # The final scoring takes at most this fraction of `train.max_minutes`. If the whole set needs more,
 # a sample of it is scored.
@@ -138,7 +139,7 @@ class FinalScoring:
         """Return the translations of this rank's sources of each set."""
         device = self.experiment.config.train.device
         translator = self.experiment.translator(task.checkpoint, device=device)
-        text = f"scoring {task.checkpoint} on {task.num_lines:,} lines"
+        text = f"scoring {task.checkpoint} on {count_of(task.num_lines, 'line')}"
         eval_sets = sample_sets(self.experiment.validation_sets, task.num_lines)
         runtime = self.validator.runtime
         with translation_bar(text, enabled=runtime.is_main) as on_progress:

@@ -274,7 +274,7 @@ def test_translate_prints_as_many_lines_as_it_reads(
     ended = mt("translate", run_dir, stdin=stdin)
     assert ended.code == 0, ended.err
     for message in ended.err.splitlines():
-        assert "unseen characters" in message or "were split" in message
+        assert "unseen characters" in message or "translate: split" in message
     assert ended.out.count("\n") == num_lines
     assert ended.out.endswith("\n") or num_lines == 0
     assert "\r" not in ended.out
