@@ -198,7 +198,9 @@ def scoring_of_run(
     tokenize: str | None = None,
     lowercase: bool | None = None,
 ) -> Scoring:
-    """Return how a run's translations are scored, in validation too. Raises TokenizerError.
+    """Return how a run's translations are scored, in validation too.
+
+    Raises PackageError or TokenizerError as `Scoring.for_language` does.
 
     `tgt_lang` is the language of the translations, for a model of several. `tokenize` and
     `lowercase` replace the values in the config.

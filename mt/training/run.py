@@ -27,6 +27,7 @@ from mt.errors import (
     ConfigError,
     DataError,
     DeviceError,
+    PackageError,
     RunDirError,
     TokenizerError,
 )
@@ -52,7 +53,15 @@ from mt.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 # Errors that the user can correct, after which the same command starts from the beginning.
-MISTAKES = (ConfigError, DataError, CheckpointError, TokenizerError, RunDirError, DeviceError)
+MISTAKES = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    TokenizerError,
+    RunDirError,
+    DeviceError,
+    PackageError,
+)
 
 
 def read_config(
