@@ -20,7 +20,6 @@ from mt.cli.text_options import (
     TgtLangOption,
     open_text,
 )
-from mt.errors import DataError
 
 if TYPE_CHECKING:
     from mt.planning.project import Project, Request
@@ -96,9 +95,11 @@ def init(
 
 
 def _refuse_both(name: str, number: int | None, text: str | None) -> None:
-    """Raise DataError if both the size of a set and an existing set are given."""
+    """Raise BadParameter if both the size of a set and an existing set are given."""
     if number is not None and text is not None:
-        raise DataError(f"--{name}-text: the set exists already, so --{name} cannot be used")
+        raise typer.BadParameter(
+            f"the set exists already, so --{name} cannot be used", param_hint=f"--{name}-text"
+        )
 
 
 def describe_project(request: "Request", project: "Project") -> Iterator[str]:

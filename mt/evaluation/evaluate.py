@@ -200,10 +200,9 @@ def scoring_of_run(
 ) -> Scoring:
     """Return how a run's translations are scored, in validation too.
 
-    Raises PackageError or TokenizerError as `Scoring.for_language` does.
-
     `tgt_lang` is the language of the translations, for a model of several. `tokenize` and
-    `lowercase` replace the values in the config.
+    `lowercase` replace the values in the config. Raises PackageError and TokenizerError as
+    `Scoring.for_language` does.
     """
     section = config.evaluation
     return Scoring.for_language(
