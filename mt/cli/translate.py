@@ -311,7 +311,7 @@ def translate_chunks(
         is_line_waiting=text.is_line_waiting,
         target_prefixes=options.target_prefixes(skip=num_done),
     )
-    number = num_done + 1
+    index = num_done
     for chunk in chunks:
         n_best_lists = chunk.translations
         if options.alignments:
@@ -319,8 +319,8 @@ def translate_chunks(
             n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
         formatted = []
         for line, translations in zip(chunk.lines, n_best_lists, strict=True):
-            formatted.append(options.format_line(number, line, translations))
-            number += 1
+            formatted.append(options.format_line(index, line, translations))
+            index += 1
         yield FormattedChunk(chunk.lines, formatted)
         progress.finish_chunk()
 
