@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from mt.data.tokenizer_training import NUM_FIXED_PIECES
-from mt.planning.advice import MAX_WARMUP_FRACTION
+from mt.planning.advice import MAX_WARMUP_FRACTION, round_down
 from mt.planning.text_facts import REDUCED_COVERAGE, TextFacts
 
 
@@ -65,7 +65,7 @@ class Row:
     vocab_size: int
     dropout: float
     bpe_dropout: float
-    measured: bool = False  # whether a run of this row is in docs/recipes.md
+    measured: bool = False  # whether a run of this row is in docs/recipes.md or RECORDS.md
 
 
 # For each amount of text, the rows go from little to much time. With little time, regularization
@@ -226,7 +226,7 @@ def plan_length(settings: Settings, *, update_seconds: float, minutes: float) ->
     return RunLength(
         num_updates,
         warmup_steps=min(settings.size.warmup_steps, int(MAX_WARMUP_FRACTION * num_updates)),
-        validate_every=max(1, _round_down(num_updates // NUM_VALIDATIONS)),
+        validate_every=max(1, round_down(num_updates // NUM_VALIDATIONS)),
         log_every=max(1, min(50, num_updates // NUM_LOG_LINES)),
     )
 
@@ -246,10 +246,3 @@ def describe_minutes(minutes: float) -> str:
     """Return a time in words: "1 minute", "2.5 minutes"."""
     unit = "minute" if minutes == 1 else "minutes"
     return f"{minutes:g} {unit}"
-
-
-def _round_down(number: int) -> int:
-    """Return the number with zeros after its first two digits, so that it is easy to read."""
-    num_zeros = max(0, len(str(number)) - 2)
-    unit = int(10**num_zeros)
-    return number // unit * unit

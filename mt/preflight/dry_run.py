@@ -202,8 +202,7 @@ def checkpoint_size(trainer: Trainer) -> int:
 def describe_filters(corpus: EncodedCorpus) -> Finding:
     """Report how many training pairs the filters leave out."""
     counts = corpus.counts
-    num_pairs = sum(vars(counts).values())
-    is_common = counts.kept < (1 - FILTERED_WARN_FRACTION) * num_pairs
+    is_common = counts.kept < (1 - FILTERED_WARN_FRACTION) * counts.total
     level: Level = "warning" if is_common else "ok"
     return Finding(level, "filters", "", f"train: {counts}", vars(counts))
 
