@@ -35,13 +35,13 @@ class EvalSet(NamedTuple):
         """Return a hash of the lines, wherever they were read."""
         return hashlib.sha256(json.dumps([self.src, self.refs]).encode()).hexdigest()[:32]
 
-    def sample(self, num_lines: int | None) -> "EvalSet":
-        """Return a fixed sample of `num_lines` lines, in their order; with None, the whole set.
+    def sample(self, num_lines: int) -> "EvalSet":
+        """Return a fixed sample of `num_lines` lines, in their order.
 
         The lines with the smallest hashes are taken. So the sample depends on the lines alone, it
         does not follow a regular order of the set, and a smaller sample is part of a larger one.
         """
-        if num_lines is None or num_lines >= len(self.src):
+        if num_lines >= len(self.src):
             return self
         smallest = sorted(range(len(self.src)), key=self._line_hash)[:num_lines]
         indices = sorted(smallest)

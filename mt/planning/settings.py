@@ -48,8 +48,6 @@ MEDIUM = ModelSize(
 BASE = ModelSize("base", 512, 2048, 8, 6, batch_tokens=8192, learning_rate=7e-4, warmup_steps=4000)
 BIG = ModelSize("big", 1024, 4096, 16, 6, batch_tokens=16384, learning_rate=4e-4, warmup_steps=4000)
 
-SIZES = (TINY, SMALL, MEDIUM, BASE, BIG)
-
 # Speed is measured with this model, so that machines can be compared.
 REFERENCE_SIZE = TINY
 REFERENCE_VOCAB_SIZE = 4000

@@ -56,11 +56,11 @@ class CheckpointStore:
     path: Path
     keep: int  # number of newest checkpoints to keep besides the best
 
-    def save(self, checkpoint: Checkpoint, *, step: int, is_best: bool) -> Path:
+    def save(self, checkpoint: Checkpoint, *, step: int, is_best: bool) -> None:
         """Save a checkpoint, point `last` to it (and `best` if it is), and delete old ones.
 
-        Returns its directory. DiskError when it cannot be written; earlier checkpoints and the
-        pointers are then unchanged.
+        Raises DiskError when it cannot be written; earlier checkpoints and the pointers are then
+        unchanged.
         """
         directory = self.path / step_name(step)
         tensors = {MODEL: checkpoint.model, OPTIMIZER: checkpoint.optimizer}
@@ -74,7 +74,6 @@ class CheckpointStore:
         self._point(LAST, directory)
         # Only now: until then the pointers may name the checkpoints that are deleted.
         self._prune()
-        return directory
 
     def load_newest(self) -> tuple[Checkpoint, list[CheckpointError]]:
         """Load the newest intact checkpoint that is not newer than `last`.
