@@ -284,8 +284,11 @@ def _rows_to_keep(done: Sequence[bool]) -> list[int]:
     example, [False, True, False, False] gives [0, 3, 2].
     """
     not_done = [row for row, is_done in enumerate(done) if not is_done]
-    num_kept = len(not_done)
-    return [not_done.pop() if done[row] else row for row in range(num_kept)]
+    rows = list(range(len(not_done)))
+    for row in range(len(not_done)):
+        if done[row]:
+            rows[row] = not_done.pop()  # the last row takes the free place
+    return rows
 
 
 def _best_indices(values: Tensor, count: int) -> Tensor:
