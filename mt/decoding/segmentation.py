@@ -47,7 +47,10 @@ class TextSplitter:
     def split(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
         """Return the parts of a text in order, each with the prefix of tags in front of its ids.
 
-        A blank text has no parts. Raises ValueError for a prefix that has other ids than tags.
+        A text is split where its sentences end if it is longer than usual training sources, or if
+        few of these had several sentences. A sentence that is very long is split near its middle,
+        and its halves in the same way. A blank text has no parts. Raises ValueError for a prefix
+        that has other ids than tags.
         """
         if prefix and not set(prefix) <= set(self.tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.tokenizer.tag_ids}: {prefix}")

@@ -50,7 +50,7 @@ def compute_heat_maps(eval_set: EvalSet, translator: Translator) -> list[HeatMap
 def _is_suitable(source: str, translator: Translator) -> bool:
     """Return whether a sentence is short enough for a map, and translated as a whole."""
     num_words = len(words_and_punctuation(source))
-    num_parts = len(translator.split_text(translator.src_normalizer(source)))
+    num_parts = len(translator.splitter.split(translator.src_normalizer(source)))
     return MIN_WORDS <= num_words <= MAX_WORDS and num_parts == 1
 
 

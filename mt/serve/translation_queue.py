@@ -94,7 +94,7 @@ class _StartedJob:
         translator = job.model.translator
         prefix = translator.language_prefix(translator.tgt_lang)
         normalized = [translator.src_normalizer(line) for line in job.lines]
-        parts = [translator.split_text(text, prefix=prefix) for text in normalized]
+        parts = [translator.splitter.split(text, prefix=prefix) for text in normalized]
         waiting = deque(
             WaitingPart(line, index, part)
             for line, own_parts in enumerate(parts)

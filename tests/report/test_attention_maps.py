@@ -100,7 +100,7 @@ def test_own_translation_of_several_sentences_is_shown_as_a_whole(translator: Tr
     stats = SourceStats(usual_length=3, rare_length=3, several_sentences_share=0.0)
     splitting = replace(translator, source_stats=stats)
     text = "The woman. The dog."
-    assert len(splitting.split_text(text)) > 2
+    assert len(splitting.splitter.split(text)) > 2
     maps = attention_maps(splitting, text, target=None, name="")
     assert maps.tgt_text == translator.translate(text)
     assert maps.sides["src"].words == [*text.split(), "<eos>"]

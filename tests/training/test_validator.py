@@ -299,7 +299,7 @@ def test_validation_splits_lines_as_translate_and_evaluate_do(tmp_path: Path) ->
     )
     *_, validation = read_validations(run_dir)
     translator = Translator.load(run_dir, checkpoint="last", device="cpu")
-    assert [len(translator.split_text(line)) for line in lines] == [2, 3, 1]
+    assert [len(translator.splitter.split(line)) for line in lines] == [2, 3, 1]
     translations = translator.translate(lines)
     assert [sample["hyp"] for sample in validation["samples"]] == translations
     whole = Translator.load(run_dir, checkpoint="last", device="cpu", split_lines=False)
