@@ -31,11 +31,10 @@ All arithmetic is vectorised over (batch, beam) and stays on the device. The loo
 device once per position, to learn which sentences are done. Finished sentences are removed from the
 batch and from the state, so that later steps compute less.
 
-A constraint on the tokens needs no option here. Wrap `step` (for a Transformer it is made by
-`Translator` in mt/decoding/translator.py) in a function that sets the
-log-probability of each token that is not allowed to -inf. If the constraint depends on the tokens
-so far, keep them in a state that wraps the state of the model: the loop calls `reorder` and
-`keep_rows` on the wrapper.
+A constraint on the tokens needs no option here. Wrap `step` (for a Transformer,
+`SegmentSearch.search_batch` makes it) in a function that sets the log-probability of each token
+that is not allowed to -inf. If the constraint depends on the tokens so far, keep them in a state
+that wraps the state of the model: the loop calls `reorder` and `keep_rows` on the wrapper.
 """
 
 from __future__ import annotations
