@@ -208,8 +208,10 @@ class Runtime:
 def open_runtime(device: str, precision: str = "fp32") -> Runtime:
     """Return the runtime for a device and a precision of a config, such as "auto" and "bf16".
 
-    Joins the other ranks when torchrun started this process. DeviceError for a device or precision
-    that this machine does not have.
+    Joins the other ranks when torchrun started this process. Changes this process: glibc keeps up
+    to a GiB of freed memory (`mt.device.keep_freed_memory`), and on a GPU PyTorch does not use
+    cuDNN's attention any more. Raises DeviceError for a device or precision that this machine does
+    not have.
     """
     keep_freed_memory()
     torch_device = find_device(device)

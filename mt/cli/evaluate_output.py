@@ -78,7 +78,10 @@ def comparison_as_text(results: Sequence[SetComparison]) -> str:
                 lines.append(line.rstrip())
         lines.append("")
     baseline = escape_control_chars(results[0].systems[0])
-    lines.append(f"p: the probability of such a difference from {baseline} by chance")
+    lines.append(
+        f"p: the probability of a difference from {baseline} at least this large if both systems "
+        "were equally good"
+    )
     signatures = []
     for result in results:
         for scores in result.scores:

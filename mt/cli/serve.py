@@ -38,7 +38,7 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"file of API keys, one per line; each request needs one of them  "
+            help="file of API keys, one per line; each POST request then needs one of them  "
             f"[default: the key in the environment variable {API_KEY_VARIABLE}, if there is one]"
         ),
     ] = None,
