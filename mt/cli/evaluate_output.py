@@ -152,7 +152,7 @@ def sentences_as_jsonl(
                 scores = scorer.score(hyp, refs)
                 values = {
                     "set": eval_set.name,
-                    "line": index + 1,
+                    "index": index,
                     "system": output.system,
                     "src": src if item.has_sources else None,
                     "refs": refs,

@@ -220,8 +220,8 @@ def test_sentences_are_written_with_their_scores(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 2 * len(SOURCES)
     first, second, *_, last = lines
-    assert (first["line"], first["system"], second["system"]) == (1, str(good), str(bad))
-    assert last["line"] == len(SOURCES)
+    assert (first["index"], first["system"], second["system"]) == (0, str(good), str(bad))
+    assert last["index"] == len(SOURCES) - 1
     assert last["src"] == SOURCES[-1]
     assert last["refs"] == [REFERENCES[-1]]
     assert last["hyp"] == REFERENCES[-1].replace("hier und ist", "dort oder war")
