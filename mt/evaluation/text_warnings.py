@@ -156,8 +156,8 @@ def find_seen_source_problems(eval_sets: Sequence[EvalSet], data: DataConfig) ->
         if numbers:
             fraction = len(numbers) / len(eval_set.src)
             problems.append(
-                f"{eval_set.name}: the training text has {len(numbers):,} of "
+                f"{eval_set.name}: in the training text too: {len(numbers):,} of "
                 f"{count_of(len(eval_set.src), 'source')} ({fraction:.1%}; the first: line "
-                f"{numbers[0]}) too, so the scores may be too high"
+                f"{numbers[0]}), so the scores may be too high"
             )
     return problems

@@ -120,9 +120,9 @@ def advise_on_faulty_outputs(counts: OutputCounts, *, limits: Mapping[str, float
     if not _is_frequent(num_faulty, counts, MAX_FAULTY_FRACTION):
         return None
     observation = (
-        f"Of {counts.num_sentences:,} translations, the number of empty ones is "
-        f"{counts.num_empty:,}, and of those that repeat a phrase {counts.num_repetitive:,}: the "
-        "model is not trained enough, or its training text is of another kind."
+        f"Faults in {counts.num_sentences:,} translations: {counts.num_empty:,} empty, "
+        f"{counts.num_repetitive:,} with a repeated phrase. The model is not trained enough, or "
+        "its training text is of another kind."
     )
     remedy = f"Raise {' and '.join(limits)}, and add text of this kind to data.train."
     return Advice("Repetitions", observation, remedy, dict.fromkeys(limits, 1))

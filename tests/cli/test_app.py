@@ -867,7 +867,7 @@ def test_missing_or_undecodable_input_is_named(small_task: Path, run_dir: Path) 
 def test_references_of_another_length_are_named(small_task: Path, run_dir: Path) -> None:
     write_lines(small_task / "short", ["balo"])
     message = error_of("evaluate", run_dir, "--src", "test.aa", "--ref", "short")
-    assert_contains(message, "short: 1 lines", "test.aa has 60")
+    assert_contains(message, "short: 1 line, ", "test.aa has 60")
 
 
 @pytest.mark.parametrize("word", ["x", "-1", "350", "1" * 5000, "٣"])

@@ -77,7 +77,7 @@ def test_few_faults_are_no_reason_to_speak() -> None:
     assert advise_on_faulty_outputs(few, limits=limits) is None
     many = advise_on_faulty_outputs(make_counts(num_empty=5, num_repetitive=6), limits=limits)
     assert many is not None
-    assert "empty ones is 5, and of those that repeat a phrase 6" in many.observation
+    assert "5 empty, 6 with a repeated phrase" in many.observation
     assert "train.max_minutes" in many.remedy
     assert advise_on_same_outputs(make_counts(num_same=50)) is None
     assert advise_on_same_outputs(make_counts(num_same=51)) is not None

@@ -102,7 +102,7 @@ def test_missing_line_is_found(tmp_path: Path, edit: Edit, start: int, side: str
     src, tgt = edit(toy_lines("train.en", 2000), toy_lines("train.de", 2000))
     finding = check_alignment(survey_pair(tmp_path, src, tgt))
     assert finding.level == "error"
-    assert f"missing on the {side} side" in finding.text
+    assert f"the {side} side lacks " in finding.text
     assert abs(finding.numbers["line"] - 1 - start) <= 10
     assert finding.place == f"{tmp_path / 'train.tgt'}:{finding.numbers['line']}"
 
