@@ -68,7 +68,7 @@ class Runtime:
     def with_precision(self, precision: str) -> Self:
         """Return a copy with the precision that a config names.
 
-        DeviceError when the device lacks it.
+        Raises DeviceError when the device lacks it.
         """
         # `auto` may measure something else on each rank: the result of rank 0 counts.
         dtype = self.broadcast(find_dtype(precision, self.device))
@@ -297,7 +297,10 @@ def _ending_with_launcher() -> Iterator[None]:
 
 
 def _claim_gpu(local_rank: int) -> torch.device:
-    """Make the GPU of this rank the current one. DeviceError when the machine has too few."""
+    """Make the GPU of this rank the current one.
+
+    Raises DeviceError when the machine has too few.
+    """
     num_gpus = torch.cuda.device_count()
     if local_rank >= num_gpus:
         raise DeviceError(

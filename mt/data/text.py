@@ -63,8 +63,8 @@ def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]
 def open_text(path: Path, on_bytes: OnBytes | None = None) -> Iterator[BinaryIO]:
     """Open a file for reading; decompress it if its name ends in .gz or .zst.
 
-    OSError when it cannot be opened. Damaged data raise EOFError, zlib.error, gzip.BadGzipFile or
-    zstd.ZstdError when they are read.
+    Raises OSError when it cannot be opened. Damaged data raise EOFError, zlib.error,
+    gzip.BadGzipFile or zstd.ZstdError when they are read.
     """
     with path.open("rb", buffering=0) as raw:
         file = cast(BinaryIO, io.BufferedReader(_CountingReader(raw, on_bytes), READ_SIZE))

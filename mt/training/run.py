@@ -70,8 +70,8 @@ def read_config(
     """Return the config at `path` with the command line's changes.
 
     The default run directory is `runs/<name of the file>`. When `path` is a run directory, the
-    config is that of the run, and the default run directory is `path`. ConfigError when it is
-    another directory.
+    config is that of the run, and the default run directory is `path`. Raises ConfigError when it
+    is another directory.
     """
     changes = list(overrides)
     if path.is_dir():
