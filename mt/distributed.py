@@ -56,12 +56,12 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Return whether this is the one process that writes files and messages."""
+        """Whether this is the one process that writes files and messages."""
         return self.rank == 0
 
     @property
     def precision(self) -> str:
-        """Return the name of `dtype` in a config."""
+        """The name of `dtype` in a config."""
         names = {dtype: name for name, dtype in DTYPES.items()}
         return names[self.dtype]
 

@@ -32,7 +32,7 @@ class EvalSet(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Return a hash of the lines, wherever they were read."""
+        """A hash of the lines, wherever they were read."""
         return hashlib.sha256(json.dumps([self.src, self.refs]).encode()).hexdigest()[:32]
 
     def sample(self, num_lines: int) -> "EvalSet":

@@ -141,7 +141,7 @@ class Strategy(Protocol):
 
     @property
     def num_hypotheses(self) -> int:
-        """Return the number of finished hypotheses with which a sentence is done."""
+        """The number of finished hypotheses with which a sentence is done."""
         ...
 
     def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:

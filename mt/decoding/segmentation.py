@@ -94,21 +94,21 @@ class TextSplitter:
 
     @property
     def _splits_every_text(self) -> bool:
-        """Return whether a text is split where its sentences end, whatever its length."""
+        """Whether a text is split where its sentences end, whatever its length."""
         if self.source_stats is None:
             return False
         return self.source_stats.several_sentences_share < MIN_SEVERAL_SENTENCES_SHARE
 
     @property
     def _usual_length(self) -> int:
-        """Return the number of tokens above which a text is split where its sentences end."""
+        """The number of tokens above which a text is split where its sentences end."""
         if self.source_stats is None:
             return self.longest_source
         return min(self.source_stats.usual_length, self.longest_source)
 
     @property
     def _rare_length(self) -> int:
-        """Return the number of tokens above which a sentence is split."""
+        """The number of tokens above which a sentence is split."""
         if self.source_stats is None:
             return self.longest_source
         return min(self.source_stats.rare_length, self.longest_source)

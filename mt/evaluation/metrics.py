@@ -106,7 +106,7 @@ class Score(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return both ends of the interval, cut to the metric's range; nan when there is none."""
+        """Both ends of the interval, cut to the metric's range; nan when there is none."""
         highest = math.inf if self.name == "TER" else 100.0
         # `max` and `min` return their first argument if that is nan.
         low = max(self.mean - self.half_width, 0.0)

@@ -27,7 +27,7 @@ class ModelSize:
 
     @property
     def num_layer_parameters(self) -> int:
-        """Return about how many weights the layers have, without biases and norms."""
+        """About how many weights the layers have, without biases and norms."""
         attention = 4 * self.d_model**2
         feed_forward = 2 * self.d_model * self.d_ff
         return self.num_layers * (3 * attention + 2 * feed_forward)
@@ -147,7 +147,7 @@ class Settings:
 
     @property
     def size(self) -> ModelSize:
-        """Return the size of the model."""
+        """The size of the model."""
         return self.row.size
 
 

@@ -71,13 +71,13 @@ class TextFacts:
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Return about how many tokens the longer side has."""
+        """About how many tokens the longer side has."""
         num_words = max(self.src.num_words, self.tgt.num_words)
         return max(1, round(num_words * TOKENS_PER_WORD))
 
     @property
     def tokens_per_pair(self) -> float:
-        """Return about how many tokens the longer side of a pair has."""
+        """About how many tokens the longer side of a pair has."""
         return self.tokens_per_epoch / max(1, self.num_pairs)
 
     def scaled(self, *, num_pairs: int) -> Self:

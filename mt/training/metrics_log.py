@@ -60,7 +60,7 @@ class ScoreScope(NamedTuple):
 
     @property
     def is_sample(self) -> bool:
-        """True if some lines of the set were not scored."""
+        """Whether some lines of the set were not scored."""
         return self.num_lines < self.num_lines_in_set
 
     def __str__(self) -> str:

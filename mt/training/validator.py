@@ -83,7 +83,7 @@ class Validator:
 
     @property
     def is_like_evaluate(self) -> bool:
-        """True if the scores are those of `mt evaluate`: of the whole sets, by the same search."""
+        """Whether the scores are those of `mt evaluate`: of the whole sets, by the same search."""
         return not self.scope.is_sample and self.search == self.config.search
 
     def __call__(
