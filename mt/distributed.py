@@ -149,7 +149,7 @@ class Runtime:
         return values[0]
 
     def compute_on_main(self, compute: Callable[[], T]) -> T:
-        """Return what `compute` returns on rank 0, where alone it is called, on every rank."""
+        """Call `compute` on rank 0 only, and return its result on every rank."""
         value = self.broadcast(compute() if self.is_main else None)
         return cast(T, value)
 

@@ -60,7 +60,7 @@ class TranslateProgress:
 def show_lines(items: Iterable[T], src: Path, *, enabled: bool) -> Iterator[T]:
     """Yield the items, one for each line of `src`.
 
-    Unless it is not `enabled`, a bar shows how many there were, and how long the rest takes.
+    If `enabled`, a bar shows how many lines are done and how long the rest takes.
     """
     with ProgressBar(enabled=enabled and logger.isEnabledFor(logging.INFO)) as bar:
         total = count_lines(src) if bar.is_shown else None

@@ -263,9 +263,8 @@ def _weigh_cues(src: FileSurvey, tgt: FileSurvey) -> Scores:
 def _cue_keys(file: FileSurvey, start: int, stop: int, weights: Scores) -> NDArray[np.int64]:
     """Return a key for each cue with a weight in lines `start` up to `stop`.
 
-    The key is (line - start) * NUM_CUE_HASHES + cue.
-
-    The range may reach beyond the file on both ends.
+    The key is (line - start) * NUM_CUE_HASHES + cue. The range may reach beyond the file on both
+    ends.
     """
     first, last = np.clip((start, stop), 0, len(file))
     cue_starts = file.cue_starts[first : last + 1]

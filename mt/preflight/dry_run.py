@@ -220,7 +220,7 @@ def describe_lengths(corpus: EncodedCorpus) -> Finding:
 def check_tokens(
     config: Config, corpus: EncodedCorpus, tokenizers: Tokenizers
 ) -> Iterator[Finding]:
-    """Yield for each validation and test set how well the vocabulary and training text cover it."""
+    """Report how well vocabulary and training text cover each validation and test set."""
     src_is_seen = np.bincount(corpus.src.ids, minlength=tokenizers.src.vocab_size) > 0
     tgt_is_seen = np.bincount(corpus.tgt.ids, minlength=tokenizers.tgt.vocab_size) > 0
     if config.tokenizer.joint:
