@@ -71,7 +71,7 @@ def _check_user_config(file: ConfigFile, overrides: Sequence[str]) -> Config:
 def load_run_config(path: str | Path) -> Config:
     """Read the config.yaml that mt wrote into a run directory.
 
-    A key that was added after this config was written gets the value that matches the behaviour of
+    A key that was added after this config was written gets the value that matches the behavior of
     mt at that time, not today's default. Raises ConfigError when the file is damaged, or was
     written by a newer mt.
     """

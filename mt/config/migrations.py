@@ -28,7 +28,7 @@ RENAMED_KEYS = {
 
 # Format version -> dotted key -> the value that describes what programs of that format and of
 # earlier ones did, before they had the key. `N` stands for each item of a list, as in
-# `data.train.N.weight`. When a key with a new default is added, its old behaviour is recorded here.
+# `data.train.N.weight`. When a key with a new default is added, its old behavior is recorded here.
 DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
     3: {
         "data.normalization": "none",

@@ -27,7 +27,7 @@ log-probabilities, the one of the better beam comes first, then the one with the
 the result does not depend on the order in which a device happens to sort. With k = 1 this is greedy
 search.
 
-All arithmetic is vectorised over (batch, beam) and stays on the device. The loop waits for the
+All arithmetic is vectorized over (batch, beam) and stays on the device. The loop waits for the
 device once per position, to learn which sentences are done. Finished sentences are removed from the
 batch and from the state, so that later steps compute less.
 

@@ -34,7 +34,7 @@ WARN_FRACTION = 0.01
 # Likewise for repeated pairs, of which a sound corpus may have many: short sentences, subtitles.
 DUPLICATES_WARN_FRACTION = 0.2
 
-# The files are probably not translations if line i matches line i better than its neighbours by
+# The files are probably not translations if line i matches line i better than its neighbors by
 # less than this (see DriftReport.contrast). Measured on five corpora: at least 0.42 for
 # translations, and at most 0.10 for 200 lines in random order.
 MIN_CONTRAST = 0.1

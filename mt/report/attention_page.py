@@ -234,7 +234,7 @@ def _rounded(weights: Array) -> list[Any]:
 def _pack_weights(weights: Array) -> str:
     """Encode weights between 0 and 1, row by row, in two digits of base 64 each.
 
-    Two digits hold 12 bits: enough for a colour, and shorter than 16-bit numbers in base 64.
+    Two digits hold 12 bits: enough for a color, and shorter than 16-bit numbers in base 64.
     """
     numbers = np.rint(weights.ravel().clip(0.0, 1.0) * WEIGHT_STEPS).astype(np.int64)
     high_digits, low_digits = np.divmod(numbers, 64)

@@ -28,7 +28,7 @@ class Fact(NamedTuple):
     is_timing: bool = False  # depends on the speed and load of the machine
 
 
-def summarise(config: Config, history: MetricsHistory, counts: PairCounts | None) -> list[Fact]:
+def summarize(config: Config, history: MetricsHistory, counts: PairCounts | None) -> list[Fact]:
     """Return the facts for the top of the report: size, data, duration and device."""
     start = history.start
     facts = []

@@ -15,7 +15,7 @@ from mt.evaluation.text_warnings import find_seen_source_problems
 from mt.planning.advice import Advice
 from mt.planning.next_steps import suggest_next_steps
 from mt.planning.output_advice import OutputCounts, count_outputs
-from mt.report.facts import Fact, describe_languages, list_facts, summarise
+from mt.report.facts import Fact, describe_languages, list_facts, summarize
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
@@ -100,7 +100,7 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         languages=describe_languages(config.data),
         src_lang=_single_language(languages.src for languages in valid_languages),
         tgt_lang=_single_language(languages.tgt for languages in valid_languages),
-        summary=summarise(config, history, counts),
+        summary=summarize(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,
         samples=follow_samples(history),

@@ -436,7 +436,7 @@ import platform
 import sys
 from mt.cli import app, process
 
-def freed_neighbours_merge():
+def freed_neighbors_merge():
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.free.argtypes = [ctypes.c_void_p]
@@ -454,7 +454,7 @@ def freed_neighbours_merge():
 def main():
     settings = {name: os.environ[name] for name in process.SETTINGS}
     print(json.dumps([settings, sys.argv[1:], sys.flags.utf8_mode]))
-    print(freed_neighbours_merge() if platform.libc_ver()[0] == "glibc" else "not glibc")
+    print(freed_neighbors_merge() if platform.libc_ver()[0] == "glibc" else "not glibc")
 
 app.main = main
 process.run()

@@ -357,15 +357,15 @@ def test_hovering_over_a_word_shows_its_weights(page: Page, maps: AttentionMaps)
     assert announcement.startswith(f"{maps.sides['tgt_out'].words[2]} attends to {most_attended} ")
 
 
-def test_hovering_over_a_word_colours_the_others(page: Page, maps: AttentionMaps) -> None:
+def test_hovering_over_a_word_colors_the_others(page: Page, maps: AttentionMaps) -> None:
     page.hover('.row.queries .chip[data-index="2"]')
     weights = expected_word_weights(maps, "cross", NUM_LAYERS - 1).mean(axis=0)[2]
-    colours = page.evaluate("$$('.row.keys .chip').map((chip) => chip.style.backgroundColor)")
-    scale_colours = page.evaluate(
-        "weightsAt({side: 'queries', index: 2}).map((weight) => css(colour(weight, LIGHT)))"
+    colors = page.evaluate("$$('.row.keys .chip').map((chip) => chip.style.backgroundColor)")
+    scale_colors = page.evaluate(
+        "weightsAt({side: 'queries', index: 2}).map((weight) => css(color(weight, LIGHT)))"
     )
     assert (weights >= 0.01).any()
-    for weight, actual, expected in zip(weights, colours, scale_colours, strict=True):
+    for weight, actual, expected in zip(weights, colors, scale_colors, strict=True):
         if weight >= 0.01:
             assert re.findall(r"\d+", actual) == re.findall(r"\d+", expected)
         else:
@@ -447,11 +447,11 @@ def test_masked_decoder_weights_are_not_painted(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("ramp", "direction"), [("LIGHT", -1), ("DARK", 1)])
-def test_colours_have_even_steps_of_lightness(page: Page, ramp: str, direction: int) -> None:
+def test_colors_have_even_steps_of_lightness(page: Page, ramp: str, direction: int) -> None:
     """So the scale can be read on a greyscale printer."""
-    weights = "Array.from({length: 41}, (_, i) => (i / 40) ** (1 / COLOUR_EXPONENT))"
-    colours = np.array(page.evaluate(f"{weights}.map((weight) => colour(weight, {ramp}))"))
-    linear = ((colours / 255 + 0.055) / 1.055) ** 2.4
+    weights = "Array.from({length: 41}, (_, i) => (i / 40) ** (1 / COLOR_EXPONENT))"
+    colors = np.array(page.evaluate(f"{weights}.map((weight) => color(weight, {ramp}))"))
+    linear = ((colors / 255 + 0.055) / 1.055) ** 2.4
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(luminance) - 16  # CIE L*
     steps = np.diff(lightness) * direction
