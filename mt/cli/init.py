@@ -22,8 +22,8 @@ from mt.cli.text_options import (
 )
 
 if TYPE_CHECKING:
-    from mt.planning.project import Project, Request
-    from mt.planning.text_facts import SideFacts
+    from mt.project.project import Project, Request
+    from mt.project.text_facts import SideFacts
 
 
 def init(
@@ -70,7 +70,7 @@ def init(
 ) -> None:
     """Write a config for your text, your machine and your time, and set aside held-out text."""
     from mt.cli.streams import write_lines
-    from mt.planning.project import Request, create_project
+    from mt.project.project import Request, create_project
 
     _refuse_both("valid", num_valid, valid_text)
     _refuse_both("test", num_test, test_text)
@@ -104,7 +104,7 @@ def _refuse_both(name: str, number: int | None, text: str | None) -> None:
 
 def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
-    from mt.planning.settings import count_epochs, describe_epochs, describe_minutes
+    from mt.project.settings import count_epochs, describe_epochs, describe_minutes
 
     yield from describe_first_pair(
         request.text, src_lang=request.src_lang, tgt_lang=request.tgt_lang

@@ -21,10 +21,10 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
-from mt.planning.machine import NUM_WARM_UP_UPDATES, synchronized_time
 from mt.preflight.file_checks import Finding, Level
 from mt.preflight.plan_checks import DryRunFacts, check_plan
 from mt.preflight.run_estimate import check_validation_time, describe_time, estimate_run
+from mt.project.machine import NUM_WARM_UP_UPDATES, synchronized_time
 from mt.storage.run_dir import RunDir
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer

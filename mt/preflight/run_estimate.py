@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mt.advice.advice import round_up
 from mt.config.schema import TrainConfig
-from mt.planning.advice import round_up
 from mt.preflight.file_checks import Finding
 from mt.progress_bar import format_duration
 from mt.training.stopping import count_validations, updates_within

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mt.advice.advice import Advice
+from mt.advice.next_steps import suggest_next_steps
+from mt.advice.outputs import OutputCounts, count_outputs
 from mt.config.load import dump_config, load_run_config
 from mt.config.schema import Config
 from mt.decoding.translator import Translator
@@ -12,9 +15,6 @@ from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import MIN_SENTENCES_FOR_INTERVAL, Score
 from mt.evaluation.text_warnings import find_seen_source_problems
-from mt.planning.advice import Advice
-from mt.planning.next_steps import suggest_next_steps
-from mt.planning.output_advice import OutputCounts, count_outputs
 from mt.report.facts import Fact, describe_languages, list_facts, summarize
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts

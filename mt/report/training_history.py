@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
+from mt.advice.curves import RunCurves, TrainPoint, ValidationPoint
 from mt.config.schema import Config
 from mt.evaluation.analysis import sentence_chrf
-from mt.planning.curve_advice import RunCurves, TrainPoint, ValidationPoint
 from mt.training.metrics_log import MetricsHistory
 from mt.wording import count_of
 

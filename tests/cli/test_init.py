@@ -10,7 +10,7 @@ from invented_words import INVENTED_WORDS
 from shell import Ended, mt
 
 from mt.config.load import load_config
-from mt.planning import machine
+from mt.project import machine
 
 
 @pytest.fixture

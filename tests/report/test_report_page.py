@@ -14,9 +14,9 @@ from browser import Browser, Page
 from page_access import check_contrast, check_focus
 from page_text import PageText
 
+from mt.advice.advice import Advice
 from mt.evaluation.analysis import Bucket, Example, PercentileExample, ScoredSentence
 from mt.evaluation.metrics import Score
-from mt.planning.advice import Advice
 from mt.report.facts import Fact
 from mt.report.heat_maps import HeatMap
 from mt.report.run_report import Report, report_page

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mt.advice.advice import Advice
 from mt.evaluation.analysis import words_and_punctuation
 from mt.evaluation.metrics import Score
-from mt.planning.advice import Advice
 
 # Fewer sentences say little about how often something happens.
 MIN_SENTENCES_FOR_ADVICE = 50

@@ -7,9 +7,9 @@ pure function, so that the table can be tested and printed: docs/recipes.md has 
 import math
 from dataclasses import dataclass
 
+from mt.advice.advice import MAX_WARMUP_FRACTION, round_down
 from mt.data.tokenizer_training import NUM_FIXED_PIECES
-from mt.planning.advice import MAX_WARMUP_FRACTION, round_down
-from mt.planning.text_facts import REDUCED_COVERAGE, TextFacts
+from mt.project.text_facts import REDUCED_COVERAGE, TextFacts
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mt.planning.advice import Advice
+from mt.advice.advice import Advice
 
 # Fewer validations make no curve.
 MIN_VALIDATIONS = 3

@@ -4,8 +4,8 @@ import json
 import re
 from typing import NamedTuple
 
-from mt.planning.advice import MAX_WARMUP_FRACTION
-from mt.planning.settings import (
+from mt.advice.advice import MAX_WARMUP_FRACTION
+from mt.project.settings import (
     MachineFacts,
     RunLength,
     Settings,
@@ -13,7 +13,7 @@ from mt.planning.settings import (
     describe_epochs,
     describe_minutes,
 )
-from mt.planning.text_facts import TextFacts
+from mt.project.text_facts import TextFacts
 
 # Text that is text in YAML without quotes. The words in the second pattern would be other values.
 _PLAIN_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from mt.evaluation.metrics import Score
-from mt.planning.output_advice import (
+from mt.advice.outputs import (
     OutputCounts,
     advise_on_copied_outputs,
     advise_on_faulty_outputs,
@@ -16,6 +15,7 @@ from mt.planning.output_advice import (
     count_outputs,
     has_repetition,
 )
+from mt.evaluation.metrics import Score
 
 
 def make_counts(**changes: int) -> OutputCounts:
