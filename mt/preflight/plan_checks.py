@@ -17,7 +17,7 @@ from mt.data.corpus import EncodedCorpus
 from mt.data.tokenizer import SPACE_SYMBOL, Tokenizer
 from mt.experiment import Tokenizers
 from mt.preflight.file_checks import Finding
-from mt.training.schedule import planned_warmup
+from mt.training.run_plan import planned_warmup
 
 
 class DryRunFacts(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 
 from mt.config.schema import TrainConfig
-from mt.training.schedule import RunPlan
+from mt.training.run_plan import RunPlan
 from mt.training.state import TrainState
 from mt.wording import count_of
 
