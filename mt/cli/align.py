@@ -54,7 +54,7 @@ def align(
     """
     refuse_overwriting_input(src, output, written="alignments")
     refuse_overwriting_input(tgt, output, written="alignments")
-    from mt.cli.translate_progress import show_lines
+    from mt.cli.line_progress import show_lines
     from mt.data.text import read_parallel
     from mt.decoding.alignment import align_lines, format_alignment
     from mt.decoding.translator import Translator

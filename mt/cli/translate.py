@@ -53,8 +53,8 @@ from mt.storage.run_dir import RunDir
 from mt.wording import count_of
 
 if TYPE_CHECKING:
+    from mt.cli.line_progress import TranslateProgress
     from mt.cli.translate_output import Format
-    from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.sampling import SamplingOptions
     from mt.decoding.text_translator import TextTranslator
 
@@ -250,7 +250,7 @@ def _translate_input(
     resume: bool,
 ) -> None:
     """Translate the texts or, without any, the lines of a file or of stdin (`source` is None)."""
-    from mt.cli.translate_progress import TranslateProgress
+    from mt.cli.line_progress import TranslateProgress
 
     if texts:
         text = arguments_as_input(texts, errors=errors)
@@ -339,7 +339,7 @@ def write_resumable(
     The output gets its name when all lines are written. `total` is the number of lines of the file,
     if it is known.
     """
-    from mt.cli.translate_progress import TranslateProgress
+    from mt.cli.line_progress import TranslateProgress
 
     settings = settings_of_output(translator, options)
     with ResumableOutput(output, settings) as resumable:

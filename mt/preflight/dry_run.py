@@ -26,9 +26,9 @@ from mt.preflight.plan_checks import DryRunFacts, check_plan
 from mt.preflight.run_estimate import check_validation_time, describe_time, estimate_run
 from mt.project.machine import NUM_WARM_UP_UPDATES, synchronized_time
 from mt.storage.run_dir import RunDir
+from mt.training.all_ranks import never_interrupting
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
-from mt.training.shared_work import never_interrupting
 from mt.training.trainer import Trainer
 from mt.training.validator import count_set_lines, sample_sets
 from mt.wording import count_of

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mt.experiment import Experiment
 from mt.storage.checkpoint import BEST, find_checkpoint, step_name
+from mt.training.all_ranks import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.console import translation_bar
 from mt.training.metrics_log import (
     FinalRecord,
@@ -18,7 +19,6 @@ from mt.training.metrics_log import (
     read_scores,
     read_sets,
 )
-from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.validator import (
     Validator,
     merge_sets,

@@ -38,7 +38,6 @@ from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
-from mt.training.event_file import require_tensorboard
 from mt.training.init_from import inherit_from_parent
 from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
@@ -48,6 +47,7 @@ from mt.training.resume_rules import (
     forbidden_changes,
 )
 from mt.training.teacher import require_teachers
+from mt.training.tensorboard_file import require_tensorboard
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

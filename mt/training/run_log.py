@@ -12,7 +12,6 @@ from mt.progress_bar import format_duration
 from mt.storage.checkpoint import has_best
 from mt.storage.run_dir import RunDir
 from mt.training.console import Console, Numbers, Position
-from mt.training.event_file import EventFile
 from mt.training.metrics_log import (
     FinalRecord,
     IncidentRecord,
@@ -24,6 +23,7 @@ from mt.training.metrics_log import (
 )
 from mt.training.planner import RunPlanner
 from mt.training.state import TrainState, WindowSums
+from mt.training.tensorboard_file import EventFile
 from mt.wording import count_of
 
 

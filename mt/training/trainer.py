@@ -27,6 +27,7 @@ from mt.experiment import Experiment
 from mt.storage.checkpoint import CheckpointStore, has_checkpoint, step_name
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
+from mt.training.all_ranks import Interrupting
 from mt.training.checkpointer import Checkpointer
 from mt.training.ema import MovingAverage
 from mt.training.final_scoring import FinalScoring
@@ -37,7 +38,6 @@ from mt.training.objective import LossSums, Objective, make_objective
 from mt.training.optimizer import build_optimizer, clip_gradients
 from mt.training.planner import RunPlanner
 from mt.training.run_log import RunLog
-from mt.training.shared_work import Interrupting
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator

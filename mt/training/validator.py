@@ -30,10 +30,10 @@ from mt.errors import DataError
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import score_corpus
 from mt.experiment import Experiment, Tokenizers
+from mt.training.all_ranks import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.console import translation_bar
 from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
 from mt.training.objective import Objective, TokenLoss, mean_token_loss, token_losses
-from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.wording import count_of
 
 T = TypeVar("T")

@@ -53,7 +53,7 @@ class TranslateProgress:
 
     def _show(self, *, num_lines: int, fraction: float) -> None:
         seconds = time.monotonic() - self._start
-        text = format_translate_progress(num_lines, self._total, fraction=fraction, seconds=seconds)
+        text = format_line_progress(num_lines, self._total, fraction=fraction, seconds=seconds)
         self._bar.show(text)
 
 
@@ -69,10 +69,10 @@ def show_lines(items: Iterable[T], src: Path, *, enabled: bool) -> Iterator[T]:
             yield item
             fraction = number / total if total else 0.0
             seconds = time.monotonic() - start
-            bar.show(format_translate_progress(number, total, fraction=fraction, seconds=seconds))
+            bar.show(format_line_progress(number, total, fraction=fraction, seconds=seconds))
 
 
-def format_translate_progress(
+def format_line_progress(
     num_lines: int, total: int | None, *, fraction: float, seconds: float
 ) -> ProgressText:
     """Return what the bar shows after `num_lines` of `total` lines and some seconds."""

@@ -19,11 +19,11 @@ from mt.config.schema import TrainConfig
 from mt.distributed import Runtime
 from mt.errors import DiskError, PackageError
 from mt.storage.run_dir import RunDir
-from mt.training.event_file import EventFile, curves
 from mt.training.metrics_log import MetricsLine, read_metrics_log
 from mt.training.planner import RunPlanner
 from mt.training.run_log import RunLog
 from mt.training.state import TrainState
+from mt.training.tensorboard_file import EventFile, curves
 from mt.training.trainer import Trainer
 
 OPTIONS = ("train.tensorboard=true", "train.log_every=1", "train.validate_every=3")
