@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Translator
 from mt.evaluation.analysis import words_and_punctuation
-from mt.report.attention_maps import attention_maps
-from mt.report.attention_page import (
+from mt.report.attention_maps import (
     ATTENTION_AXES,
     AttentionMaps,
     AxisTokens,
+    attention_maps,
     display_pieces,
     word_level_weights,
 )
