@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.wording import count_of
+
 # A run that sees fewer target tokens than this for each parameter of its model ends too early. In
 # the runs of RECORDS.md with a cosine schedule, BLEU after 0.5 tokens a parameter was 63 to 81 % of
 # its final value, after 1 token 87 to 93 %, and after 1.5 tokens 96 to 100 %.
@@ -113,7 +115,7 @@ def advise_on_length(training: TrainingFacts) -> Advice | None:
         remedy += ", or take a smaller model (model.d_model, model.num_encoder_layers)"
         changes["model.d_model"] = -1
     observation = (
-        f"the run ends before its model is trained: {training.num_updates:,} updates, "
+        f"the run ends before its model is trained: {count_of(training.num_updates, 'update')}, "
         f"{training.tokens_per_parameter:.2g} target tokens for each parameter"
     )
     return Advice("too short", observation, remedy, changes)
@@ -125,7 +127,7 @@ def advise_on_warmup(training: TrainingFacts) -> Advice | None:
     if training.warmup_updates <= longest:
         return None
     observation = (
-        f"a warm-up of {training.warmup_updates:,} updates is long for a run of "
+        f"a warm-up of {count_of(training.warmup_updates, 'update')} is long for a run of "
         f"{training.num_updates:,}"
     )
     remedy = f"lower train.warmup_steps to {longest:,} or less, a tenth of the run"

@@ -20,6 +20,7 @@ from mt.cli.text_options import (
     TgtLangOption,
     open_text,
 )
+from mt.wording import count_of
 
 if TYPE_CHECKING:
     from mt.project.project import Project, Request
@@ -130,7 +131,7 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     )
     num_epochs = count_epochs(project.settings, project.length, project.text)
     yield (
-        f"training  about {project.length.num_updates:,} updates in "
+        f"training  about {count_of(project.length.num_updates, 'update')} in "
         f"{describe_minutes(request.minutes)}: {describe_epochs(num_epochs)}"
     )
     yield ""
@@ -146,6 +147,7 @@ def describe_side(language: str, side: "SideFacts") -> str:
     """Return a line about the training text in a language."""
     scripts = ", ".join(f"{script.name} {script.share:.0%}" for script in side.scripts)
     return (
-        f"{language:9} {side.num_words:,} words, {side.num_characters:,} characters, "
+        f"{language:9} {count_of(side.num_words, 'word')}, "
+        f"{count_of(side.num_characters, 'character')}, "
         f"letters: {scripts or 'none'}"
     )

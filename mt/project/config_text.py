@@ -14,6 +14,7 @@ from mt.project.settings import (
     describe_minutes,
 )
 from mt.project.text_facts import TextFacts
+from mt.wording import count_of
 
 # Text that is text in YAML without quotes. The words in the second pattern would be other values.
 _PLAIN_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")
@@ -60,9 +61,10 @@ def config_text(
     lines = [
         f"# Made by: {' '.join(command.split())}",  # a name of a file can have a line end
         "#",
-        f"# {text.num_pairs:,} pairs for training, about {text.tokens_per_epoch:,} tokens a side.",
+        f"# {count_of(text.num_pairs, 'pair')} for training, "
+        f"about {text.tokens_per_epoch:,} tokens a side.",
         f"# In {describe_minutes(minutes)}, this machine ({machine.device}) can do about "
-        f"{length.num_updates:,} updates: {describe_epochs(num_epochs)}.",
+        f"{count_of(length.num_updates, 'update')}: {describe_epochs(num_epochs)}.",
         f"# The sizes are {origin} of the table in docs/recipes.md.",
         "# docs/configuration.md explains all keys; a key that is not here has its default.",
     ]
