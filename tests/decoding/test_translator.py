@@ -744,9 +744,9 @@ def test_lines_with_unseen_characters_are_counted_once(
     lines = ["balo", "\u201cbalo\u201d", "deru", "fimi \u4e2d", "balo\u00a0deru\ufeff", "\u201c"]
     list(normalizing.translate_chunks(lines, chunk_size=2))
     (warning,) = warnings
-    assert warning.startswith("3 of 6 lines ")
-    assert "U+201C) in 2" in warning
-    assert "U+4E2D) in 1" in warning
+    assert " in 3 of 6 lines: " in warning
+    assert "U+201C) in 2 lines" in warning
+    assert "U+4E2D) in 1 line" in warning
     assert "U+00A0" not in warning
 
     warnings.clear()
