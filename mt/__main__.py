@@ -1,4 +1,4 @@
-"""python -m mt: the same as the command `mt`, where a tape tool of that name stands in its way."""
+"""python -m mt: the same as the command `mt`, for systems where another program has that name."""
 
 from mt.cli.process import run
 

@@ -33,7 +33,7 @@ M_MMAP_THRESHOLD = -3
 def find_device(name: str) -> torch.device:
     """Return the device for `cpu`, `cuda` or `auto`, which is CUDA if there is a CUDA device.
 
-    DeviceError when CUDA is named and there is none.
+    Raises DeviceError when CUDA is named and there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +48,7 @@ def find_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products for `fp32`, `bf16`, `fp16` or `auto` on `device`.
 
     `auto` is bf16 where that is fast, which is measured on a CPU. A GPU without bf16 gets fp16, a
-    CPU fp32. DeviceError for fp16 on a CPU.
+    CPU fp32. Raises DeviceError for fp16 on a CPU.
     """
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("precision fp16 needs a CUDA device; on a CPU use auto, bf16 or fp32")

@@ -56,19 +56,19 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Return whether this is the one process that writes files and messages."""
+        """Whether this is the one process that writes files and messages."""
         return self.rank == 0
 
     @property
     def precision(self) -> str:
-        """Return the name of `dtype` in a config."""
+        """The name of `dtype` in a config."""
         names = {dtype: name for name, dtype in DTYPES.items()}
         return names[self.dtype]
 
     def with_precision(self, precision: str) -> Self:
         """Return a copy with the precision that a config names.
 
-        DeviceError when the device lacks it.
+        Raises DeviceError when the device lacks it.
         """
         # `auto` may measure something else on each rank: the result of rank 0 counts.
         dtype = self.broadcast(find_dtype(precision, self.device))
@@ -149,7 +149,7 @@ class Runtime:
         return values[0]
 
     def compute_on_main(self, compute: Callable[[], T]) -> T:
-        """Return what `compute` returns on rank 0, where alone it is called, on every rank."""
+        """Call `compute` on rank 0 only, and return its result on every rank."""
         value = self.broadcast(compute() if self.is_main else None)
         return cast(T, value)
 
@@ -208,8 +208,10 @@ class Runtime:
 def open_runtime(device: str, precision: str = "fp32") -> Runtime:
     """Return the runtime for a device and a precision of a config, such as "auto" and "bf16".
 
-    Joins the other ranks when torchrun started this process. DeviceError for a device or precision
-    that this machine does not have.
+    Joins the other ranks when torchrun started this process. Changes this process: glibc keeps up
+    to a GiB of freed memory (`mt.device.keep_freed_memory`), and on a GPU PyTorch does not use
+    cuDNN's attention any more. Raises DeviceError for a device or precision that this machine does
+    not have.
     """
     keep_freed_memory()
     torch_device = find_device(device)
@@ -295,7 +297,10 @@ def _ending_with_launcher() -> Iterator[None]:
 
 
 def _claim_gpu(local_rank: int) -> torch.device:
-    """Make the GPU of this rank the current one. DeviceError when the machine has too few."""
+    """Make the GPU of this rank the current one.
+
+    Raises DeviceError when the machine has too few.
+    """
     num_gpus = torch.cuda.device_count()
     if local_rank >= num_gpus:
         raise DeviceError(

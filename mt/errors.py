@@ -1,16 +1,17 @@
 """Errors that the user can fix.
 
 MtError
-├── ConfigError        a config file or a --set has a wrong key or value
-├── DataError          a text file is missing, damaged, or does not match its other side
-├── TokenizerError     a tokenizer cannot be trained or read
-├── RunDirError        a directory is not a run, or not this run
-├── CheckpointError    a checkpoint is missing or damaged
-├── TrainingError      training diverged
-├── DiskError          a file cannot be written
-├── DeviceError        the machine lacks the device, number format or memory
-├── ProcessError       a process that encodes text was killed
-└── RankError          another process of the same training has ended
+├── ConfigError
+├── DataError
+├── TokenizerError
+├── RunDirError
+├── CheckpointError
+├── TrainingError
+├── DiskError
+├── DeviceError
+├── PackageError
+├── ProcessError
+└── RankError
 
 The message is one complete line: the place, the value found, and the value expected. Only the
 command line catches these errors. A bug in mt itself is an `assert`.
@@ -46,7 +47,7 @@ class TrainingError(MtError):
 
 
 class DiskError(MtError):
-    """A file cannot be written: the disk is full, or permission is missing.
+    """A file cannot be written: the disk is full, permission is missing, or the name is refused.
 
     Most are raised by `mt.storage.atomic.os_errors_as_disk_error`.
     """
@@ -54,6 +55,10 @@ class DiskError(MtError):
 
 class DeviceError(MtError):
     """The machine lacks the device, the number format or the memory that is needed."""
+
+
+class PackageError(MtError):
+    """An optional package is not installed, or cannot be imported."""
 
 
 class ProcessError(MtError):

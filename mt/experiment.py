@@ -18,7 +18,7 @@ import torch
 from mt.config.load import load_run_config
 from mt.config.schema import Config
 from mt.data.corpus import encode_corpus
-from mt.data.counting import TextCounts, count_training_text
+from mt.data.counting import count_training_text
 from mt.data.dataset import Dataset
 from mt.data.eval_set import EvalSet, load_eval_set, training_corpora
 from mt.data.progress import elapsed_time
@@ -137,10 +137,10 @@ class Experiment:
         sections = self.config.data.test or self.config.data.valid
         return [load_eval_set(section, self.config.data) for section in sections]
 
-    def count_training_text(self) -> list[TextCounts]:
+    def count_training_text(self) -> None:
         """Read all training text once, so that a broken file shows early. Raises DataError."""
         data = self.config.data
-        return count_training_text(training_corpora(data), normalization=data.normalization)
+        count_training_text(training_corpora(data), normalization=data.normalization)
 
     def train_tokenizers(self) -> None:
         """Train the tokenizers, or copy those that the config names, into the run directory."""

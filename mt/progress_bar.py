@@ -90,7 +90,10 @@ class ProgressBar:
         return not self._line.disable
 
     def show(self, text: ProgressText, *, at_once: bool = False) -> None:
-        """Draw a text. Unless `at_once`, a text that follows another one at once is not drawn."""
+        """Draw a text.
+
+        Without `at_once`, it is skipped if the last one was drawn less than REDRAW_SECONDS ago.
+        """
         if not self.is_shown:
             return
         self._line.text = text

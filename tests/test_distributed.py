@@ -15,7 +15,7 @@ from mt.device import DTYPES
 from mt.distributed import Runtime, open_runtime
 from mt.errors import DeviceError
 from mt.model.transformer import Transformer
-from mt.training.objective import Objective, mean_nll
+from mt.training.objective import Objective, mean_token_loss, token_losses
 from mt.training.optimizer import build_optimizer
 
 VOCAB_SIZE = 40
@@ -234,8 +234,9 @@ def test_half_precision_on_a_gpu_is_close_to_fp32(precision: str, norm: str) -> 
 def test_validation_loss_on_a_gpu_is_that_on_the_cpu() -> None:
     cpu = open_runtime("cpu", "fp32")
     gpu = open_runtime("cuda", "fp32")
-    cpu_nll = mean_nll(make_model(), [make_batch()], cpu.device)
-    gpu_nll = mean_nll(make_model().to(gpu.device), [make_batch()], gpu.device)
+    cpu_nll = mean_token_loss(token_losses(make_model(), [make_batch()], cpu.device))
+    gpu_model = make_model().to(gpu.device)
+    gpu_nll = mean_token_loss(token_losses(gpu_model, [make_batch()], gpu.device))
     assert gpu_nll == pytest.approx(cpu_nll, rel=1e-4)
 
 

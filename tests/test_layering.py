@@ -15,6 +15,7 @@ MODULES = sorted((ROOT / "mt").rglob("*.py"))
 # this list.
 LAYERS = [
     "errors",
+    "wording",
     "progress_bar",
     "device",
     "config",
@@ -27,14 +28,18 @@ LAYERS = [
     "experiment",
     "evaluation",
     "training",
-    "planning",
+    "advice",
+    "project",
     "preflight",
+    "cleaning",
     "report",
     "export",
     "serve",
     "cli",
 ]
-INDEPENDENT = {"preflight", "report", "export"}  # these do not import each other
+# These do not import each other, except that cleaning judges pairs as preflight does.
+INDEPENDENT = {"preflight", "cleaning", "report", "export"}
+USED_BY_CLEANING = {"preflight"}
 ENTRY_POINTS = {"__init__": set(LAYERS), "__main__": {"cli"}}
 
 # What computes knows no files: it imports torch, numpy and these modules of the standard library.
@@ -66,6 +71,8 @@ def allowed_layers(layer: str) -> set[str]:
     above = set(LAYERS[: LAYERS.index(layer) + 1])
     if layer in INDEPENDENT:
         above -= INDEPENDENT - {layer}
+    if layer == "cleaning":
+        above |= USED_BY_CLEANING
     return above
 
 

@@ -26,8 +26,8 @@ from mt.config.keys import walk_keys
 from mt.config.load import dump_config, load_config
 from mt.config.schema import Config
 from mt.config.yaml_file import read_config_file
-from mt.planning import machine
 from mt.preflight import kill_test
+from mt.project import machine
 from mt.training.resume_rules import CHANGEABLE_KEYS
 from scripts.docs import config_table, settings_table
 

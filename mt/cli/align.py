@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mt.cli.logs import escape_control_chars
 from mt.cli.options import (
     CheckpointOption,
     DeviceOption,
@@ -17,7 +18,7 @@ from mt.cli.options import (
 )
 from mt.cli.streams import write_lines
 from mt.cli.text_input import refuse_overwriting_input
-from mt.errors import DataError
+from mt.wording import count_of
 
 
 def align(
@@ -53,7 +54,7 @@ def align(
     """
     refuse_overwriting_input(src, output, written="alignments")
     refuse_overwriting_input(tgt, output, written="alignments")
-    from mt.cli.translate_progress import show_lines
+    from mt.cli.line_progress import show_lines
     from mt.data.text import read_parallel
     from mt.decoding.alignment import align_lines, format_alignment
     from mt.decoding.translator import Translator
@@ -64,7 +65,11 @@ def align(
     if layer is not None:
         num_layers = len(translator.model.decoder_layers)
         if layer > num_layers:
-            raise DataError(f"--layer {layer}: the decoder of {run_dir} has {num_layers} layers")
+            raise typer.BadParameter(
+                f"{layer}: the decoder of {escape_control_chars(str(run_dir))} has "
+                f"{count_of(num_layers, 'layer')}",
+                param_hint="--layer",
+            )
         layer_index = layer - 1
     alignments = align_lines(
         translator,

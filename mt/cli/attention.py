@@ -39,7 +39,7 @@ def attention(
     verbose: VerboseOption = False,
 ) -> None:
     """Show the attention weights of every layer and head while a sentence is translated."""
-    from mt.report.attention_maps import write_attention
+    from mt.report.attention_page import write_attention
     from mt.storage.run_dir import RunDir
 
     path = output or RunDir(run_dir).attention_path

@@ -9,6 +9,7 @@ from mt.cli.logs import escape_control_chars
 from mt.cli.streams import StandardOutput, standard_output
 from mt.preflight.file_checks import Finding
 from mt.storage.run_dir import display_path
+from mt.wording import count_of
 
 # The text report, in columns: topic, level, text.
 TOPIC_WIDTH = 12
@@ -95,8 +96,7 @@ def summary_line(findings: Sequence[Finding]) -> str:
     if not warnings:
         return "ready"
     topics = ", ".join(dict.fromkeys(finding.topic for finding in warnings))
-    number = "1 warning" if len(warnings) == 1 else f"{len(warnings):,} warnings"
-    return f"ready with {number}: {topics}"
+    return f"ready with {count_of(len(warnings), 'warning')}: {topics}"
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mt.cleaning.rules import KEPT, RULES_OF_HELD_OUT, CleaningRules, Rule
 from mt.cli.options import QuietOption, VerboseOption
 from mt.cli.text_options import (
     ColumnsOption,
@@ -15,10 +16,9 @@ from mt.cli.text_options import (
     open_text,
 )
 from mt.errors import DataError
-from mt.preflight.cleaning_rules import KEPT, RULES_OF_HELD_OUT, CleaningRules, Rule
 
 if TYPE_CHECKING:
-    from mt.preflight.cleaning import Cleaning, HeldOut
+    from mt.cleaning.cleaning import Cleaning, HeldOut
 
 RULE_NAMES = ", ".join(rule.label for rule in Rule)
 
@@ -57,9 +57,9 @@ def clean(
     verbose: VerboseOption = False,
 ) -> None:
     """Write a text without its bad pairs, and count these by the rule that leaves them out."""
+    from mt.cleaning.cleaning import judge_text, learn_held_out, write_kept
     from mt.cli.streams import write_lines
     from mt.data.split_files import refuse_existing
-    from mt.preflight.cleaning import judge_text, learn_held_out, write_kept
 
     rules = CleaningRules(
         max_length=max_length,

@@ -11,6 +11,7 @@ from mt.evaluation.evaluate import SetScores, TranslatedSet
 from mt.evaluation.metrics import Score, Scoring
 from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
+from mt.wording import count_of
 
 
 class SetComparison(NamedTuple):
@@ -63,7 +64,7 @@ def comparison_as_text(results: Sequence[SetComparison]) -> str:
     """
     lines = []
     for result in results:
-        lines.append(f"{escape_control_chars(result.name)}: {result.num_lines:,} lines")
+        lines.append(f"{escape_control_chars(result.name)}: {count_of(result.num_lines, 'line')}")
         systems = [escape_control_chars(name) for name in result.systems]
         width = max(len("system"), *(len(name) for name in systems))
         lines.append(f"metric  {'system':<{width}}   score  95 % interval    p (bs)  p (ar)")
@@ -77,7 +78,10 @@ def comparison_as_text(results: Sequence[SetComparison]) -> str:
                 lines.append(line.rstrip())
         lines.append("")
     baseline = escape_control_chars(results[0].systems[0])
-    lines.append(f"p: the probability of such a difference from {baseline} by chance")
+    lines.append(
+        f"p: the probability of a difference from {baseline} at least this large if both systems "
+        "were equally good"
+    )
     signatures = []
     for result in results:
         for scores in result.scores:
@@ -148,7 +152,7 @@ def sentences_as_jsonl(
                 scores = scorer.score(hyp, refs)
                 values = {
                     "set": eval_set.name,
-                    "line": index + 1,
+                    "index": index,
                     "system": output.system,
                     "src": src if item.has_sources else None,
                     "refs": refs,

@@ -5,6 +5,7 @@ import time
 from mt.cli.logs import escape_control_chars
 from mt.evaluation.evaluate import EvaluationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
+from mt.wording import count_of
 
 MAX_NAME_LENGTH = 16  # characters that are shown of the name of a set
 
@@ -35,7 +36,7 @@ def format_evaluation_progress(progress: EvaluationProgress, *, seconds: float) 
         name = f"{name} ({progress.set_number} of {progress.num_sets})"
     translation = progress.translation
     if translation is None:
-        return ProgressText((f"{progress.num_lines:,} lines", name), 0.0)
+        return ProgressText((count_of(progress.num_lines, "line"), name), 0.0)
     # A line of several sentences may be translated in several segments.
     count = f"{translation.num_segments:,}/{translation.total_segments:,} sentences"
     if translation.is_complete:

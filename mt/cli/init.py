@@ -20,11 +20,11 @@ from mt.cli.text_options import (
     TgtLangOption,
     open_text,
 )
-from mt.errors import DataError
+from mt.wording import count_of
 
 if TYPE_CHECKING:
-    from mt.planning.project import Project, Request
-    from mt.planning.text_facts import SideFacts
+    from mt.project.project import Project, Request
+    from mt.project.text_facts import SideFacts
 
 
 def init(
@@ -71,7 +71,7 @@ def init(
 ) -> None:
     """Write a config for your text, your machine and your time, and set aside held-out text."""
     from mt.cli.streams import write_lines
-    from mt.planning.project import Request, create_project
+    from mt.project.project import Request, create_project
 
     _refuse_both("valid", num_valid, valid_text)
     _refuse_both("test", num_test, test_text)
@@ -96,14 +96,16 @@ def init(
 
 
 def _refuse_both(name: str, number: int | None, text: str | None) -> None:
-    """Raise DataError if both the size of a set and an existing set are given."""
+    """Raise BadParameter if both the size of a set and an existing set are given."""
     if number is not None and text is not None:
-        raise DataError(f"--{name}-text: the set exists already, so --{name} cannot be used")
+        raise typer.BadParameter(
+            f"the set exists already, so --{name} cannot be used", param_hint=f"--{name}-text"
+        )
 
 
 def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
-    from mt.planning.settings import count_epochs, describe_epochs, describe_minutes
+    from mt.project.settings import count_epochs, describe_epochs, describe_minutes
 
     yield from describe_first_pair(
         request.text, src_lang=request.src_lang, tgt_lang=request.tgt_lang
@@ -129,7 +131,7 @@ def describe_project(request: "Request", project: "Project") -> Iterator[str]:
     )
     num_epochs = count_epochs(project.settings, project.length, project.text)
     yield (
-        f"training  about {project.length.num_updates:,} updates in "
+        f"training  about {count_of(project.length.num_updates, 'update')} in "
         f"{describe_minutes(request.minutes)}: {describe_epochs(num_epochs)}"
     )
     yield ""
@@ -145,6 +147,7 @@ def describe_side(language: str, side: "SideFacts") -> str:
     """Return a line about the training text in a language."""
     scripts = ", ".join(f"{script.name} {script.share:.0%}" for script in side.scripts)
     return (
-        f"{language:9} {side.num_words:,} words, {side.num_characters:,} characters, "
+        f"{language:9} {count_of(side.num_words, 'word')}, "
+        f"{count_of(side.num_characters, 'character')}, "
         f"letters: {scripts or 'none'}"
     )

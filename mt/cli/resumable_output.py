@@ -17,6 +17,7 @@ from typing import Any, Self
 from mt.errors import DataError, DiskError, MtError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error, remove
 from mt.storage.locks import try_lock
+from mt.wording import count_of
 
 
 class ResumableOutput:
@@ -65,7 +66,9 @@ class ResumableOutput:
         for number in range(self.num_lines):
             line = next(lines, None)
             if line is None:
-                raise DataError(self._problem(f"the input had more than {number:,} lines"))
+                raise DataError(
+                    self._problem(f"the input had more than {count_of(number, 'line')}")
+                )
             self._hash_line(line)
         if self._input_hash.hexdigest() != self._input_digest:
             raise DataError(self._problem("the input has changed"))

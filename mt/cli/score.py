@@ -48,7 +48,7 @@ def score(
     """
     refuse_overwriting_input(src, output, written="scores")
     refuse_overwriting_input(tgt, output, written="scores")
-    from mt.cli.translate_progress import show_lines
+    from mt.cli.line_progress import show_lines
     from mt.data.text import read_parallel
     from mt.decoding.scoring import score_pairs
     from mt.decoding.translator import Translator

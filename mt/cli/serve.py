@@ -15,7 +15,7 @@ from mt.cli.options import (
     QuietOption,
     VerboseOption,
 )
-from mt.errors import DeviceError
+from mt.errors import PackageError
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"file of API keys, one per line; each request needs one of them  "
+            help="file of API keys, one per line; each POST request then needs one of them  "
             f"[default: the key in the environment variable {API_KEY_VARIABLE}, if there is one]"
         ),
     ] = None,
@@ -110,13 +110,13 @@ def serve(
 
 
 def _require_packages() -> None:
-    """Raise DeviceError if the packages of the extra `serve` are missing."""
+    """Raise PackageError if the packages of the extra `serve` are missing."""
     try:
         import python_multipart  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise DeviceError(
+        raise PackageError(
             f"mt serve: cannot import a package ({error}); install them with "
             "pip install -e '.[serve]'"
         ) from error

@@ -112,9 +112,9 @@ class StdinLines:
 
 
 def count_lines(path: Path | None) -> int | None:
-    """Return how many lines a file has, or the rest of stdin; None if this is not known.
+    """Return how many lines a file has, or the rest of stdin.
 
-    Of a pipe or a terminal it is not known.
+    Returns None for a pipe or a terminal, and for a file that cannot be read.
     """
     if path is None:
         return _count_lines_of_stdin()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mt.errors import DataError
+from mt.cli.logs import escape_control_chars
 
 if TYPE_CHECKING:
     from mt.data.parallel_text import ParallelText
@@ -44,7 +44,10 @@ SeedOption = Annotated[int, typer.Option(min=0, help="another number draws other
 def open_text(
     files: list[str], *, src_lang: str, tgt_lang: str, columns: str | None
 ) -> "ParallelText":
-    """Return the text that FILES name. Raises DataError."""
+    """Return the text that FILES name.
+
+    Raises DataError for the files, and BadParameter for options that no text can have.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     from mt.config.schema import Name
@@ -54,11 +57,13 @@ def open_text(
         try:
             TypeAdapter(Name).validate_python(language)
         except ValidationError:
-            raise DataError(
-                f"{option}: wanted a name such as en or zh-Hans, found {language!r}"
+            raise typer.BadParameter(
+                f"wanted a name such as en or zh-Hans, found {language!r}", param_hint=option
             ) from None
     if src_lang == tgt_lang:
-        raise DataError(f"--tgt-lang: wanted another language than --src-lang, found {tgt_lang}")
+        raise typer.BadParameter(
+            f"wanted another language than --src-lang, found {tgt_lang}", param_hint="--tgt-lang"
+        )
     refuse_swapped_files(files, src_lang=src_lang, tgt_lang=tgt_lang)
     return text_of_names(
         files, src_lang=src_lang, tgt_lang=tgt_lang, columns=parse_columns(columns)
@@ -66,28 +71,34 @@ def open_text(
 
 
 def refuse_swapped_files(files: list[str], *, src_lang: str, tgt_lang: str) -> None:
-    """Raise DataError if the first of two files ends in `tgt_lang` and the second in `src_lang`."""
+    """Raise BadParameter if the first of two files ends in `tgt_lang`, the second in `src_lang`."""
     endings = [name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2] for name in files]
     if endings == [tgt_lang, src_lang]:
-        src, tgt = files[1], files[0]
-        raise DataError(
+        src, tgt = escape_control_chars(files[1]), escape_control_chars(files[0])
+        raise typer.BadParameter(
             f"the names of the files say that {tgt} is {tgt_lang} and {src} is {src_lang}; "
-            f"name the source first: {src} {tgt}"
+            f"name the source first: {src} {tgt}",
+            param_hint="FILES",
         )
 
 
 def parse_columns(text: str | None) -> tuple[int | str, int | str] | None:
-    """Return the columns that `1,2` or `english,swedish` names. Raises DataError."""
+    """Return the columns that `1,2` or `english,swedish` names. Raises BadParameter."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",")]
     are_numbers = [name.isdecimal() for name in names]
     if len(names) != 2 or not all(names) or are_numbers[0] != are_numbers[1]:
-        raise DataError(f"--columns: wanted two numbers or two names, such as 1,2; found {text!r}")
+        raise _bad_columns("wanted two numbers or two names, such as 1,2", text)
     if names[0] == names[1]:
-        raise DataError(f"--columns: wanted two different columns, found {text!r}")
+        raise _bad_columns("wanted two different columns", text)
     if not are_numbers[0]:
         return names[0], names[1]
     if int(names[0]) == 0 or int(names[1]) == 0:
-        raise DataError(f"--columns: columns are counted from 1, found {text!r}")
+        raise _bad_columns("columns are counted from 1", text)
     return int(names[0]), int(names[1])
+
+
+def _bad_columns(problem: str, text: str) -> typer.BadParameter:
+    """Return the error for a wrong value of --columns."""
+    return typer.BadParameter(f"{problem}; found {text!r}", param_hint="--columns")

@@ -50,10 +50,11 @@ from mt.cli.text_input import (
 from mt.config.choices import MbrUtility
 from mt.progress_bar import ProgressBar
 from mt.storage.run_dir import RunDir
+from mt.wording import count_of
 
 if TYPE_CHECKING:
+    from mt.cli.line_progress import TranslateProgress
     from mt.cli.translate_output import Format
-    from mt.cli.translate_progress import TranslateProgress
     from mt.decoding.sampling import SamplingOptions
     from mt.decoding.text_translator import TextTranslator
 
@@ -249,7 +250,7 @@ def _translate_input(
     resume: bool,
 ) -> None:
     """Translate the texts or, without any, the lines of a file or of stdin (`source` is None)."""
-    from mt.cli.translate_progress import TranslateProgress
+    from mt.cli.line_progress import TranslateProgress
 
     if texts:
         text = arguments_as_input(texts, errors=errors)
@@ -310,7 +311,7 @@ def translate_chunks(
         is_line_waiting=text.is_line_waiting,
         target_prefixes=options.target_prefixes(skip=num_done),
     )
-    number = num_done + 1
+    index = num_done
     for chunk in chunks:
         n_best_lists = chunk.translations
         if options.alignments:
@@ -318,8 +319,8 @@ def translate_chunks(
             n_best_lists = align_translations(translator, chunk.lines, n_best_lists)
         formatted = []
         for line, translations in zip(chunk.lines, n_best_lists, strict=True):
-            formatted.append(options.format_line(number, line, translations))
-            number += 1
+            formatted.append(options.format_line(index, line, translations))
+            index += 1
         yield FormattedChunk(chunk.lines, formatted)
         progress.finish_chunk()
 
@@ -338,13 +339,13 @@ def write_resumable(
     The output gets its name when all lines are written. `total` is the number of lines of the file,
     if it is known.
     """
-    from mt.cli.translate_progress import TranslateProgress
+    from mt.cli.line_progress import TranslateProgress
 
     settings = settings_of_output(translator, options)
     with ResumableOutput(output, settings) as resumable:
         num_done = resumable.num_lines
         if num_done > 0:
-            logger.info(f"{output}: continuing after {num_done:,} lines")
+            logger.info(f"{output}: continuing after {count_of(num_done, 'line')}")
         chunks = translate_chunks(
             translator,
             text._replace(lines=resumable.skip_translated(text.lines)),

@@ -1,7 +1,6 @@
 """Output formats of the command `mt translate`.
 
-Programs read n-best lists and JSON, so both count lines from 0, as Moses does. Messages count from
-1, as editors do.
+Programs read n-best lists and JSON, so both count lines from 0, as Moses does.
 """
 
 import json
@@ -11,17 +10,17 @@ from typing import Any
 from mt.decoding.alignment import format_alignment
 from mt.decoding.translation import Translation
 
-# Returns what to print for a line: (line number from 1, source, its translations) -> text
+# Returns what to print for a line: (index from 0, source, its translations) -> text
 Format = Callable[[int, str, list[Translation]], str]
 
 
-def best_line(number: int, src: str, translations: list[Translation]) -> str:
+def best_line(index: int, src: str, translations: list[Translation]) -> str:
     """Return the best translation alone, as `text` or `text ||| alignment`."""
     best = translations[0]
     return " ||| ".join([best.text, *_alignment_field(best)])
 
 
-def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
+def moses_lines(index: int, src: str, translations: list[Translation]) -> str:
     """Return an n-best list in the format of Moses, with a line for each translation.
 
     A line is `index ||| text ||| log_prob=... ||| score` with the index of the input line. An
@@ -30,7 +29,7 @@ def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
     lines = []
     for translation in translations:
         fields = [
-            str(number - 1),
+            str(index),
             translation.text,
             f"log_prob={translation.log_prob:.6f}",
             f"{translation.score:.6f}",
@@ -40,10 +39,10 @@ def moses_lines(number: int, src: str, translations: list[Translation]) -> str:
     return "\n".join(lines)
 
 
-def json_line(number: int, src: str, translations: list[Translation]) -> str:
+def json_line(index: int, src: str, translations: list[Translation]) -> str:
     """Return one JSON object with the index of the line, the source, and its translations."""
     objects = [_json_object(translation) for translation in translations]
-    fields = {"index": number - 1, "src": src, "translations": objects}
+    fields = {"index": index, "src": src, "translations": objects}
     return json.dumps(fields, ensure_ascii=False)
 
 

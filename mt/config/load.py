@@ -71,9 +71,9 @@ def _check_user_config(file: ConfigFile, overrides: Sequence[str]) -> Config:
 def load_run_config(path: str | Path) -> Config:
     """Read the config.yaml that mt wrote into a run directory.
 
-    A key that was added after this config was written gets the value that matches the behaviour of
-    mt at that time, not today's default. ConfigError when the file is damaged, or was written by a
-    newer mt.
+    A key that was added after this config was written gets the value that matches the behavior of
+    mt at that time, not today's default. Raises ConfigError when the file is damaged, or was
+    written by a newer mt.
     """
     file, version = take_format_version(read_config_file(Path(path)))
     file, _ = rename_keys(file)

@@ -28,7 +28,7 @@ RENAMED_KEYS = {
 
 # Format version -> dotted key -> the value that describes what programs of that format and of
 # earlier ones did, before they had the key. `N` stands for each item of a list, as in
-# `data.train.N.weight`. When a key with a new default is added, its old behaviour is recorded here.
+# `data.train.N.weight`. When a key with a new default is added, its old behavior is recorded here.
 DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
     3: {
         "data.normalization": "none",
@@ -60,7 +60,7 @@ class RenamedKey(NamedTuple):
 def rename_keys(file: ConfigFile) -> tuple[ConfigFile, list[RenamedKey]]:
     """Return a copy of `file` with the present names of its keys, and the keys that were renamed.
 
-    ConfigError when a key is given by both names.
+    Raises ConfigError when a key is given by both names.
     """
     renamed = []
     for old, new in RENAMED_KEYS.items():
@@ -104,7 +104,7 @@ def rename_override(override: Override) -> tuple[Override, list[RenamedKey]]:
 def take_format_version(file: ConfigFile) -> tuple[ConfigFile, int | None]:
     """Return a copy of `file` without its format version, and the version; None if it has none.
 
-    ConfigError for a version that this program does not read.
+    Raises ConfigError for a version that this program does not read.
     """
     if "format_version" not in file.values:
         return file, None

@@ -86,8 +86,8 @@ class ConfigFile:
     def override(self, override: Override) -> "ConfigFile":
         """Return a copy with one value replaced. Missing sections on its path are added.
 
-        ConfigError for the number of an item that a list does not have, and for a key in a value
-        that is not a section.
+        Raises ConfigError for the number of an item that a list does not have, and for a key in a
+        value that is not a section.
         """
         path = override.path
         values = _replace_value(self.values, path, override.value, place=override.place)
@@ -117,7 +117,7 @@ def read_config_file(path: Path) -> ConfigFile:
 def plain_config(values: Mapping[str, Any]) -> ConfigFile:
     """Return the values of a program's nested mappings and lists as those of a file.
 
-    ConfigError for a value that no config file can hold.
+    Raises ConfigError for a value that no config file can hold.
     """
     place = "the config"
     return ConfigFile(_plain_value(values, (), place=place), {(): place})
@@ -177,7 +177,10 @@ def _on_one_line(text: str, *, max_length: int) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """Read UTF-8 text, with or without a byte order mark. ConfigError when it is not UTF-8."""
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Raises ConfigError when it is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIZE + 1)
@@ -301,7 +304,10 @@ class _Parser:
         return values
 
     def _next_event(self) -> Any:
-        """Return the next event, or None at the end. ConfigError when it is not a plain value."""
+        """Return the next event, or None at the end.
+
+        Raises ConfigError when it is not a plain value.
+        """
         event: Any = self._loader.get_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             raise ConfigError(

@@ -7,9 +7,10 @@ given, so a run could not be repeated or resumed. Here the random numbers come f
 """
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 
 # The words whose plain encodings a SubwordSampler remembers: about 30 MB at the most.
 MAX_WORDS = 100_000
@@ -98,7 +99,7 @@ class SubwordSampler:
             drawn.append(number)
             if number < dropout:
                 # Start again, with the random numbers drawn so far and then with new ones.
-                return self._encode(word, chain(drawn, iter(draw, None)).__next__)
+                return self._encode(word, _replay(drawn, draw))
         return ids
 
     def _encode(self, word: str, draw: Draw) -> list[int]:
@@ -113,3 +114,9 @@ class SubwordSampler:
         plain = (self._pieces.segment_ids(segments), len(word) - len(segments))
         self._plain[word] = plain
         return plain
+
+
+def _replay(drawn: Sequence[float], draw: Draw) -> Draw:
+    """Return a source of random numbers that repeats `drawn` and then draws new ones."""
+    remaining = deque(drawn)
+    return lambda: remaining.popleft() if remaining else draw()

@@ -12,6 +12,7 @@ from mt.data.sentences import sentence_cuts
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 from mt.data.word_encoder import WordEncoder
+from mt.wording import count_of
 
 SHORT_PAIR_TOKENS = 10  # if neither side is longer, a high length ratio means nothing
 
@@ -34,7 +35,7 @@ class FilterCounts:
         )
 
     def __str__(self) -> str:
-        text = f"{self.kept:,} of {self.total:,} pairs kept"
+        text = f"{self.kept:,} of {count_of(self.total, 'pair')} kept"
         counts_by_reason = {
             "blank": self.blank,
             "too long": self.too_long,

@@ -142,8 +142,8 @@ def encode_corpus(
     ratio does not matter for pairs of at most SHORT_PAIR_TOKENS.
 
     Raises DataError when a file cannot be read, when the files of a pair differ in their number of
-    lines, when the cache is damaged, and when no pair is left. DiskError when the cache cannot be
-    written, ProcessError when a process that encodes is killed.
+    lines, when the cache is damaged, and when no pair is left. Raises DiskError when the cache
+    cannot be written, ProcessError when a process that encodes is killed.
     """
     known_files = KnownFiles(cache_dir / KNOWN_FILES_NAME)
     src_prefixes = tuple(corpus.src_prefix for corpus in corpora)

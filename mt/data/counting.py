@@ -12,6 +12,7 @@ from mt.data.parallel_text import ParallelText, complete_pairs
 from mt.data.progress import bytes_bar
 from mt.data.text import OnBytes
 from mt.errors import DataError
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,8 @@ class TextCounts(NamedTuple):
     num_blank: int  # pairs with a blank side
 
 
-def count_training_text(
-    corpora: Sequence[TrainingCorpus], *, normalization: Normalization
-) -> list[TextCounts]:
-    """Read all corpora and return the counts of each; warn of incomplete rows.
+def count_training_text(corpora: Sequence[TrainingCorpus], *, normalization: Normalization) -> None:
+    """Read all corpora and log how many pairs they have; warn of incomplete rows.
 
     This takes seconds, while training a tokenizer and encoding take minutes for a large text.
     Raises DataError for what cannot be read or decoded, when the files of a pair differ in their
@@ -44,8 +43,7 @@ def count_training_text(
         names = ", ".join(corpus.text.name for corpus in corpora)
         raise DataError(f"{names}: no training pair is left: {FilterCounts(blank=num_blank)}")
     blank = f" ({num_blank:,} with a blank side)" if num_blank else ""
-    logger.info(f"train: {num_pairs:,} pairs{blank}")
-    return counts
+    logger.info(f"train: {count_of(num_pairs, 'pair')}{blank}")
 
 
 def count_pairs(

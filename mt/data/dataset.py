@@ -32,7 +32,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Return a hash of the text, the tokenizers and the limits.
+        """A hash of the text, the tokenizers and the limits.
 
         A run can resume only if this hash has not changed.
         """
@@ -40,7 +40,7 @@ class Dataset:
 
     @property
     def has_bpe_dropout(self) -> bool:
-        """True if each epoch has other encodings of the same pairs."""
+        """Whether each epoch has other encodings of the same pairs."""
         return max(self.src_tokenizer.bpe_dropout, self.tgt_tokenizer.bpe_dropout) > 0.0
 
     def epoch(self, number: int, *, batch_tokens: int) -> "Epoch":

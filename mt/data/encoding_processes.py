@@ -27,7 +27,7 @@ from mt.errors import ProcessError
 # A process takes about 120 MB. One reading process can feed about this many.
 MAX_PROCESSES = 8
 
-# Bytes of text on the disk. To start processes for less takes longer than it saves.
+# Bytes of text on the disk. Starting processes for less text takes longer than it saves.
 MIN_TEXT_SIZE = 30_000_000
 
 

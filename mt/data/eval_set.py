@@ -15,6 +15,7 @@ from mt.data.parallel_text import TwoFiles, complete_pairs, parallel_texts
 from mt.data.tags import corpus_prefix
 from mt.data.text import read_lines
 from mt.errors import DataError
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,16 @@ class EvalSet(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Return a hash of the lines, wherever they were read."""
+        """A hash of the lines, wherever they were read."""
         return hashlib.sha256(json.dumps([self.src, self.refs]).encode()).hexdigest()[:32]
 
-    def sample(self, num_lines: int | None) -> "EvalSet":
-        """Return a fixed sample of `num_lines` lines, in their order; with None, the whole set.
+    def sample(self, num_lines: int) -> "EvalSet":
+        """Return a fixed sample of `num_lines` lines, in their order.
 
         The lines with the smallest hashes are taken. So the sample depends on the lines alone, it
         does not follow a regular order of the set, and a smaller sample is part of a larger one.
         """
-        if num_lines is None or num_lines >= len(self.src):
+        if num_lines >= len(self.src):
             return self
         smallest = sorted(range(len(self.src)), key=self._line_hash)[:num_lines]
         indices = sorted(smallest)
@@ -100,7 +101,7 @@ def read_eval_set(name: str, src: Path, refs: Sequence[Path]) -> EvalSet:
     for path, lines in zip(refs, eval_set.refs, strict=True):
         if len(lines) != num_lines:
             raise DataError(
-                f"{path}: {len(lines):,} lines, but {src} has {num_lines:,}; "
+                f"{path}: {count_of(len(lines), 'line')}, but {src} has {num_lines:,}; "
                 "line i must be the translation of line i"
             )
     return eval_set
@@ -121,7 +122,8 @@ def warn_of_unnormalized_references(eval_set: EvalSet, normalization: Normalizat
                 numbers.append(number)
     if numbers:
         logger.warning(
-            f"{eval_set.name}: {len(numbers):,} reference lines (the first: line {numbers[0]}) are "
-            f"not in the form that translations have (data.normalization: {normalization}); they "
-            "are scored as they are, so each such difference counts as an error"
+            f"{eval_set.name}: reference lines that are not in the form of translations "
+            f"(data.normalization: {normalization}): {len(numbers):,}, the first is line "
+            f"{numbers[0]}; references are scored as they are, so each such difference counts as "
+            "an error"
         )

@@ -13,6 +13,7 @@ from typing import Literal
 
 from mt.config.choices import Normalization
 from mt.data.tokenizer import Tokenizer
+from mt.wording import count_of
 
 # Characters of width zero that have no meaning: soft hyphen, word joiner and byte order mark
 # anywhere, and U+200B except in scripts of South-East Asia, where it separates words.
@@ -180,7 +181,7 @@ def describe_characters(counts: Counter[str]) -> str:
     for character, num_lines in counts.most_common(NUM_SHOWN):
         code = f"U+{ord(character):04X}"
         name = f"{character} ({code})" if character.isprintable() else code
-        texts.append(f"{name} in {num_lines:,}")
+        texts.append(f"{name} in {count_of(num_lines, 'line')}")
     if len(counts) > NUM_SHOWN:
         texts.append("...")
     return ", ".join(texts)

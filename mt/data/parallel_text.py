@@ -60,7 +60,7 @@ class ParallelText(ABC):
     @property
     @abstractmethod
     def has_line_numbers(self) -> bool:
-        """True if pair i is in line i of the files."""
+        """Whether pair i is in line i of the files."""
 
     @abstractmethod
     def identity(self, digest_of: DigestOf = file_digest) -> list[str]:

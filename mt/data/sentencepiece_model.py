@@ -44,7 +44,7 @@ def replaces_characters(model: bytes) -> bool:
 
 
 def changes_words_in_context(model: bytes) -> bool:
-    """Return whether the pieces of a word can depend on its neighbours or its position.
+    """Return whether the pieces of a word can depend on its neighbors or its position.
 
     This is possible with user-defined pieces, which are matched before all others, or with another
     treatment of spaces than in mt's own models. Raises ValueError as `replaces_characters`.

@@ -68,8 +68,8 @@ class Split:
 def held_out_size(num_pairs: int) -> int:
     """Return the default size of a validation or test set for a text of so many pairs.
 
-    It is 5 % of the pairs, but at least 200 pairs and at most MAX_HELD_OUT. Less than 2,000 pairs
-    give a tenth.
+    It is 5 % of the pairs, but at least 200 pairs and at most MAX_HELD_OUT. A text of fewer than
+    2,000 pairs gives a tenth of them.
     """
     return min(MAX_HELD_OUT, max(num_pairs // 20, min(200, num_pairs // 10)))
 

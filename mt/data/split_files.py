@@ -9,6 +9,7 @@ from mt.data.progress import bytes_bar
 from mt.data.split import Part, Split, digest_pairs, split_pairs
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_directory
+from mt.wording import count_of
 
 FILE_NAMES = {Part.TRAIN: "train", Part.VALID: "valid", Part.TEST: "test"}
 
@@ -28,9 +29,9 @@ def split_text(
         if number != 0 and split.count(part) == 0:
             raise DataError(
                 f"{text.name}: no pair is left for {FILE_NAMES[part]}: found "
-                f"{len(split.parts):,} pairs, of which {split.count(Part.BLANK):,} are blank and "
-                f"{split.count(Part.DUPLICATE):,} duplicates, in {split.num_components:,} groups "
-                "with a common source or target"
+                f"{count_of(len(split.parts), 'pair')} (blank: {split.count(Part.BLANK):,}, "
+                f"duplicates: {split.count(Part.DUPLICATE):,}) in "
+                f"{count_of(split.num_components, 'group')} with a common source or target"
             )
     return split
 

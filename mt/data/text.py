@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar, cast
 
 from mt.errors import DataError
+from mt.wording import count_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -62,8 +63,8 @@ def find_pair(prefix: str, *, src_lang: str, tgt_lang: str) -> tuple[Path, Path]
 def open_text(path: Path, on_bytes: OnBytes | None = None) -> Iterator[BinaryIO]:
     """Open a file for reading; decompress it if its name ends in .gz or .zst.
 
-    OSError when it cannot be opened. Damaged data raise EOFError, zlib.error, gzip.BadGzipFile or
-    zstd.ZstdError when they are read.
+    Raises OSError when it cannot be opened. Damaged data raise EOFError, zlib.error,
+    gzip.BadGzipFile or zstd.ZstdError when they are read.
     """
     with path.open("rb", buffering=0) as raw:
         file = cast(BinaryIO, io.BufferedReader(_CountingReader(raw, on_bytes), READ_SIZE))
@@ -183,7 +184,8 @@ def read_parallel(
             yield src_line, tgt_line
     if num_src != num_tgt:
         raise DataError(
-            f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}: they must match line by line"
+            f"{src} has {count_of(num_src, 'line')}, but {tgt} has {num_tgt:,}: "
+            "they must match line by line"
         )
 
 

@@ -102,7 +102,7 @@ class _TmxParser:
 
     @property
     def line(self) -> int:
-        """Return the number of the line that is being read."""
+        """The number of the line that is being read."""
         return self._expat.CurrentLineNumber
 
     def feed(self, chunk: bytes) -> None:

@@ -142,8 +142,8 @@ class Tokenizer:
         `bpe_dropout` of 0 they are the plain encodings.
 
         Texts are encoded word by word, which is possible because no piece contains a space after
-        its start. To sample an encoding is slow, so each word gets at most SAMPLES_PER_WORD
-        samples; further occurrences of the word take one of these at random.
+        its start. Sampling is slow, so each word gets at most SAMPLES_PER_WORD samples; further
+        occurrences of the word take one of these at random.
         """
         if self.bpe_dropout == 0.0:
             return self.encode(list(texts))
@@ -267,7 +267,7 @@ def unescape(text: str) -> str:
 
 def _read_model_file(path: Path) -> bytes:
     """Return the content of a file; raise TokenizerError, without the path, if it is too large."""
-    if path.exists() and not path.is_file():  # to open a FIFO could wait for ever
+    if path.exists() and not path.is_file():  # opening a FIFO could block
         raise TokenizerError("wanted a file, found a directory, a device or a pipe")
     with path.open("rb") as file:
         content = file.read(MAX_FILE_SIZE + 1)

@@ -201,7 +201,7 @@ def _join_alignments(
 
 
 def word_indices_at(text: str, positions: Sequence[int]) -> list[int]:
-    """Return for each position the index of the word that it is in, or else of the next word."""
+    """Return the index of the word at each position, or of the next word."""
     word_ends = [word.end() for word in find_words(text)]
     return [bisect_right(word_ends, position) for position in positions]
 
@@ -271,7 +271,7 @@ def words_of_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[range]:
 
 
 def original_words(normalizer: Normalizer, text: str) -> list[int]:
-    """Return for each word of the normalized text the index of the word of `text` it comes from.
+    """Return the index of the original word of each word of the normalized text.
 
     A word of the text can become several words, for example at a no-break space, or none. A word of
     the normalized text comes from the word that its first character comes from.

@@ -3,9 +3,9 @@
 The probability of a token is the arithmetic mean of its probabilities by all models. This is the
 rule of fairseq (Ott et al. 2019) and Sockeye's "linear" mode. Marian and OpenNMT-py take the mean
 of the log-probabilities instead, a geometric mean of probabilities. The arithmetic mean is chosen
-because it is a distribution: its probabilities sum to one without a normalization. So the
-log-probability of a translation is that of the mixture, and can be sampled from and compared with
-that of a single model. A single model is an ensemble of one.
+because it is a distribution: its probabilities sum to one without a normalization. So translations
+can be sampled from it, and their log-probabilities can be compared with those of a single model. A
+single model is an ensemble of one.
 """
 
 from collections.abc import Sequence

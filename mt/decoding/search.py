@@ -27,15 +27,14 @@ log-probabilities, the one of the better beam comes first, then the one with the
 the result does not depend on the order in which a device happens to sort. With k = 1 this is greedy
 search.
 
-All arithmetic is vectorised over (batch, beam) and stays on the device. The loop waits for the
+All arithmetic is vectorized over (batch, beam) and stays on the device. The loop waits for the
 device once per position, to learn which sentences are done. Finished sentences are removed from the
 batch and from the state, so that later steps compute less.
 
-A constraint on the tokens needs no option here. Wrap `step` (for a Transformer it is made by
-`Translator` in mt/decoding/translator.py) in a function that sets the
-log-probability of each token that is not allowed to -inf. If the constraint depends on the tokens
-so far, keep them in a state that wraps the state of the model: the loop calls `reorder` and
-`keep_rows` on the wrapper.
+A constraint on the tokens needs no option here. Wrap `step` (for a Transformer,
+`SegmentSearch.search_batch` makes it) in a function that sets the log-probability of each token
+that is not allowed to -inf. If the constraint depends on the tokens so far, keep them in a state
+that wraps the state of the model: the loop calls `reorder` and `keep_rows` on the wrapper.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ class Strategy(Protocol):
 
     @property
     def num_hypotheses(self) -> int:
-        """Return the number of finished hypotheses with which a sentence is done."""
+        """The number of finished hypotheses with which a sentence is done."""
         ...
 
     def select(self, totals: Tensor, sentences: Sequence[int], *, eos_id: int) -> Selection:
@@ -284,8 +283,11 @@ def _rows_to_keep(done: Sequence[bool]) -> list[int]:
     example, [False, True, False, False] gives [0, 3, 2].
     """
     not_done = [row for row, is_done in enumerate(done) if not is_done]
-    num_kept = len(not_done)
-    return [not_done.pop() if done[row] else row for row in range(num_kept)]
+    rows = list(range(len(not_done)))
+    for row in range(len(not_done)):
+        if done[row]:
+            rows[row] = not_done.pop()  # the last row takes the free place
+    return rows
 
 
 def _best_indices(values: Tensor, count: int) -> Tensor:

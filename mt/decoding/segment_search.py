@@ -231,7 +231,7 @@ def pad(model: Transformer, rows: Sequence[Sequence[int]]) -> Tensor:
 def encode(model: Transformer, sources: Sequence[Sequence[int]]) -> Memory:
     """Run the encoder of a model on source ids.
 
-    A CPU encodes a few sentences at a time. Neighbours have similar lengths, so this computes less
+    A CPU encodes a few sentences at a time. Neighbors have similar lengths, so this computes less
     padding.
     """
     batch_size = CPU_ENCODER_BATCH_SIZE

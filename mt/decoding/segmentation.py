@@ -47,7 +47,10 @@ class TextSplitter:
     def split(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
         """Return the parts of a text in order, each with the prefix of tags in front of its ids.
 
-        A blank text has no parts. Raises ValueError for a prefix that has other ids than tags.
+        A text is split where its sentences end if it is longer than usual training sources, or if
+        few of these had several sentences. A sentence that is very long is split near its middle,
+        and its halves in the same way. A blank text has no parts. Raises ValueError for a prefix
+        that has other ids than tags.
         """
         if prefix and not set(prefix) <= set(self.tokenizer.tag_ids):
             raise ValueError(f"wanted a prefix of ids in {self.tokenizer.tag_ids}: {prefix}")
@@ -91,21 +94,21 @@ class TextSplitter:
 
     @property
     def _splits_every_text(self) -> bool:
-        """Return whether a text is split where its sentences end, whatever its length."""
+        """Whether a text is split where its sentences end, whatever its length."""
         if self.source_stats is None:
             return False
         return self.source_stats.several_sentences_share < MIN_SEVERAL_SENTENCES_SHARE
 
     @property
     def _usual_length(self) -> int:
-        """Return the number of tokens above which a text is split where its sentences end."""
+        """The number of tokens above which a text is split where its sentences end."""
         if self.source_stats is None:
             return self.longest_source
         return min(self.source_stats.usual_length, self.longest_source)
 
     @property
     def _rare_length(self) -> int:
-        """Return the number of tokens above which a sentence is split."""
+        """The number of tokens above which a sentence is split."""
         if self.source_stats is None:
             return self.longest_source
         return min(self.source_stats.rare_length, self.longest_source)

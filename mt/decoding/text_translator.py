@@ -33,6 +33,7 @@ from mt.decoding.segmentation import TextPart, TextSplitter, join_translations
 from mt.decoding.target_prefix import encode_target_prefix
 from mt.decoding.translation import OnProgress, TranslatedChunk, Translation
 from mt.errors import DataError
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,10 @@ class TextTranslator(ABC):
 
     @cached_property
     def splitter(self) -> TextSplitter:
-        """The splitter of a text into the parts that are translated one by one."""
+        """The splitter of a text into the parts that are translated one by one.
+
+        The text must be normalized by `src_normalizer`, because it is encoded as it is.
+        """
         # In an ensemble, another model than the first may have fewer positions.
         longest_source = min(self.max_length, self.max_positions or self.max_length)
         source_stats = self.source_stats if self.split_lines else None
@@ -162,22 +166,10 @@ class TextTranslator(ABC):
             for text, parts in zip(normalized_texts, parts_of_texts, strict=True)
         ]
 
-    def split_text(self, text: str, *, prefix: Prefix = ()) -> list[TextPart]:
-        """Return the parts of a text that are translated one by one, in order.
-
-        The text must be normalized by `src_normalizer`, because it is encoded as it is.
-
-        A text is split where its sentences end if it is longer than usual training sources, or if
-        few of these had several sentences. A sentence that is very long is split near its middle,
-        and its halves in the same way. A blank text has no parts. The prefix is in front of every
-        part. Raises ValueError if it has ids that are not tags.
-        """
-        return self.splitter.split(text, prefix=prefix)
-
     def _split_text_with_target(
         self, text: str, target_prefix: str, *, prefix: Prefix
     ) -> list[TextPart]:
-        """Return the parts of a text (see `split_text`), the first with its target prefix.
+        """Return the parts of a text (see `TextSplitter`), the first with its target prefix.
 
         A text with a target prefix has one part, unless it is longer than `max_length` tokens.
         Raises DataError for a target prefix that has a line break or is too long for the model.
@@ -313,11 +305,11 @@ class _LineCounts:
         """Log how many lines have unseen characters, and how many were split."""
         if self.num_unseen_lines > 0:
             logger.warning(
-                f"{self.num_unseen_lines:,} of {self.num_lines:,} lines hold unseen characters, "
-                f"which have no token: {describe_characters(self.unseen_characters)}"
+                f"unseen characters, which have no token, in {self.num_unseen_lines:,} of "
+                f"{count_of(self.num_lines, 'line')}: {describe_characters(self.unseen_characters)}"
             )
         if self.num_split_lines > 0:
             logger.info(
-                f"translate: {self.num_split_lines:,} of {self.num_lines:,} lines were split "
+                f"translate: split {self.num_split_lines:,} of {count_of(self.num_lines, 'line')} "
                 f"into {self.num_parts:,} parts"
             )

@@ -338,8 +338,9 @@ class Translator(TextTranslator):
         The default is `beam_size`. All translations of a text are different. With sampling,
         exactly `num_translations` are drawn, and some can be equal; equal texts get equal samples.
         With minimum Bayes risk, the best of `mbr.num_samples` samples are returned, all different.
-        A text of several parts is translated part by part (see `split_text`). Its k-th translation
-        joins the k-th translations of all parts. The other options are those of `translate`.
+        A text of several parts is translated part by part (see `TextSplitter`). Its k-th
+        translation joins the k-th translations of all parts. The other options are those of
+        `translate`.
         """
         translator = self._with_options(
             beam_size=beam_size, length_penalty=length_penalty, sampling=sampling

@@ -286,7 +286,7 @@ def copied_words(src: str, ref: str) -> set[str]:
     """Return the words that are likely names or numbers, because source and reference share them.
 
     A number has a digit. A name has a capital first letter and more letters, and is the first word
-    of neither text, since first words are capitalised anyway.
+    of neither text, since first words are capitalized anyway.
     """
     src_words = words_and_punctuation(src)
     ref_words = words_and_punctuation(ref)

@@ -17,6 +17,7 @@ from mt.evaluation.metrics import DEFAULT_METRICS, Score, Scoring, score_corpus
 from mt.evaluation.significance import PairedScores, compare_with_baseline
 from mt.evaluation.text_warnings import find_seen_source_problems, find_text_problems
 from mt.experiment import Experiment
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -197,10 +198,11 @@ def scoring_of_run(
     tokenize: str | None = None,
     lowercase: bool | None = None,
 ) -> Scoring:
-    """Return how a run's translations are scored, in validation too. Raises TokenizerError.
+    """Return how a run's translations are scored, in validation too.
 
     `tgt_lang` is the language of the translations, for a model of several. `tokenize` and
-    `lowercase` replace the values in the config.
+    `lowercase` replace the values in the config. Raises PackageError and TokenizerError as
+    `Scoring.for_language` does.
     """
     section = config.evaluation
     return Scoring.for_language(
@@ -301,8 +303,8 @@ def _read_output(hyp: Path, eval_set: EvalSet) -> SystemOutput:
     lines = list(read_lines(hyp))
     if len(lines) != len(eval_set.src):
         raise DataError(
-            f"{hyp}: {len(lines):,} lines, but {eval_set.name} has {len(eval_set.src):,}; "
-            "line i must be the translation of line i"
+            f"{hyp}: {count_of(len(lines), 'line')}, but {eval_set.name} has "
+            f"{len(eval_set.src):,}; line i must be the translation of line i"
         )
     return SystemOutput(str(hyp), lines)
 

@@ -16,7 +16,7 @@ from sacrebleu.metrics.ter import TER
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR
 
-from mt.errors import TokenizerError
+from mt.errors import PackageError, TokenizerError
 from mt.evaluation.languages import (
     EXTRAS,
     TerWords,
@@ -54,7 +54,8 @@ class Scoring:
     ) -> Self:
         """Return how translations into a language are scored. `auto` is what fits the language.
 
-        Raises TokenizerError for a tokenizer that needs a package or a file that is not there.
+        Raises PackageError for a tokenizer that needs a package that is not installed, and
+        TokenizerError for one that needs a file that is not there.
         """
         if tokenize == "auto":
             tokenize = bleu_tokenizer(language)
@@ -105,7 +106,7 @@ class Score(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return both ends of the interval, cut to the metric's range; nan when there is none."""
+        """Both ends of the interval, cut to the metric's range; nan when there is none."""
         highest = math.inf if self.name == "TER" else 100.0
         # `max` and `min` return their first argument if that is nan.
         low = max(self.mean - self.half_width, 0.0)
@@ -162,9 +163,12 @@ def affordable_resamples(num_resamples: int, num_lines: int) -> int:
 
 
 def check_tokenizer(tokenize: str) -> None:
-    """Raise TokenizerError if a tokenizer of sacreBLEU lacks a package or a file."""
+    """Raise PackageError if a tokenizer of sacreBLEU lacks a package.
+
+    Raises TokenizerError if it lacks a file, or cannot be used for another reason.
+    """
     if not is_installed(tokenize):
-        raise TokenizerError(
+        raise PackageError(
             f"BLEU's tokenizer {tokenize} needs a package that is not installed: "
             f"pip install '{EXTRAS[tokenize]}', or choose another one, such as char"
         )

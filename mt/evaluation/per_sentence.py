@@ -40,7 +40,7 @@ class SentenceScorer:
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Return the signature of each score; there is none before a sentence was scored."""
+        """The signature of each score; there is none before a sentence was scored."""
         return {
             "BLEU": str(self._bleu.get_signature()),
             "chrF": str(self._chrf.get_signature()),

@@ -10,6 +10,7 @@ from mt.data.normalization import is_blank, normalize
 from mt.data.words import lacks_spaces
 from mt.errors import DataError
 from mt.evaluation.metrics import WORD_TOKENIZERS, Scoring
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +156,8 @@ def find_seen_source_problems(eval_sets: Sequence[EvalSet], data: DataConfig) ->
         if numbers:
             fraction = len(numbers) / len(eval_set.src)
             problems.append(
-                f"{eval_set.name}: {len(numbers):,} of {len(eval_set.src):,} sources "
-                f"({fraction:.1%}; the first: line {numbers[0]}) are in the training text too, so "
-                "the scores may be too high"
+                f"{eval_set.name}: in the training text too: {len(numbers):,} of "
+                f"{count_of(len(eval_set.src), 'source')} ({fraction:.1%}; the first: line "
+                f"{numbers[0]}), so the scores may be too high"
             )
     return problems

@@ -99,7 +99,8 @@ class BleuUtility:
 def utility_of_run(name: MbrUtility, config: Config) -> Utility:
     """Return a utility that counts words and case as the scores of a run do.
 
-    Raises TokenizerError when BLEU's tokenizer lacks a package or a file.
+    Raises PackageError when BLEU's tokenizer lacks a package, and TokenizerError when it lacks a
+    file.
     """
     if name == "chrf":
         return ChrfUtility(config.evaluation.lowercase)

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from mt.errors import ConfigError
+from mt.errors import DiskError
 from mt.export import ctranslate2
 from mt.export.model_card import CardOptions, write_model_card
 from mt.export.run import ExportedRun
@@ -50,11 +50,11 @@ def export(
     """Write a package to the file `path`, which must end in .argosmodel.
 
     Raises ConfigError for separate tokenizers, for several target languages and for what
-    CTranslate2 does not have, DiskError when the file cannot be written, and DeviceError if
-    ctranslate2 is not installed.
+    CTranslate2 does not have, DiskError when the file cannot be written or has another ending, and
+    PackageError if ctranslate2 is not installed.
     """
     if path.suffix != SUFFIX:
-        raise ConfigError(f"{path}: wanted a file that ends in {SUFFIX}, such as en-sv{SUFFIX}")
+        raise DiskError(f"{path}: wanted a file that ends in {SUFFIX}, such as en-sv{SUFFIX}")
     run = ExportedRun.load(run_dir, checkpoint=checkpoint)
     if not run.config.tokenizer.joint:
         raise run.config_error("tokenizer.joint: Argos needs one tokenizer for both languages")

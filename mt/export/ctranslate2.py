@@ -12,7 +12,7 @@ from torch import nn
 
 from mt.config.schema import Config, ModelConfig
 from mt.decoding.translator import Translator
-from mt.errors import DeviceError
+from mt.errors import PackageError
 from mt.export.directory import export_directory, require_replaceable
 from mt.export.model_card import CardOptions, write_model_card
 from mt.export.positions import num_positions
@@ -81,7 +81,7 @@ def export(
 
     The directory appears when all files are complete. It may replace an empty directory or an
     earlier export; anything else is a DiskError. Raises ConfigError for a kind of attention that
-    CTranslate2 does not have, and DeviceError if its package is not installed.
+    CTranslate2 does not have, and PackageError if its package is not installed.
     """
     require_replaceable(directory)
     run = ExportedRun.load(run_dir, checkpoint=checkpoint)
@@ -201,11 +201,11 @@ def _copy_model(spec: Any, model: Transformer, config: Config) -> None:
 
 
 def import_ctranslate2() -> Any:
-    """Import CTranslate2, an optional dependency. Raises DeviceError if it is not installed."""
+    """Import CTranslate2, an optional dependency. Raises PackageError if it is not installed."""
     try:
         import ctranslate2.specs
     except ImportError as error:
-        raise DeviceError(
+        raise PackageError(
             f"cannot import the package ctranslate2 ({error});"
             " install it with pip install -e '.[ctranslate2]'"
         ) from error

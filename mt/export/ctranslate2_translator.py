@@ -22,7 +22,7 @@ from mt.decoding.search import Hypothesis
 from mt.decoding.segment_search import SEARCH_OUT_OF_MEMORY, BatchedSearch, SourceSegment
 from mt.decoding.text_translator import TextTranslator, change_search
 from mt.device import find_device, oom_as_device_error
-from mt.errors import DeviceError, RunDirError
+from mt.errors import RunDirError
 from mt.export.ctranslate2 import import_ctranslate2
 from mt.export.positions import num_positions
 from mt.export.tokens import vocabulary
@@ -53,8 +53,8 @@ class CTranslate2Translator(TextTranslator):
         """Load an export. The options are those of `Translator.load`.
 
         Matrix products have the precision that the export was quantized to. Raises RunDirError for
-        an export without a config, as earlier versions wrote it, and DeviceError if ctranslate2 is
-        not installed or cannot read the model.
+        an export without a config, as earlier versions wrote it, and for a model that ctranslate2
+        cannot load, and PackageError if ctranslate2 is not installed.
         """
         run = RunDir(directory)
         if not run.config_path.is_file():
@@ -181,7 +181,10 @@ class CTranslate2Search(BatchedSearch):
 
 
 def _open_engine(directory: Path, device: str) -> Any:
-    """Return a ctranslate2.Translator that searches one batch on each core, or on a GPU."""
+    """Return a ctranslate2.Translator that searches one batch on each core, or on a GPU.
+
+    Raises RunDirError if it cannot load the model.
+    """
     num_batches = torch.get_num_threads() if device == "cpu" else 1
     try:
         return import_ctranslate2().Translator(
@@ -192,4 +195,4 @@ def _open_engine(directory: Path, device: str) -> Any:
             intra_threads=1,
         )
     except (RuntimeError, ValueError) as error:
-        raise DeviceError(f"{directory}: CTranslate2 cannot load the model: {error}") from error
+        raise RunDirError(f"{directory}: CTranslate2 cannot load the model: {error}") from error

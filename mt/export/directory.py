@@ -47,8 +47,7 @@ def require_replaceable(directory: Path) -> None:
 def export_directory(directory: Path) -> Iterator[Path]:
     """Make a directory that replaces `directory` once all files in it are written.
 
-    Raises DiskError
-    if the path exists and is neither an empty directory nor an earlier export.
+    Raises DiskError if the path exists and is neither an empty directory nor an earlier export.
     """
     require_replaceable(directory)
     with atomic_directory(directory.resolve()) as partial:

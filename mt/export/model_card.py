@@ -23,6 +23,7 @@ from mt.training.metrics_log import (
     read_scores,
     read_sets,
 )
+from mt.wording import count_of
 
 CARD_FILE = "README.md"
 SETTINGS = ("model", "tokenizer", "train", "search")  # the sections of the config on a card
@@ -162,7 +163,7 @@ def _rows_of_set(name: str, scores: MetricsLine, of_lines: str) -> Iterator[tupl
 def _lines_of_set(item: SetResult, scope: ScoreScope | None) -> str:
     """Return which lines of one of several sets were scored."""
     if scope is None:
-        return f"{item.num_lines:,} lines"
+        return count_of(item.num_lines, "line")
     # `scope` is that of all sets together. How many lines this set has in all is not recorded.
     scored_lines = ScoreScope(item.num_lines, item.num_lines, scope.beam_size)
     if scope.is_sample:

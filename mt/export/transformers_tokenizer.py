@@ -163,7 +163,7 @@ def _post_processor(translator: Translator) -> Step:
 def _bpe(tokenizer: Tokenizer) -> Step:
     """Return a BPE model.
 
-    SentencePiece merges two neighbours if both together are a piece. The piece with the highest
+    SentencePiece merges two neighbors if both together are a piece. The piece with the highest
     score is merged first. So each way to cut a piece into two other pieces is a merge.
     """
     pieces = tokenizer.ordinary_pieces

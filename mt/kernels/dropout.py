@@ -2,8 +2,8 @@
 
 Why there is a fast version: PyTorch draws one float per element, on one CPU thread. Here numpy's
 SFC64 generator draws one byte per element. On an AMD EPYC (Zen 5), 4 million elements take 4.6 ms;
-random bits from PyTorch, compared as 16-bit integers, take 12 ms. Together with larger chunks of
-logits in the loss, an update takes four fifths of the time that it took before.
+random bits from PyTorch, compared as 16-bit integers, take 12 ms. Without this version, an update
+takes 2 to 11 % more time (docs/log.md, "Kernels, one at a time").
 
 Other kernels contain dropout as well. Each of them takes `dropout` as a rate, or as a mask that has
 been drawn already: so a test can give the same mask to the fast version and to the reference.

@@ -161,10 +161,10 @@ class Transformer(nn.Module):
         self.encoder_norm = norm_class(config.d_model) if is_pre_norm else nn.Identity()
         self.decoder_norm = norm_class(config.d_model) if is_pre_norm else nn.Identity()
         self.compute_dtype = torch.float32
-        # On the meta device there are no values to initialise, and drawing them there would import
+        # On the meta device there are no values to initialize, and drawing them there would import
         # torch._dynamo, which takes a second.
         if not self.output_weight.is_meta:
-            self._initialise()
+            self._initialize()
 
     def encode(self, src: Tensor) -> Memory:
         """Encode `src`, long (batch, src_length), padded with pad_id."""
@@ -275,7 +275,7 @@ class Transformer(nn.Module):
     def _make_embeddings(
         self, d_model: int, src_vocab_size: int, tgt_vocab_size: int
     ) -> nn.ParameterDict:
-        """Return an uninitialised matrix (vocab_size, d_model) for each embedding name."""
+        """Return an uninitialized matrix (vocab_size, d_model) for each embedding name."""
         vocab_sizes = {"src": src_vocab_size, "tgt": tgt_vocab_size, "output": tgt_vocab_size}
         embeddings: dict[str, nn.Parameter] = {}
         for role, name in self.embedding_names.items():
@@ -306,7 +306,7 @@ class Transformer(nn.Module):
                 f"weights for {self.max_length} positions (model.max_length)"
             )
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """Draw the initial weights.
 
         Linear layers start as in Glorot and Bengio (2010), with zero biases. Embeddings have unit

@@ -55,7 +55,7 @@ FALSE_ALARM_PROBABILITY = 1e-4
 SURPLUS_THRESHOLD_FACTOR = 0.25
 
 # Lines around each line from which the average length is taken. Without subtracting it, all
-# neighbours would match in a file that is sorted by length.
+# neighbors would match in a file that is sorted by length.
 LENGTH_WINDOW = 101
 
 # A correlation of 1 would make the likelihood ratio infinite.
@@ -93,7 +93,7 @@ class DriftReport(NamedTuple):
     # Sorted by their starts, without overlap.
     drifts: list[Drift]
 
-    # By how many standard deviations line i matches line i better than its neighbours, on average.
+    # By how many standard deviations line i matches line i better than its neighbors, on average.
     # Near 0 the files have nothing in common, and no drift can be found.
     contrast: float
 
@@ -263,9 +263,8 @@ def _weigh_cues(src: FileSurvey, tgt: FileSurvey) -> Scores:
 def _cue_keys(file: FileSurvey, start: int, stop: int, weights: Scores) -> NDArray[np.int64]:
     """Return a key for each cue with a weight in lines `start` up to `stop`.
 
-    The key is (line - start) * NUM_CUE_HASHES + cue.
-
-    The range may reach beyond the file on both ends.
+    The key is (line - start) * NUM_CUE_HASHES + cue. The range may reach beyond the file on both
+    ends.
     """
     first, last = np.clip((start, stop), 0, len(file))
     cue_starts = file.cue_starts[first : last + 1]

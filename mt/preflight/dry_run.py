@@ -21,16 +21,17 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.words import split_words
 from mt.distributed import Runtime
 from mt.experiment import Experiment, Tokenizers
-from mt.planning.machine import NUM_WARM_UP_UPDATES, synchronized_time
 from mt.preflight.file_checks import Finding, Level
 from mt.preflight.plan_checks import DryRunFacts, check_plan
 from mt.preflight.run_estimate import check_validation_time, describe_time, estimate_run
+from mt.project.machine import NUM_WARM_UP_UPDATES, synchronized_time
 from mt.storage.run_dir import RunDir
+from mt.training.all_ranks import never_interrupting
 from mt.training.memory_check import check_memory, largest_batches
 from mt.training.optimizer import pack_optimizer
-from mt.training.shared_work import never_interrupting
 from mt.training.trainer import Trainer
 from mt.training.validator import count_set_lines, sample_sets
+from mt.wording import count_of
 
 # The speed is measured over at least so many updates and at least MIN_SECONDS. Where updates are
 # slow, MAX_SECONDS ends it earlier.
@@ -201,8 +202,7 @@ def checkpoint_size(trainer: Trainer) -> int:
 def describe_filters(corpus: EncodedCorpus) -> Finding:
     """Report how many training pairs the filters leave out."""
     counts = corpus.counts
-    num_pairs = sum(vars(counts).values())
-    is_common = counts.kept < (1 - FILTERED_WARN_FRACTION) * num_pairs
+    is_common = counts.kept < (1 - FILTERED_WARN_FRACTION) * counts.total
     level: Level = "warning" if is_common else "ok"
     return Finding(level, "filters", "", f"train: {counts}", vars(counts))
 
@@ -220,7 +220,7 @@ def describe_lengths(corpus: EncodedCorpus) -> Finding:
 def check_tokens(
     config: Config, corpus: EncodedCorpus, tokenizers: Tokenizers
 ) -> Iterator[Finding]:
-    """Yield for each validation and test set how well the vocabulary and training text cover it."""
+    """Report how well vocabulary and training text cover each validation and test set."""
     src_is_seen = np.bincount(corpus.src.ids, minlength=tokenizers.src.vocab_size) > 0
     tgt_is_seen = np.bincount(corpus.tgt.ids, minlength=tokenizers.tgt.vocab_size) > 0
     if config.tokenizer.joint:
@@ -309,7 +309,8 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
     for index in largest_batches(epoch.plan):
         batch = epoch.widest_batch(index)
         num_pairs, src_length = batch.src.shape
-        sizes.append(f"{num_pairs:,} pairs of {src_length:,} and {batch.tgt_out.size(1):,}")
+        lengths = f"{src_length:,} and {batch.tgt_out.size(1):,}"
+        sizes.append(f"{count_of(num_pairs, 'pair')} of {lengths}")
     text = (
         f"{format_bytes(peak)} at the peak, at least {format_bytes(growth)} of it for the model "
         f"and the largest batch ({' or '.join(sizes)} tokens)"

@@ -20,6 +20,7 @@ from mt.preflight.survey import (
     FileSurvey,
     ParallelSurvey,
 )
+from mt.wording import count_of
 
 # The three fractions are rules of thumb, not measurements.
 
@@ -33,7 +34,7 @@ WARN_FRACTION = 0.01
 # Likewise for repeated pairs, of which a sound corpus may have many: short sentences, subtitles.
 DUPLICATES_WARN_FRACTION = 0.2
 
-# The files are probably not translations if line i matches line i better than its neighbours by
+# The files are probably not translations if line i matches line i better than its neighbors by
 # less than this (see DriftReport.contrast). Measured on five corpora: at least 0.42 for
 # translations, and at most 0.10 for 200 lines in random order.
 MIN_CONTRAST = 0.1
@@ -100,7 +101,7 @@ def check_alignment(survey: ParallelSurvey) -> Finding:
     level: Level
     if num_src != num_tgt:
         level = "error"
-        text = f"{num_src:,} source lines, but {num_tgt:,} target lines: "
+        text = f"{count_of(num_src, 'source line')}, but {count_of(num_tgt, 'target line')}: "
         text += (
             drift_text or "as far as both files go the lines seem to match, so look near the end"
         )
@@ -117,7 +118,7 @@ def check_alignment(survey: ParallelSurvey) -> Finding:
     else:
         level = "ok"
         place = ""
-        text = f"{num_src:,} pairs, aligned line by line"
+        text = f"{count_of(num_src, 'pair')}, aligned line by line"
 
     numbers: dict[str, float] = {
         "src_lines": num_src,
@@ -134,8 +135,8 @@ def check_set_size(survey: ParallelSurvey) -> list[Finding]:
     if survey.num_pairs >= MIN_SCORED_PAIRS:
         return []
     text = (
-        f"{survey.name}: has {survey.num_pairs:,} pairs; scores of so few depend much on chance: "
-        "use some hundreds"
+        f"{survey.name}: has {count_of(survey.num_pairs, 'pair')}; scores of so few depend much on "
+        "chance: use some hundreds"
     )
     return [Finding("note", "set size", "", text, {"pairs": survey.num_pairs})]
 
@@ -177,7 +178,7 @@ def check_duplicates(survey: ParallelSurvey) -> list[Finding]:
 
     num_repeated = int((digests != 0).sum()) - len(first_indices)
     if num_repeated:
-        fraction = format_fraction(num_repeated, len(digests), "pairs")
+        fraction = format_fraction(num_repeated, len(digests), "pair")
         is_common = num_repeated > DUPLICATES_WARN_FRACTION * len(digests)
         level: Level = "warning" if is_common else "note"
         text = f"{survey.name}: {fraction} repeat an earlier one word for word"
@@ -187,7 +188,7 @@ def check_duplicates(survey: ParallelSurvey) -> list[Finding]:
     _, num_translations = np.unique(survey.src.digests[first_indices], return_counts=True)
     num_ambiguous = int((num_translations > 1).sum())
     if num_ambiguous:
-        text = f"{survey.name}: {num_ambiguous:,} sources have several translations"
+        text = f"{survey.name}: sources with several translations: {num_ambiguous:,}"
         findings.append(Finding("note", "duplicates", "", text, {"ambiguous": num_ambiguous}))
     return findings
 
@@ -208,7 +209,7 @@ def check_overlap(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) -> li
         lines = f"{survey.src.unit} {numbers[0]} is {train_line}"
     else:
         lines = f"{format_lines(numbers, survey.src.unit)}; the first is {train_line}"
-    fraction = format_fraction(len(numbers), len(sources), "source sentences")
+    fraction = format_fraction(len(numbers), len(sources), "source sentence")
     text = (
         f"{survey.name}: in train too: {fraction}, "
         f"{num_pairs:,} with the same translation: {lines}; "
@@ -324,8 +325,10 @@ def check_characters(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) ->
             continue
         is_common = max(unknown.values()) > WARN_FRACTION * len(file)
         level: Level = "warning" if is_common else "note"
-        things = "1 character is" if len(unknown) == 1 else f"{len(unknown):,} characters are"
-        text = f"{survey.name}: {things} not in train: {describe_characters(unknown)} lines"
+        text = (
+            f"{survey.name}: {count_of(len(unknown), 'character')} not in train: "
+            f"{describe_characters(unknown)}"
+        )
         counts = {"characters": len(unknown)}
         findings.append(Finding(level, "characters", str(file.path), text, counts))
     return findings
@@ -341,7 +344,7 @@ def check_languages(survey: ParallelSurvey, reference: ParallelSurvey) -> list[F
     has_equal_sides = survey.src.digests[:num_pairs] == survey.tgt.digests[:num_pairs]
     is_copy = has_equal_sides & ~survey.src.is_blank[:num_pairs]
     if is_copy.mean() > ERROR_FRACTION:
-        fraction = format_fraction(int(is_copy.sum()), num_pairs, "lines")
+        fraction = format_fraction(int(is_copy.sum()), num_pairs, "line")
         text = (
             f"{survey.name}: both sides are the same text in {fraction}: name the file that has "
             "the translations"
@@ -425,11 +428,11 @@ def format_lines(numbers: Sequence[int], unit: str = "line") -> str:
     shown = [str(number) for number in numbers[:NUM_LINES_SHOWN]]
     if len(numbers) > NUM_LINES_SHOWN:
         shown.append("...")
-    return f"{len(numbers):,} {unit}s ({', '.join(shown)})"
+    return f"{count_of(len(numbers), unit)} ({', '.join(shown)})"
 
 
-def format_fraction(part: int, whole: int, things: str) -> str:
-    """Return "12 of 1,000 pairs (1.2 %)" for (12, 1000, "pairs")."""
+def format_fraction(part: int, whole: int, noun: str) -> str:
+    """Return "12 of 1,000 pairs (1.2 %)" for (12, 1000, "pair")."""
     percent = 100 * part / whole
     if 0 < percent < 0.01:
         shown = "under 0.01"
@@ -437,7 +440,7 @@ def format_fraction(part: int, whole: int, things: str) -> str:
         shown = f"{percent:.2g}"
     else:
         shown = f"{percent:.0f}"
-    return f"{part:,} of {whole:,} {things} ({shown} %)"
+    return f"{part:,} of {count_of(whole, noun)} ({shown} %)"
 
 
 def line_numbers(mask: Mask) -> list[int]:
@@ -453,9 +456,7 @@ def _describe_drift(drift: Drift, num_pairs: int) -> str:
         lines += f" and until line {drift.stop:,}"
 
     side = "target" if drift.offset < 0 else "source"
-    num_missing = abs(drift.offset)
-    missing = "a line is" if num_missing == 1 else f"{num_missing} lines are"
     return (
-        f"{lines}, {missing} missing on the {side} side "
+        f"{lines}, the {side} side lacks {count_of(abs(drift.offset), 'line')} "
         f"(source line i matches target line i{drift.offset:+d})"
     )

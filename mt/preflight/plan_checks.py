@@ -6,18 +6,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mt.config.schema import Config, TrainConfig
-from mt.data.corpus import EncodedCorpus
-from mt.data.tokenizer import SPACE_SYMBOL, Tokenizer
-from mt.experiment import Tokenizers
-from mt.planning.advice import (
+from mt.advice.advice import (
     Advice,
     TrainingFacts,
     advise_on_training,
     advise_on_vocabulary,
 )
+from mt.config.schema import Config, TrainConfig
+from mt.data.corpus import EncodedCorpus
+from mt.data.tokenizer import SPACE_SYMBOL, Tokenizer
+from mt.experiment import Tokenizers
 from mt.preflight.file_checks import Finding
-from mt.training.schedule import planned_warmup
+from mt.training.run_plan import planned_warmup
 
 
 class DryRunFacts(NamedTuple):

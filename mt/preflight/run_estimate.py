@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mt.advice.advice import round_up
 from mt.config.schema import TrainConfig
-from mt.planning.advice import round_up
 from mt.preflight.file_checks import Finding
 from mt.progress_bar import format_duration
 from mt.training.stopping import count_validations, updates_within
+from mt.wording import count_of
 
 # A warning when validation takes a larger fraction of a run's time.
 MAX_VALIDATION_FRACTION = 0.15
@@ -81,10 +82,10 @@ def estimate_run(
 def describe_time(estimate: RunEstimate, train: TrainConfig) -> Finding:
     """Report how long a run takes."""
     text = (
-        f"about {format_duration(estimate.total_seconds)} for {estimate.num_updates:,} updates "
-        f"({estimate.num_epochs:.1f} epochs), "
+        f"about {format_duration(estimate.total_seconds)} for "
+        f"{count_of(estimate.num_updates, 'update')} (epochs: {estimate.num_epochs:.1f}), "
         f"{format_duration(estimate.all_validations_seconds)} of it for "
-        f"{estimate.num_validations:,} validations with translations"
+        f"{count_of(estimate.num_validations, 'validation')} with translations"
     )
     if train.patience is not None:
         text += "; early stopping (patience) may end it sooner"

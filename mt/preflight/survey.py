@@ -126,7 +126,7 @@ class FileSurvey:
 
     @property
     def unit(self) -> str:
-        """Return what is counted: lines of the file, or pairs."""
+        """What is counted: lines of the file, or pairs."""
         return "line" if self.has_line_numbers else "pair"
 
     def place(self, number: int) -> str:

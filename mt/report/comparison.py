@@ -18,7 +18,7 @@ from mt.evaluation.metrics import DEFAULT_METRICS, MIN_SENTENCES_FOR_INTERVAL
 from mt.evaluation.per_sentence import SentenceScorer
 from mt.evaluation.significance import PairedScores
 from mt.report.compared_runs import ComparedRun, read_runs, run_facts
-from mt.report.comparison_plots import Plot, comparison_plots, group_colour
+from mt.report.comparison_plots import Plot, comparison_plots, group_color
 from mt.report.facts import describe_languages
 from mt.report.template import PageLink, link_below, render, write_page
 from mt.storage.checkpoint import BEST, has_best
@@ -236,7 +236,7 @@ def comparison_page(comparison: Comparison) -> str:
         {
             "comparison": comparison,
             "facts": [run_facts(run) for run in comparison.runs],
-            "group_colour": group_colour,
+            "group_color": group_color,
             "word_diff": word_diff,
             "min_sentences": MIN_SENTENCES_FOR_INTERVAL,
         },

@@ -11,8 +11,8 @@ from mt.report.compared_runs import ComparedRun
 from mt.report.plots import Curve, plot_curves
 from mt.training.metrics_log import MetricsHistory, MetricsLine
 
-# Names of colours in `plots.PALETTE`, one for each group of runs.
-GROUP_COLOURS = ("first", "second", "third", "fourth", "fifth", "sixth")
+# Names of colors in `plots.PALETTE`, one for each group of runs.
+GROUP_COLORS = ("first", "second", "third", "fourth", "fifth", "sixth")
 NUM_GRID_POINTS = 200  # at most, of the mean curve of a group
 
 
@@ -39,9 +39,9 @@ class Axis:
     position: Callable[[MetricsHistory, MetricsLine], float]  # nan where it is not known
 
 
-def group_colour(group: int) -> str:
-    """Return the colour of a group, a name in PALETTE. There may be more groups than colours."""
-    return GROUP_COLOURS[group % len(GROUP_COLOURS)]
+def group_color(group: int) -> str:
+    """Return the color of a group, a name in PALETTE. There may be more groups than colors."""
+    return GROUP_COLORS[group % len(GROUP_COLORS)]
 
 
 def comparison_plots(runs: Sequence[ComparedRun]) -> list[Plot]:
@@ -125,14 +125,14 @@ def _curves(
         if not members:
             continue
         name = runs[members[0]].name
-        colour = group_colour(group)
+        color = group_color(group)
         if len(members) > 1:
             curve = mean_curve([points[index] for index in members])
             name = f"{name}, mean of {len(members)} seeds"
-            curves.append(curve._replace(name=name, colour=colour, has_dots=has_dots))
+            curves.append(curve._replace(name=name, color=color, has_dots=has_dots))
         else:
             x, y = points[members[0]]
-            curves.append(Curve(name, x, y, colour=colour, has_dots=has_dots))
+            curves.append(Curve(name, x, y, color=color, has_dots=has_dots))
     return curves
 
 

@@ -17,6 +17,7 @@ from mt.config.yaml_file import show
 from mt.progress_bar import format_duration
 from mt.report.pair_counts import PairCounts
 from mt.training.metrics_log import MetricsHistory, MetricsLine, read_scope, read_scores
+from mt.wording import count_of
 
 
 class Fact(NamedTuple):
@@ -27,7 +28,7 @@ class Fact(NamedTuple):
     is_timing: bool = False  # depends on the speed and load of the machine
 
 
-def summarise(config: Config, history: MetricsHistory, counts: PairCounts | None) -> list[Fact]:
+def summarize(config: Config, history: MetricsHistory, counts: PairCounts | None) -> list[Fact]:
     """Return the facts for the top of the report: size, data, duration and device."""
     start = history.start
     facts = []
@@ -72,7 +73,7 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
     for index, corpus in enumerate(data.train):
         value = "number of pairs unknown: the run's cache was deleted"
         if counts is not None:
-            value = f"{counts.kept[index]:,} pairs kept"
+            value = f"{count_of(counts.kept[index], 'pair')} kept"
         if corpus.weight != 1.0:
             value += f", weight {corpus.weight:g}"
         if corpus.tag is not None:

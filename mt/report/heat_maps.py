@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Translator
 from mt.evaluation.analysis import words_and_punctuation
-from mt.report.attention_maps import attention_maps
-from mt.report.attention_page import (
+from mt.report.attention_maps import (
     ATTENTION_AXES,
     AttentionMaps,
     AxisTokens,
+    attention_maps,
     display_pieces,
     word_level_weights,
 )
@@ -50,7 +50,7 @@ def compute_heat_maps(eval_set: EvalSet, translator: Translator) -> list[HeatMap
 def _is_suitable(source: str, translator: Translator) -> bool:
     """Return whether a sentence is short enough for a map, and translated as a whole."""
     num_words = len(words_and_punctuation(source))
-    num_parts = len(translator.split_text(translator.src_normalizer(source)))
+    num_parts = len(translator.splitter.split(translator.src_normalizer(source)))
     return MIN_WORDS <= num_words <= MAX_WORDS and num_parts == 1
 
 

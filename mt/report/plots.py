@@ -1,8 +1,8 @@
 """Plots as inline SVG for HTML pages.
 
-Text stays text, colours follow the page, and tooltips give values.
+Text stays text, colors follow the page, and tooltips give values.
 
-Matplotlib draws the plots. Afterwards the SVG is changed in two ways: colours become CSS variables,
+Matplotlib draws the plots. Afterwards the SVG is changed in two ways: colors become CSS variables,
 so that the page can be light or dark, and each artist with a gid of the form `CLASS:TOOLTIP` (the
 tooltip percent-encoded) gets this CSS class and a <title>, which browsers show as a tooltip.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
-# The CSS variables of the colours in a plot, with their values in the light scheme of `base.css`.
+# The CSS variables of the colors in a plot, with their values in the light scheme of `base.css`.
 PALETTE = {
     "ink": "#1d2230",
     "muted": "#5d6472",
@@ -61,7 +61,7 @@ STYLE: "dict[RcKeyType, Any]" = {
     "ytick.minor.size": 0.0,
     "lines.linewidth": 1.4,
 }
-METRIC_COLOURS = ("second", "first", "third")  # of BLEU, chrF and TER in every plot
+METRIC_COLORS = ("second", "first", "third")  # of BLEU, chrF and TER in every plot
 MAX_BANDS = 80  # areas along a curve that have a tooltip
 MAX_VALUE = 1e100  # larger values are not drawn
 MAX_DOTS = 60  # a curve with more points has no dots
@@ -73,7 +73,7 @@ class Line(NamedTuple):
     name: str
     steps: Sequence[float]
     values: Sequence[float]  # values that are not finite leave a gap
-    colour: str = "first"  # a name in PALETTE
+    color: str = "first"  # a name in PALETTE
     as_points: bool = False
     value_format: str = ",.3f"  # of a value in a tooltip
 
@@ -86,7 +86,7 @@ class Curve(NamedTuple):
     y: Sequence[float]
     low: Sequence[float] = ()  # with `high`: the range of a group; empty for a single run
     high: Sequence[float] = ()
-    colour: str = "first"  # a name in PALETTE
+    color: str = "first"  # a name in PALETTE
     has_dots: bool = False  # mark each point with a dot, which has a tooltip
 
 
@@ -139,13 +139,13 @@ def plot_curves(curves: Sequence[Curve], *, label: str, x_name: str) -> str:
         figure = Figure(figsize=(4.0, 2.3), layout="constrained")
         axes = figure.add_subplot()
         for curve in reversed(curves):
-            colour = PALETTE[curve.colour]
+            color = PALETTE[curve.color]
             values = _within_range(curve.y)
             if curve.low:
                 low = _within_range(curve.low)
                 high = _within_range(curve.high)
-                axes.fill_between(curve.x, low, high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(curve.x, values, color=colour)
+                axes.fill_between(curve.x, low, high, color=color, alpha=0.2, linewidth=0)
+            axes.plot(curve.x, values, color=color)
             if curve.has_dots and len(curve.x) <= MAX_DOTS:
                 _draw_dots(axes, curve, x_name=x_name)
         _start_at_zero(axes)
@@ -170,8 +170,8 @@ def plot_intervals(
         figure = Figure(figsize=(4.9, 2.1), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, values) in enumerate(series.items()):
-            colour = PALETTE[METRIC_COLOURS[number]]
-            axes.plot([], [], "o", color=colour, markersize=4.5, label=name)  # for the legend
+            color = PALETTE[METRIC_COLORS[number]]
+            axes.plot([], [], "o", color=color, markersize=4.5, label=name)  # for the legend
             offset = 0.24 * (number - (len(series) - 1) / 2)
             for place, category in enumerate(categories):
                 value, low, high = values[place]
@@ -179,14 +179,14 @@ def plot_intervals(
                 interval = f" ({low:.1f} to {high:.1f})" if has_interval else ""
                 tooltip = f"{category}\n{name} {value:.2f}{interval}"
                 x = place + offset
-                axes.plot([x, x], [low, high], color=colour, linewidth=1.6)
+                axes.plot([x, x], [low, high], color=color, linewidth=1.6)
                 axes.plot(
                     [x],
                     [value],
                     "o",
-                    color=colour,
+                    color=color,
                     markersize=4.5,
-                    markerfacecolor=colour if has_interval else PALETTE["paper"],
+                    markerfacecolor=color if has_interval else PALETTE["paper"],
                     gid=_gid("dot", tooltip),
                 )
         axes.set_xticks(range(len(categories)), categories)
@@ -197,19 +197,19 @@ def plot_intervals(
 
 def _draw_curve(axes: "Axes", line: Line, *, log: bool) -> None:
     values = _drawable_values(line, log=log)
-    axes.plot(line.steps, values, color=PALETTE[line.colour], label=line.name)
+    axes.plot(line.steps, values, color=PALETTE[line.color], label=line.name)
 
 
 def _draw_points(axes: "Axes", line: Line, *, log: bool) -> None:
     """Draw points with a tooltip each, connected by a thin line."""
     values = _drawable_values(line, log=log)
-    colour = PALETTE[line.colour]
+    color = PALETTE[line.color]
     dot_style: dict[str, Any] = {
-        "color": colour,
+        "color": color,
         "markersize": 5.0,
         "markeredgecolor": PALETTE["paper"],
     }
-    axes.plot(line.steps, values, color=colour, alpha=0.45, linewidth=1.0)
+    axes.plot(line.steps, values, color=color, alpha=0.45, linewidth=1.0)
     axes.plot([], [], "o", **dot_style, label=line.name)  # for the legend
     for step, value in zip(line.steps, values, strict=True):
         tooltip = f"update {step:,.0f}\n{line.name} {value:{line.value_format}}"
@@ -227,7 +227,7 @@ def _draw_dots(axes: "Axes", curve: Curve, *, x_name: str) -> None:
             [x],
             [y],
             "o",
-            color=PALETTE[curve.colour],
+            color=PALETTE[curve.color],
             markersize=4.0,
             markeredgecolor=PALETTE["paper"],
             markeredgewidth=0.6,
@@ -322,8 +322,8 @@ def _to_svg(figure: "Figure", label: str) -> str:
             title.text = unquote(tooltip)
             group.insert(0, title)
     svg = ElementTree.tostring(root, encoding="unicode")
-    for name, colour in PALETTE.items():
-        svg = svg.replace(colour, f"var(--{name}, {colour})")
+    for name, color in PALETTE.items():
+        svg = svg.replace(color, f"var(--{name}, {color})")
     return svg
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from mt.report.plots import METRIC_COLOURS, Line, plot_intervals, plot_lines
+from mt.report.plots import METRIC_COLORS, Line, plot_intervals, plot_lines
 from mt.report.scored_set import ScoredSet
 from mt.training.metrics_log import LARGEST_EXPONENT, MetricsHistory, MetricsLine
 
@@ -67,9 +67,9 @@ def _score_lines(history: MetricsHistory) -> list[Line]:
     for line in history.valid:
         names += [name for name in line.get("signatures", {}) if name not in names]
     lines = []
-    for name, colour in zip(names, METRIC_COLOURS, strict=False):
+    for name, color in zip(names, METRIC_COLORS, strict=False):
         scores = _validation_line(name, history, _column(history.valid, name))
-        lines.append(scores._replace(colour=colour, value_format=".2f"))
+        lines.append(scores._replace(color=color, value_format=".2f"))
     return lines
 
 

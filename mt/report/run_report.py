@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mt.advice.advice import Advice
+from mt.advice.next_steps import suggest_next_steps
+from mt.advice.outputs import OutputCounts, count_outputs
 from mt.config.load import dump_config, load_run_config
 from mt.config.schema import Config
 from mt.decoding.translator import Translator
@@ -12,10 +15,7 @@ from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import MIN_SENTENCES_FOR_INTERVAL, Score
 from mt.evaluation.text_warnings import find_seen_source_problems
-from mt.planning.advice import Advice
-from mt.planning.next_steps import suggest_next_steps
-from mt.planning.output_advice import OutputCounts, count_outputs
-from mt.report.facts import Fact, describe_languages, list_facts, summarise
+from mt.report.facts import Fact, describe_languages, list_facts, summarize
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
@@ -30,6 +30,7 @@ from mt.report.training_history import (
 from mt.storage.checkpoint import BEST, find_checkpoint, has_best
 from mt.storage.run_dir import RunDir, open_run_dir
 from mt.training.metrics_log import MetricsHistory, read_metrics_log, read_scores
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         languages=describe_languages(config.data),
         src_lang=_single_language(languages.src for languages in valid_languages),
         tgt_lang=_single_language(languages.tgt for languages in valid_languages),
-        summary=summarise(config, history, counts),
+        summary=summarize(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,
         samples=follow_samples(history),
@@ -152,7 +153,7 @@ def evaluate_run(run: RunDir, config: Config, *, checkpoint: str, device: str) -
     heat_maps: list[HeatMap] = []
     heat_maps_source = ""
     for eval_set in eval_sets:
-        logger.info(f"{eval_set.name}: translating {len(eval_set.src):,} sentences")
+        logger.info(f"{eval_set.name}: translating {count_of(len(eval_set.src), 'sentence')}")
         scoring = scoring_of_run(config, tgt_lang=eval_set.tgt_lang)
         scored_sets.append(translate_and_score(eval_set, translator, scoring=scoring))
         if not heat_maps:  # the sets before had no suitable sentence

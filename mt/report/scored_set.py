@@ -36,7 +36,7 @@ class ScoredSet(NamedTuple):
     length_unit: str  # "words" or "characters"
     by_length: Sequence[tuple[Bucket, Sequence[Score]]]  # BLEU and chrF by source length
     examples: Mapping[str, Sequence[Example]]  # "best", "worst" and "instructive"
-    cross_section: Sequence[PercentileExample]  # from good to bad translations
+    percentile_examples: Sequence[PercentileExample]  # from good to bad translations
 
 
 def load_evaluation_sets(config: Config) -> tuple[list[EvalSet], list[str]]:
@@ -89,7 +89,7 @@ def translate_and_score(
         length_unit=lengths.unit,
         by_length=lengths.buckets,
         examples=choose_examples(sentences, num_each=NUM_EXAMPLES),
-        cross_section=percentile_examples(sentences, PERCENTILES),
+        percentile_examples=percentile_examples(sentences, PERCENTILES),
     )
 
 

@@ -27,7 +27,7 @@ def render(
     """Fill in a template and return the HTML.
 
     The template is in `template_dir`. It can extend and include those of this directory, such as
-    `page.html`, which has the colours and basic styles of all pages (`base.css`).
+    `page.html`, which has the colors and basic styles of all pages (`base.css`).
 
     Text is escaped automatically. Templates insert data for scripts with the filter `tojson`, and
     text that may contain control characters with the filter `show_control_chars`. An element with

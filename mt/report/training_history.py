@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
+from mt.advice.curves import RunCurves, TrainPoint, ValidationPoint
 from mt.config.schema import Config
 from mt.evaluation.analysis import sentence_chrf
-from mt.planning.curve_advice import RunCurves, TrainPoint, ValidationPoint
 from mt.training.metrics_log import MetricsHistory
+from mt.wording import count_of
 
 
 class SampleVersion(NamedTuple):
@@ -22,13 +23,9 @@ def missing_metrics(history: MetricsHistory, *, file_name: str) -> list[str]:
     if not history.file_exists:
         return [f"There is no {file_name}: nothing is known about the training."]
     missing = []
-    if history.num_unreadable == 1:
+    if history.num_unreadable > 0:
         missing.append(
-            f"{file_name}: 1 line cannot be read; if training is running, it may be incomplete."
-        )
-    elif history.num_unreadable > 1:
-        missing.append(
-            f"{file_name}: {history.num_unreadable:,} lines cannot be read;"
+            f"{file_name}: {count_of(history.num_unreadable, 'line')} cannot be read;"
             " if training is running, the last one may be incomplete."
         )
     if history.lines and not history.start and not history.train:

@@ -23,7 +23,7 @@ class Access:
 
     @property
     def needs_key(self) -> bool:
-        """Return whether requests need a key."""
+        """Whether requests need a key."""
         return bool(self.api_keys)
 
     def accepts_key(self, key: object) -> bool:

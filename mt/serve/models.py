@@ -30,17 +30,17 @@ class ServedModel:
 
     @property
     def source(self) -> str:
-        """Return the code of the source language."""
+        """The code of the source language."""
         return self.translator.src_lang
 
     @property
     def target(self) -> str:
-        """Return the code of the target language."""
+        """The code of the target language."""
         return self.translator.tgt_lang
 
     @property
     def has_details(self) -> bool:
-        """Return whether the model can describe words and show attention: an export cannot."""
+        """Whether the model can describe words and show attention: an export cannot."""
         return isinstance(self.translator, Translator)
 
     def detailed_translator(self) -> Translator:
@@ -53,7 +53,7 @@ class ServedModel:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return the name and the languages, under the keys that the API gives them."""
+        """The name and the languages, under the keys that the API gives them."""
         return {"model": self.name, "source": self.source, "target": self.target}
 
 
@@ -99,7 +99,7 @@ class ServedModels:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Return all languages, those of sources first."""
+        """All languages, those of sources first."""
         sources = [model.source for model in self.models]
         targets = [model.target for model in self.models]
         return tuple(dict.fromkeys([*sources, *targets]))

@@ -39,12 +39,12 @@ class TranslateRequest:
 
     @property
     def num_translations(self) -> int:
-        """Return how many translations of each line are wanted."""
+        """How many translations of each line are wanted."""
         return self.num_alternatives + 1
 
     @property
     def lines(self) -> list[str]:
-        """Return the lines of all texts."""
+        """The lines of all texts."""
         return [line for text in self.texts for line in text.split("\n")]
 
     def single_text(self) -> str:

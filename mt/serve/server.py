@@ -11,8 +11,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mt.errors import DeviceError
-
 MAX_CONNECTIONS = 500
 # How often a connection is checked: it is closed if no request has begun since the last check. So a
 # client has HEADER_SECONDS to twice that time to send the header of a request.
@@ -50,7 +48,7 @@ class BoundedProtocol(H11Protocol):
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address, but not listening yet. Raises DeviceError."""
+    """Return a socket that is bound to an address, but not listening yet. Raises OSError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -63,7 +61,7 @@ def open_socket(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise DeviceError(
+        raise OSError(
             f"mt serve: cannot listen on {host}, port {port} ({error.strerror}); "
             "choose others by --host and --port"
         ) from error

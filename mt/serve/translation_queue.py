@@ -45,7 +45,7 @@ class WaitingPart(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Return how many of the BATCH_CHARS characters of a batch the part takes."""
+        """How many of the BATCH_CHARS characters of a batch the part takes."""
         return len(self.part.text) + EXTRA_CHARS_PER_PART
 
 
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def num_chars(self) -> int:
-        """Return the number of characters, plus one for each line and one for the job."""
+        """The number of characters, plus one for each line and one for the job."""
         return sum(len(line) + 1 for line in self.lines) + 1
 
     def can_share_batch(self, other: "Job") -> bool:
@@ -94,7 +94,7 @@ class _StartedJob:
         translator = job.model.translator
         prefix = translator.language_prefix(translator.tgt_lang)
         normalized = [translator.src_normalizer(line) for line in job.lines]
-        parts = [translator.split_text(text, prefix=prefix) for text in normalized]
+        parts = [translator.splitter.split(text, prefix=prefix) for text in normalized]
         waiting = deque(
             WaitingPart(line, index, part)
             for line, own_parts in enumerate(parts)
@@ -104,7 +104,7 @@ class _StartedJob:
 
     @property
     def is_translated(self) -> bool:
-        """Return whether all parts are translated."""
+        """Whether all parts are translated."""
         return len(self.results) == sum(len(own_parts) for own_parts in self.parts)
 
     def n_best_lists(self) -> list[list[Translation]]:
@@ -152,7 +152,7 @@ class TranslationQueue:
 
     @property
     def num_pending_chars(self) -> int:
-        """Return the number of characters of the jobs that wait or run."""
+        """The number of characters of the jobs that wait or run."""
         with self._changed:
             return self._num_pending_chars
 

@@ -43,8 +43,8 @@ def atomic_file(path: Path) -> Iterator[OutputFile]:
 
     Until then its name is `.NAME.<8 hexadecimal digits>.partial`, and a killed process leaves it
     under that name. The digits keep apart two processes that write the same file. The new file
-    keeps the permissions of the old one. DiskError when the file cannot be written; an OSError of
-    the caller's own work is not changed.
+    keeps the permissions of the old one. Raises DiskError when the file cannot be written; an
+    OSError of the caller's own work is not changed.
     """
     if path.exists() and not path.is_file():  # a device or a pipe, which must not be replaced
         with _open_output(path, "wb", output=path) as file:
@@ -66,8 +66,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a directory that replaces `path` once all files in it are written and on the disk.
 
     Until then its name is `.NAME.<8 hexadecimal digits>.partial`, as for a file. The new directory
-    keeps the permissions of the old one. DiskError when it cannot be written; an OSError that names
-    a file elsewhere is not changed.
+    keeps the permissions of the old one. Raises DiskError when it cannot be written; an OSError
+    that names a file elsewhere is not changed.
     """
     with _partial_output(path) as partial:
         with os_errors_as_disk_error(path):

@@ -56,11 +56,11 @@ class CheckpointStore:
     path: Path
     keep: int  # number of newest checkpoints to keep besides the best
 
-    def save(self, checkpoint: Checkpoint, *, step: int, is_best: bool) -> Path:
+    def save(self, checkpoint: Checkpoint, *, step: int, is_best: bool) -> None:
         """Save a checkpoint, point `last` to it (and `best` if it is), and delete old ones.
 
-        Returns its directory. DiskError when it cannot be written; earlier checkpoints and the
-        pointers are then unchanged.
+        Raises DiskError when it cannot be written; earlier checkpoints and the pointers are then
+        unchanged.
         """
         directory = self.path / step_name(step)
         tensors = {MODEL: checkpoint.model, OPTIMIZER: checkpoint.optimizer}
@@ -74,7 +74,6 @@ class CheckpointStore:
         self._point(LAST, directory)
         # Only now: until then the pointers may name the checkpoints that are deleted.
         self._prune()
-        return directory
 
     def load_newest(self) -> tuple[Checkpoint, list[CheckpointError]]:
         """Load the newest intact checkpoint that is not newer than `last`.
@@ -87,8 +86,8 @@ class CheckpointStore:
     def repair_pointers(self, step: int) -> None:
         """Write `last` and `best` again where they are missing, when a run resumes from `step`.
 
-        Without `last`, a save may have been killed before it wrote `best`. DiskError when a pointer
-        cannot be written.
+        Without `last`, a save may have been killed before it wrote `best`. Raises DiskError when a
+        pointer cannot be written.
         """
         has_last = _read_pointer(self.path / LAST) is not None
         has_best = _read_pointer(self.path / BEST) is not None
@@ -155,8 +154,8 @@ def newest_meta(checkpoints: Path) -> dict[str, Any]:
 def find_checkpoint(checkpoints: Path, which: str) -> Path:
     """Return the directory of the checkpoint `which`, in the directory `checkpoints` or elsewhere.
 
-    `which` is `last`, `best`, a name such as `step_00012000`, or any path. CheckpointError when
-    there is none.
+    `which` is `last`, `best`, a name such as `step_00012000`, or any path. Raises CheckpointError
+    when there is none.
     """
     if which in (LAST, BEST):
         pointer = checkpoints / which
@@ -179,7 +178,7 @@ def find_checkpoint(checkpoints: Path, which: str) -> Path:
 def load_checkpoint(directory: Path) -> Checkpoint:
     """Return everything saved in a checkpoint, which may be of an older format.
 
-    CheckpointError for a missing or damaged file, or for one that is not of a checkpoint.
+    Raises CheckpointError for a missing or damaged file, or for one that is not of a checkpoint.
     """
     meta = _read_meta(directory)
     model = _load_tensors(directory / MODEL)
@@ -201,7 +200,7 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 
     If the checkpoint has moving averages of the weights, it loads these.
 
-    CheckpointError when they are the weights of another model, or are not finite.
+    Raises CheckpointError when they are the weights of another model, or are not finite.
     """
     if _has_file(directory, EMA):
         name = EMA
@@ -222,7 +221,7 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 def average_weights(directories: Sequence[Path], output: Path) -> None:
     """Write a checkpoint with the mean of the weights of several ones.
 
-    A run cannot resume from it. Its meta.json is that of the first, and names all of them.
+    A run cannot resume from it. Its meta.json is that of the first, and names all of them. Raises
     CheckpointError when one cannot be read or has another model, DiskError when `output` cannot be
     written.
     """
@@ -258,7 +257,8 @@ def write_weights(
 def load_meta(directory: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's meta.json, which may be of an older format.
 
-    CheckpointError for a missing or damaged file, and for a format version that is not readable.
+    Raises CheckpointError for a missing or damaged file, and for a format version that is not
+    readable.
     """
     return migrations.convert_meta(_read_meta(directory))
 
@@ -407,7 +407,10 @@ def _has_file(directory: Path, name: str) -> bool:
 
 
 def _verify(path: Path, content: bytes) -> None:
-    """Compare the content of a file with its line in SHA256SUMS. CheckpointError if they differ."""
+    """Compare the content of a file with its line in SHA256SUMS.
+
+    Raises CheckpointError if they differ.
+    """
     line = f"{hashlib.sha256(content).hexdigest()}  {path.name}"
     if line not in _read_checksums(path.parent):
         raise CheckpointError(f"{path}: damaged: its checksum is not the one in {CHECKSUMS}")

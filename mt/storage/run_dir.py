@@ -78,8 +78,8 @@ class RunDir:
     def move_aside(self) -> Path | None:
         """Rename the directory, if it holds a run, and return its new path, else None.
 
-        The new name is NAME.1, the next time NAME.2, and so on. RunDirError when another process is
-        training here, DiskError when the directory cannot be renamed.
+        The new name is NAME.1, the next time NAME.2, and so on. Raises RunDirError when another
+        process is training here, DiskError when the directory cannot be renamed.
         """
         if not self.holds_run:
             return None
@@ -100,8 +100,8 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Keep every other process from training here, and remove what a killed one left.
 
-        The system releases the lock when this process ends, however it ends. RunDirError when
-        another process has the lock, DiskError when the directory cannot be written to.
+        The system releases the lock when this process ends, however it ends. Raises RunDirError
+        when another process has the lock, DiskError when the directory cannot be written to.
         """
         with ExitStack() as stack:
             with os_errors_as_disk_error(self.path):
@@ -136,7 +136,7 @@ class RunDir:
 
 
 def open_run_dir(path: Path) -> RunDir:
-    """Return the existing run directory at `path`. RunDirError when there is none."""
+    """Return the existing run directory at `path`. Raises RunDirError when there is none."""
     run_dir = RunDir(path)
     if not path.is_dir():
         raise RunDirError(f"{path}: no such run directory (mt train makes one)")

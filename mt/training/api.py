@@ -57,7 +57,8 @@ def train(
     In the main thread, Ctrl-C (or a notebook's "interrupt") saves after the current update, and
     `train` returns with `stop_signal` "SIGINT". In another thread, signals are not looked at.
 
-    Seeds PyTorch's generator. Raises MtError.
+    Seeds PyTorch's generator, and changes this process as `mt.distributed.open_runtime` does.
+    Raises MtError.
     """
     if isinstance(config, str | Path):
         config = read_config(Path(config), run_dir=None, device=None)

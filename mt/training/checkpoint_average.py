@@ -11,8 +11,8 @@ OUTPUT_NAME = "average"  # beside the checkpoints that training makes
 def average_checkpoints(experiment: Experiment, *, count: int, by_score: bool) -> list[str]:
     """Average `count` checkpoints of a run into the checkpoint `average`; return their names.
 
-    They are the newest ones, or with `by_score` those with the best validations. CheckpointError
-    when there are fewer, DiskError when the average cannot be written.
+    They are the newest ones, or with `by_score` those with the best validations. Raises
+    CheckpointError when there are fewer, DiskError when the average cannot be written.
     """
     checkpoints_dir = experiment.run_dir.checkpoints_dir
     directories = checkpoints_newest_first(checkpoints_dir)

@@ -24,6 +24,7 @@ from mt.training.planner import RunPlanner
 from mt.training.resume_rules import check_same_teachers
 from mt.training.run_log import RunLog
 from mt.training.state import LogWindow, TrainState
+from mt.wording import count_of
 
 # Name of the BPE-dropout method, stored in checkpoints.
 SUBWORD_SAMPLING = "groups of batches"
@@ -192,8 +193,9 @@ class Checkpointer:
         world_size = self.runtime.world_size
         if saved != world_size:
             self.log.record_incident(
-                f"resuming on {world_size} ranks after {saved}: an update has the same "
-                f"{self.planner.batches_per_update} batches, but rounding and dropout differ"
+                f"resuming on {count_of(world_size, 'rank')} after {saved}: an update has the same "
+                f"number of batches ({self.planner.batches_per_update}), but rounding and dropout "
+                "differ"
             )
 
     def _warn_if_environment_changed(self, saved: object) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mt.experiment import Experiment
 from mt.storage.checkpoint import BEST, find_checkpoint, step_name
+from mt.training.all_ranks import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.console import translation_bar
 from mt.training.metrics_log import (
     FinalRecord,
@@ -18,7 +19,6 @@ from mt.training.metrics_log import (
     read_scores,
     read_sets,
 )
-from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.validator import (
     Validator,
     merge_sets,
@@ -26,6 +26,7 @@ from mt.training.validator import (
     score_eval_sets,
     translate_eval_sets,
 )
+from mt.wording import count_of
 
 # The final scoring takes at most this fraction of `train.max_minutes`. If the whole set needs more,
 # a sample of it is scored.
@@ -138,7 +139,7 @@ class FinalScoring:
         """Return the translations of this rank's sources of each set."""
         device = self.experiment.config.train.device
         translator = self.experiment.translator(task.checkpoint, device=device)
-        text = f"scoring {task.checkpoint} on {task.num_lines:,} lines"
+        text = f"scoring {task.checkpoint} on {count_of(task.num_lines, 'line')}"
         eval_sets = sample_sets(self.experiment.validation_sets, task.num_lines)
         runtime = self.validator.runtime
         with translation_bar(text, enabled=runtime.is_main) as on_progress:

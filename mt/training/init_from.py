@@ -30,8 +30,8 @@ KEYS_THAT_MAY_DIFFER = {
 def inherit_from_parent(config: Config) -> Config:
     """Return the config with the model, tokenizer and normalization of `train.init_from`.
 
-    Without `train.init_from`, the config is returned as it is. ConfigError when the user set one of
-    these keys to another value than that run has, RunDirError when there is no such run.
+    Without `train.init_from`, the config is returned as it is. Raises ConfigError when the user set
+    one of these keys to another value than that run has, RunDirError when there is no such run.
     """
     init_from = config.train.init_from
     if init_from is None:
@@ -78,8 +78,8 @@ def load_initial_weights(model: Transformer, experiment: Experiment) -> None:
     """Load the weights of the run `train.init_from`, or their moving averages if it has any.
 
     With a new tokenizer, tokens of the other run keep their embeddings, and the other tokens get
-    what `train.init_new_tokens` says. CheckpointError when there is no such checkpoint, or when it
-    holds another model.
+    what `train.init_new_tokens` says. Raises CheckpointError when there is no such checkpoint, or
+    when it holds another model.
     """
     config = experiment.config.train
     if config.init_from is None:
@@ -149,7 +149,7 @@ def copy_to_other_tokens(
 def freeze_weights(model: Transformer, prefixes: Sequence[str]) -> None:
     """Exclude the weights with names that begin with one of the prefixes from training.
 
-    A prefix must end at a dot of the name: `encoder_layers.1` is not `encoder_layers.10`.
+    A prefix must end at a dot of the name: `encoder_layers.1` is not `encoder_layers.10`. Raises
     ConfigError for a prefix without weights, and when no weight is left to train.
     """
     parameters = dict(model.named_parameters())

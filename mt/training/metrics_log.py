@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from mt.errors import DiskError
 from mt.storage.atomic import atomic_file, fsync_path, os_errors_as_disk_error
+from mt.wording import count_of
 
 LARGEST_EXPONENT = 700.0  # exp of more has no float
 
@@ -59,13 +60,13 @@ class ScoreScope(NamedTuple):
 
     @property
     def is_sample(self) -> bool:
-        """True if some lines of the set were not scored."""
+        """Whether some lines of the set were not scored."""
         return self.num_lines < self.num_lines_in_set
 
     def __str__(self) -> str:
-        lines = f"{self.num_lines:,} lines"
+        lines = count_of(self.num_lines_in_set, "line")
         if self.is_sample:
-            lines = f"{self.num_lines:,} of {self.num_lines_in_set:,} lines"
+            lines = f"{self.num_lines:,} of {lines}"
         return f"{lines}, beam {self.beam_size}"
 
 

@@ -241,11 +241,3 @@ def mean_token_loss(losses: Sequence[TokenLoss]) -> float:
     for loss in losses:  # `sum` rounds differently in some versions of Python
         total_nll += loss.nll
     return total_nll / sum(loss.num_tokens for loss in losses)
-
-
-def mean_nll(model: Objective, batches: Iterable[Batch], device: torch.device) -> float:
-    """Return the unsmoothed negative log-likelihood in nats per target token.
-
-    `model` must be in evaluation mode.
-    """
-    return mean_token_loss(token_losses(model, batches, device))

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from mt.config.schema import TrainConfig
 from mt.training.metrics_log import PlanRecord
 from mt.training.pace import Pace
-from mt.training.schedule import NOT_MEASURED, RunPlan, learning_rate
+from mt.training.run_plan import NOT_MEASURED, RunPlan
+from mt.training.schedule import learning_rate
 from mt.training.state import TrainState
 from mt.training.stopping import count_validations, updates_within
 

@@ -27,6 +27,7 @@ from mt.errors import (
     ConfigError,
     DataError,
     DeviceError,
+    PackageError,
     RunDirError,
     TokenizerError,
 )
@@ -37,7 +38,6 @@ from mt.experiment import Experiment
 from mt.storage.atomic import atomic_file, remove
 from mt.storage.checkpoint import has_checkpoint, newest_meta
 from mt.storage.run_dir import RunDir
-from mt.training.event_file import require_tensorboard
 from mt.training.init_from import inherit_from_parent
 from mt.training.metrics_log import OnEvent
 from mt.training.resume_rules import (
@@ -47,12 +47,21 @@ from mt.training.resume_rules import (
     forbidden_changes,
 )
 from mt.training.teacher import require_teachers
+from mt.training.tensorboard_file import require_tensorboard
 from mt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 # Errors that the user can correct, after which the same command starts from the beginning.
-MISTAKES = (ConfigError, DataError, CheckpointError, TokenizerError, RunDirError, DeviceError)
+MISTAKES = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    TokenizerError,
+    RunDirError,
+    DeviceError,
+    PackageError,
+)
 
 
 def read_config(
@@ -61,8 +70,8 @@ def read_config(
     """Return the config at `path` with the command line's changes.
 
     The default run directory is `runs/<name of the file>`. When `path` is a run directory, the
-    config is that of the run, and the default run directory is `path`. ConfigError when it is
-    another directory.
+    config is that of the run, and the default run directory is `path`. Raises ConfigError when it
+    is another directory.
     """
     changes = list(overrides)
     if path.is_dir():

@@ -12,7 +12,6 @@ from mt.progress_bar import format_duration
 from mt.storage.checkpoint import has_best
 from mt.storage.run_dir import RunDir
 from mt.training.console import Console, Numbers, Position
-from mt.training.event_file import EventFile
 from mt.training.metrics_log import (
     FinalRecord,
     IncidentRecord,
@@ -24,6 +23,8 @@ from mt.training.metrics_log import (
 )
 from mt.training.planner import RunPlanner
 from mt.training.state import TrainState, WindowSums
+from mt.training.tensorboard_file import EventFile
+from mt.wording import count_of
 
 
 class RunLog:
@@ -114,7 +115,7 @@ class RunLog:
         run_dir = self.run_dir
         skipped = f" ({num_skipped:,} skipped)" if num_skipped else ""
         self.console.info(
-            f"{reason} after {self.state.step:,} updates{skipped} and "
+            f"{reason} after {count_of(self.state.step, 'update')}{skipped} and "
             f"{format_duration(self.state.elapsed_seconds)}; the model is in {run_dir.display_path}"
         )
         if can_resume:

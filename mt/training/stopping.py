@@ -4,8 +4,9 @@ import math
 from bisect import bisect_right
 
 from mt.config.schema import TrainConfig
-from mt.training.schedule import RunPlan
+from mt.training.run_plan import RunPlan
 from mt.training.state import TrainState
+from mt.wording import count_of
 
 
 def stop_reason(state: TrainState, plan: RunPlan, config: TrainConfig) -> str | None:
@@ -18,7 +19,7 @@ def stop_reason(state: TrainState, plan: RunPlan, config: TrainConfig) -> str | 
     if config.max_minutes is not None and state.step >= plan.total_steps:
         return f"max_minutes {config.max_minutes:.10g} reached"
     if config.patience is not None and num_validations >= config.patience:
-        return f"no improvement in {num_validations} validations"
+        return f"no improvement in {count_of(num_validations, 'validation')}"
     return None
 
 

@@ -22,7 +22,7 @@ def require_teachers(config: TrainConfig) -> None:
 def load_teachers(experiment: Experiment, runtime: Runtime) -> list[Transformer]:
     """Return the teachers of a run, in evaluation mode and without gradients.
 
-    Their moving averages are loaded if they have any. ConfigError when a teacher has another
+    Their moving averages are loaded if they have any. Raises ConfigError when a teacher has another
     tokenizer or other tags, CheckpointError when there is no such checkpoint.
     """
     config = experiment.config.train

@@ -27,6 +27,7 @@ from mt.experiment import Experiment
 from mt.storage.checkpoint import CheckpointStore, has_checkpoint, step_name
 from mt.storage.run_dir import RunDir
 from mt.training import stopping
+from mt.training.all_ranks import Interrupting
 from mt.training.checkpointer import Checkpointer
 from mt.training.ema import MovingAverage
 from mt.training.final_scoring import FinalScoring
@@ -37,10 +38,10 @@ from mt.training.objective import LossSums, Objective, make_objective
 from mt.training.optimizer import build_optimizer, clip_gradients
 from mt.training.planner import RunPlanner
 from mt.training.run_log import RunLog
-from mt.training.shared_work import Interrupting
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.state import LogWindow, TrainState, WindowSums
 from mt.training.validator import Validator
+from mt.wording import count_of
 
 
 class ValidationFunction(Protocol):
@@ -336,14 +337,12 @@ class Trainer:
         """Record skipped updates as an incident. Raises TrainingError when they are too many."""
         # In fp16 a scaler finds its scale by skipping a few updates; that is not an incident.
         if sums.num_skipped and not self.scaler.is_enabled():
-            updates = "update" if sums.num_skipped == 1 else "updates"
-            self.log.record_incident(
-                f"{sums.num_skipped:,.0f} {updates} skipped: gradients were not finite"
-            )
-        if sums.num_skipped_in_a_row >= self.config.max_skipped:
+            updates = count_of(int(sums.num_skipped), "update")
+            self.log.record_incident(f"{updates} skipped: gradients were not finite")
+        num_in_a_row = int(sums.num_skipped_in_a_row)
+        if num_in_a_row >= self.config.max_skipped:
             self._raise_diverged(
-                f"{sums.num_skipped_in_a_row:,.0f} updates in a row had gradients "
-                "that were not finite"
+                f"gradients were not finite in {count_of(num_in_a_row, 'update')} in a row"
             )
 
     def _update_elapsed_time(self) -> None:

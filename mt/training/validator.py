@@ -30,10 +30,11 @@ from mt.errors import DataError
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import score_corpus
 from mt.experiment import Experiment, Tokenizers
+from mt.training.all_ranks import Interrupting, compute_on_all_ranks, never_interrupting
 from mt.training.console import translation_bar
 from mt.training.metrics_log import Sample, ScoreScope, SetResult, Validation
 from mt.training.objective import Objective, TokenLoss, mean_token_loss, token_losses
-from mt.training.shared_work import Interrupting, compute_on_all_ranks, never_interrupting
+from mt.wording import count_of
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class Validator:
 
     @property
     def is_like_evaluate(self) -> bool:
-        """True if the scores are those of `mt evaluate`: of the whole sets, by the same search."""
+        """Whether the scores are those of `mt evaluate`: of the whole sets, by the same search."""
         return not self.scope.is_sample and self.search == self.config.search
 
     def __call__(
@@ -129,7 +130,7 @@ class Validator:
     def _translate(self, objective: Objective) -> list[list[str]]:
         """Return the translations of this rank's sources of each set."""
         translator = self._make_translator(objective)
-        text = f"validating {self.scope.num_lines:,} lines"
+        text = f"validating {count_of(self.scope.num_lines, 'line')}"
         # In float32, as `mt translate` does, so that both give the same translations.
         with (
             objective.transformer.computing_in(torch.float32),

@@ -111,9 +111,9 @@ def union(forward: Links, backward: Links) -> Links:
 
 
 def grow_diagonally(forward: Links, backward: Links) -> Links:
-    """Return the links of both directions, and their neighbours that are links of one direction.
+    """Return the links of both directions, and their neighbors that are links of one direction.
 
-    A neighbour is chosen only if its source word or its target word has no link yet. Words that are
+    A neighbor is chosen only if its source word or its target word has no link yet. Words that are
     not next to a chosen link stay without one (this is grow-diag without the step `final`).
     """
     chosen = forward & backward
@@ -123,8 +123,8 @@ def grow_diagonally(forward: Links, backward: Links) -> Links:
         for i, j in candidates:
             is_src_free = all(i != chosen_i for chosen_i, _ in chosen)
             is_tgt_free = all(j != chosen_j for _, chosen_j in chosen)
-            is_neighbour = any(abs(i - a) <= 1 and abs(j - b) <= 1 for a, b in chosen)
-            if (i, j) not in chosen and (is_src_free or is_tgt_free) and is_neighbour:
+            is_neighbor = any(abs(i - a) <= 1 and abs(j - b) <= 1 for a, b in chosen)
+            if (i, j) not in chosen and (is_src_free or is_tgt_free) and is_neighbor:
                 chosen.add((i, j))
         if len(chosen) == num_before:
             return chosen

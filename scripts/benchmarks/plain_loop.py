@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mt.config.schema import Config
 from mt.data.batching import Batch
 from mt.model.positions import sinusoids
-from mt.training.schedule import NOT_MEASURED, RunPlan, learning_rate
+from mt.training.run_plan import NOT_MEASURED, RunPlan
+from mt.training.schedule import learning_rate
 
 
 class PlainTransformer(nn.Module):

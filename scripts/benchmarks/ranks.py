@@ -5,7 +5,7 @@
 Two processes that torchrun starts share the batches of each update; the one process computes all of
 them. They take turns, so that both suffer the same from what else a shared machine does. Printed
 are updates and target tokens per second, from metrics.jsonl: those of the first updates, and of
-validations, do not count. The ratios of neighbouring turns come last, with their median.
+validations, do not count. The ratios of neighboring turns come last, with their median.
 """
 
 from __future__ import annotations

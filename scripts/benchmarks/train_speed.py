@@ -7,7 +7,7 @@ block of updates while the other waits, so that both suffer the same from what e
 does. The first updates do not count. Printed are, the ratio first:
 
 - target tokens per second without padding: medians over the blocks, and the median ratio of
-  neighbouring blocks
+  neighboring blocks
 - the most memory that each process ever had (on a GPU: its tensors)
 - the share of the machine's peak: useful floating point operations per second, divided by those of
   a product of two square matrices, measured right after each block. Useful operations are those of

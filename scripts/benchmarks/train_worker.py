@@ -17,7 +17,7 @@ from mt.data.dataset import Dataset, Epoch
 from mt.distributed import Runtime, open_runtime
 from mt.experiment import Experiment, Tokenizers
 from mt.storage.run_dir import RunDir
-from mt.training.objective import mean_nll
+from mt.training.objective import mean_token_loss, token_losses
 from mt.training.trainer import Trainer
 from mt.training.validator import encode_eval_set
 from scripts.benchmarks.plain_loop import PlainTrainer
@@ -143,7 +143,8 @@ class MtContestant:
 
     def nll(self, batches: list[Batch]) -> float:
         self.trainer.objective.eval()
-        return mean_nll(self.trainer.objective, batches, self.runtime.device)
+        losses = token_losses(self.trainer.objective, batches, self.runtime.device)
+        return mean_token_loss(losses)
 
     def time_parts(self, epoch: Epoch, num_updates: int) -> dict[str, float]:
         """Return the median seconds that an update spends in each of PARTS.

@@ -11,7 +11,7 @@ newline, which does not make its work smaller.)
 Each runs in a process of its own with the given number of threads, loads its model (not counted),
 and translates everything once to warm up. Then they take turns: one translates while the others
 wait, so that all suffer the same from what else a shared machine does. Printed are, the ratios
-first: the time of `mt` divided by that of CTranslate2, the median over pairs of neighbouring
+first: the time of `mt` divided by that of CTranslate2, the median over pairs of neighboring
 blocks, greedy and with beam size 5. Then for each: median sentences per second, BLEU, how many
 translations are equal to those of `mt`, and the most memory of its process (as Linux reports it).
 """

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mt.planning.settings import SIZES, TABLE, Row
+from mt.project.settings import BASE, BIG, MEDIUM, SMALL, TABLE, TINY, Row
 from scripts.docs.page import replace_between
 
 PAGE = Path("docs/recipes.md")  # relative to the top of the project, where the command is run
 NAME = "settings"
+SIZES = (TINY, SMALL, MEDIUM, BASE, BIG)
 
 
 def table() -> Iterator[str]:

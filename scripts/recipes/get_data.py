@@ -3,7 +3,7 @@
 
     scripts/recipes/get_data.py NAME [--from DIR|URL ...] [--out DIR]
 
-The text is not in this repository, because its licences differ. --from names a folder that has the
+The text is not in this repository, because its licenses differ. --from names a folder that has the
 files already. Needs nothing but Python's standard library.
 """
 

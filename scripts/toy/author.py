@@ -30,7 +30,7 @@ from scripts.toy.lexicon import (
     ADJECTIVES,
     BARE,
     BE,
-    COLOURS,
+    COLORS,
     DETERMINERS,
     DIRECTIONS,
     MODALS,
@@ -148,15 +148,15 @@ class Author:
         return DETERMINERS[article]
 
     def adjectives(self, noun: Noun, chance: float = 0.4) -> tuple[Adjective, ...]:
-        """Choose no adjective, one, or two of which the second is a colour."""
+        """Choose no adjective, one, or two of which the second is a color."""
         fitting = [adjective for adjective in ADJECTIVES.values() if noun.kind in adjective.kinds]
         if not fitting or not self.choices.chance(chance):
             return ()
         first = self.choices.pick(fitting)
-        colours = [a for a in fitting if a.english in COLOURS and a is not first]
-        can_precede_colour = first.english in ("big", "small", "old", "new")
-        if colours and can_precede_colour and self.choices.chance(0.3):
-            return first, self.choices.pick(colours)
+        colors = [a for a in fitting if a.english in COLORS and a is not first]
+        can_precede_color = first.english in ("big", "small", "old", "new")
+        if colors and can_precede_color and self.choices.chance(0.3):
+            return first, self.choices.pick(colors)
         return (first,)
 
     def noun_phrase(

@@ -2,7 +2,7 @@
 
     python -m scripts.toy.baselines [RUN_DIR]
 
-Nearest neighbour: the translation of the most similar training sentence. Several similarities are
+Nearest neighbor: the translation of the most similar training sentence. Several similarities are
 tried and scored, and the best score counts. With RUN_DIR also this model with the output of its
 cross-attention set to zero, so that it writes German without seeing the English.
 """
@@ -108,7 +108,7 @@ def nearest_lines(sentence: Tokens, index: InvertedIndex, train: list[Tokens]) -
     return nearest
 
 
-def score_nearest_neighbours(directory: Path, name: str, bleu: BLEU) -> dict[str, float]:
+def score_nearest_neighbors(directory: Path, name: str, bleu: BLEU) -> dict[str, float]:
     """Return the BLEU of a test set by the similarity that chooses the training sentences."""
     train = [tokenize(line) for line in read_lines(directory / "train.en")]
     train_targets = read_lines(directory / "train.de")
@@ -146,9 +146,9 @@ def main() -> None:
 
     bleu = BLEU()
     for name in ("test", "test_unseen"):
-        scores = score_nearest_neighbours(options.data, name, bleu)
+        scores = score_nearest_neighbors(options.data, name, bleu)
         listed = ", ".join(f"{score:.1f} by {similarity}" for similarity, score in scores.items())
-        print(f"nearest neighbour, {name}: BLEU {max(scores.values()):.1f} ({listed})")
+        print(f"nearest neighbor, {name}: BLEU {max(scores.values()):.1f} ({listed})")
     if options.run_dir is not None:
         sources = read_lines(options.data / "test.en")
         references = read_lines(options.data / "test.de")

@@ -217,7 +217,7 @@ boring     langweilig  text+place
 happy      glücklich   person
 dangerous  gefährlich  animal+place+vehicle
 """
-COLOURS = ("red", "green", "blue", "yellow", "white", "black")
+COLORS = ("red", "green", "blue", "yellow", "white", "black")
 
 
 @dataclass(frozen=True)

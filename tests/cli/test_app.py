@@ -274,7 +274,7 @@ def test_translate_prints_as_many_lines_as_it_reads(
     ended = mt("translate", run_dir, stdin=stdin)
     assert ended.code == 0, ended.err
     for message in ended.err.splitlines():
-        assert "unseen characters" in message or "were split" in message
+        assert "unseen characters" in message or "translate: split" in message
     assert ended.out.count("\n") == num_lines
     assert ended.out.endswith("\n") or num_lines == 0
     assert "\r" not in ended.out
@@ -436,7 +436,7 @@ import platform
 import sys
 from mt.cli import app, process
 
-def freed_neighbours_merge():
+def freed_neighbors_merge():
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.free.argtypes = [ctypes.c_void_p]
@@ -454,7 +454,7 @@ def freed_neighbours_merge():
 def main():
     settings = {name: os.environ[name] for name in process.SETTINGS}
     print(json.dumps([settings, sys.argv[1:], sys.flags.utf8_mode]))
-    print(freed_neighbours_merge() if platform.libc_ver()[0] == "glibc" else "not glibc")
+    print(freed_neighbors_merge() if platform.libc_ver()[0] == "glibc" else "not glibc")
 
 app.main = main
 process.run()
@@ -867,7 +867,7 @@ def test_missing_or_undecodable_input_is_named(small_task: Path, run_dir: Path) 
 def test_references_of_another_length_are_named(small_task: Path, run_dir: Path) -> None:
     write_lines(small_task / "short", ["balo"])
     message = error_of("evaluate", run_dir, "--src", "test.aa", "--ref", "short")
-    assert_contains(message, "short: 1 lines", "test.aa has 60")
+    assert_contains(message, "short: 1 line, ", "test.aa has 60")
 
 
 @pytest.mark.parametrize("word", ["x", "-1", "350", "1" * 5000, "٣"])

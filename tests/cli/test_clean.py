@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from shell import Ended, mt
 
+from mt.cleaning.rules import CleaningRules, Rule
 from mt.cli.clean import describe_rule
-from mt.preflight.cleaning_rules import CleaningRules, Rule
 
 ROWS = [f"the house {number}\tdas Haus {number}" for number in range(200)]
 FAULTS = [ROWS[4], "\tHaus", "house\thouse", f"{'house ' * 12}\tHaus", "house", "h\x85\tHaus"]

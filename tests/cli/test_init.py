@@ -10,7 +10,7 @@ from invented_words import INVENTED_WORDS
 from shell import Ended, mt
 
 from mt.config.load import load_config
-from mt.planning import machine
+from mt.project import machine
 
 
 @pytest.fixture
@@ -156,8 +156,6 @@ def test_test_text_is_made_beside_existing_validation_text(project: Path) -> Non
         (("--valid-text", "one_side.tmx"), "one_side.tmx"),
         (("--valid-text", "test"), "both called test"),
         (("--valid-text", "val", "--test-text", "val"), "both called val"),
-        (("--valid-text", "val", "--valid", "5"), "--valid cannot be used"),
-        (("--test-text", "val", "--test", "0"), "--test cannot be used"),
     ],
 )
 def test_bad_held_out_text_is_one_line(
@@ -173,5 +171,24 @@ def test_bad_held_out_text_is_one_line(
     ended = init(*options)
     assert ended.code == 1
     assert message in ended.err.splitlines()[-1]
+    assert not (project / "aa-bb.yaml").exists()
+    assert not (project / "aa-bb-data").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--valid-text", "val", "--valid", "5"), "--valid-text: the set exists already"),
+        (("--test-text", "val", "--test", "0"), "--test-text: the set exists already"),
+    ],
+)
+def test_size_of_an_existing_set_is_refused(
+    options: tuple[str, ...], message: str, project: Path
+) -> None:
+    write_pairs(project / "val", 3)
+    ended = init(*options)
+    assert ended.code == 2
+    assert message in ended.err
+    assert f"{options[2]} cannot be used" in ended.err
     assert not (project / "aa-bb.yaml").exists()
     assert not (project / "aa-bb-data").exists()

@@ -8,7 +8,6 @@ import pytest
 from shell import Ended, mt
 
 from mt.cli.text_options import parse_columns
-from mt.errors import DataError
 
 ROWS = [f"the house {number}\tdas Haus {number}\tCC-BY" for number in range(60)]
 ROWS += ["the house 1\tdas Haus Nummer 1\tCC-BY", ROWS[2], " \tnichts\tCC-BY"]
@@ -109,7 +108,8 @@ def test_first_pair_is_shown(tsv: Path, tmp_path: Path) -> None:
 def test_files_in_the_other_order_are_refused(endings: tuple[str, str], tmp_path: Path) -> None:
     files = [f"text.{ending}" for ending in endings]
     ended = mt("split", *files, "-o", tmp_path / "out", "--src-lang", "en", "--tgt-lang", "de")
-    assert ended.code == 1
+    assert ended.code == 2
+    assert f"FILES: the names of the files say that {files[0]} is de" in ended.err
     assert f"{files[1]} {files[0]}" in ended.err
 
 
@@ -124,15 +124,21 @@ def test_text_that_hangs_together_cannot_be_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("languages", "found"), [(("en", "en"), "en"), (("e/n", "de"), "e/n"), (("", "de"), "''")]
+    ("languages", "option", "found"),
+    [
+        (("en", "en"), "--tgt-lang", "en"),
+        (("e/n", "de"), "--src-lang", "'e/n'"),
+        (("", "de"), "--src-lang", "''"),
+    ],
 )
 def test_languages_name_files(
-    languages: tuple[str, str], found: str, tsv: Path, tmp_path: Path
+    languages: tuple[str, str], option: str, found: str, tsv: Path, tmp_path: Path
 ) -> None:
     src_lang, tgt_lang = languages
     ended = mt("split", tsv, "-o", tmp_path / "x", "--src-lang", src_lang, "--tgt-lang", tgt_lang)
-    assert ended.code == 1
-    assert found in ended.err
+    assert ended.code == 2
+    assert f"{option}: wanted " in ended.err
+    assert f"found {found}" in ended.err
     assert list(tmp_path.iterdir()) == [tsv]
 
 
@@ -146,6 +152,9 @@ def test_columns_are_numbers_or_names(
 
 
 @pytest.mark.parametrize("text", ["1", "1,2,3", "1,en", "1,1", "en,en", "0,1", ",", ""])
-def test_other_columns_are_refused(text: str) -> None:
-    with pytest.raises(DataError, match="--columns"):
-        parse_columns(text)
+def test_other_columns_are_refused(text: str, tsv: Path, tmp_path: Path) -> None:
+    ended = split(tsv, "-o", tmp_path / "out", "--columns", text)
+    assert ended.code == 2
+    assert "--columns: " in ended.err
+    assert f"found {text!r}" in ended.err
+    assert list(tmp_path.iterdir()) == [tsv]

@@ -20,7 +20,7 @@ from invented_words import INVENTED_WORDS
 from shell import Ended, assert_fails, mt, output_lines
 from terminal import longest_line, mt_process, read_line, screen_lines, terminal
 
-from mt.cli.translate_progress import TranslateProgress, format_translate_progress
+from mt.cli.line_progress import TranslateProgress, format_line_progress
 from mt.config.load import load_run_config
 from mt.data.normalization import is_blank
 from mt.data.source_stats import SourceStats
@@ -175,7 +175,7 @@ def test_very_long_line_gives_one_line_and_one_message(run_dir: Path, line: str)
     assert "parts" in ended.err
     num_unseen = 1 if "😀" in line else 0
     assert ended.err.count("\n") == 1 + num_unseen
-    assert ended.err.count("1 of 3 lines hold unseen characters") == num_unseen
+    assert ended.err.count("unseen characters, which have no token, in 1 of 3 lines") == num_unseen
 
 
 @pytest.fixture
@@ -557,14 +557,14 @@ def test_file_has_a_bar_with_its_total_and_the_time_left(run_dir: Path, tmp_path
 
 
 def test_translate_progress_shows_the_time_left_first() -> None:
-    text = format_translate_progress(300, 1200, fraction=0.2, seconds=60.0)
+    text = format_line_progress(300, 1200, fraction=0.2, seconds=60.0)
     assert text == ProgressText(("4:00 left", "300/1,200 lines"), 0.2, ("5.0 lines/s",))
-    text = format_translate_progress(0, 1200, fraction=0.0, seconds=0.0)
+    text = format_line_progress(0, 1200, fraction=0.0, seconds=0.0)
     assert text == ProgressText(("0/1,200 lines",), 0.0)
 
 
 def test_translate_progress_of_a_pipe_has_no_total() -> None:
-    text = format_translate_progress(300, None, fraction=0.0, seconds=60.0)
+    text = format_line_progress(300, None, fraction=0.0, seconds=60.0)
     assert text == ProgressText(("300 lines", "5.0 lines/s", "1:00"))
 
 

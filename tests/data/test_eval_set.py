@@ -25,8 +25,8 @@ def line_numbers(eval_set: EvalSet) -> list[int]:
     return [int(line.split()[1]) for line in eval_set.src]
 
 
-@pytest.mark.parametrize("num_lines", [None, NUM_LINES, NUM_LINES + 1])
-def test_sample_that_is_not_smaller_is_the_whole_set(num_lines: int | None) -> None:
+@pytest.mark.parametrize("num_lines", [NUM_LINES, NUM_LINES + 1])
+def test_sample_that_is_not_smaller_is_the_whole_set(num_lines: int) -> None:
     assert SET.sample(num_lines) is SET
 
 

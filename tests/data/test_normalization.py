@@ -179,7 +179,7 @@ def test_has_piece_agrees_with_the_encoding(tokenizer: Tokenizer, text: str) -> 
 def test_description_names_the_most_frequent_characters() -> None:
     counts = Counter({"\u4e2d": 9, "\u200b": 8, "a": 3, "b": 2, "c": 2, "d": 1})
     text = describe_characters(counts)
-    assert text.startswith("\u4e2d (U+4E2D) in 9, U+200B in 8, a (U+0061) in 3, ")
+    assert text.startswith("\u4e2d (U+4E2D) in 9 lines, U+200B in 8 lines, a (U+0061) in 3 lines, ")
     assert "U+0064" not in text
     assert text.endswith("...")
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mt.data.text import chunked, decode_lines, find_pair, read_lines, read_parallel
 from mt.errors import DataError
+from mt.wording import count_of
 
 # Without a time in the header: pytest-xdist wants the same test ids in all its processes.
 GZIPPED = gzip.compress(b"Hund\nKatze\n" * 1000, mtime=0)
@@ -118,7 +119,9 @@ def test_parallel_files_must_have_equal_lengths(tmp_path: Path, num_src: int, nu
     assert [next(pairs) for _ in range(num_pairs)] == [("x", "y")] * num_pairs
     with pytest.raises(DataError) as caught:
         next(pairs)
-    assert str(caught.value).startswith(f"{src} has {num_src:,} lines, but {tgt} has {num_tgt:,}")
+    assert str(caught.value).startswith(
+        f"{src} has {count_of(num_src, 'line')}, but {tgt} has {num_tgt:,}: "
+    )
 
 
 def test_prefix_finds_plain_and_gzipped_files(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_line_is_split_for_the_model_with_the_fewest_positions(tokenizer: Tokeni
         pad_id=tokenizer.pad_id,
     ).eval()
     ensemble = translator_of(tokenizer, random_model(tokenizer, seed=1), few_positions)
-    parts = ensemble.split_text("balo deru fimi gona balo deru fimi gona")
+    parts = ensemble.splitter.split("balo deru fimi gona balo deru fimi gona")
     assert len(parts) > 1
     assert max(len(part.src_ids) for part in parts) <= 8
     assert ensemble.translate(["balo deru fimi gona balo deru fimi gona"])

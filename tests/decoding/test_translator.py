@@ -111,7 +111,7 @@ def test_progress_is_told_after_each_batch(
     told = replace(quiet, on_progress=events.append)
     expected = quiet.n_best(texts, num_translations=num_translations)
     assert told.n_best(texts, num_translations=num_translations) == expected
-    num_segments = sum(len(quiet.split_text(text)) for text in texts)
+    num_segments = sum(len(quiet.splitter.split(text)) for text in texts)
     assert len(events) > 5
     assert [event.total_segments for event in events] == [num_segments] * len(events)
     numbers = [event.num_segments for event in events]
@@ -134,7 +134,7 @@ def test_no_progress_of_blank_texts(translator: Translator) -> None:
 def ids_of_parts(
     translator: Translator, text: str, *, prefix: Sequence[int] = ()
 ) -> list[list[int]]:
-    return [part.src_ids for part in translator.split_text(text, prefix=tuple(prefix))]
+    return [part.src_ids for part in translator.splitter.split(text, prefix=tuple(prefix))]
 
 
 @pytest.mark.parametrize("sampling", [None, SamplingOptions(seed=1)])
@@ -256,7 +256,7 @@ def test_tag_of_the_target_language_reaches_the_model(
 def test_name_of_a_tag_in_a_text_stays_text(translator: Translator) -> None:
     tagged = with_languages(translator)
     for text in ("<2sv> balo", "<tag_1> balo", "2sv balo"):
-        (part,) = tagged.split_text(text, prefix=tagged.language_prefix("de"))
+        (part,) = tagged.splitter.split(text, prefix=tagged.language_prefix("de"))
         assert part.src_ids[0] == tagged.ids_by_language["de"]
         assert not set(part.src_ids[1:]) & set(tagged.src_tokenizer.tag_ids)
         assert tagged.src_tokenizer.decode([part.src_ids]) == [text]
@@ -273,7 +273,7 @@ def test_unknown_language_is_refused_with_those_that_exist(translator: Translato
 
 def test_prefix_of_other_ids_than_tags_is_refused(translator: Translator) -> None:
     with pytest.raises(ValueError, match="wanted a prefix of ids"):
-        translator.split_text("balo", prefix=(translator.src_tokenizer.eos_id,))
+        translator.splitter.split("balo", prefix=(translator.src_tokenizer.eos_id,))
 
 
 # Independence of batch and order
@@ -577,7 +577,7 @@ PIECES = st.sampled_from(["balo", "xx", "😀", " ", " " * 40, "deru" * 30, "a "
 def test_split_takes_nearly_linear_time(translator: Translator, text: str) -> None:
     """The time is n log n wherever the spaces are. Else a line of a megabyte would take days."""
     counting = CountingTokenizer(translator.src_tokenizer)
-    replace(translator, src_tokenizer=cast(Tokenizer, counting)).split_text(text)
+    replace(translator, src_tokenizer=cast(Tokenizer, counting)).splitter.split(text)
     assert counting.num_chars <= len(text) * (2 * math.log2(max(len(text), 2)) + 1)
 
 
@@ -586,8 +586,8 @@ def test_long_text_joins_the_translations_of_its_segments(translator: Translator
     words = [word for word in INVENTED_WORDS[:8] for _ in range(3)]
     text = " ".join(words)
     halves = [" ".join(words[:12]), " ".join(words[12:])]
-    num_segments = len(translator.split_text(text))
-    assert num_segments == sum(len(translator.split_text(half)) for half in halves)
+    num_segments = len(translator.splitter.split(text))
+    assert num_segments == sum(len(translator.splitter.split(half)) for half in halves)
     assert num_segments > 2
 
     first_half, second_half = translator.n_best(halves)
@@ -613,7 +613,7 @@ def with_stats(translator: Translator, *, share: float, usual: int, rare: int) -
 
 
 def piece_texts(translator: Translator, text: str) -> list[str]:
-    pieces = translator.split_text(text)
+    pieces = translator.splitter.split(text)
     ids = translator.src_tokenizer.encode([piece.text for piece in pieces])
     assert [piece.src_ids for piece in pieces] == ids
     assert all(text[piece.start :].startswith(piece.text) for piece in pieces)
@@ -712,7 +712,7 @@ def test_split_lines_are_counted_in_one_message(
     list(translator.translate_chunks(["balo", long_text, "deru", long_text], chunk_size=2))
     (message,) = messages
     assert "2 of 4 lines" in message
-    assert f"{2 * len(translator.split_text(long_text))} parts" in message
+    assert f"{2 * len(translator.splitter.split(long_text))} parts" in message
 
 
 # The form of the source
@@ -744,9 +744,9 @@ def test_lines_with_unseen_characters_are_counted_once(
     lines = ["balo", "\u201cbalo\u201d", "deru", "fimi \u4e2d", "balo\u00a0deru\ufeff", "\u201c"]
     list(normalizing.translate_chunks(lines, chunk_size=2))
     (warning,) = warnings
-    assert warning.startswith("3 of 6 lines ")
-    assert "U+201C) in 2" in warning
-    assert "U+4E2D) in 1" in warning
+    assert " in 3 of 6 lines: " in warning
+    assert "U+201C) in 2 lines" in warning
+    assert "U+4E2D) in 1 line" in warning
     assert "U+00A0" not in warning
 
     warnings.clear()

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from random_run import TEXTS, make_run, make_tokenizers
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from shell import mt
 
 from mt.cli.evaluate_progress import format_evaluation_progress
 from mt.decoding.translation import TranslationProgress
+from mt.decoding.translator import Translator
 from mt.evaluation.evaluate import EvaluationProgress, evaluate
+from mt.evaluation.metrics import Scoring, score_corpus
 from mt.progress_bar import ProgressText, format_progress
 
 HYPS = ["我喜欢吃苹果和香蕉。", "他昨天去了北京大学。", "Das ist GUT."]
@@ -107,6 +110,52 @@ def test_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_single_file_of_references_must_be_in_a_list(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="list of references"):
         evaluate(tmp_path, src="a.en", refs="a.de")
+
+
+# From Python
+
+
+def evaluation_files(folder: Path) -> dict[str, Any]:
+    """Return the arguments of `evaluate` for a set of files."""
+    src = write(folder / "set.aa", TEXTS)
+    ref = write(folder / "set.bb", TEXTS[::-1])
+    return {"src": src, "refs": [ref]}
+
+
+def test_metrics_choose_the_scores(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_tokenizers(tmp_path))
+    (result,) = evaluate(run_dir, **evaluation_files(tmp_path), metrics=["chrf++", "bleu"])
+    assert [score.name for score in result.scores] == ["chrF++", "BLEU"]
+    assert "|nw:2|" in result.scores[0].signature
+
+
+def test_runs_of_an_ensemble_translate_together(tmp_path: Path) -> None:
+    tokenizers = make_tokenizers(tmp_path)
+    first = make_run(tmp_path / "first", tokenizers)
+    second = make_run(tmp_path / "second", tokenizers, ["model.num_encoder_layers=1"])
+    files = evaluation_files(tmp_path)
+    (alone,) = evaluate(first, **files)
+    (together,) = evaluate(first, **files, ensemble_with=[second])
+    hyps = Translator.load(first, ensemble_with=[second]).translate(TEXTS)
+    scoring = Scoring.for_language("bb")
+    expected = score_corpus(hyps, [TEXTS[::-1]], scoring=scoring)
+    assert [score.value for score in together.scores] == [score.value for score in expected]
+    assert together.scores != alone.scores
+
+
+def test_progress_is_reported_from_the_start_of_a_set_to_its_end(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_tokenizers(tmp_path))
+    reports: list[EvaluationProgress] = []
+    evaluate(run_dir, **evaluation_files(tmp_path), on_progress=reports.append)
+    start, *others = reports
+    assert (start.set_number, start.num_sets, start.num_lines) == (1, 1, len(TEXTS))
+    assert start.translation is None
+    num_segments = [report.translation.num_segments for report in others if report.translation]
+    assert len(num_segments) == len(others) > 0
+    assert num_segments == sorted(num_segments)
+    last = others[-1].translation
+    assert last is not None
+    assert last.is_complete
 
 
 # Progress
@@ -220,8 +269,8 @@ def test_sentences_are_written_with_their_scores(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 2 * len(SOURCES)
     first, second, *_, last = lines
-    assert (first["line"], first["system"], second["system"]) == (1, str(good), str(bad))
-    assert last["line"] == len(SOURCES)
+    assert (first["index"], first["system"], second["system"]) == (0, str(good), str(bad))
+    assert last["index"] == len(SOURCES) - 1
     assert last["src"] == SOURCES[-1]
     assert last["refs"] == [REFERENCES[-1]]
     assert last["hyp"] == REFERENCES[-1].replace("hier und ist", "dort oder war")

@@ -17,7 +17,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from mt.config.choices import BleuTokenizer
 from mt.data.tokenizer_training import train_tokenizer
-from mt.errors import TokenizerError
+from mt.errors import PackageError, TokenizerError
 from mt.evaluation import metrics
 from mt.evaluation.metrics import Score, Scoring, check_tokenizer, score_corpus
 
@@ -248,7 +248,7 @@ def test_missing_package_is_named_with_its_installation(
     monkeypatch: pytest.MonkeyPatch, tokenize: str, extra: str
 ) -> None:
     monkeypatch.setattr("mt.evaluation.languages.find_spec", lambda package: None)
-    with pytest.raises(TokenizerError) as raised:
+    with pytest.raises(PackageError) as raised:
         Scoring.for_language("de", tokenize=tokenize)
     assert tokenize in str(raised.value)
     assert f"pip install '{extra}'" in str(raised.value)

@@ -124,7 +124,7 @@ def test_sources_in_the_training_text_are_found_after_normalization(tmp_path: Pa
     sets = [EvalSet("test", sources, [sources]), EvalSet("other", ["x"], [["x"]])]
     assert find_seen_sources(sets, data) == [[1, 3], []]
     (problem,) = find_seen_source_problems(sets, data)
-    assert "test: 2 of 5 sources (40.0%; the first: line 1)" in problem
+    assert "test: in the training text too: 2 of 5 sources (40.0%; the first: line 1)" in problem
 
 
 def test_nothing_is_said_when_the_training_text_is_gone_or_large(

@@ -16,7 +16,7 @@ from torch import nn
 
 from mt.data.tokenizer import Tokenizer
 from mt.decoding.translator import Translator
-from mt.errors import ConfigError, DeviceError, DiskError
+from mt.errors import ConfigError, DiskError, PackageError
 from mt.export.ctranslate2 import export
 from mt.export.positions import MIN_POSITIONS
 from mt.model.feed_forward import ACTIVATIONS, GATED_ACTIVATIONS
@@ -314,7 +314,7 @@ def test_missing_package_is_one_line_that_names_the_extra(
         return original_import(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", import_without_ctranslate2)
-    with pytest.raises(DeviceError, match=r"ctranslate2 .*pip install -e '\.\[ctranslate2\]'"):
+    with pytest.raises(PackageError, match=r"ctranslate2 .*pip install -e '\.\[ctranslate2\]'"):
         export(run_dir, tmp_path / "exported")
     ended = mt("export", run_dir, "--to", "ctranslate2", tmp_path / "exported")
     assert ended.code == 1

@@ -68,7 +68,7 @@ def test_rates_are_multiples_of_1_256_with_mean_p(p: float) -> None:
     assert abs(float(rates.mean()) - p) < 5 * deviation_of_mean + 1e-6
 
 
-def test_neighbours_are_dropped_independently() -> None:
+def test_neighbors_are_dropped_independently() -> None:
     """Eight elements share one random word, but are not dropped together more often than chance."""
     dropped = drop(torch.ones(NUM_ELEMENTS), 0.5)
     is_zero = (dropped == 0).view(-1, 8).float()

@@ -407,7 +407,7 @@ def test_decoder_layer_equals_pytorch(norm: str, activation: str) -> None:
 
 
 def make_small_model() -> Transformer:
-    """Return a newly initialised model with one encoder layer and one decoder layer."""
+    """Return a newly initialized model with one encoder layer and one decoder layer."""
     torch.manual_seed(1)
     config = ModelConfig(
         d_model=64, d_ff=128, num_heads=2, num_encoder_layers=1, num_decoder_layers=1

@@ -102,7 +102,7 @@ def test_missing_line_is_found(tmp_path: Path, edit: Edit, start: int, side: str
     src, tgt = edit(toy_lines("train.en", 2000), toy_lines("train.de", 2000))
     finding = check_alignment(survey_pair(tmp_path, src, tgt))
     assert finding.level == "error"
-    assert f"missing on the {side} side" in finding.text
+    assert f"the {side} side lacks " in finding.text
     assert abs(finding.numbers["line"] - 1 - start) <= 10
     assert finding.place == f"{tmp_path / 'train.tgt'}:{finding.numbers['line']}"
 
@@ -185,7 +185,7 @@ def test_sound_text_sorted_by_length_has_no_drift(tmp_path: Path) -> None:
 
 
 def test_sorted_lengths_alone_are_not_a_drift(tmp_path: Path) -> None:
-    """The sides only share that both are sorted: a line fits its neighbours as well as its pair."""
+    """The sides only share that both are sorted: a line fits its neighbors as well as its pair."""
     noise = np.random.default_rng(1).integers(0, 4, (2, 3000))
     src = ["a" * (20 + index // 10 + noise[0, index]) for index in range(3000)]
     tgt = ["b" * (20 + index // 10 + noise[1, index]) for index in range(3000)]

@@ -255,7 +255,7 @@ def test_copied_line_is_a_note(tmp_path: Path) -> None:
 )
 def test_fraction_is_shown_without_an_exponent(part: int, whole: int, percent: str) -> None:
     text = f"{part:,} of {whole:,} pairs ({percent} %)"
-    assert format_fraction(part, whole, "pairs") == text
+    assert format_fraction(part, whole, "pair") == text
 
 
 # Forms and characters
@@ -325,7 +325,7 @@ def test_characters_that_train_lacks_are_named(tmp_path: Path) -> None:
     src_finding, tgt_finding = check_characters(test, [train])
     assert src_finding.level == "warning"
     assert src_finding.numbers == {"characters": 2}
-    assert "U+201C) in 2, " in src_finding.text
+    assert "U+201C) in 2 lines, " in src_finding.text
     assert "U+201D) in 1" in src_finding.text
     assert "z (U+007A) in 1" in tgt_finding.text
     assert check_characters(train, [train]) == []

@@ -150,7 +150,7 @@ PLANTED_FAULTS = {
         drop("train.de", 400),
         "error",
         "alignment",
-        "on the target side",
+        "the target side lacks 1 line",
     ),
     "a line missing on each side": (
         do_both(drop("train.de", 400), drop("train.en", -1)),

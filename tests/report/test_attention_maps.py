@@ -17,8 +17,13 @@ from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.decoding.translator import Translator
 from mt.model.transformer import Transformer
-from mt.report.attention_maps import attention_maps, axis_tokens
-from mt.report.attention_page import ATTENTION_AXES
+from mt.report.attention_maps import (
+    ATTENTION_AXES,
+    attention_maps,
+    axis_tokens,
+    display_pieces,
+    group_words,
+)
 
 NUM_LAYERS = 2
 NUM_HEADS = 4
@@ -100,7 +105,7 @@ def test_own_translation_of_several_sentences_is_shown_as_a_whole(translator: Tr
     stats = SourceStats(usual_length=3, rare_length=3, several_sentences_share=0.0)
     splitting = replace(translator, source_stats=stats)
     text = "The woman. The dog."
-    assert len(splitting.split_text(text)) > 2
+    assert len(splitting.splitter.split(text)) > 2
     maps = attention_maps(splitting, text, target=None, name="")
     assert maps.tgt_text == translator.translate(text)
     assert maps.sides["src"].words == [*text.split(), "<eos>"]
@@ -140,6 +145,53 @@ def test_tags_are_special_words(translator: Translator) -> None:
     assert maps.weights["cross"][0].shape[2] == len(side.subwords)
     own = attention_maps(translator, "the old woman", target=None, name="", to="de")
     assert own.tgt_text == translator.translate("the old woman", to="de")
+
+
+# Words and pieces
+
+
+@pytest.mark.parametrize(
+    ("pieces", "special_positions", "word_index"),
+    [
+        (["▁a", "▁b", "c", "<eos>"], {3}, [0, 1, 1, 2]),
+        (["<bos>", "▁a", "b", "b"], {0}, [0, 1, 1, 1]),
+        (["<tag_1>", "a", "<eos>"], {0, 2}, [0, 1, 2]),
+        (["▁", "▁a", "▁", "<0xC3>", "<0x9F>", "x"], set(), [0, 1, 2, 2, 2, 2]),
+        (["a", "b"], set(), [0, 0]),
+        # Scripts without spaces: each piece, with its bytes and marks, is a word.
+        (["▁我们", "喜欢", "Py", "thon", "。", "<eos>"], {5}, [0, 1, 2, 2, 3, 4]),
+        (["▁我", "<0xE4>", "<0xBB>", "<0xAC>", "爱"], set(), [0, 1, 1, 1, 2]),
+        (["▁ก", "็", "ดี"], set(), [0, 0, 1]),
+        (["▁나", "는", "▁학생"], set(), [0, 0, 1]),
+    ],
+)
+def test_words_begin_at_spaces_and_special_tokens(
+    pieces: list[str], special_positions: set[int], word_index: list[int]
+) -> None:
+    assert group_words(pieces, special_positions=special_positions) == word_index
+
+
+@pytest.mark.parametrize(
+    ("pieces", "displayed"),
+    [
+        (["▁The", "n", "<eos>"], ["The", "n", "<eos>"]),
+        (["▁", "▁a"], ["␣", "a"]),
+        (["▁stra", "<0xC3>", "<0x9F>", "e"], ["stra", "ß 1/2", "ß 2/2", "e"]),
+        (["<0x3C>", "b"], ["<", "b"]),
+        (["<0xF0>", "<0x9F>", "<0x90>", "<0xB6>"], ["🐶 1/4", "🐶 2/4", "🐶 3/4", "🐶 4/4"]),
+        (["<0x41>", "<0x42>", "<0xC3>", "<0x9F>"], ["A", "B", "ß 1/2", "ß 2/2"]),
+        # Invalid UTF-8.
+        (["<0xC3>", "<0x28>", "<0x9F>"], ["<0xC3>", "(", "<0x9F>"]),
+        # Unprintable characters.
+        (["<0x07>", "<0xE2>", "<0x80>", "<0xAE>"], ["<0x07>", "<0xE2>", "<0x80>", "<0xAE>"]),
+        # A text that only looks like a byte piece.
+        (["▁<0x", "41", ">"], ["<0x", "41", ">"]),
+    ],
+)
+def test_byte_pieces_are_displayed_as_their_character(
+    pieces: list[str], displayed: list[str]
+) -> None:
+    assert display_pieces(pieces) == displayed
 
 
 # The command

@@ -15,18 +15,15 @@ import pytest
 from browser import Browser, Page
 from page_access import check_contrast, check_focus
 
-from mt.report.attention_page import (
+from mt.report.attention_maps import (
     ATTENTION_AXES,
-    WEIGHT_STEPS,
     Array,
     AttentionMaps,
     AxisTokens,
-    attention_json,
-    attention_page,
-    display_pieces,
     group_words,
     word_level_weights,
 )
+from mt.report.attention_page import WEIGHT_STEPS, attention_json, attention_page
 
 NUM_LAYERS = 2
 NUM_HEADS = 3
@@ -106,50 +103,6 @@ def expected_word_weights(maps: AttentionMaps, kind: str, layer: int) -> Array:
 
 
 # From subwords to words
-
-
-@pytest.mark.parametrize(
-    ("pieces", "special_positions", "word_index"),
-    [
-        (["▁a", "▁b", "c", "<eos>"], {3}, [0, 1, 1, 2]),
-        (["<bos>", "▁a", "b", "b"], {0}, [0, 1, 1, 1]),
-        (["<tag_1>", "a", "<eos>"], {0, 2}, [0, 1, 2]),
-        (["▁", "▁a", "▁", "<0xC3>", "<0x9F>", "x"], set(), [0, 1, 2, 2, 2, 2]),
-        (["a", "b"], set(), [0, 0]),
-        # Scripts without spaces: each piece, with its bytes and marks, is a word.
-        (["▁我们", "喜欢", "Py", "thon", "。", "<eos>"], {5}, [0, 1, 2, 2, 3, 4]),
-        (["▁我", "<0xE4>", "<0xBB>", "<0xAC>", "爱"], set(), [0, 1, 1, 1, 2]),
-        (["▁ก", "็", "ดี"], set(), [0, 0, 1]),
-        (["▁나", "는", "▁학생"], set(), [0, 0, 1]),
-    ],
-)
-def test_words_begin_at_spaces_and_special_tokens(
-    pieces: list[str], special_positions: set[int], word_index: list[int]
-) -> None:
-    assert group_words(pieces, special_positions=special_positions) == word_index
-
-
-@pytest.mark.parametrize(
-    ("pieces", "displayed"),
-    [
-        (["▁The", "n", "<eos>"], ["The", "n", "<eos>"]),
-        (["▁", "▁a"], ["␣", "a"]),
-        (["▁stra", "<0xC3>", "<0x9F>", "e"], ["stra", "ß 1/2", "ß 2/2", "e"]),
-        (["<0x3C>", "b"], ["<", "b"]),
-        (["<0xF0>", "<0x9F>", "<0x90>", "<0xB6>"], ["🐶 1/4", "🐶 2/4", "🐶 3/4", "🐶 4/4"]),
-        (["<0x41>", "<0x42>", "<0xC3>", "<0x9F>"], ["A", "B", "ß 1/2", "ß 2/2"]),
-        # Invalid UTF-8.
-        (["<0xC3>", "<0x28>", "<0x9F>"], ["<0xC3>", "(", "<0x9F>"]),
-        # Unprintable characters.
-        (["<0x07>", "<0xE2>", "<0x80>", "<0xAE>"], ["<0x07>", "<0xE2>", "<0x80>", "<0xAE>"]),
-        # A text that only looks like a byte piece.
-        (["▁<0x", "41", ">"], ["<0x", "41", ">"]),
-    ],
-)
-def test_byte_pieces_are_displayed_as_their_character(
-    pieces: list[str], displayed: list[str]
-) -> None:
-    assert display_pieces(pieces) == displayed
 
 
 def test_word_weights_sum_over_keys_and_average_over_queries() -> None:
@@ -357,15 +310,15 @@ def test_hovering_over_a_word_shows_its_weights(page: Page, maps: AttentionMaps)
     assert announcement.startswith(f"{maps.sides['tgt_out'].words[2]} attends to {most_attended} ")
 
 
-def test_hovering_over_a_word_colours_the_others(page: Page, maps: AttentionMaps) -> None:
+def test_hovering_over_a_word_colors_the_others(page: Page, maps: AttentionMaps) -> None:
     page.hover('.row.queries .chip[data-index="2"]')
     weights = expected_word_weights(maps, "cross", NUM_LAYERS - 1).mean(axis=0)[2]
-    colours = page.evaluate("$$('.row.keys .chip').map((chip) => chip.style.backgroundColor)")
-    scale_colours = page.evaluate(
-        "weightsAt({side: 'queries', index: 2}).map((weight) => css(colour(weight, LIGHT)))"
+    colors = page.evaluate("$$('.row.keys .chip').map((chip) => chip.style.backgroundColor)")
+    scale_colors = page.evaluate(
+        "weightsAt({side: 'queries', index: 2}).map((weight) => css(color(weight, LIGHT)))"
     )
     assert (weights >= 0.01).any()
-    for weight, actual, expected in zip(weights, colours, scale_colours, strict=True):
+    for weight, actual, expected in zip(weights, colors, scale_colors, strict=True):
         if weight >= 0.01:
             assert re.findall(r"\d+", actual) == re.findall(r"\d+", expected)
         else:
@@ -447,11 +400,11 @@ def test_masked_decoder_weights_are_not_painted(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("ramp", "direction"), [("LIGHT", -1), ("DARK", 1)])
-def test_colours_have_even_steps_of_lightness(page: Page, ramp: str, direction: int) -> None:
+def test_colors_have_even_steps_of_lightness(page: Page, ramp: str, direction: int) -> None:
     """So the scale can be read on a greyscale printer."""
-    weights = "Array.from({length: 41}, (_, i) => (i / 40) ** (1 / COLOUR_EXPONENT))"
-    colours = np.array(page.evaluate(f"{weights}.map((weight) => colour(weight, {ramp}))"))
-    linear = ((colours / 255 + 0.055) / 1.055) ** 2.4
+    weights = "Array.from({length: 41}, (_, i) => (i / 40) ** (1 / COLOR_EXPONENT))"
+    colors = np.array(page.evaluate(f"{weights}.map((weight) => color(weight, {ramp}))"))
+    linear = ((colors / 255 + 0.055) / 1.055) ** 2.4
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(luminance) - 16  # CIE L*
     steps = np.diff(lightness) * direction

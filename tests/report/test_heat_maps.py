@@ -8,7 +8,7 @@ import pytest
 
 from mt.data.eval_set import EvalSet
 from mt.decoding.translator import Translator
-from mt.report.attention_page import AxisTokens
+from mt.report.attention_maps import AxisTokens
 from mt.report.heat_maps import compute_heat_maps, subwords_if_unspaced
 
 WORDS = ["balo", "deru", "fimi", "gona", "hupe", "jasi", "kelo", "mavu", "nira", "potu"]

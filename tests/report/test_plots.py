@@ -1,4 +1,4 @@
-"""Plots as SVG elements for HTML: text stays text, colours can be set by the page, tooltips show
+"""Plots as SVG elements for HTML: text stays text, colors can be set by the page, tooltips show
 values.
 """
 
@@ -127,11 +127,11 @@ def test_equal_values_give_equal_bytes() -> None:
 
 
 @pytest.mark.parametrize("svg", [make_plot(events=((3, "x"),)), make_interval_plot()])
-def test_every_colour_is_a_css_variable(svg: str) -> None:
+def test_every_color_is_a_css_variable(svg: str) -> None:
     variables = re.findall(r"var\(--(\w+), (#\w+)\)", svg)
     assert variables
-    for name, colour in variables:
-        assert PALETTE[name] == colour
+    for name, color in variables:
+        assert PALETTE[name] == color
     without_variables = re.sub(r"var\(--\w+, #\w+\)", "", svg)
     assert re.search(r"#[0-9a-f]{6}\b", without_variables) is None
 

@@ -14,9 +14,9 @@ from browser import Browser, Page
 from page_access import check_contrast, check_focus
 from page_text import PageText
 
+from mt.advice.advice import Advice
 from mt.evaluation.analysis import Bucket, Example, PercentileExample, ScoredSentence
 from mt.evaluation.metrics import Score
-from mt.planning.advice import Advice
 from mt.report.facts import Fact
 from mt.report.heat_maps import HeatMap
 from mt.report.run_report import Report, report_page
@@ -122,7 +122,7 @@ def make_scored_set() -> ScoredSet:
             (Bucket("6–10", list(range(30, 34))), [score_without_interval]),
         ],
         examples={"best": [], "worst": [example], "instructive": [example]},
-        cross_section=[PercentileExample(11, 50)],
+        percentile_examples=[PercentileExample(11, 50)],
     )
 
 
@@ -141,7 +141,7 @@ def hostile_page() -> str:
         sentences=[sentence],
         src_lang=HOSTILE_TEXT,
         examples={"worst": [Example(0, HOSTILE_TEXT)]},
-        cross_section=[PercentileExample(0, 50)],
+        percentile_examples=[PercentileExample(0, 50)],
     )
     weights = np.full((2, 2), 0.5, np.float32)
     report = make_report(

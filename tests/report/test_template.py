@@ -1,4 +1,4 @@
-"""HTML pages from templates: all share colours, and a template may be in another directory."""
+"""HTML pages from templates: all share colors, and a template may be in another directory."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 from mt.report.plots import PALETTE
 from mt.report.template import TEMPLATE_DIR, PageLink, link_below, render
 
-COLOUR = re.compile(r"--(\w+): (#\w{6})")
+COLOR = re.compile(r"--(\w+): (#\w{6})")
 
 
 def schemes() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the colours of the light and of the dark scheme."""
+    """Return the colors of the light and of the dark scheme."""
     css = (TEMPLATE_DIR / "base.css").read_text(encoding="utf-8")
     light, dark = css.split("@media screen and (prefers-color-scheme: dark)")
-    return dict(COLOUR.findall(light)), dict(COLOUR.findall(dark.split("@media print")[0]))
+    return dict(COLOR.findall(light)), dict(COLOR.findall(dark.split("@media print")[0]))
 
 
-def test_plots_have_the_colours_of_the_pages() -> None:
+def test_plots_have_the_colors_of_the_pages() -> None:
     light, _ = schemes()
     assert {name: light[name] for name in PALETTE} == PALETTE
 
 
-def test_both_schemes_have_the_same_colours() -> None:
+def test_both_schemes_have_the_same_colors() -> None:
     light, dark = schemes()
     assert light.keys() == dark.keys()
     assert light["second"] == light["accent"]
     assert dark["second"] == dark["accent"]
 
 
-def test_no_other_file_of_the_pages_defines_a_colour() -> None:
+def test_no_other_file_of_the_pages_defines_a_color() -> None:
     for path in TEMPLATE_DIR.glob("*.html"):
-        assert COLOUR.search(path.read_text(encoding="utf-8")) is None, path
+        assert COLOR.search(path.read_text(encoding="utf-8")) is None, path
 
 
 def test_template_of_another_directory_extends_the_page(tmp_path: Path) -> None:

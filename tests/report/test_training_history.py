@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from runs import CONFIG
 
+from mt.advice.curves import TrainPoint, ValidationPoint
 from mt.config.load import load_config
-from mt.planning.curve_advice import TrainPoint, ValidationPoint
 from mt.report.training_history import (
     SampleVersion,
     follow_samples,

@@ -33,6 +33,7 @@ from mt.storage.checkpoint import (
     load_checkpoint,
     load_meta,
     load_weights,
+    step_name,
 )
 
 FILES = (MODEL, OPTIMIZER, META, CHECKSUMS)
@@ -54,7 +55,15 @@ def make_checkpoint(step: int) -> Checkpoint:
 
 
 def save(store: CheckpointStore, step: int, *, is_best: bool = False) -> Path:
-    return store.save(make_checkpoint(step), step=step, is_best=is_best)
+    return save_checkpoint(store, make_checkpoint(step), step=step, is_best=is_best)
+
+
+def save_checkpoint(
+    store: CheckpointStore, checkpoint: Checkpoint, *, step: int, is_best: bool = False
+) -> Path:
+    """Save a checkpoint and return its directory."""
+    store.save(checkpoint, step=step, is_best=is_best)
+    return store.path / step_name(step)
 
 
 def make_store(tmp_path: Path, *, keep: int = 2) -> CheckpointStore:
@@ -98,7 +107,7 @@ def test_saved_checkpoint_loads_unchanged(tmp_path: Path) -> None:
 def test_weights_load_into_the_same_model(tmp_path: Path) -> None:
     saved = nn.Linear(4, 3)
     store = make_store(tmp_path)
-    directory = store.save(Checkpoint(dict(saved.state_dict()), {}, {}), step=1, is_best=False)
+    directory = save_checkpoint(store, Checkpoint(dict(saved.state_dict()), {}, {}), step=1)
     loaded = nn.Linear(4, 3)
     load_weights(loaded, directory)
     assert_equal_tensors(dict(loaded.state_dict()), dict(saved.state_dict()))
@@ -107,7 +116,7 @@ def test_weights_load_into_the_same_model(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     saved = nn.Linear(4, 3)
     store = make_store(tmp_path)
-    directory = store.save(Checkpoint(dict(saved.state_dict()), {}, {}), step=1, is_best=False)
+    directory = save_checkpoint(store, Checkpoint(dict(saved.state_dict()), {}, {}), step=1)
     with pytest.raises(CheckpointError, match="another model") as caught:
         load_weights(nn.Linear(5, 3), directory)
     assert str(directory) in str(caught.value)
@@ -118,7 +127,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     saved = nn.Linear(4, 3)
     saved.weight.data[1, 2] = value
     store = make_store(tmp_path)
-    directory = store.save(Checkpoint(dict(saved.state_dict()), {}, {}), step=1, is_best=False)
+    directory = save_checkpoint(store, Checkpoint(dict(saved.state_dict()), {}, {}), step=1)
     with pytest.raises(CheckpointError, match="not finite") as caught:
         load_weights(nn.Linear(4, 3), directory)
     assert str(directory) in str(caught.value)
@@ -129,9 +138,8 @@ def test_loaded_weights_do_not_change_with_their_file(tmp_path: Path) -> None:
     directory = save(store, 1)
     loaded = load_checkpoint(directory)
     model = nn.Linear(4, 3)
-    linear_directory = store.save(
-        Checkpoint(dict(model.state_dict()), {}, {}), step=2, is_best=False
-    )
+    checkpoint = Checkpoint(dict(model.state_dict()), {}, {})
+    linear_directory = save_checkpoint(store, checkpoint, step=2)
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_weights(model, linear_directory)
     for path in (directory / MODEL, directory / OPTIMIZER, linear_directory / MODEL):
@@ -157,7 +165,7 @@ def test_loaded_checkpoint_can_be_saved_with_other_weights(tmp_path: Path) -> No
     store = make_store(tmp_path)
     loaded = load_checkpoint(save(store, 1))
     doubled = {name: 2 * tensor for name, tensor in loaded.model.items()}
-    directory = store.save(loaded._replace(model=doubled), step=2, is_best=False)
+    directory = save_checkpoint(store, loaded._replace(model=doubled), step=2)
     assert_equal_tensors(load_checkpoint(directory).model, doubled)
 
 
@@ -281,7 +289,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 def save_model(store: CheckpointStore, step: int, *, ema: Mapping[str, Tensor]) -> Path:
     model = make_linear(step)
     checkpoint = Checkpoint(model.state_dict(), {}, {"state": {"step": step}}, ema)
-    return store.save(checkpoint, step=step, is_best=False)
+    return save_checkpoint(store, checkpoint, step=step)
 
 
 def make_linear(seed: int) -> nn.Linear:

@@ -135,8 +135,8 @@ class Browser:
         self.pages[session] = page
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.send_command(f"{domain}.enable")
-        colour_scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        page.send_command("Emulation.setEmulatedMedia", features=[colour_scheme])
+        color_scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.send_command("Emulation.setEmulatedMedia", features=[color_scheme])
         page.resize(width, height)
         answer = page.send_command("Page.navigate", url=url)
         assert "errorText" not in answer, f"{url}: {answer['errorText']}"

@@ -37,7 +37,7 @@ class ForkedProcess:
 
     @property
     def returncode(self) -> int | None:
-        """Return the exit code, -N after the signal N, or None while the process runs."""
+        """The exit code, -N after the signal N, or None while the process runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:

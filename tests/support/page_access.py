@@ -6,15 +6,15 @@ from browser import Page
 
 MIN_CONTRAST = 4.5  # of text and its background (WCAG 2, level AA)
 
-# The texts with less contrast than MIN_CONTRAST to the colours behind them. A colour is painted on
+# The texts with less contrast than MIN_CONTRAST to the colors behind them. A color is painted on
 # a canvas to read it, because a style may have any notation.
 LOW_CONTRAST_SCRIPT = """
 (() => {
     const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-    const paint = (colours) => {
+    const paint = (colors) => {
         context.clearRect(0, 0, 1, 1);
-        for (const colour of colours) {
-            context.fillStyle = colour;
+        for (const color of colors) {
+            context.fillStyle = color;
             context.fillRect(0, 0, 1, 1);
         }
         return context.getImageData(0, 0, 1, 1).data;

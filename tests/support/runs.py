@@ -16,7 +16,7 @@ from mt.config.schema import Config, TrainConfig
 from mt.data.corpus import KNOWN_FILES_NAME
 from mt.training import stopping
 from mt.training.run import run_training
-from mt.training.schedule import RunPlan
+from mt.training.run_plan import RunPlan
 from mt.training.state import TrainState
 
 CONFIG = """\

@@ -37,7 +37,7 @@ from mt.training.final_scoring import (
 from mt.training.metrics_log import read_metrics_log
 from mt.training.pace import Pace
 from mt.training.run import run_training
-from mt.training.schedule import RunPlan
+from mt.training.run_plan import RunPlan
 from mt.training.trainer import Trainer
 from mt.training.validator import Validator
 

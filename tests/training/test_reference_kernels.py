@@ -18,9 +18,9 @@ from mt.distributed import Runtime
 from mt.kernels.dispatch import use_reference
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
+from mt.training.all_ranks import Interrupting
 from mt.training.metrics_log import Validation
 from mt.training.objective import Objective
-from mt.training.shared_work import Interrupting
 from mt.training.trainer import Trainer
 
 PAD_ID = 0

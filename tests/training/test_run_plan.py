@@ -19,9 +19,9 @@ from mt.data.prefetch import Prefetcher
 from mt.distributed import Runtime
 from mt.model.transformer import Transformer
 from mt.storage.run_dir import RunDir
+from mt.training.all_ranks import Interrupting
 from mt.training.metrics_log import FinalRecord, MetricsLine, ScoreScope, Validation
 from mt.training.objective import Objective
-from mt.training.shared_work import Interrupting
 from mt.training.trainer import Trainer
 
 MODEL = ModelConfig(d_model=4, d_ff=4, num_heads=1, num_encoder_layers=1, num_decoder_layers=1)

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from mt.config.schema import TrainConfig
-from mt.training.schedule import NOT_MEASURED, SCHEDULES, Ramp, RunPlan, learning_rate
+from mt.training.run_plan import NOT_MEASURED, Ramp, RunPlan
+from mt.training.schedule import SCHEDULES, learning_rate
 
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
 OLD = {"max_warmup": None, "cooldown": 0.0}  # the values of runs before these keys

@@ -11,7 +11,7 @@ import pytest
 from mt.config.schema import TrainConfig
 from mt.training.pace import Pace
 from mt.training.planner import RunPlanner
-from mt.training.schedule import NOT_MEASURED, RunPlan
+from mt.training.run_plan import NOT_MEASURED, RunPlan
 from mt.training.state import TrainState
 from mt.training.stopping import count_validations, stop_reason, updates_within
 

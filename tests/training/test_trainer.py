@@ -28,10 +28,10 @@ from mt.storage.checkpoint import (
     load_weights,
 )
 from mt.storage.run_dir import RunDir
+from mt.training.all_ranks import Interrupting
 from mt.training.console import Numbers, Position
 from mt.training.metrics_log import Validation
 from mt.training.objective import LossSums, Objective
-from mt.training.shared_work import Interrupting
 from mt.training.trainer import Trainer, dropout_seed
 
 CPU = Runtime(torch.device("cpu"))

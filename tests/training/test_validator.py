@@ -23,7 +23,7 @@ from mt.decoding.segment_search import SegmentSearch, SourceSegment
 from mt.decoding.translation import OnProgress, TranslationProgress
 from mt.decoding.translator import Translator
 from mt.distributed import open_runtime
-from mt.errors import RunDirError, TokenizerError
+from mt.errors import PackageError, RunDirError
 from mt.evaluation.evaluate import evaluate
 from mt.experiment import Experiment
 from mt.model.transformer import Transformer
@@ -284,7 +284,7 @@ def test_missing_tokenizer_shows_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr("mt.evaluation.languages.find_spec", lambda package: None)
     config_path = make_chinese_config(tmp_path)
-    with pytest.raises(TokenizerError, match="ja-mecab"):
+    with pytest.raises(PackageError, match="ja-mecab"):
         train(configure(config_path, tmp_path / "run", "evaluation.tokenize=ja-mecab"))
     assert not (tmp_path / "run/tokenizer.model").exists()
 
@@ -299,7 +299,7 @@ def test_validation_splits_lines_as_translate_and_evaluate_do(tmp_path: Path) ->
     )
     *_, validation = read_validations(run_dir)
     translator = Translator.load(run_dir, checkpoint="last", device="cpu")
-    assert [len(translator.split_text(line)) for line in lines] == [2, 3, 1]
+    assert [len(translator.splitter.split(line)) for line in lines] == [2, 3, 1]
     translations = translator.translate(lines)
     assert [sample["hyp"] for sample in validation["samples"]] == translations
     whole = Translator.load(run_dir, checkpoint="last", device="cpu", split_lines=False)

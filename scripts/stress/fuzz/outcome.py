@@ -30,6 +30,7 @@ LAYER_OF_ERROR = {
     "DataError": "text rules",
     "TokenizerError": "tokenizer rules",
     "DeviceError": "device",
+    "PackageError": "packages",
     "CheckpointError": "checkpoint rules",
     "RunDirError": "run rules",
     "TrainingError": "training",

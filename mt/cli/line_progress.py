@@ -9,6 +9,7 @@ from typing import TypeVar
 from mt.cli.text_input import count_lines
 from mt.decoding.translation import TranslationProgress
 from mt.progress_bar import ProgressBar, ProgressText, format_duration
+from mt.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,14 @@ class TranslateProgress:
 
     def _show(self, *, num_lines: int, fraction: float) -> None:
         seconds = time.monotonic() - self._start
-        text = format_translate_progress(num_lines, self._total, fraction=fraction, seconds=seconds)
+        text = format_line_progress(num_lines, self._total, fraction=fraction, seconds=seconds)
         self._bar.show(text)
 
 
 def show_lines(items: Iterable[T], src: Path, *, enabled: bool) -> Iterator[T]:
     """Yield the items, one for each line of `src`.
 
-    Unless it is not `enabled`, a bar shows how many there were, and how long the rest takes.
+    If `enabled`, a bar shows how many lines are done and how long the rest takes.
     """
     with ProgressBar(enabled=enabled and logger.isEnabledFor(logging.INFO)) as bar:
         total = count_lines(src) if bar.is_shown else None
@@ -68,17 +69,17 @@ def show_lines(items: Iterable[T], src: Path, *, enabled: bool) -> Iterator[T]:
             yield item
             fraction = number / total if total else 0.0
             seconds = time.monotonic() - start
-            bar.show(format_translate_progress(number, total, fraction=fraction, seconds=seconds))
+            bar.show(format_line_progress(number, total, fraction=fraction, seconds=seconds))
 
 
-def format_translate_progress(
+def format_line_progress(
     num_lines: int, total: int | None, *, fraction: float, seconds: float
 ) -> ProgressText:
     """Return what the bar shows after `num_lines` of `total` lines and some seconds."""
     speed = f"{num_lines / seconds:,.1f} lines/s" if num_lines > 0 else ""
     rest = (speed,) if speed else ()
     if total is None:
-        return ProgressText((f"{num_lines:,} lines", *rest, format_duration(seconds)))
+        return ProgressText((count_of(num_lines, "line"), *rest, format_duration(seconds)))
     count = f"{num_lines:,}/{total:,} lines"
     if fraction == 0.0:
         return ProgressText((count,), fraction)

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mt.advice.advice import MAX_WARMUP_FRACTION, advise_on_vocabulary
 from mt.config.schema import Config, ModelConfig
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import NUM_FIXED_PIECES, train_tokenizer
 from mt.model.transformer import Transformer
-from mt.planning.advice import MAX_WARMUP_FRACTION, advise_on_vocabulary
-from mt.planning.settings import (
+from mt.preflight.plan_checks import find_learned_tokens
+from mt.project.settings import (
     MIN_BATCH_TOKENS,
     TABLE,
     TINY,
@@ -29,8 +30,7 @@ from mt.planning.settings import (
     find_row,
     plan_length,
 )
-from mt.planning.text_facts import SideFacts, TextFacts, measure_text
-from mt.preflight.plan_checks import find_learned_tokens
+from mt.project.text_facts import SideFacts, TextFacts, measure_text
 
 PAIRS = st.integers(100, 10**8)
 MINUTES = st.floats(1, 10**4)

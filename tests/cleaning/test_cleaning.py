@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mt.preflight.cleaning
-from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
-from mt.data.parallel_text import TsvFile, TwoFiles
-from mt.errors import DataError
-from mt.preflight.cleaning import (
+import mt.cleaning.cleaning
+from mt.cleaning.cleaning import (
     Cleaning,
     HeldOut,
     is_in_scripts,
@@ -22,7 +19,10 @@ from mt.preflight.cleaning import (
     learn_held_out,
     write_kept,
 )
-from mt.preflight.cleaning_rules import KEPT, CleaningRules, Rule
+from mt.cleaning.rules import KEPT, CleaningRules, Rule
+from mt.config.schema import CorpusConfig, DataConfig, EvalSetConfig
+from mt.data.parallel_text import TsvFile, TwoFiles
+from mt.errors import DataError
 from mt.preflight.run_checks import check_files
 
 RULES = CleaningRules(max_length=20, max_length_ratio=3.0)
@@ -78,7 +78,7 @@ def test_each_rule_has_its_pairs(pair: tuple[str, str], rule: int) -> None:
 
 
 def test_first_of_equal_pairs_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mt.preflight.cleaning, "CHUNK_SIZE", 2)
+    monkeypatch.setattr(mt.cleaning.cleaning, "CHUNK_SIZE", 2)
     first, second, third, _ = PAIRS
     other_target = (first[0], "der andere Hund")
     same_words = (f" {second[0]}", second[1].replace(" ", "  "))

@@ -4,8 +4,8 @@ import json
 import re
 from typing import NamedTuple
 
-from mt.planning.advice import MAX_WARMUP_FRACTION
-from mt.planning.settings import (
+from mt.advice.advice import MAX_WARMUP_FRACTION
+from mt.project.settings import (
     MachineFacts,
     RunLength,
     Settings,
@@ -13,7 +13,8 @@ from mt.planning.settings import (
     describe_epochs,
     describe_minutes,
 )
-from mt.planning.text_facts import TextFacts
+from mt.project.text_facts import TextFacts
+from mt.wording import count_of
 
 # Text that is text in YAML without quotes. The words in the second pattern would be other values.
 _PLAIN_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")
@@ -60,9 +61,10 @@ def config_text(
     lines = [
         f"# Made by: {' '.join(command.split())}",  # a name of a file can have a line end
         "#",
-        f"# {text.num_pairs:,} pairs for training, about {text.tokens_per_epoch:,} tokens a side.",
+        f"# {count_of(text.num_pairs, 'pair')} for training, "
+        f"about {text.tokens_per_epoch:,} tokens a side.",
         f"# In {describe_minutes(minutes)}, this machine ({machine.device}) can do about "
-        f"{length.num_updates:,} updates: {describe_epochs(num_epochs)}.",
+        f"{count_of(length.num_updates, 'update')}: {describe_epochs(num_epochs)}.",
         f"# The sizes are {origin} of the table in docs/recipes.md.",
         "# docs/configuration.md explains all keys; a key that is not here has its default.",
     ]

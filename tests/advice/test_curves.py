@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mt.planning.advice import Advice
-from mt.planning.curve_advice import (
+from mt.advice.advice import Advice
+from mt.advice.curves import (
     RunCurves,
     TrainPoint,
     ValidationPoint,

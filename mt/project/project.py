@@ -14,9 +14,9 @@ from mt.data.split import Part, Split
 from mt.data.split_files import FILE_NAMES, refuse_existing, split_directory, split_text
 from mt.distributed import Runtime, open_runtime
 from mt.errors import DataError
-from mt.planning.config_text import DataFiles, config_text
-from mt.planning.machine import measure_update
-from mt.planning.settings import (
+from mt.project.config_text import DataFiles, config_text
+from mt.project.machine import measure_update
+from mt.project.settings import (
     REFERENCE_SIZE,
     REFERENCE_VOCAB_SIZE,
     MachineFacts,
@@ -25,7 +25,7 @@ from mt.planning.settings import (
     choose_settings,
     plan_length,
 )
-from mt.planning.text_facts import TextFacts, measure_text
+from mt.project.text_facts import TextFacts, measure_text
 from mt.storage.atomic import atomic_file
 
 logger = logging.getLogger(__name__)

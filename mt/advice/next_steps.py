@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from mt.evaluation.metrics import Score
-from mt.planning.advice import Advice, drop_none
-from mt.planning.curve_advice import (
+from mt.advice.advice import Advice, drop_none
+from mt.advice.curves import (
     RunCurves,
     advise_on_diverged_training,
     advise_on_failed_training,
@@ -16,13 +15,14 @@ from mt.planning.curve_advice import (
     advise_on_overfitting,
     advise_on_skipped_updates,
 )
-from mt.planning.output_advice import (
+from mt.advice.outputs import (
     OutputCounts,
     advise_on_copied_outputs,
     advise_on_faulty_outputs,
     advise_on_same_outputs,
     advise_on_scores,
 )
+from mt.evaluation.metrics import Score
 
 MAX_STEPS = 3  # with more changes at once, nobody knows which one helped
 

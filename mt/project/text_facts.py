@@ -1,14 +1,13 @@
 """Facts about a parallel text that decide the settings of a model: amount, characters, words."""
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import NamedTuple, Self
+from typing import Self
 
 from mt.data.normalization import normalize
+from mt.data.scripts import ScriptShare, find_scripts
 from mt.data.words import split_words
 
 # Letters in a row: SentencePiece makes at least one subword of each that is different. A longer row
@@ -26,15 +25,6 @@ TOKENS_PER_WORD = 1.6
 # The frequent characters are those that make up this share of the text, as SentencePiece counts it
 # for `tokenizer.character_coverage`.
 REDUCED_COVERAGE = 0.9995
-
-MIN_SCRIPT_FRACTION = 0.01  # of the letters; a script with less is not worth a line
-
-
-class ScriptShare(NamedTuple):
-    """A script, such as "Latin", and its share of the letters of a text."""
-
-    name: str
-    share: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class SideFacts:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """A text as the rules in `mt.planning.settings` see it."""
+    """A text as the rules in `mt.project.settings` see it."""
 
     num_pairs: int
     src: SideFacts
@@ -71,13 +61,13 @@ class TextFacts:
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Return about how many tokens the longer side has."""
+        """About how many tokens the longer side has."""
         num_words = max(self.src.num_words, self.tgt.num_words)
         return max(1, round(num_words * TOKENS_PER_WORD))
 
     @property
     def tokens_per_pair(self) -> float:
-        """Return about how many tokens the longer side of a pair has."""
+        """About how many tokens the longer side of a pair has."""
         return self.tokens_per_epoch / max(1, self.num_pairs)
 
     def scaled(self, *, num_pairs: int) -> Self:
@@ -133,27 +123,3 @@ def count_frequent(characters: Counter[str]) -> int:
         num_covered += count
         num_frequent += 1
     return num_frequent
-
-
-def find_scripts(characters: Counter[str]) -> tuple[ScriptShare, ...]:
-    """Return the scripts of the letters in a text and their shares, the most frequent one first."""
-    counts: Counter[str] = Counter()
-    for character, count in characters.items():
-        if character.isalpha():
-            counts[script_of_letter(character)] += count
-    total = counts.total()
-    return tuple(
-        ScriptShare(name, count / total)
-        for name, count in counts.most_common()
-        if count >= MIN_SCRIPT_FRACTION * total
-    )
-
-
-@cache
-def script_of_letter(letter: str) -> str:
-    """Return the script of a letter, such as "Latin".
-
-    Python knows no scripts, so this is the first word of the letter's Unicode name.
-    """
-    name = unicodedata.name(letter, "unknown").split()[0]
-    return "CJK" if name == "CJK" else name.capitalize()

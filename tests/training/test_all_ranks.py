@@ -17,8 +17,8 @@ from mt.distributed import Runtime, merge_shares
 from mt.errors import DeviceError
 from mt.experiment import Experiment
 from mt.storage.run_dir import RunDir
+from mt.training.all_ranks import compute_on_all_ranks, never_interrupting
 from mt.training.objective import Objective
-from mt.training.shared_work import compute_on_all_ranks, never_interrupting
 from mt.training.signals import InterruptedBySignal, StopSignals
 from mt.training.validator import Validator
 

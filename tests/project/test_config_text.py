@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mt.config.yaml_file import read_config_file
-from mt.planning.config_text import DataFiles, config_text, yaml_text
-from mt.planning.settings import MachineFacts, choose_settings, plan_length
-from mt.planning.text_facts import measure_text
+from mt.project.config_text import DataFiles, config_text, yaml_text
+from mt.project.settings import MachineFacts, choose_settings, plan_length
+from mt.project.text_facts import measure_text
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mt.config.schema import TrainConfig
 from mt.distributed import Runtime
-from mt.errors import ConfigError, DiskError
+from mt.errors import DiskError, PackageError
 from mt.storage.run_dir import RunDir
-from mt.training.event_file import EventFile, curves
 from mt.training.metrics_log import MetricsLine, read_metrics_log
 from mt.training.planner import RunPlanner
 from mt.training.run_log import RunLog
 from mt.training.state import TrainState
+from mt.training.tensorboard_file import EventFile, curves
 from mt.training.trainer import Trainer
 
 OPTIONS = ("train.tensorboard=true", "train.log_every=1", "train.validate_every=3")
@@ -167,7 +167,7 @@ def test_missing_package_is_named_before_the_run_begins(
     config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid_tensorboard(monkeypatch)
-    with pytest.raises(ConfigError, match=r"train\.tensorboard.*pip install"):
+    with pytest.raises(PackageError, match=r"train\.tensorboard.*pip install"):
         train(configure(config_path, tmp_path / "run", *OPTIONS))
     assert not (tmp_path / "run").exists()
 

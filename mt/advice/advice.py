@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.wording import count_of
+
 # A run that sees fewer target tokens than this for each parameter of its model ends too early. In
 # the runs of RECORDS.md with a cosine schedule, BLEU after 0.5 tokens a parameter was 63 to 81 % of
 # its final value, after 1 token 87 to 93 %, and after 1.5 tokens 96 to 100 %.
@@ -98,7 +100,7 @@ def drop_none(advice: Iterable[Advice | None]) -> list[Advice]:
 
 
 def advise_on_length(training: TrainingFacts) -> Advice | None:
-    """Say that a run ends before its model is trained."""
+    """Return advice if a run ends before its model is trained, else None."""
     tokens_needed = MIN_TOKENS_PER_PARAMETER * training.num_parameters
     updates_needed = max(MIN_UPDATES, math.ceil(tokens_needed / training.tokens_per_update))
     if training.num_updates >= updates_needed or training.num_epochs >= ENOUGH_EPOCHS:
@@ -113,19 +115,19 @@ def advise_on_length(training: TrainingFacts) -> Advice | None:
         remedy += ", or take a smaller model (model.d_model, model.num_encoder_layers)"
         changes["model.d_model"] = -1
     observation = (
-        f"the run ends before its model is trained: {training.num_updates:,} updates, "
+        f"the run ends before its model is trained: {count_of(training.num_updates, 'update')}, "
         f"{training.tokens_per_parameter:.2g} target tokens for each parameter"
     )
     return Advice("too short", observation, remedy, changes)
 
 
 def advise_on_warmup(training: TrainingFacts) -> Advice | None:
-    """Say that the warm-up takes too large a part of the run."""
+    """Return advice if the warm-up takes too large a part of the run, else None."""
     longest = int(MAX_WARMUP_FRACTION * training.num_updates)
     if training.warmup_updates <= longest:
         return None
     observation = (
-        f"a warm-up of {training.warmup_updates:,} updates is long for a run of "
+        f"a warm-up of {count_of(training.warmup_updates, 'update')} is long for a run of "
         f"{training.num_updates:,}"
     )
     remedy = f"lower train.warmup_steps to {longest:,} or less, a tenth of the run"
@@ -133,7 +135,10 @@ def advise_on_warmup(training: TrainingFacts) -> Advice | None:
 
 
 def advise_on_model_size(training: TrainingFacts) -> Advice | None:
-    """Say that a model is large for its text, and will memorize it without more dropout."""
+    """Return advice if a model is large for its text, else None.
+
+    Without more dropout, such a model memorizes its text.
+    """
     parameters_per_token = training.num_parameters / training.num_tgt_tokens
     wanted = 0.0
     for min_epochs, min_parameters, dropout in WANTED_DROPOUTS:
@@ -152,7 +157,7 @@ def advise_on_model_size(training: TrainingFacts) -> Advice | None:
 def advise_on_vocabulary(
     token_counts: NDArray[np.int64], *, vocab_size: int, side: str
 ) -> Advice | None:
-    """Say that a vocabulary is too large for the training text.
+    """Return advice if a vocabulary is too large for the training text, else None.
 
     `token_counts` says how often each token occurs in it that a smaller vocabulary would not have:
     all but control tokens, bytes and single characters. `side` names the tokenizer's text.

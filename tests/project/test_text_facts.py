@@ -1,16 +1,12 @@
-"""Facts about a text: amounts, characters, scripts."""
+"""Facts about a text: amounts, characters."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-import pytest
-
-from mt.planning.text_facts import (
+from mt.project.text_facts import (
     REDUCED_COVERAGE,
-    ScriptShare,
     count_frequent,
-    find_scripts,
     measure_text,
 )
 
@@ -35,15 +31,6 @@ def test_tokens_follow_the_longer_side() -> None:
 
 def test_text_without_spaces_has_a_word_for_each_character() -> None:
     assert measure_text([("\u3053\u308c\u306f\u672c", "a book")]).src.num_words == 4
-
-
-def test_scripts_of_a_text() -> None:
-    text = "abcdef" * 33 + "\u0431" * 100 + "12.,!" * 50 + "\u4e00"
-    scripts = find_scripts(Counter(text))
-    assert [name for name, _ in scripts] == ["Latin", "Cyrillic"]  # CJK has less than 1 %
-    assert scripts[0].share == pytest.approx(198 / 299)
-    assert find_scripts(Counter("\u4e00\u4e01")) == (ScriptShare("CJK", 1.0),)
-    assert find_scripts(Counter("12")) == ()
 
 
 def test_frequent_characters_cover_the_text() -> None:

@@ -12,7 +12,7 @@ from mt.data.tokenizer_training import NUM_FIXED_PIECES
 from mt.device import oom_as_device_error
 from mt.distributed import Runtime
 from mt.model.transformer import Transformer
-from mt.planning.settings import ModelSize
+from mt.project.settings import ModelSize
 from mt.training.objective import Objective
 from mt.training.optimizer import build_optimizer, clip_gradients
 

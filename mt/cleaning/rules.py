@@ -20,7 +20,7 @@ class Rule(IntEnum):
 
     @property
     def label(self) -> str:
-        """Return the name on the command line."""
+        """The name on the command line."""
         return self.name.lower().replace("_", "-")
 
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mt.advice.advice import Advice
 from mt.evaluation.analysis import words_and_punctuation
 from mt.evaluation.metrics import Score
-from mt.planning.advice import Advice
 
 # Fewer sentences say little about how often something happens.
 MIN_SENTENCES_FOR_ADVICE = 50
@@ -86,7 +86,7 @@ def has_repetition(text: str) -> bool:
 
 
 def advise_on_same_outputs(counts: OutputCounts) -> Advice | None:
-    """Say that many sources have the same translation: the model does not use the source."""
+    """Return advice if many sources have the same translation, else None."""
     if not _is_frequent(counts.num_same, counts, MAX_SAME_FRACTION):
         return None
     observation = (
@@ -98,7 +98,7 @@ def advise_on_same_outputs(counts: OutputCounts) -> Advice | None:
 
 
 def advise_on_copied_outputs(counts: OutputCounts) -> Advice | None:
-    """Say that translations are copies of their sources."""
+    """Return advice if translations are copies of their sources, else None."""
     if not _is_frequent(counts.num_copied, counts, MAX_COPIED_FRACTION):
         return None
     observation = (
@@ -112,7 +112,7 @@ def advise_on_copied_outputs(counts: OutputCounts) -> Advice | None:
 
 
 def advise_on_faulty_outputs(counts: OutputCounts, *, limits: Mapping[str, float]) -> Advice | None:
-    """Say that translations are empty or repeat a phrase again and again.
+    """Return advice if translations are empty or repeat a phrase again and again, else None.
 
     `limits` are those that end the run, by key of the config.
     """
@@ -120,16 +120,19 @@ def advise_on_faulty_outputs(counts: OutputCounts, *, limits: Mapping[str, float
     if not _is_frequent(num_faulty, counts, MAX_FAULTY_FRACTION):
         return None
     observation = (
-        f"Of {counts.num_sentences:,} translations, {counts.num_empty:,} are empty and "
-        f"{counts.num_repetitive:,} repeat a phrase: the model is not trained enough, or its "
-        "training text is of another kind."
+        f"Faults in {counts.num_sentences:,} translations: {counts.num_empty:,} empty, "
+        f"{counts.num_repetitive:,} with a repeated phrase. The model is not trained enough, or "
+        "its training text is of another kind."
     )
     remedy = f"Raise {' and '.join(limits)}, and add text of this kind to data.train."
     return Advice("Repetitions", observation, remedy, dict.fromkeys(limits, 1))
 
 
 def advise_on_scores(bleu: Score, chrf: Score) -> Advice | None:
-    """Say that BLEU is far below what is usual for a chrF: words are counted in another way."""
+    """Return advice if BLEU is far below what is usual for a chrF, else None.
+
+    This shows that words are counted in an unsuitable way.
+    """
     if chrf.value < MIN_CHRF or bleu.value >= MIN_BLEU_OF_CHRF * chrf.value:
         return None
     observation = (

@@ -7,9 +7,9 @@ pure function, so that the table can be tested and printed: docs/recipes.md has 
 import math
 from dataclasses import dataclass
 
+from mt.advice.advice import MAX_WARMUP_FRACTION, round_down
 from mt.data.tokenizer_training import NUM_FIXED_PIECES
-from mt.planning.advice import MAX_WARMUP_FRACTION
-from mt.planning.text_facts import REDUCED_COVERAGE, TextFacts
+from mt.project.text_facts import REDUCED_COVERAGE, TextFacts
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ModelSize:
 
     @property
     def num_layer_parameters(self) -> int:
-        """Return about how many weights the layers have, without biases and norms."""
+        """About how many weights the layers have, without biases and norms."""
         attention = 4 * self.d_model**2
         feed_forward = 2 * self.d_model * self.d_ff
         return self.num_layers * (3 * attention + 2 * feed_forward)
@@ -48,8 +48,6 @@ MEDIUM = ModelSize(
 BASE = ModelSize("base", 512, 2048, 8, 6, batch_tokens=8192, learning_rate=7e-4, warmup_steps=4000)
 BIG = ModelSize("big", 1024, 4096, 16, 6, batch_tokens=16384, learning_rate=4e-4, warmup_steps=4000)
 
-SIZES = (TINY, SMALL, MEDIUM, BASE, BIG)
-
 # Speed is measured with this model, so that machines can be compared.
 REFERENCE_SIZE = TINY
 REFERENCE_VOCAB_SIZE = 4000
@@ -65,7 +63,7 @@ class Row:
     vocab_size: int
     dropout: float
     bpe_dropout: float
-    measured: bool = False  # whether a run of this row is in docs/recipes.md
+    measured: bool = False  # whether a run of this row is in docs/recipes.md or RECORDS.md
 
 
 # For each amount of text, the rows go from little to much time. With little time, regularization
@@ -149,7 +147,7 @@ class Settings:
 
     @property
     def size(self) -> ModelSize:
-        """Return the size of the model."""
+        """The size of the model."""
         return self.row.size
 
 
@@ -226,7 +224,7 @@ def plan_length(settings: Settings, *, update_seconds: float, minutes: float) ->
     return RunLength(
         num_updates,
         warmup_steps=min(settings.size.warmup_steps, int(MAX_WARMUP_FRACTION * num_updates)),
-        validate_every=max(1, _round_down(num_updates // NUM_VALIDATIONS)),
+        validate_every=max(1, round_down(num_updates // NUM_VALIDATIONS)),
         log_every=max(1, min(50, num_updates // NUM_LOG_LINES)),
     )
 
@@ -246,10 +244,3 @@ def describe_minutes(minutes: float) -> str:
     """Return a time in words: "1 minute", "2.5 minutes"."""
     unit = "minute" if minutes == 1 else "minutes"
     return f"{minutes:g} {unit}"
-
-
-def _round_down(number: int) -> int:
-    """Return the number with zeros after its first two digits, so that it is easy to read."""
-    num_zeros = max(0, len(str(number)) - 2)
-    unit = int(10**num_zeros)
-    return number // unit * unit

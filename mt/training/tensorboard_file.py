@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt.errors import ConfigError
+from mt.errors import PackageError
 from mt.storage.atomic import OutputFile, atomic_file, os_errors_as_disk_error
 from mt.training.metrics_log import MetricsLine
 
@@ -78,11 +78,11 @@ def _write_event(file: OutputFile, fields: Mapping[str, Any]) -> None:
 
 
 def require_tensorboard() -> None:
-    """Raise ConfigError when the package tensorboard is not installed."""
+    """Raise PackageError when the package tensorboard is not installed."""
     try:
         import tensorboard.summary.writer.record_writer  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
+        raise PackageError(
             f"train.tensorboard: cannot import the package tensorboard ({error}); "
             "install it with pip install -e '.[tensorboard]', or use false"
         ) from error

@@ -10,30 +10,30 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from mt.config.schema import Config
-from mt.evaluation.metrics import Score
-from mt.planning import curve_advice
-from mt.planning.advice import (
+from mt.advice import curves as curve_rules
+from mt.advice.advice import (
     Advice,
     TrainingFacts,
     advise_on_training,
     advise_on_vocabulary,
 )
-from mt.planning.curve_advice import RunCurves, TrainPoint, ValidationPoint
-from mt.planning.next_steps import suggest_next_steps, without_contradictions
-from mt.planning.output_advice import (
+from mt.advice.curves import RunCurves, TrainPoint, ValidationPoint
+from mt.advice.next_steps import suggest_next_steps, without_contradictions
+from mt.advice.outputs import (
     OutputCounts,
     advise_on_copied_outputs,
     advise_on_faulty_outputs,
     advise_on_same_outputs,
     advise_on_scores,
 )
+from mt.config.schema import Config
+from mt.evaluation.metrics import Score
 
 GOOD_OUTPUTS = OutputCounts(500, 0, 0, 0, 2)
 BAD_OUTPUTS = OutputCounts(500, 100, 100, 100, 100)
 BLEU = Score("BLEU", 1.0, "tok:13a", 1.0, 0.1)
 CHRF = Score("chrF", 40.0, "nc:6", 40.0, 0.1)
-CURVE_RULES = [rule for name, rule in vars(curve_advice).items() if name.startswith("advise_on_")]
+CURVE_RULES = [rule for name, rule in vars(curve_rules).items() if name.startswith("advise_on_")]
 
 
 def make_curves(*points: tuple[float, float, float, bool], **changes: Any) -> RunCurves:

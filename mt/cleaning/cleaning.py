@@ -17,14 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mt.cleaning.rules import KEPT, CleaningRules, Rule
 from mt.data.normalization import is_blank
 from mt.data.parallel_text import ParallelText
 from mt.data.progress import bytes_bar
+from mt.data.scripts import find_scripts, script_of_letter
 from mt.data.text import OnBytes, chunked
 from mt.data.words import split_words
 from mt.errors import DataError
-from mt.planning.text_facts import find_scripts, script_of_letter
-from mt.preflight.cleaning_rules import KEPT, CleaningRules, Rule
 from mt.preflight.languages import (
     MIN_LOG_ODDS,
     NUM_TRIGRAM_HASHES,

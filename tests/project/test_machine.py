@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mt.distributed import Runtime
-from mt.planning import machine
-from mt.planning.settings import TINY
+from mt.project import machine
+from mt.project.settings import TINY
 
 MINIATURE = replace(TINY, d_model=16, d_ff=32, num_heads=2, num_layers=1)
 

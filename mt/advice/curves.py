@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mt.planning.advice import Advice
+from mt.advice.advice import Advice
 
 # Fewer validations make no curve.
 MIN_VALIDATIONS = 3
@@ -19,7 +19,7 @@ MIN_VALIDATIONS = 3
 MIN_LOSS_FALL = 0.02
 MIN_LOSS_RISE = 0.05
 
-# Between two such runs, half a BLEU point says nothing (RECORDS.md).
+# Seeds of one config differed by up to 1.1 BLEU (RECORDS.md), so less than one point says nothing.
 MIN_BLEU_RISE = 1.0
 
 # The fraction of the run, at its end, in which a validation curve should have become flat.
@@ -134,7 +134,7 @@ class RunCurves:
 
 
 def advise_on_skipped_updates(curves: RunCurves) -> Advice | None:
-    """Say that many updates had gradients that were not finite."""
+    """Return advice if many updates had gradients that were not finite, else None."""
     fraction = curves.num_skipped / curves.last_step
     if fraction <= MAX_SKIPPED_FRACTION:
         return None
@@ -147,7 +147,7 @@ def advise_on_skipped_updates(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_diverged_training(curves: RunCurves) -> Advice | None:
-    """Say that the training loss rose: the learning rate is too high."""
+    """Return advice if the training loss rose, else None."""
     losses = [curves.train_loss(point.step) for point in curves.validations]
     rise = losses[-1] - min(losses)
     if rise < MIN_TRAIN_LOSS_RISE:
@@ -158,7 +158,7 @@ def advise_on_diverged_training(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_failed_training(curves: RunCurves) -> Advice | None:
-    """Say that the model stopped learning before it had learned anything."""
+    """Return advice if the model stopped learning before it had learned anything, else None."""
     last = curves.validations[-1]
     fall = curves.at_fraction(0.5).loss - last.loss
     best_bleu = max(point.bleu for point in curves.validations)
@@ -177,7 +177,7 @@ def advise_on_failed_training(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_overfitting(curves: RunCurves) -> Advice | None:
-    """Say that the validation loss rose while the training loss fell."""
+    """Return advice if the validation loss rose while the training loss fell, else None."""
     best = min(curves.validations, key=lambda point: point.loss)
     last = curves.validations[-1]
     rise = last.loss - best.loss
@@ -206,7 +206,7 @@ def advise_on_overfitting(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_first_best(curves: RunCurves) -> Advice | None:
-    """Say that no validation was better than the first."""
+    """Return advice if no validation was better than the first, else None."""
     if any(point.is_best for point in curves.validations[1:]):
         return None
     first = curves.validations[0]
@@ -220,7 +220,7 @@ def advise_on_first_best(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_longer_training(curves: RunCurves) -> Advice | None:
-    """Say that the validation still improved at the end of the run."""
+    """Return advice if the validation still improved at the end of the run, else None."""
     before = curves.at_fraction(1 - LAST_FRACTION)
     last = curves.validations[-1]
     fall = before.loss - last.loss
@@ -238,7 +238,7 @@ def advise_on_longer_training(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_final_rate(curves: RunCurves) -> Advice | None:
-    """Say that the learning rate was still high at the end."""
+    """Return advice if the learning rate was still high at the end, else None."""
     final_rate = curves.train[-1].learning_rate
     peak = max(point.learning_rate for point in curves.train)
     if final_rate <= MAX_FINAL_RATE * peak:
@@ -256,7 +256,7 @@ def advise_on_final_rate(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_less_dropout(curves: RunCurves) -> Advice | None:
-    """Say that dropout keeps the training loss well above the validation loss."""
+    """Return advice if dropout keeps the training loss well above that of validation, else None."""
     last = curves.validations[-1]
     difference = curves.train_loss(last.step) - last.loss
     if difference < MAX_DROPOUT_LOSS or curves.dropout + curves.bpe_dropout == 0:
@@ -277,7 +277,7 @@ def advise_on_less_dropout(curves: RunCurves) -> Advice | None:
 
 
 def advise_on_more_text(curves: RunCurves) -> Advice | None:
-    """Say that the model knows its training text much better than other text."""
+    """Return advice if the model knows its training text much better than other text, else None."""
     last = curves.validations[-1]
     gap = last.loss - curves.train_loss(last.step)
     if gap < MAX_GAP:

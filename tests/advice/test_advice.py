@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mt.planning.advice import (
+from mt.advice.advice import (
     TrainingFacts,
     advise_on_length,
     advise_on_model_size,
@@ -17,7 +17,7 @@ from mt.planning.advice import (
     round_down,
     round_up,
 )
-from mt.planning.settings import REFERENCE_SIZE, TABLE, find_row
+from mt.project.settings import REFERENCE_SIZE, TABLE, find_row
 
 
 def make_facts(**changes: Any) -> TrainingFacts:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from mt.evaluation.metrics import Score
-from mt.planning.output_advice import (
+from mt.advice.outputs import (
     OutputCounts,
     advise_on_copied_outputs,
     advise_on_faulty_outputs,
@@ -16,6 +15,7 @@ from mt.planning.output_advice import (
     count_outputs,
     has_repetition,
 )
+from mt.evaluation.metrics import Score
 
 
 def make_counts(**changes: int) -> OutputCounts:
@@ -77,7 +77,7 @@ def test_few_faults_are_no_reason_to_speak() -> None:
     assert advise_on_faulty_outputs(few, limits=limits) is None
     many = advise_on_faulty_outputs(make_counts(num_empty=5, num_repetitive=6), limits=limits)
     assert many is not None
-    assert "5 are empty and 6 repeat" in many.observation
+    assert "5 empty, 6 with a repeated phrase" in many.observation
     assert "train.max_minutes" in many.remedy
     assert advise_on_same_outputs(make_counts(num_same=50)) is None
     assert advise_on_same_outputs(make_counts(num_same=51)) is not None
