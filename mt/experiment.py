@@ -103,7 +103,7 @@ class Experiment:
             max_length=config.data.max_length,
             seed=config.train.seed,
             batching=config.train.batching,
-            unseen_characters=config.data.unseen_characters,
+            unseen_character_fraction=config.data.unseen_character_fraction,
         )
 
     @cached_property

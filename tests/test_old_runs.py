@@ -75,6 +75,24 @@ def test_run_without_the_keys_of_format_6_resumes(tmp_path: Path) -> None:
     assert_expected_updates(name, run)
 
 
+def test_run_with_the_key_names_of_format_6_resumes(tmp_path: Path) -> None:
+    name = "dot_pre_joint"
+    run = copy_old_run(name, tmp_path)
+    config_path = run / "config.yaml"
+    text = dump_config(load_run_config(config_path))
+    for old, new in [
+        ("format_version: 6", "format_version: 7"),
+        ("  max_warmup: ", "  max_warmup_fraction: "),
+        ("  cooldown: ", "  cooldown_fraction: "),
+        ("  unseen_characters: ", "  unseen_character_fraction: "),
+    ]:
+        assert new in text
+        text = text.replace(new, old)
+    config_path.write_text(text, encoding="utf-8")
+    train(load_config(config_path))
+    assert_expected_updates(name, run)
+
+
 def test_run_with_bpe_dropout_skips_an_old_epoch_only_once(tmp_path: Path) -> None:
     run = copy_old_run("dot_post_separate_dropout_accumulate", tmp_path)
     config = load_run_config(run / "config.yaml")
@@ -88,7 +106,7 @@ def test_run_with_bpe_dropout_skips_an_old_epoch_only_once(tmp_path: Path) -> No
 def test_resumed_run_is_saved_in_the_present_format(tmp_path: Path) -> None:
     run = copy_old_run("dot_pre_joint", tmp_path)
     train(load_run_config(run / "config.yaml"))
-    assert (run / "config.yaml").read_text(encoding="utf-8").startswith("format_version: 6\n")
+    assert (run / "config.yaml").read_text(encoding="utf-8").startswith("format_version: 7\n")
     last = run / "checkpoints" / f"step_{END:08d}"
     assert json.loads((last / META).read_text(encoding="utf-8"))["format_version"] == 4
     with safe_open(last / "model.safetensors", framework="pt") as file:
@@ -129,11 +147,11 @@ def test_checkpoint_of_a_newer_mt_is_refused(tmp_path: Path) -> None:
 def test_config_of_a_newer_mt_is_refused(tmp_path: Path) -> None:
     run = copy_old_run("dot_pre_joint", tmp_path)
     config = load_run_config(run / "config.yaml")
-    text = dump_config(config).replace("format_version: 6", "format_version: 7")
+    text = dump_config(config).replace("format_version: 7", "format_version: 8")
     (run / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         train(config)
-    assert_names_versions(caught.value, found=7, readable=6)
+    assert_names_versions(caught.value, found=8, readable=7)
     assert str(run / "config.yaml") in str(caught.value)
 
 

@@ -250,7 +250,7 @@ def advise_on_final_rate(curves: RunCurves) -> Advice | None:
     remedy = (
         "If the run was interrupted, resume it with the same command, up to its end. If "
         "train.patience ended it, set a limit near the best update instead. Otherwise raise "
-        "train.cooldown."
+        "train.cooldown_fraction."
     )
     return Advice("Learning rate", observation, remedy)
 

@@ -4,10 +4,11 @@ The format version of a config is the number in its key `format_version`. mt wri
 config of each run. A run's config without it has format 2. A user's file may leave it out.
 
 - Format 2: no `format_version`.
-- Format 3: the keys in `RENAMED_KEYS` have their present names.
+- Format 3: keys were renamed (the first four of `RENAMED_KEYS`).
 - Format 4: text is normalized, and `train.batching` is new.
 - Format 5: how long a training may take decides its schedule and its validation.
 - Format 6: target languages have tags, and a tokenizer is trained on a sample of a large text.
+- Format 7: keys that hold a fraction say so (the other keys of `RENAMED_KEYS`).
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from mt.config.yaml_file import ConfigFile, KeyPath, Override, show
 from mt.errors import ConfigError
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 FIRST_FORMAT_VERSION = 2  # the oldest that is read, and that of a run's config without a version
 
 # The dotted old name and new name of each renamed key. Both are in the same section.
@@ -24,6 +25,9 @@ RENAMED_KEYS = {
     "train.max_tokens": "train.batch_tokens",
     "train.accumulate": "train.gradient_accumulation",
     "search.max_tokens": "search.batch_tokens",
+    "train.max_warmup": "train.max_warmup_fraction",
+    "train.cooldown": "train.cooldown_fraction",
+    "data.unseen_characters": "data.unseen_character_fraction",
 }
 
 # Format version -> dotted key -> the value that describes what programs of that format and of
@@ -32,12 +36,12 @@ RENAMED_KEYS = {
 DEFAULTS_BY_FORMAT: dict[int, dict[str, Any]] = {
     3: {
         "data.normalization": "none",
-        "data.unseen_characters": 0.0,
+        "data.unseen_character_fraction": 0.0,
         "train.batching": "sorted",
     },
     4: {
-        "train.max_warmup": None,
-        "train.cooldown": 0.0,
+        "train.max_warmup_fraction": None,
+        "train.cooldown_fraction": 0.0,
         "train.validation_lines": None,
         "train.validation_beam_size": None,
         "train.validation_length_limit": "search",

@@ -259,7 +259,7 @@ class DataConfig(Section):
         "characters without a meaning; nfkc: also without compatibility characters such as "
         "full-width letters",
     )
-    unseen_characters: Probability = setting(
+    unseen_character_fraction: Probability = setting(
         0.02,
         "share of the training sources that get random unseen characters, which have no token, so "
         "that such a character does little harm in a translation",
@@ -558,10 +558,10 @@ class TrainConfig(Section):
         "run, the others over its last part (cooldown)",
     )
     warmup_steps: CountOrZero = setting(1000, "updates of linear warm-up")
-    max_warmup: Fraction | None = setting(
+    max_warmup_fraction: Fraction | None = setting(
         0.1, "longest warm-up, as a part of the run's updates; null: no limit"
     )
-    cooldown: Fraction = setting(
+    cooldown_fraction: Fraction = setting(
         0.2,
         "part of the updates after the warm-up, at the end of the run, over which the learning "
         "rate of inverse_sqrt and constant falls linearly to zero; 0: it does not",

@@ -28,7 +28,9 @@ class Dataset:
     max_length: int  # tokens on a side; a longer sampled encoding is not used
     seed: int
     batching: Batching
-    unseen_characters: float = 0.0  # fraction of the sources that get some, see `mt.data.unseen`
+    unseen_character_fraction: float = (
+        0.0  # fraction of the sources that get some, see `mt.data.unseen`
+    )
 
     @property
     def digest(self) -> str:
@@ -179,7 +181,7 @@ class Epoch:
         and `seed`.
         """
         dataset = self.dataset
-        fraction = dataset.unseen_characters
+        fraction = dataset.unseen_character_fraction
         noisy_fraction = max(NOISY_BATCH_FRACTION, fraction)
         draw = Random(f"{dataset.seed} {self.number} {seed}").random
         if fraction == 0.0 or (draw() >= noisy_fraction and not always):

@@ -100,7 +100,7 @@ class RunPlan:
 
 
 def planned_warmup(total_steps: int, config: TrainConfig) -> int:
-    """Return the updates of warm-up: `warmup_steps`, but at most `max_warmup` of the run."""
-    if config.max_warmup is None:
+    """Return the updates of warm-up: `warmup_steps`, at most `max_warmup_fraction` of the run."""
+    if config.max_warmup_fraction is None:
         return config.warmup_steps
-    return min(config.warmup_steps, int(config.max_warmup * total_steps))
+    return min(config.warmup_steps, int(config.max_warmup_fraction * total_steps))

@@ -31,9 +31,9 @@ def _constant(step: int, plan: RunPlan, config: TrainConfig) -> float:
 def _cooldown(step: int, plan: RunPlan, config: TrainConfig) -> float:
     """Return a factor of 1 that falls linearly to 0 over the last part of the plan."""
     fraction_left = 1.0 - plan.decay.value(step)
-    if fraction_left >= config.cooldown:
+    if fraction_left >= config.cooldown_fraction:
         return 1.0
-    return fraction_left / config.cooldown
+    return fraction_left / config.cooldown_fraction
 
 
 def _cosine(step: int, plan: RunPlan, config: TrainConfig) -> float:

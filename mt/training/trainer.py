@@ -573,8 +573,8 @@ class Trainer:
             checkpoint_text = "there is no good checkpoint yet"
         raise TrainingError(
             f"stopped at update {self.state.step:,}: {cause}; {checkpoint_text}; "
-            "try a lower train.learning_rate, a larger train.warmup_steps and train.max_warmup, "
-            "train.clip_norm of at most 1, or train.precision fp32"
+            "try a lower train.learning_rate, a larger train.warmup_steps and "
+            "train.max_warmup_fraction, train.clip_norm of at most 1, or train.precision fp32"
         )
 
 

@@ -195,10 +195,10 @@ def test_text_of_old_runs_is_not_normalized(tmp_path: Path) -> None:
     for version in ("", "format_version: 2\n", "format_version: 3\n"):
         data = load_run_config(write(tmp_path, version + DATA + TRAIN)).data
         assert data.normalization == "none"
-        assert data.unseen_characters == 0.0
+        assert data.unseen_character_fraction == 0.0
     data = load_run_config(write(tmp_path, f"format_version: {FORMAT_VERSION}\n{DATA}{TRAIN}")).data
     assert data.normalization == "nfc"
-    assert data.unseen_characters > 0.0
+    assert data.unseen_character_fraction > 0.0
     # A user's file without a version has the present defaults.
     assert load_config(write(tmp_path, DATA + TRAIN)).data == data
 
@@ -219,7 +219,7 @@ def test_newer_version_is_refused_with_both_versions(tmp_path: Path, load: Any) 
 @pytest.mark.parametrize("version", ["1", "0", "-3", "3.0", "true", "null", "'3'", "[3]", "{}"])
 def test_wrong_version_is_refused(tmp_path: Path, version: str) -> None:
     message = error_of(write(tmp_path, f"{DATA}{TRAIN}format_version: {version}\n"))
-    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 6, found ")
+    assert message.startswith("x.yaml:12: format_version: wanted a version from 2 to 7, found ")
 
 
 def test_version_cannot_be_overridden(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> No
         ("    prefix: valid", "    prefx: valid", "x.yaml:8: data.valid.prefx: unknown key (did you mean prefix?)"),
         ("src_lang: en", "source: en", "x.yaml:2: data.source: unknown key "
          "(known here: src_lang, tgt_lang, train, valid, test, tags, sampling_temperature, "
-         "normalization, unseen_characters, max_length, max_length_ratio)"),
+         "normalization, unseen_character_fraction, max_length, max_length_ratio)"),
         ("    name: valid\n    prefix: valid\n", "", "x.yaml:6: data.valid.name: wanted a value, found nothing"),
         ("  src_lang: en\n", "", "x.yaml:1: data.src_lang: wanted the source language, such as en, found nothing"),
         ("train:\n  max", "search:\n  max", "x.yaml:10: search.max_steps: unknown key (did you mean train.max_steps?)"),

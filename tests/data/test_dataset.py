@@ -63,7 +63,7 @@ def make_dataset(
     max_length: int = 90,
     seed: int = 1,
     num_tags: int = 0,
-    unseen_characters: float = 0.0,
+    unseen_character_fraction: float = 0.0,
     batching: Batching = "pools",
 ) -> Dataset:
     """Return a data set of PAIRS, of which only the sources have BPE-dropout."""
@@ -71,7 +71,7 @@ def make_dataset(
     tgt_tokenizer = Tokenizer.load(model)
     corpus = encode(tgt_tokenizer, src_prefix=src_tokenizer.tag_ids[:num_tags])
     return Dataset(
-        corpus, src_tokenizer, tgt_tokenizer, max_length, seed, batching, unseen_characters
+        corpus, src_tokenizer, tgt_tokenizer, max_length, seed, batching, unseen_character_fraction
     )
 
 
@@ -237,7 +237,7 @@ def test_cancelled_sampling_ends_at_the_next_sentence(
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.3])
 def test_some_batches_have_unseen_characters(model: Path, bpe_dropout: float) -> None:
     def make_epoch(number: int = 1) -> Epoch:
-        dataset = make_dataset(model, bpe_dropout=bpe_dropout, unseen_characters=0.1)
+        dataset = make_dataset(model, bpe_dropout=bpe_dropout, unseen_character_fraction=0.1)
         return dataset.epoch(number, batch_tokens=BATCH_TOKENS)
 
     batches = all_batches(make_epoch())

@@ -354,7 +354,7 @@ def test_settings_that_do_not_fit_the_text_are_warnings_with_a_remedy(text: Text
         write_project(text),
         "train.max_steps=300",
         "train.warmup_steps=100",
-        "train.max_warmup=null",
+        "train.max_warmup_fraction=null",
         "tokenizer.vocab_size=2500",
         "model.d_model=64",
         "model.dropout=0.0",

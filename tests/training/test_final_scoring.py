@@ -170,7 +170,7 @@ def test_finished_run_keeps_its_score_when_it_is_started_again(
 def test_run_that_is_continued_has_the_score_of_its_end(
     config_path: Path, finished: Path, tmp_path: Path
 ) -> None:
-    constant = "train.schedule=constant", "train.cooldown=0"
+    constant = "train.schedule=constant", "train.cooldown_fraction=0"
     train(make_config(config_path, tmp_path / "run", *constant, "train.max_steps=6"))
     train(make_config(config_path, tmp_path / "run", *constant))
     whole = train(make_config(config_path, tmp_path / "whole", *constant))

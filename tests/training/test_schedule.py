@@ -13,7 +13,10 @@ from mt.training.run_plan import NOT_MEASURED, Ramp, RunPlan
 from mt.training.schedule import SCHEDULES, learning_rate
 
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
-OLD = {"max_warmup": None, "cooldown": 0.0}  # the values of runs before these keys
+OLD = {
+    "max_warmup_fraction": None,
+    "cooldown_fraction": 0.0,
+}  # the values of runs before these keys
 
 
 def make_config(**settings: Any) -> TrainConfig:
@@ -117,7 +120,7 @@ def test_linear_falls_by_the_same_amount_at_each_update() -> None:
 
 @pytest.mark.parametrize("cooldown", [0.0, 0.2, 1.0])
 def test_cooldown_falls_linearly_at_the_end(cooldown: float) -> None:
-    config = make_config(schedule="constant", warmup_steps=0, cooldown=cooldown)
+    config = make_config(schedule="constant", warmup_steps=0, cooldown_fraction=cooldown)
     values = rates(config, 1000)
     num_falling = sum(value < config.learning_rate for value in values)
     assert num_falling == pytest.approx(cooldown * 1000, abs=1)

@@ -104,7 +104,7 @@ def test_run_of_an_older_version_validates_as_it_did(tmp_path: Path) -> None:
     config_path = write_copy_task(tmp_path, CONFIG)
     run_dir = train(configure(config_path, tmp_path / "run", "train.max_steps=3"))
     path = run_dir / "config.yaml"
-    lines = path.read_text(encoding="utf-8").replace("format_version: 6", "format_version: 4")
+    lines = path.read_text(encoding="utf-8").replace("format_version: 7", "format_version: 4")
     old_lines = [line for line in lines.splitlines() if "  validation_" not in line]
     assert len(old_lines) == len(lines.splitlines()) - 3
     path.write_text("\n".join(old_lines) + "\n", encoding="utf-8")
