@@ -89,7 +89,7 @@ TABLE = (
     Row(60_000, 0, TINY, 6000, dropout=0.1, bpe_dropout=0.0, measured=True),
     Row(60_000, 60, SMALL, 6000, dropout=0.2, bpe_dropout=0.1, measured=True),
     Row(60_000, 500, MEDIUM, 8000, dropout=0.3, bpe_dropout=0.1),
-    Row(300_000, 0, TINY, 6000, dropout=0.1, bpe_dropout=0.0),
+    Row(300_000, 0, TINY, 6000, dropout=0.1, bpe_dropout=0.0, measured=True),
     Row(300_000, 15, SMALL, 8000, dropout=0.1, bpe_dropout=0.0),
     Row(300_000, 100, MEDIUM, 8000, dropout=0.2, bpe_dropout=0.1),
     Row(300_000, 600, BASE, 8000, dropout=0.3, bpe_dropout=0.1),
