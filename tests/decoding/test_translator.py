@@ -459,7 +459,7 @@ def test_sampled_translations_repeat_for_a_seed(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_score_is_log_prob_normalised_by_length(
+def test_score_is_log_prob_normalized_by_length(
     tokenizer: Tokenizer, length_penalty: float
 ) -> None:
     translator = make_translator(tokenizer, length_penalty=length_penalty)

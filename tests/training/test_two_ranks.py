@@ -260,7 +260,7 @@ def test_run_of_two_ranks_resumes_on_one(
     run_dir = Path(shutil.copytree(stopped, tmp_path / "run"))
     train(configure(config_path, run_dir, *OVERRIDES))
     assert_equal_runs(run_dir, two_ranks)
-    assert "on 1 ranks after 2" in (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
+    assert "on 1 rank after 2" in (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
 
 
 def test_run_of_one_rank_resumes_on_two(config_path: Path, tmp_path: Path) -> None:
