@@ -77,8 +77,8 @@ class Row:
 TABLE = (
     Row(500, 0, TINY, 400, dropout=0.3, bpe_dropout=0.1),
     Row(1_000, 0, TINY, 500, dropout=0.3, bpe_dropout=0.1),
-    Row(2_000, 0, TINY, 1000, dropout=0.1, bpe_dropout=0.0),
-    Row(2_000, 20, TINY, 1000, dropout=0.3, bpe_dropout=0.1),
+    Row(3_000, 0, TINY, 1000, dropout=0.1, bpe_dropout=0.0),
+    Row(3_000, 20, TINY, 1000, dropout=0.3, bpe_dropout=0.1),
     Row(5_000, 0, TINY, 2000, dropout=0.1, bpe_dropout=0.0),
     Row(5_000, 20, TINY, 2000, dropout=0.3, bpe_dropout=0.1, measured=True),
     Row(5_000, 600, SMALL, 2000, dropout=0.3, bpe_dropout=0.1),

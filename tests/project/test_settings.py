@@ -212,7 +212,7 @@ def zipf_sentences(num_sentences: int) -> list[str]:
     return [" ".join(generator.choices(words, weights, k=7)) for _ in range(num_sentences)]
 
 
-@pytest.mark.parametrize("num_pairs", [250, 500, 1000, 2000])
+@pytest.mark.parametrize("num_pairs", [250, 500, 1000, 2000, 3000])
 def test_vocabulary_is_not_too_large_for_mt_check(num_pairs: int, tmp_path: Path) -> None:
     texts = zipf_sentences(2 * num_pairs)
     pairs = list(zip(texts[::2], texts[1::2], strict=True))
