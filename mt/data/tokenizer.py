@@ -31,8 +31,11 @@ SAMPLES_PER_WORD = 16  # sampled encodings of one word in one call
 # and both characters that must be escaped.
 ROUND_TRIP_TEXT = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE_SYMBOL} "
 
-# Byte pieces of the control characters at which programs end a line: LF, VT, FF, CR, FS, GS, RS.
-LINE_END_BYTES = frozenset(f"<0x{byte:02X}>" for byte in b"\n\v\f\r\x1c\x1d\x1e")
+# Characters at which programs end a line: those of Python's str.splitlines().
+LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
+
+# Byte pieces of those that are one byte: LF, VT, FF, CR, FS, GS, RS.
+LINE_END_BYTES = frozenset(f"<0x{ord(end):02X}>" for end in LINE_ENDS if end.isascii())
 
 
 class Tokenizer:

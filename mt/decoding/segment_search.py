@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mt.config.schema import SearchConfig
 from mt.data.batch_plan import group_by_length
-from mt.data.tokenizer import Tokenizer
+from mt.data.tokenizer import LINE_ENDS, Tokenizer
 from mt.decoding.ensemble import EnsembleState, EnsembleStep
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import Sampling, SamplingOptions
@@ -37,9 +37,9 @@ MAX_WIDER_SEARCHES = 2
 MAX_WIDER_BEAM_SIZE = 100
 SEARCH_OUT_OF_MEMORY = "to translate: wanted a smaller beam, or search.batch_tokens in the config"
 
-# Characters at which some programs end a line. A translation has a space in their place. Most
-# cannot be generated, but a byte sequence or a piece of the training text can be one of the others.
-LINE_ENDS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+# A translation has a space in place of a line end. Single bytes that end a line are not generated,
+# but several bytes, or a piece of the training text, can be a line end too.
+_LINE_END = re.compile(f"[{LINE_ENDS}]")
 
 
 class SourceSegment(NamedTuple):
@@ -158,7 +158,7 @@ class BatchedSearch(ABC):
         translations = []
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             segment = Segment(list(source.ids), [*hypothesis.ids, self.tgt_tokenizer.eos_id])
-            text = LINE_ENDS.sub(" ", text)
+            text = _LINE_END.sub(" ", text)
             translations.append(
                 Translation(text, hypothesis.score, hypothesis.log_prob, (segment,))
             )
