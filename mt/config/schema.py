@@ -261,8 +261,8 @@ class DataConfig(Section):
     )
     unseen_character_fraction: Probability = setting(
         0.02,
-        "share of the training sources that get random unseen characters, which have no token, so "
-        "that such a character does little harm in a translation",
+        "share of the training sources into which random characters without a token are put, so "
+        "that an unseen character in a text to translate does little harm",
     )
     max_length: Length = setting(
         256,
