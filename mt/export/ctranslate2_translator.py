@@ -185,7 +185,8 @@ def _open_engine(directory: Path, device: str) -> Any:
 
     Raises RunDirError if it cannot load the model.
     """
-    num_batches = torch.get_num_threads() if device == "cpu" else 1
+    num_threads = torch.get_num_threads()
+    num_batches = num_threads if device == "cpu" else 1
     try:
         return import_ctranslate2().Translator(
             str(directory),
@@ -196,3 +197,6 @@ def _open_engine(directory: Path, device: str) -> Any:
         )
     except (RuntimeError, ValueError) as error:
         raise RunDirError(f"{directory}: CTranslate2 cannot load the model: {error}") from error
+    finally:
+        # CTranslate2 has set PyTorch's number of threads to `intra_threads`.
+        torch.set_num_threads(num_threads)

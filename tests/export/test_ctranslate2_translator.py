@@ -74,6 +74,19 @@ def exported(run_dir: Path) -> Path:
     return directory
 
 
+def test_loading_keeps_the_threads_of_pytorch(exported: Path) -> None:
+    """A second export, or a run beside it, then uses as many cores as the first export."""
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for _ in range(2):
+            translator = CTranslate2Translator.load(exported, device="cpu")
+            assert torch.get_num_threads() == 3
+            assert translator.engine.num_translators == 3
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def translate(directory: Path, *options: str, lines: list[str] = LINES) -> Ended:
     ended = mt("translate", directory, *options, stdin="\n".join(lines) + "\n")
     assert ended.code == 0, ended.err
