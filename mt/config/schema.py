@@ -261,7 +261,7 @@ class DataConfig(Section):
     )
     unseen_character_fraction: Probability = setting(
         0.02,
-        "share of the training sources into which random characters without a token are put, so "
+        "fraction of the training sources into which random characters without a token are put, so "
         "that an unseen character in a text to translate does little harm",
     )
     max_length: Length = setting(
@@ -559,11 +559,11 @@ class TrainConfig(Section):
     )
     warmup_steps: CountOrZero = setting(1000, "updates of linear warm-up")
     max_warmup_fraction: Fraction | None = setting(
-        0.1, "longest warm-up, as a part of the run's updates; null: no limit"
+        0.1, "longest warm-up, as a fraction of the run's updates; null: no limit"
     )
     cooldown_fraction: Fraction = setting(
         0.2,
-        "part of the updates after the warm-up, at the end of the run, over which the learning "
+        "fraction of the updates after the warm-up, at the end of the run, over which the learning "
         "rate of inverse_sqrt and constant falls linearly to zero; 0: it does not",
     )
     betas: tuple[Probability, Probability] = setting(
