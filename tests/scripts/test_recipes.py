@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,10 @@ def test_recipe_gets_its_text_and_trains_and_compares(name: str, tmp_path: Path)
     assert trainings
     assert all(line.endswith(" --device cpu") for line in trainings)
     assert name == "speedrun" or commands[-1] == "mt evaluate"
+    for training in trainings:
+        words = training.split()
+        overrides = [value for word, value in pairwise(words) if word == "--set"]
+        load_config(TOP / words[2], overrides)  # raises ConfigError for a key that does not fit
 
 
 @pytest.mark.parametrize("name", NAMES)
