@@ -60,12 +60,28 @@ def find_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _is_bf16_fast() else torch.float32
 
 
+def has_onednn_bf16() -> bool | None:
+    """Return whether oneDNN computes in bf16 on this processor, or None where that is not known.
+
+    It needs AVX-512 or newer instructions. PyTorch's other products in bf16 work on any processor,
+    but are slow. The operator is private, so a version of PyTorch without it must still work.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    if not hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
+        return None
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _is_bf16_fast() -> bool:
     """Return whether this CPU multiplies matrices more than 1.5 times as fast in bf16 as in fp32.
 
-    The fastest of 16 runs counts. The two formats take turns, so that other work on the machine
-    slows down both.
+    This is measured, unless oneDNN has no bf16, because the measurement takes seconds then. The
+    fastest of 16 runs counts. The two formats take turns, so that other work on the machine slows
+    down both.
     """
+    if has_onednn_bf16() is False:
+        return False
     fp32_matrix = torch.ones(512, 512, dtype=torch.float32)
     bf16_matrix = torch.ones(512, 512, dtype=torch.bfloat16)
     fp32_times = []

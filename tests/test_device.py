@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mt import device
 from mt.config.schema import TrainConfig
 from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
 from mt.errors import DeviceError
@@ -83,12 +84,27 @@ def test_auto_precision_tolerates_a_change_of_speed(
         is_changed = next(run_numbers) >= changes_at
         return seconds[globals["a"].dtype] * (factor if is_changed else 1)
 
+    monkeypatch.setattr(device, "has_onednn_bf16", lambda: True)
     monkeypatch.setattr(timeit, "timeit", fake_timeit)
     assert find_dtype("auto", CPU) is torch.float32
     seconds[torch.bfloat16] = 0.5
     run_numbers = itertools.count()
     assert find_dtype("auto", CPU) is torch.bfloat16
     assert next(run_numbers) == 32
+
+
+def test_processor_without_bf16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of the measurement takes 0.2 seconds there, and each command would wait for 16."""
+
+    def fail(*args: object, **options: object) -> float:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(timeit, "timeit", fail)
+    monkeypatch.setattr(device, "has_onednn_bf16", lambda: False)
+    assert find_dtype("auto", CPU) is torch.float32
+    monkeypatch.setattr(device, "has_onednn_bf16", lambda: None)
+    with pytest.raises(AssertionError, match="measured"):
+        find_dtype("auto", CPU)
 
 
 # Memory

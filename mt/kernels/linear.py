@@ -10,21 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mt.device import has_onednn_bf16
 from mt.kernels.dispatch import use_fast_kernel
 
 
 def _find_onednn_dtypes() -> tuple[torch.dtype, ...]:
     """Return the dtypes in which oneDNN's linear layer works on this processor.
 
-    Its bf16 needs AVX-512 or newer instructions. PyTorch multiplies in bf16 on any processor. The
-    operators are private, so a version of PyTorch without them must still work.
+    The operators are private, so a version of PyTorch without them must still work.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return ()
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return ()
-    has_bf16_check = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
-    if has_bf16_check and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if has_onednn_bf16():
         return (torch.float32, torch.bfloat16)
     return (torch.float32,)
 
