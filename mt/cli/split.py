@@ -69,6 +69,8 @@ def describe_split(split: "Split", *, name: str, directory: Path) -> Iterator[st
     yield f"{len(split.parts):9,} pairs in {name}"
     yield f"{split.count(Part.BLANK):9,} with a blank side, left out"
     yield f"{split.count(Part.DUPLICATE):9,} the same as another one, left out"
+    if split.count(Part.LEAK) > 0:
+        yield f"{split.count(Part.LEAK):9,} with a source or target of the held-out text, left out"
     for part, file_name in FILE_NAMES.items():
         if split.count(part) == 0:
             continue

@@ -6,7 +6,7 @@ test pair in training. All pairs that such equalities connect are a group, a con
 It stays on one side.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -34,6 +34,7 @@ class Part(IntEnum):
     TEST = 2
     BLANK = 3  # left out, because a side has no visible character
     DUPLICATE = 4  # left out, because an earlier pair is the same
+    LEAK = 5  # left out, because held-out text that exists already has its source or its target
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,17 @@ def digest_pairs(pairs: Iterable[tuple[str, str]]) -> PairDigests:
 
 
 def split_pairs(
-    digests: PairDigests, *, num_valid: int | None, num_test: int | None, seed: int
+    digests: PairDigests,
+    *,
+    num_valid: int | None,
+    num_test: int | None,
+    seed: int,
+    held_out_text: Sequence[PairDigests] = (),
 ) -> Split:
     """Return which pairs are held out for validation and for testing.
 
-    For a size that is None, `held_out_size` decides.
+    For a size that is None, `held_out_size` decides. `held_out_text` is validation and test text
+    that exists already: a pair with the source or the target of one of its pairs is left out.
 
     Components are drawn at random, so each pair has the same chance to be held out, apart from
     those of components that are too large. A set is smaller than wanted if the text has too few
@@ -110,6 +117,9 @@ def split_pairs(
     is_blank_pair = (digests.src == 0) | (digests.tgt == 0)
     parts[is_blank_pair] = Part.BLANK
     parts[~is_blank_pair & ~_is_first(digests.pair)] = Part.DUPLICATE
+    for other in held_out_text:
+        is_leak = np.isin(digests.src, other.src) | np.isin(digests.tgt, other.tgt)
+        parts[is_leak & (parts == Part.TRAIN)] = Part.LEAK
 
     kept = np.flatnonzero(parts == Part.TRAIN)
     default_size = held_out_size(len(kept))

@@ -1,6 +1,6 @@
 """Writes a split text to files: train, valid and test, each in two languages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,7 +15,12 @@ FILE_NAMES = {Part.TRAIN: "train", Part.VALID: "valid", Part.TEST: "test"}
 
 
 def split_text(
-    text: ParallelText, *, num_valid: int | None, num_test: int | None, seed: int
+    text: ParallelText,
+    *,
+    num_valid: int | None,
+    num_test: int | None,
+    seed: int,
+    held_out_text: Sequence[ParallelText] = (),
 ) -> Split:
     """Read a text and split its pairs (see `split_pairs`).
 
@@ -23,14 +28,21 @@ def split_text(
     """
     with bytes_bar("reading", text.paths) as on_bytes:
         digests = digest_pairs(complete_pairs(text, on_bytes=on_bytes))
-    split = split_pairs(digests, num_valid=num_valid, num_test=num_test, seed=seed)
+    split = split_pairs(
+        digests,
+        num_valid=num_valid,
+        num_test=num_test,
+        seed=seed,
+        held_out_text=[digest_pairs(read_pairs(other)) for other in held_out_text],
+    )
     num_wanted = {Part.TRAIN: None, Part.VALID: num_valid, Part.TEST: num_test}
     for part, number in num_wanted.items():
         if number != 0 and split.count(part) == 0:
             raise DataError(
                 f"{text.name}: no pair is left for {FILE_NAMES[part]}: found "
                 f"{count_of(len(split.parts), 'pair')} (blank: {split.count(Part.BLANK):,}, "
-                f"duplicates: {split.count(Part.DUPLICATE):,}) in "
+                f"duplicates: {split.count(Part.DUPLICATE):,}, "
+                f"in held-out text: {split.count(Part.LEAK):,}) in "
                 f"{count_of(split.num_components, 'group')} with a common source or target"
             )
     return split

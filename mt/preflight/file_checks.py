@@ -213,7 +213,7 @@ def check_overlap(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) -> li
     text = (
         f"{survey.name}: in train too: {fraction}, "
         f"{num_pairs:,} with the same translation: {lines}; "
-        "take them out of one of the two"
+        "`mt clean --held-out` takes them out of the training text"
     )
     is_common = len(numbers) > WARN_FRACTION * len(sources)
     level: Level = "warning" if num_pairs or is_common else "note"

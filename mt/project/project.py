@@ -73,13 +73,14 @@ def create_project(request: Request) -> Project:
     """
     refuse_existing(request.config_path)
     refuse_existing(request.data_dir)
-    check_held_out_text(request)
+    held_out_text = open_held_out_text(request)
     logger.info(f"reading {request.text.name}")
     split = split_text(
         request.text,
         num_valid=request.num_valid if request.valid_text is None else 0,
         num_test=request.num_test if request.test_text is None else 0,
         seed=request.seed,
+        held_out_text=held_out_text,
     )
     text = measure_training_text(request.text, split)
 
@@ -101,19 +102,25 @@ def create_project(request: Request) -> Project:
     return project
 
 
-def check_held_out_text(request: Request) -> None:
-    """Raise DataError for held-out text without sentence pairs, and for two sets of one name."""
+def open_held_out_text(request: Request) -> list[ParallelText]:
+    """Return the held-out text that exists already.
+
+    Raises DataError for a text without sentence pairs, and for two sets of one name.
+    """
     valid_path = request.valid_text or FILE_NAMES[Part.VALID]
     test_path = request.test_text or FILE_NAMES[Part.TEST]
     name = eval_set_name(valid_path)
     if eval_set_name(test_path) == name:
         raise DataError(f"validation and test text are both called {name}; rename one of them")
+    texts = []
     for path in (request.valid_text, request.test_text):
         if path is None:
             continue
         text = text_of_names([path], src_lang=request.src_lang, tgt_lang=request.tgt_lang)
         if not any(not is_blank(src) and not is_blank(tgt) for src, tgt in read_pairs(text)):
             raise DataError(f"{text.name}: wanted sentence pairs, found blank lines only")
+        texts.append(text)
+    return texts
 
 
 def measure_training_text(text: ParallelText, split: Split) -> TextFacts:

@@ -138,6 +138,22 @@ def test_held_out_text_that_exists_is_used(project: Path) -> None:
     assert "Test text: news.tsv" in ended.out
 
 
+def test_sentences_of_held_out_text_that_exists_are_not_in_the_training_text(
+    project: Path,
+) -> None:
+    first, second, *rest = (project / "pairs.tsv").read_text(encoding="utf-8").splitlines()
+    write_pairs(project / "val", 3)
+    source, _ = first.split("\t")
+    _, target = second.split("\t")
+    (project / "news.tsv").write_text(f"{source}\tX\nX\t{target.lower()}\n", encoding="utf-8")
+    ended = init("--valid-text", "val", "--test-text", "news.tsv")
+    assert ended.code == 0, ended.err
+    sources = (project / "aa-bb-data/train.aa").read_text(encoding="utf-8").splitlines()
+    assert sources == [row.split("\t")[0] for row in rest]
+    assert "        2 with a source or target of the held-out text, left out" in ended.out
+    assert " in train too" not in mt("check", "aa-bb.yaml").out
+
+
 def test_test_text_is_made_beside_existing_validation_text(project: Path) -> None:
     write_pairs(project / "val", 3)
     assert init("--valid-text", "val").code == 0

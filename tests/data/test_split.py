@@ -71,6 +71,22 @@ def test_no_source_or_target_is_on_two_sides(
         assert not parts[1] & parts[2]
 
 
+@given(pairs=PAIRS, valid=PAIRS, test=PAIRS, num_test=st.integers(0, 20))
+def test_existing_held_out_text_has_no_source_or_target_in_train(
+    pairs: Pairs, valid: Pairs, test: Pairs, num_test: int
+) -> None:
+    held_out_text = [digest_pairs(valid), digest_pairs(test)]
+    result = split_pairs(
+        digest_pairs(pairs), num_valid=0, num_test=num_test, seed=1, held_out_text=held_out_text
+    )
+    held_out = [{compared_form(pair[side]) for pair in valid + test} for side in (0, 1)]
+    for part in (Part.TRAIN, Part.TEST):
+        for pair in pairs_of(pairs, result, part):
+            assert not any(compared_form(pair[side]) in held_out[side] for side in (0, 1))
+    for pair in pairs_of(pairs, result, Part.LEAK):
+        assert any(compared_form(pair[side]) in held_out[side] for side in (0, 1))
+
+
 @given(pairs=PAIRS, num_valid=st.integers(0, 20), num_test=st.integers(0, 20))
 def test_every_pair_is_counted_once(pairs: Pairs, num_valid: int, num_test: int) -> None:
     result = split(pairs, num_valid, num_test)
