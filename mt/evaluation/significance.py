@@ -10,8 +10,8 @@ between two systems that are equally good:
 
 The p-values equal those of `sacrebleu --paired-bs` and `sacrebleu --paired-ar` with the same seed
 (the environment variable SACREBLEU_SEED, or 12345), with one exception: for two systems with the
-same translations sacreBLEU gives the smallest possible p, which would mean a significant
-difference. Here it is 1.
+same score sacreBLEU gives the smallest possible p, which would mean a significant difference. Here
+it is 1, because every difference is at least as large as none.
 """
 
 from collections.abc import Sequence
@@ -85,10 +85,10 @@ def compare_with_baseline(
             "ar", hypotheses, references, metric=metric, scoring=scoring, num_samples=num_trials
         )
         systems: list[PairedScore] = []
-        for lines, by_bs, by_ar in zip(hypotheses, bootstrap, randomization, strict=True):
+        for by_bs, by_ar in zip(bootstrap, randomization, strict=True):
             score = _score(metric, by_bs, bootstrap_signature)
             system = PairedScore(score, by_bs.p_value, by_ar.p_value)
-            if systems and lines == hypotheses[0]:
+            if systems and score.value == systems[0].score.value:
                 system = PairedScore(score, 1.0, 1.0)
             systems.append(system)
         if num_lines < MIN_SENTENCES_FOR_INTERVAL:

@@ -120,6 +120,20 @@ def test_equal_translations_do_not_differ(few_trials: None) -> None:
     assert (scores.systems[1].bootstrap_p, scores.systems[1].randomization_p) == (1.0, 1.0)
 
 
+def test_other_translations_with_the_same_score_do_not_differ(few_trials: None) -> None:
+    """TER ignores case, and sacreBLEU's strict comparison would give the smallest p."""
+    systems, references = make_systems()
+    systems = [systems[0], [line.title() for line in systems[0]]]
+    scores = compare_with_baseline(
+        systems, [references], metrics=["bleu", "ter"], scoring=Scoring()
+    )
+    bleu, ter = (score.systems[1] for score in scores)
+    assert ter.score.value == scores[1].systems[0].score.value
+    assert (ter.bootstrap_p, ter.randomization_p) == (1.0, 1.0)
+    assert bleu.bootstrap_p is not None
+    assert bleu.bootstrap_p < 0.02
+
+
 def test_few_sentences_get_neither_interval_nor_p_value(few_trials: None) -> None:
     systems, references = make_systems()
     few = [lines[:9] for lines in systems]
