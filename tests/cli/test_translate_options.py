@@ -42,6 +42,18 @@ def test_ensemble_translates_as_in_python(run_dirs: list[Path]) -> None:
     assert [line.split(" ||| ")[1] for line in output_lines(ended)] == expected
 
 
+def test_n_best_list_that_is_longer_than_the_beam_begins_with_the_translation(
+    run_dir: Path,
+) -> None:
+    translator = Translator.load(run_dir, device="cpu", beam_size=2)
+    lists = translator.n_best(TEXTS, num_translations=6)
+    assert [translations[0].text for translations in lists] == translator.translate(TEXTS)
+    assert max(len(translations) for translations in lists) == 6
+    ended = mt("translate", run_dir, "--beam-size", "2", "--n-best", "6", stdin=STDIN)
+    expected = [found.text for translations in lists for found in translations]
+    assert [line.split(" ||| ")[1] for line in output_lines(ended)] == expected
+
+
 def test_ensemble_of_a_run_with_itself_prints_the_same(run_dir: Path) -> None:
     options = ("--jsonl", "--n-best", "2")
     alone = mt("translate", run_dir, *options, stdin=STDIN)

@@ -426,6 +426,12 @@ def test_n_best_has_no_text_twice(tokenizer: Tokenizer, monkeypatch: pytest.Monk
     make_translator(tokenizer, beam_size=60).n_best(texts)
     assert set(beam_sizes) == {60}, "a wider search would take much memory"
 
+    beam_sizes.clear()
+    longer_lists = translator.n_best(texts, num_translations=17)
+    assert set(beam_sizes) == {3, 17, 34}
+    assert [translations[0].text for translations in longer_lists] == best
+    assert max(len(translations) for translations in longer_lists) == 17
+
 
 def test_parts_are_joined_by_what_stood_in_the_normalized_text(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
