@@ -6,7 +6,7 @@ them.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -339,17 +339,21 @@ class DataConfig(Section):
                 "is for corpora of several language pairs; train.N.weight is for those of one",
             )
 
+    def missing_tags(self, tags: Sequence[str]) -> list[str]:
+        """Return the tags that the training corpora need besides `tags`."""
+        needed = [corpus.tag for corpus in self.train if corpus.tag is not None]
+        has_language_tags = any(name.startswith(LANGUAGE_TAG_MARK) for name in tags)
+        if has_language_tags or len(self.trained_tgt_languages) > 1:
+            needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.trained_tgt_languages]
+        return [name for name in dict.fromkeys(needed) if name not in tags]
+
     def _conflicts_of_tags(self) -> Iterator[tuple[str, str]]:
         """Check that given tags are those that the corpora need."""
         if self.tags is None:
             return
         if len(set(self.tags)) < len(self.tags):
             yield "tags", f"wanted each name once, found {', '.join(self.tags)}"
-        needed = [corpus.tag for corpus in self.train if corpus.tag is not None]
-        has_language_tags = any(name.startswith(LANGUAGE_TAG_MARK) for name in self.tags)
-        if has_language_tags or len(self.trained_tgt_languages) > 1:
-            needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.trained_tgt_languages]
-        missing = [name for name in dict.fromkeys(needed) if name not in self.tags]
+        missing = self.missing_tags(self.tags)
         if missing:
             yield "tags", f"wanted also {', '.join(missing)}, which data.train needs"
 
@@ -706,7 +710,12 @@ class Config(Section):
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "scores of translations")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
+        # With `train.init_from`, a key of the model that is not set gets the other run's value, and
+        # the config is checked again.
+        is_inherited = (
+            self.train.init_from is not None and "tie_embeddings" not in self.model.model_fields_set
+        )
+        if self.model.tie_embeddings == "all" and not self.tokenizer.joint and not is_inherited:
             yield (
                 "model.tie_embeddings",
                 "all shares one matrix, but tokenizer.joint is false: wanted decoder or none",

@@ -135,17 +135,22 @@ class RunDir:
         return self.path / "tokenizer.src.model", self.path / "tokenizer.tgt.model"
 
 
-def open_run_dir(path: Path) -> RunDir:
-    """Return the existing run directory at `path`. Raises RunDirError when there is none."""
+def open_run_dir(path: Path, *, key: str | None = None) -> RunDir:
+    """Return the existing run directory at `path`.
+
+    Raises RunDirError when there is none; the message names `key`, the key of the config that has
+    the path.
+    """
     run_dir = RunDir(path)
+    name = str(path) if key is None else f"{key}: {path}"
     if not path.is_dir():
-        raise RunDirError(f"{path}: no such run directory (mt train makes one)")
+        raise RunDirError(f"{name}: no such run directory (mt train makes one)")
     if run_dir.is_for_ctranslate2:
         raise RunDirError(
-            f"{path}: an export for CTranslate2, which only mt translate and mt serve read"
+            f"{name}: an export for CTranslate2, which only mt translate and mt serve read"
         )
     if not run_dir.config_path.is_file():
         raise RunDirError(
-            f"{path}: not a run directory: it has no config.yaml (mt train makes one)"
+            f"{name}: not a run directory: it has no config.yaml (mt train makes one)"
         )
     return run_dir

@@ -36,7 +36,7 @@ def inherit_from_parent(config: Config) -> Config:
     init_from = config.train.init_from
     if init_from is None:
         return config
-    parent = load_run_config(open_run_dir(Path(init_from)).config_path)
+    parent = load_run_config(open_run_dir(Path(init_from), key="train.init_from").config_path)
     child = inherit_model(config, parent)
     child = _inherit_tags(child, parent)
     parent_parts: dict[str, Section] = {

@@ -15,8 +15,9 @@ from mt.storage.run_dir import open_run_dir
 
 def require_teachers(config: TrainConfig) -> None:
     """Raise RunDirError or CheckpointError for a teacher that does not exist."""
-    for run_dir in config.teacher:
-        find_checkpoint(open_run_dir(Path(run_dir)).checkpoints_dir, config.teacher_checkpoint)
+    for path in config.teacher:
+        run_dir = open_run_dir(Path(path), key="train.teacher")
+        find_checkpoint(run_dir.checkpoints_dir, config.teacher_checkpoint)
 
 
 def load_teachers(experiment: Experiment, runtime: Runtime) -> list[Transformer]:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mt.config.load import diff_configs, dump_config, fill_unset_keys, load_config, load_run_config
+from mt.config.load import (
+    diff_configs,
+    dump_config,
+    fill_unset_keys,
+    inherit_model,
+    load_config,
+    load_run_config,
+)
 from mt.config.schema import Config
 from mt.errors import ConfigError
 
@@ -72,6 +79,25 @@ def test_list_items_are_matched_by_index(tmp_path: Path) -> None:
     run_config = load_as_run(tmp_path, "data.train.0.weight=2", "data.train.1.weight=3")
     filled = fill_unset_keys(load(tmp_path, "data.train.0.weight=5"), run_config)
     assert [corpus.weight for corpus in filled.data.train] == [5.0, 3.0]
+
+
+def test_other_tags_are_a_difference_and_no_conflict(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "data.train.1.tag=bt", "data.tags=[bt]")
+    filled = fill_unset_keys(load(tmp_path, "data.train.1.tag=other"), run_config)
+    changes = [str(difference) for difference in diff_configs(run_config, filled)]
+    assert 'data.train.1.tag: "bt" -> "other"' in changes
+    assert fill_unset_keys(load(tmp_path, "data.train.1.tag=bt"), run_config) == run_config
+
+
+def test_tie_embeddings_that_will_be_inherited_are_no_conflict(tmp_path: Path) -> None:
+    child = ("train.init_from=run", "train.init_tokenizer=new", "tokenizer.joint=false")
+    config = load(tmp_path, *child)
+    parent = load_as_run(tmp_path, "tokenizer.joint=false", "model.tie_embeddings=decoder")
+    assert inherit_model(config, parent).model.tie_embeddings == "decoder"
+    with pytest.raises(ConfigError, match=r"that of train\.init_from: model\.tie_embeddings: all"):
+        inherit_model(config, load_as_run(tmp_path))
+    with pytest.raises(ConfigError, match="tie_embeddings=all: all shares one matrix"):
+        load(tmp_path, *child, "model.tie_embeddings=all")
 
 
 def test_list_of_another_length_is_kept(tmp_path: Path) -> None:

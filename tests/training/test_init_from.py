@@ -98,7 +98,7 @@ def test_another_model_is_refused_by_key(
 
 def test_missing_run_is_named(config_path: Path, tmp_path: Path) -> None:
     config = configure(config_path, tmp_path / "run", f"train.init_from={tmp_path}/nowhere")
-    with pytest.raises(RunDirError, match="nowhere: no such run directory"):
+    with pytest.raises(RunDirError, match=r"^train\.init_from: .*nowhere: no such run directory"):
         train(config)
 
 
