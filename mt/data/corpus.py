@@ -218,7 +218,9 @@ def _assert_tags(tokenizer: Tokenizer, prefixes: Sequence[Prefix]) -> None:
 def warn_of_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
     """Say which corpora have the same text on both sides. Raises DataError."""
     for text in (corpus.text for corpus in corpora):
-        if isinstance(text, TwoFiles) and has_same_content(text.src, text.tgt):
+        if not isinstance(text, TwoFiles) or text.src == text.tgt:
+            continue  # a corpus of copied text names one file for both sides
+        if has_same_content(text.src, text.tgt):
             logger.info(f"train: {text.src} and {text.tgt} have the same content")
 
 

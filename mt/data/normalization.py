@@ -178,7 +178,8 @@ class Normalizer:
 def describe_characters(counts: Counter[str]) -> str:
     """Return the most frequent characters, each with its code and its number of lines."""
     texts = []
-    for character, num_lines in counts.most_common(NUM_SHOWN):
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    for character, num_lines in ranked[:NUM_SHOWN]:
         code = f"U+{ord(character):04X}"
         name = f"{character} ({code})" if character.isprintable() else code
         texts.append(f"{name} in {count_of(num_lines, 'line')}")

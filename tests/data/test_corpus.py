@@ -477,6 +477,15 @@ def test_prefix_of_other_ids_than_tags_is_a_bug(tmp_path: Path, tokenizer: Token
         encode_files(tmp_path, tokenizer, files._replace(src_prefix=(tokenizer.eos_id,)))
 
 
+def test_copied_text_is_not_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both sides of a corpus with one language are read from one file."""
+    caplog.set_level(logging.INFO, logger="mt")
+    corpus = write_pairs(tmp_path, PAIRS)
+    path = tmp_path / "train.de"
+    warn_of_equal_sides([corpus._replace(text=TwoFiles(path, path))])
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("is_same", [True, False])
 def test_sides_with_the_same_content_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, is_same: bool

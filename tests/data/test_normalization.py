@@ -184,6 +184,12 @@ def test_description_names_the_most_frequent_characters() -> None:
     assert text.endswith("...")
 
 
+def test_description_does_not_depend_on_the_order_of_counting() -> None:
+    counts = Counter({"b": 1, "a": 1, "c": 2})
+    expected = "c (U+0063) in 2 lines, a (U+0061) in 1 line, b (U+0062) in 1 line"
+    assert describe_characters(counts) == expected
+
+
 @pytest.mark.parametrize("form", ["none", "nfc", "nfkc"])
 def test_replaced_characters_are_those_that_a_normalizer_replaces(
     form: Normalization, tokenizer: Tokenizer
