@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 import yaml
-from mt.commands.train import train
 from safetensors.torch import load_file
 
+from mt.commands.train import train
 from mt.config import load_config
 
 HERE = Path(__file__).resolve().parent
