@@ -34,7 +34,7 @@ ROUND_TRIP_TEXT = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE_SYMBOL} "
 # Characters at which programs end a line: those of Python's str.splitlines().
 LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
 
-# Byte pieces of those that are one byte: LF, VT, FF, CR, FS, GS, RS.
+# The line ends of one byte, as byte pieces: LF, VT, FF, CR, FS, GS, RS.
 LINE_END_BYTES = frozenset(f"<0x{ord(end):02X}>" for end in LINE_ENDS if end.isascii())
 
 
