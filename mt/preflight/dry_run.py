@@ -309,11 +309,11 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
     for index in largest_batches(epoch.plan):
         batch = epoch.widest_batch(index)
         num_pairs, src_length = batch.src.shape
-        lengths = f"{src_length:,} and {batch.tgt_out.size(1):,}"
+        lengths = f"{src_length:,} + {batch.tgt_out.size(1):,} tokens"
         sizes.append(f"{count_of(num_pairs, 'pair')} of {lengths}")
     text = (
         f"{format_bytes(peak)} at the peak, at least {format_bytes(growth)} of it for the model "
-        f"and the largest batch ({' or '.join(sizes)} tokens)"
+        f"and the largest batch ({', or '.join(sizes)})"
     )
     return Finding("ok", "memory", "", text, {"peak_bytes": peak, "growth_bytes": growth})
 
