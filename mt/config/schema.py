@@ -721,7 +721,7 @@ class Config(Section):
                 "all shares one matrix, but tokenizer.joint is false: wanted decoder or none",
             )
         if self.train.r_drop > 0 and not self.model.has_dropout:
-            yield "train.r_drop", "compares two passes with different dropout: wanted model.dropout"
+            yield "train.r_drop", "needs dropout, which is 0: wanted model.dropout above 0"
         wanted = f"wanted data.max_length ({self.data.max_length}) or more"
         num_positions = self.model.max_length or 0
         if (
