@@ -4,7 +4,7 @@
 
 The goal is reached at the second of two validations in a row with this score or more. The time is
 that of the training, from the start of the command: tokenizers are included, validations are not.
-Scores of a part of the set, or of another search than beam search with beam 5, do not count.
+Scores of a part of the set, or of another search than beam search with beam 5, are an error.
 """
 
 from __future__ import annotations
