@@ -47,8 +47,8 @@ def find_device(name: str) -> torch.device:
 def find_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products for `fp32`, `bf16`, `fp16` or `auto` on `device`.
 
-    `auto` is bf16 where that is fast, which is measured on a CPU. A GPU without bf16 gets fp16, a
-    CPU fp32. Raises DeviceError for fp16 on a CPU.
+    `auto` is bf16 where that is fast. On a GPU without bf16 it is fp16, on a CPU without fast bf16
+    it is fp32. Raises DeviceError for fp16 on a CPU.
     """
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("precision fp16 needs a CUDA device; on a CPU use auto, bf16 or fp32")
@@ -76,9 +76,9 @@ def has_onednn_bf16() -> bool | None:
 def _is_bf16_fast() -> bool:
     """Return whether this CPU multiplies matrices more than 1.5 times as fast in bf16 as in fp32.
 
-    This is measured, unless oneDNN has no bf16, because the measurement takes seconds then. The
-    fastest of 16 runs counts. The two formats take turns, so that other work on the machine slows
-    down both.
+    If oneDNN has no bf16, the answer is known to be False, and a measurement would take seconds.
+    Otherwise this function measures. The fastest of 16 runs counts. The two formats take turns, so
+    that other work on the machine slows down both.
     """
     if has_onednn_bf16() is False:
         return False

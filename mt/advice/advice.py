@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mt.wording import count_of
 
 # A run that sees fewer target tokens than this for each parameter of its model ends too early. In
-# the runs of RECORDS.md with a cosine schedule, BLEU after 0.5 tokens a parameter was 63 to 81 % of
-# its final value, after 1 token 87 to 93 %, and after 1.5 tokens 96 to 100 %.
+# the runs of RECORDS.md with a cosine schedule, BLEU after 0.5 tokens a parameter was 63 to 67 % of
+# its final value, after 1 token 88 %, and after 1.5 tokens 98 to 99 % (docs/log.md).
 MIN_TOKENS_PER_PARAMETER = 1.0
 
 # A few large updates are not enough either: after 500 updates BLEU was 7 to 30 where the same runs
@@ -34,8 +34,8 @@ MAX_WARMUP_FRACTION = 0.1
 # validation loss after 11 epochs. 10 parameters a token with a dropout of 0.1 went well for 18
 # epochs (Tatoeba in RECORDS.md), and 17 parameters with 0.2 and BPE-dropout for 24 (Multi30k, 7M
 # parameters). fairseq's recipe for IWSLT14 has 0.3 for about 10 parameters a token and 50 epochs or
-# more. In short runs more dropout only slows a model down, so `mt init` uses it from 60 epochs on
-# (settings.py), and this rule agrees with it.
+# more. In short runs more dropout only slows a model down, so `mt init` uses it from 20 to 60
+# epochs on, depending on the amount of text (settings.py), and this rule agrees with it.
 WANTED_DROPOUTS = (  # (from this many epochs, and parameters a target token, this dropout)
     (10, 10, 0.1),
     (60, 10, 0.2),
@@ -43,7 +43,7 @@ WANTED_DROPOUTS = (  # (from this many epochs, and parameters a target token, th
 )
 
 # The median token should have as many examples as this. Gowda and May (2020) want at least 100
-# examples of 95 % of the tokens, which little text cannot give: with the 4,000 tokens of `mt init`
+# examples of 95 % of the tokens, which little text cannot give: with a vocabulary of 4,000
 # the median is 19 (Tatoeba) and 72 (Multi30k). docs/log.md has more of these numbers.
 MIN_EXAMPLES = 10
 

@@ -57,8 +57,8 @@ MAX_GAP = 1.5
 LARGEST_DROPOUT = 0.3
 DROPOUT_STEP = 0.1
 
-# A rise of the validation loss for which one step of dropout is too little: half a nat is 65 % of
-# the perplexity.
+# A rise of the validation loss for which one step of dropout is too little: half a nat raises the
+# perplexity by 65 %.
 LARGE_LOSS_RISE = 0.5
 
 

@@ -22,7 +22,7 @@ from mt.data.normalization import is_blank
 from mt.data.parallel_text import ParallelText
 from mt.data.progress import bytes_bar
 from mt.data.scripts import find_scripts, script_of_letter
-from mt.data.text import OnBytes, chunked
+from mt.data.text import OnBytes, chunked, encode_line
 from mt.data.words import split_words
 from mt.errors import DataError
 from mt.preflight.languages import (
@@ -219,8 +219,8 @@ def write_kept(text: ParallelText, cleaning: Cleaning, *, paths: tuple[Path, Pat
             if number > len(cleaning.verdicts):
                 break
             if cleaning.verdicts[number - 1] == KEPT:
-                src_file.write(_line(src))
-                tgt_file.write(_line(tgt))
+                src_file.write(encode_line(src))
+                tgt_file.write(encode_line(tgt))
         if num_pairs != len(cleaning.verdicts):
             raise DataError(f"{text.name}: the text changed while it was read; start again")
 
@@ -237,8 +237,3 @@ def _digest(line: str) -> bytes:
 
 def _encode(lines: Iterable[str]) -> list[bytes]:
     return [line.encode("utf-8", "surrogateescape") for line in lines]
-
-
-def _line(text: str) -> bytes:
-    assert "\n" not in text, "a sentence is one line"
-    return text.encode("utf-8", "surrogateescape") + b"\n"

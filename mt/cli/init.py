@@ -23,7 +23,7 @@ from mt.cli.text_options import (
 from mt.wording import count_of
 
 if TYPE_CHECKING:
-    from mt.project.project import Project, Request
+    from mt.project.project import Project, ProjectRequest
     from mt.project.text_facts import SideFacts
 
 
@@ -71,12 +71,12 @@ def init(
 ) -> None:
     """Write a config for your text, your machine and your time, and set aside held-out text."""
     from mt.cli.streams import write_lines
-    from mt.project.project import Request, create_project
+    from mt.project.project import ProjectRequest, create_project
 
     _refuse_both("valid", num_valid, valid_text)
     _refuse_both("test", num_test, test_text)
     config_path = output or Path(f"{src_lang}-{tgt_lang}.yaml")
-    request = Request(
+    request = ProjectRequest(
         text=open_text(files, src_lang=src_lang, tgt_lang=tgt_lang, columns=columns),
         src_lang=src_lang,
         tgt_lang=tgt_lang,
@@ -103,7 +103,7 @@ def _refuse_both(name: str, number: int | None, text: str | None) -> None:
         )
 
 
-def describe_project(request: "Request", project: "Project") -> Iterator[str]:
+def describe_project(request: "ProjectRequest", project: "Project") -> Iterator[str]:
     """Yield lines about the text, the choices, and the next commands."""
     from mt.project.settings import count_epochs, describe_epochs, describe_minutes
 

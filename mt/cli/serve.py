@@ -66,7 +66,8 @@ def serve(
         typer.Option(
             "--reports/--no-reports",
             help="show the report and the attention page in each run directory to all who can "
-            "reach the server  [default: yes for a local --host without keys and --allow-origin]",
+            "reach the server  [default: yes for a local --host, if there are neither keys nor "
+            "--allow-origin]",
         ),
     ] = None,
     beam_size: BeamOption = None,

@@ -7,6 +7,7 @@ them.
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -292,6 +293,15 @@ class DataConfig(Section):
         """Return the source and the target language of a corpus or an evaluation set."""
         return LanguagePair(section.src_lang or self.src_lang, section.tgt_lang or self.tgt_lang)
 
+    def file_names(self, section: CorpusConfig | EvalSetConfig) -> list[str]:
+        """Return the names of the files of a corpus or evaluation set, without directories."""
+        if section.prefix is not None:
+            name = Path(section.prefix).name
+            return [f"{name}.{language}" for language in self.languages(section)]
+        targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
+        paths = (section.src, *targets, section.tsv, section.tmx)
+        return [Path(path).name for path in paths if path is not None]
+
     @property
     def language_pairs(self) -> tuple[LanguagePair, ...]:
         """The language pairs of the training corpora, each once, in their order."""
@@ -336,7 +346,7 @@ class DataConfig(Section):
         if self.sampling_temperature != 1.0 and len(self.language_pairs) == 1:
             yield (
                 "sampling_temperature",
-                "is for corpora of several language pairs; train.N.weight is for those of one",
+                "is for several language pairs; for corpora of one pair, use data.train.N.weight",
             )
 
     def missing_tags(self, tags: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Planning the batches of an epoch: which pairs are computed together, and in which order.
 
-A batch holds as many pairs as fit into a budget of padded positions. Pairs of similar length go
-into one batch, so that little of the budget is padding.
+A batch holds as many pairs as fit into a budget of positions, padding included. Pairs of similar
+length go into one batch, so that little of the budget is padding.
 
 `train.batching` chooses between two ways. `pools` is for new runs: the pairs are shuffled and cut
 into pools of about POOL_SIZE batches, and each pool is sorted by length and cut into batches of
@@ -119,7 +119,7 @@ def plan_batches(
 
 
 def group_by_length(lengths: Lengths, *, batch_tokens: int) -> list[list[int]]:
-    """Return the indices of inputs in batches of at most `batch_tokens` padded positions.
+    """Return the indices of inputs in batches of at most `batch_tokens` positions with padding.
 
     The batches with the longest inputs come first. An input that is longer than `batch_tokens` is a
     batch of its own.
@@ -144,8 +144,8 @@ def split_evenly(
 ) -> list[Order]:
     """Return the indices of all pairs in `num_batches` batches of similar size, in random order.
 
-    Pairs of similar length go into one batch. The largest number of padded positions on the longer
-    side of a batch is as small as possible.
+    Pairs of similar length go into one batch. The largest number of positions on the longer side of
+    a batch, padding included, is as small as possible.
     """
     assert len(src_lengths) >= num_batches, (len(src_lengths), num_batches)
     order = SORT_ORDERS[batching](src_lengths, tgt_lengths)

@@ -215,7 +215,7 @@ def _assert_tags(tokenizer: Tokenizer, prefixes: Sequence[Prefix]) -> None:
     assert ids <= set(tokenizer.tag_ids), f"{ids} are not all tags of the source tokenizer"
 
 
-def warn_of_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
+def report_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
     """Say which corpora have the same text on both sides. Raises DataError."""
     for text in (corpus.text for corpus in corpora):
         if not isinstance(text, TwoFiles) or text.src == text.tgt:

@@ -15,7 +15,7 @@ from mt.data.bpe_dropout import Draw
 from mt.data.corpus import EncodedCorpus, EncodedPairs
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
-from mt.data.unseen import NOISY_BATCH_FRACTION, insert_unseen_characters
+from mt.data.unseen import UNSEEN_BATCH_FRACTION, insert_unseen_characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,9 @@ class Dataset:
     def epoch(self, number: int, *, batch_tokens: int) -> "Epoch":
         """Return epoch `number`, a pure function of (seed, number, batch_tokens) and the corpus.
 
-        A batch has at most `batch_tokens` padded positions on its longer side. With BPE-dropout,
-        which makes sentences longer, it may have more: a quarter more at a dropout of 0.1.
+        A batch has at most `batch_tokens` positions on its longer side, padding included. With
+        BPE-dropout, which makes sentences longer, it may have more: a quarter more at a dropout of
+        0.1.
         """
         plan = plan_batches(
             self.corpus.src_lengths,
@@ -100,11 +101,11 @@ class Epoch:
         """Stop sampling in another thread: it raises CancelledError at the next sentence."""
         self._cancelled.set()
 
-    def widest_batch(self, index: int) -> Batch:
-        """Return planned batch `index`, with more padding than a training batch usually has.
+    def batch_for_memory_check(self, index: int) -> Batch:
+        """Return planned batch `index` with more padding than a training batch usually has.
 
         With BPE-dropout, the pairs have sampled encodings, but are not sorted again by their
-        lengths.
+        lengths. Unseen characters are inserted in any case.
         """
         pairs = self._planned_pairs(index, index + 1)
         pairs = self._sample(pairs, seed=f"widest {index}")
@@ -175,21 +176,21 @@ class Epoch:
     def _insert_unseen(
         self, pairs: EncodedPairs, *, seed: str, always: bool = False
     ) -> EncodedPairs:
-        """Return the pairs of a batch. Some batches have noise in some of their sources.
+        """Return the pairs of a batch; in some batches, with unseen characters in some sources.
 
-        `always` inserts the noise into any batch. This is a pure function of the pairs, the epoch
-        and `seed`.
+        `always` inserts them into any batch. This is a pure function of the pairs, the epoch and
+        `seed`.
         """
         dataset = self.dataset
         fraction = dataset.unseen_character_fraction
-        noisy_fraction = max(NOISY_BATCH_FRACTION, fraction)
+        batch_fraction = max(UNSEEN_BATCH_FRACTION, fraction)
         draw = Random(f"{dataset.seed} {self.number} {seed}").random
-        if fraction == 0.0 or (draw() >= noisy_fraction and not always):
+        if fraction == 0.0 or (draw() >= batch_fraction and not always):
             return pairs
         return insert_unseen_characters(
             pairs,
             dataset.src_tokenizer,
-            fraction=fraction / noisy_fraction,
+            fraction=fraction / batch_fraction,
             draw=draw,
             max_length=dataset.max_length,
         )

@@ -3,7 +3,7 @@
 Two pairs with an equal source or an equal target belong together: if one of them were in the
 training text and the other in a test set, the model would have seen the source or the target of a
 test pair in training. All pairs that such equalities connect are a group, a connected component.
-It stays on one side.
+All its pairs go into the same set.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

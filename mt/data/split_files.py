@@ -7,6 +7,7 @@ from pathlib import Path
 from mt.data.parallel_text import ParallelText, complete_pairs, read_pairs
 from mt.data.progress import bytes_bar
 from mt.data.split import Part, Split, digest_pairs, split_pairs
+from mt.data.text import encode_line
 from mt.errors import DataError, DiskError
 from mt.storage.atomic import atomic_directory
 from mt.wording import count_of
@@ -95,7 +96,6 @@ def _write_pairs(
             if part not in files:
                 continue
             for file, text in zip(files[part], pair, strict=True):
-                assert "\n" not in text, "a sentence is one line"
-                file.write(text.encode("utf-8") + b"\n")
+                file.write(encode_line(text))
         if num_pairs != len(split.parts) or next(pairs, None) is not None:
             raise DataError("the text changed while it was read; start again")

@@ -225,6 +225,15 @@ def chunked(
         yield chunk
 
 
+def encode_line(sentence: str) -> bytes:
+    """Return a sentence as a line of a UTF-8 file, with its line feed.
+
+    The sentence may have surrogate escapes: bytes that were not UTF-8 when they were read.
+    """
+    assert "\n" not in sentence, "a sentence is one line"
+    return sentence.encode("utf-8", "surrogateescape") + b"\n"
+
+
 def _find_file(prefix: str, lang: str) -> Path:
     """Return PREFIX.LANG, or the same name with the ending of a compressed file."""
     name = f"{prefix}.{lang}"

@@ -1,8 +1,8 @@
-"""Training noise: insert random characters without a piece into some sources.
+"""Random unseen characters: characters without a piece, inserted into some training sources.
 
 A character without a piece is encoded as its UTF-8 bytes. A usual training text has no such
 character, so the embeddings of the byte pieces would keep their random initial values, and one
-emoji or Chinese word would turn a whole translation into nonsense. With the noise, the model learns
+emoji or Chinese word would turn a whole translation into nonsense. With them, the model learns
 to translate the rest of a sentence as if the character were not there.
 """
 
@@ -11,9 +11,9 @@ from mt.data.corpus import EncodedPairs
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
 
-# The noise makes a source longer by a few tokens, and with it the whole batch. So only this
-# fraction of the batches has noise, in more of their pairs.
-NOISY_BATCH_FRACTION = 1 / 16
+# Inserted characters make a source longer by a few tokens, and with it the whole batch. So only
+# this fraction of the batches has them, in more of their pairs.
+UNSEEN_BATCH_FRACTION = 1 / 16
 
 # Characters of 1, 2, 3 and 4 bytes in UTF-8 are drawn equally often. The last range ends after the
 # emoji.

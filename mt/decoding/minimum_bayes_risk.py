@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Returns the utility of each text as a translation, if each text is the reference:
-# (num_texts, num_texts), element (i, j) for the translation i and the reference j.
+# Returns the utilities of some texts (num_texts, num_texts): element (i, j) is the utility of the
+# translation i if text j is the reference.
 Utility = Callable[[Sequence[str]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class MinimumBayesRisk:
-    """How many samples are drawn for a text, and what is computed of them."""
+    """The number of samples for a text, and the utility that compares them."""
 
     num_samples: int
     utility: Utility

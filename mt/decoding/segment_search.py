@@ -63,9 +63,12 @@ class BatchedSearch(ABC):
 
     @abstractmethod
     def search_batch(
-        self, segments: Sequence[SourceSegment], beam_size: int
+        self, segments: Sequence[SourceSegment], num_hypotheses: int
     ) -> list[list[Hypothesis]]:
-        """Return one to `beam_size` hypotheses of each segment, best first."""
+        """Return one to `num_hypotheses` hypotheses of each segment, best first.
+
+        In beam search, `num_hypotheses` is the beam size. In sampling, it is the number of samples.
+        """
 
     def n_best(
         self, segments: Sequence[SourceSegment], num_translations: int
@@ -102,21 +105,18 @@ class BatchedSearch(ABC):
     def _search(
         self,
         segments: Sequence[SourceSegment],
-        beam_size: int,
+        num_hypotheses: int,
         *,
         on_progress: OnProgress | None = None,
     ) -> list[list[Translation]]:
-        """Return the translations of each segment that a search with this beam size finds.
-
-        Where translations are sampled, `beam_size` is the number of samples.
-        """
+        """Return the translations of each segment (`num_hypotheses`: see `search_batch`)."""
         translations: list[list[Translation]] = [[] for _ in segments]
         lengths = np.array([len(segment.ids) for segment in segments])
         num_segments_done = 0
         num_tokens_done = 0
-        batch_tokens = self.settings.batch_tokens // beam_size
+        batch_tokens = self.settings.batch_tokens // num_hypotheses
         for batch in group_by_length(lengths, batch_tokens=batch_tokens):
-            results = self.search_batch([segments[index] for index in batch], beam_size)
+            results = self.search_batch([segments[index] for index in batch], num_hypotheses)
             for index, hypotheses in zip(batch, results, strict=True):
                 translations[index] = self._read_hypotheses(segments[index], hypotheses)
             num_segments_done += len(batch)
@@ -190,15 +190,15 @@ class SegmentSearch(BatchedSearch):
 
     @oom_as_device_error(SEARCH_OUT_OF_MEMORY)
     def search_batch(
-        self, segments: Sequence[SourceSegment], beam_size: int
+        self, segments: Sequence[SourceSegment], num_hypotheses: int
     ) -> list[list[Hypothesis]]:
         """Return the hypotheses of each segment, searched as one batch."""
         sources = [segment.ids for segment in segments]
         strategy: Strategy
         if self.sampling is None:
-            strategy = BeamSearch(beam_size)
+            strategy = BeamSearch(num_hypotheses)
         else:
-            strategy = Sampling(self.sampling, num_samples=beam_size, sources=sources)
+            strategy = Sampling(self.sampling, num_samples=num_hypotheses, sources=sources)
         caches = [model.start(encode(model, sources)) for model in self.models]
         target_prefixes = [segment.target_prefix for segment in segments]
         return generate(

@@ -161,7 +161,7 @@ def translate_sets(
     ]
     for experiment in experiments[1:]:
         for eval_set in eval_sets:
-            check_languages(experiment, eval_set, first=experiments[0])
+            require_same_languages(experiment, eval_set, first=experiments[0])
     read_outputs = [_read_output(Path(hyp), eval_sets[0]) for hyp in hyps]
     warnings = _find_seen_sources(eval_sets, experiments)
     if experiments and src is not None and to is None:
@@ -244,7 +244,7 @@ def _common_scoring(
     return scoring
 
 
-def check_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experiment) -> None:
+def require_same_languages(experiment: Experiment, eval_set: EvalSet, *, first: Experiment) -> None:
     """Raise ConfigError if a run does not translate a set between the languages of the first run.
 
     A set without languages is translated between the default languages of each run.

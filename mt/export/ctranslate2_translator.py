@@ -114,9 +114,9 @@ class CTranslate2Search(BatchedSearch):
 
     @oom_as_device_error(SEARCH_OUT_OF_MEMORY)
     def search_batch(
-        self, segments: Sequence[SourceSegment], beam_size: int
+        self, segments: Sequence[SourceSegment], num_hypotheses: int
     ) -> list[list[Hypothesis]]:
-        """Return one to `beam_size` hypotheses of each segment, best first.
+        """Return one to `num_hypotheses` hypotheses of each segment, best first.
 
         A batch of CTranslate2 has one limit on the length of translations. So the segments with
         equal `length_limits` make one batch. The batches run in parallel, one on each core.
@@ -127,7 +127,7 @@ class CTranslate2Search(BatchedSearch):
         results: dict[int, Any] = {}
         for limit, indices in indices_by_limit.items():
             batch = [segments[index] for index in indices]
-            results.update(zip(indices, self._start(batch, beam_size, limit), strict=True))
+            results.update(zip(indices, self._start(batch, num_hypotheses, limit), strict=True))
         return [self._read_result(results[index].result()) for index in range(len(segments))]
 
     def _start(self, segments: Sequence[SourceSegment], beam_size: int, limit: int) -> list[Any]:

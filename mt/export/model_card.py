@@ -6,6 +6,7 @@ It has the names of the training files without their folders, so no path of the 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ def _training_facts(run: ExportedRun) -> list[tuple[str, ...]]:
     """Return the rows of the table about the training."""
     data = run.config.data
     return [
-        ("training text", _file_names(data, data.train)),
-        ("validation text", _file_names(data, data.valid)),
+        ("training text", _list_files(data, data.train)),
+        ("validation text", _list_files(data, data.valid)),
         ("normalization of text", data.normalization),
         ("tokens", f"{run.translator.tgt_tokenizer.vocab_size:,} ({run.config.tokenizer.kind})"),
         ("parameters", f"{run.translator.model.num_parameters:,}"),
@@ -106,17 +107,9 @@ def _training_facts(run: ExportedRun) -> list[tuple[str, ...]]:
     ]
 
 
-def _file_names(data: DataConfig, sections: Sequence[CorpusConfig | EvalSetConfig]) -> str:
+def _list_files(data: DataConfig, sections: Sequence[CorpusConfig | EvalSetConfig]) -> str:
     """Return the names of the files of corpora or sets, each once, without their folders."""
-    names: list[str] = []
-    for section in sections:
-        if section.prefix is not None:
-            prefix_name = Path(section.prefix).name
-            names += [f"{prefix_name}.{language}" for language in data.languages(section)]
-        else:
-            references = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
-            paths = (section.src, *references, section.tsv, section.tmx)
-            names += [Path(path).name for path in paths if path is not None]
+    names = chain.from_iterable(data.file_names(section) for section in sections)
     return ", ".join(dict.fromkeys(names))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mt.kernels.dispatch import use_fast_kernel
 from mt.kernels.dropout import DropoutMask, apply_dropout, as_mask
-from mt.kernels.linear import linear, product
+from mt.kernels.linear import linear, linear_without_gradient
 
 
 def feed_forward(
@@ -85,14 +85,14 @@ class _FeedForwardFunction(torch.autograd.Function):
         b2: Tensor,
         mask: DropoutMask | None,
     ) -> Tensor:
-        hidden = product(x, w1, b1, activation="relu")  # (rows, length, d_ff)
+        hidden = linear_without_gradient(x, w1, b1, activation="relu")  # (rows, length, d_ff)
         ctx.scale = 1.0
         if mask is not None:
             hidden.mul_(mask.keep.to(hidden.dtype))
             ctx.scale = mask.scale
             w2 = w2 * mask.scale
         ctx.save_for_backward(x, w1, hidden, w2)
-        return product(hidden, w2, b2)
+        return linear_without_gradient(hidden, w2, b2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

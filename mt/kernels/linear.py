@@ -53,10 +53,10 @@ def fast(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute the layer with oneDNN unless gradients are enabled; all arguments have one dtype."""
     if torch.is_grad_enabled():
         return F.linear(x, weight, bias)
-    return product(x, weight, bias)
+    return linear_without_gradient(x, weight, bias)
 
 
-def product(
+def linear_without_gradient(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str = "none"
 ) -> Tensor:
     """Return x @ weight.T + bias without a gradient, followed by a ReLU if `activation` is "relu".

@@ -307,7 +307,7 @@ def try_largest_batches(trainer: Trainer, epoch: Epoch, *, memory_before: int) -
 
     sizes = []
     for index in largest_batches(epoch.plan):
-        batch = epoch.widest_batch(index)
+        batch = epoch.batch_for_memory_check(index)
         num_pairs, src_length = batch.src.shape
         lengths = f"{src_length:,} + {batch.tgt_out.size(1):,} tokens"
         sizes.append(f"{count_of(num_pairs, 'pair')} of {lengths}")

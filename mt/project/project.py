@@ -35,7 +35,7 @@ NUM_SAMPLED_PAIRS = 200_000
 
 
 @dataclass(frozen=True)
-class Request:
+class ProjectRequest:
     """Input of `mt init`."""
 
     text: ParallelText
@@ -65,7 +65,7 @@ class Project:
     length: RunLength
 
 
-def create_project(request: Request) -> Project:
+def create_project(request: ProjectRequest) -> Project:
     """Split the text, measure it and the machine, choose settings; write the config and the sets.
 
     Raises DiskError when a file would be replaced, DataError and DeviceError. After an error,
@@ -102,7 +102,7 @@ def create_project(request: Request) -> Project:
     return project
 
 
-def open_held_out_text(request: Request) -> list[ParallelText]:
+def open_held_out_text(request: ProjectRequest) -> list[ParallelText]:
     """Return the held-out text that exists already.
 
     Raises DataError for a text without sentence pairs, and for two sets of one name.
@@ -157,7 +157,7 @@ def measure_machine(runtime: Runtime, *, tokens_per_pair: float) -> MachineFacts
     return MachineFacts(runtime.device.type, batch_tokens / update_seconds)
 
 
-def write_project(request: Request, project: Project) -> None:
+def write_project(request: ProjectRequest, project: Project) -> None:
     """Write the held-out sets, the training text and the config."""
     prefixes = {part: str(request.data_dir / name) for part, name in FILE_NAMES.items()}
     test = request.test_text

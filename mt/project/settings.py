@@ -55,7 +55,7 @@ REFERENCE_VOCAB_SIZE = 4000
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: text of at most `max_pairs`, and `min_epochs` or more."""
+    """A row of the table: for at most `max_pairs` pairs and at least `min_epochs` epochs."""
 
     max_pairs: float
     min_epochs: float  # that the reference model would train in the time

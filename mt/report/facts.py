@@ -2,15 +2,11 @@
 
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from mt.config.schema import (
     Config,
-    CorpusConfig,
     DataConfig,
-    EvalSetConfig,
-    LanguagePair,
     Section,
 )
 from mt.config.yaml_file import show
@@ -28,7 +24,9 @@ class Fact(NamedTuple):
     is_timing: bool = False  # depends on the speed and load of the machine
 
 
-def summarize(config: Config, history: MetricsHistory, counts: PairCounts | None) -> list[Fact]:
+def headline_facts(
+    config: Config, history: MetricsHistory, counts: PairCounts | None
+) -> list[Fact]:
     """Return the facts for the top of the report: size, data, duration and device."""
     start = history.start
     facts = []
@@ -78,7 +76,7 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
             value += f", weight {corpus.weight:g}"
         if corpus.tag is not None:
             value += f", tag {corpus.tag}"
-        facts.append(Fact(_file_names(corpus, data.languages(corpus)), value))
+        facts.append(Fact(", ".join(data.file_names(corpus)), value))
     if counts is not None:
         facts.append(Fact("all training pairs", str(counts.total)))
     rule = (
@@ -89,24 +87,13 @@ def _data_facts(config: Config, counts: PairCounts | None) -> list[Fact]:
     eval_sets = [(f"validation: {valid_set.name}", valid_set) for valid_set in data.valid]
     eval_sets += [(f"test: {test_set.name}", test_set) for test_set in data.test]
     for name, eval_set in eval_sets:
-        facts.append(Fact(name, _file_names(eval_set, data.languages(eval_set))))
+        facts.append(Fact(name, ", ".join(data.file_names(eval_set))))
     return facts
 
 
 def describe_languages(data: DataConfig) -> str:
     """Return the directions of a run: `en → de`, or several of them."""
     return ", ".join(f"{pair.src} → {pair.tgt}" for pair in data.language_pairs)
-
-
-def _file_names(section: CorpusConfig | EvalSetConfig, languages: LanguagePair) -> str:
-    """Return the names of the files of a corpus or evaluation set, without their directories."""
-    if section.prefix is not None:
-        return f"{Path(section.prefix).name}.{{{languages.src},{languages.tgt}}}"
-    single_file = section.tsv or section.tmx
-    if single_file is not None:
-        return Path(single_file).name
-    targets = section.refs if isinstance(section, EvalSetConfig) else (section.tgt,)
-    return ", ".join(Path(path or "").name for path in (section.src, *targets))
 
 
 def hide_directories(text: str) -> str:

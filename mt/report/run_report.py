@@ -15,7 +15,7 @@ from mt.evaluation.analysis import LENGTH_RATIO, word_diff
 from mt.evaluation.evaluate import scoring_of_run
 from mt.evaluation.metrics import MIN_SENTENCES_FOR_INTERVAL, Score
 from mt.evaluation.text_warnings import find_seen_source_problems
-from mt.report.facts import Fact, describe_languages, list_facts, summarize
+from mt.report.facts import Fact, describe_languages, headline_facts, list_facts
 from mt.report.heat_maps import HeatMap, compute_heat_maps
 from mt.report.pair_counts import read_pair_counts
 from mt.report.run_plots import length_plot, training_plots
@@ -100,7 +100,7 @@ def collect_report(run_dir: Path, *, checkpoint: str, device: str) -> Report:
         languages=describe_languages(config.data),
         src_lang=_single_language(languages.src for languages in valid_languages),
         tgt_lang=_single_language(languages.tgt for languages in valid_languages),
-        summary=summarize(config, history, counts),
+        summary=headline_facts(config, history, counts),
         facts=list_facts(config, history, counts, checkpoint=evaluation.checkpoint),
         history=history,
         samples=follow_samples(history),

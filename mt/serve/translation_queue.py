@@ -171,7 +171,7 @@ class TranslationQueue:
 
     def _run(self) -> None:
         """Work until the queue is closed and empty."""
-        while self._take_new_jobs():
+        while self._start_new_jobs():
             self._drop_cancelled_jobs()
             if not self._started_jobs:
                 continue
@@ -179,8 +179,8 @@ class TranslationQueue:
                 self._translate_batch()
             self._finish_translated_jobs()
 
-    def _take_new_jobs(self) -> bool:
-        """Wait for work, and return whether there is any."""
+    def _start_new_jobs(self) -> bool:
+        """Wait for work, start the new jobs, and return whether any job is started."""
         with self._changed:
             self._changed.wait_for(lambda: self._new_jobs or self._started_jobs or self._is_closed)
             new_jobs = list(self._new_jobs)

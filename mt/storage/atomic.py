@@ -80,7 +80,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             if _names_file_outside(partial, error):
                 raise
             with os_errors_as_disk_error(path):
-                raise
+                raise  # as a DiskError
         with os_errors_as_disk_error(path):
             for file in partial.rglob("*"):
                 fsync_path(file)
@@ -90,7 +90,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _open_output(path: Path, mode: Literal["wb", "xb"], *, output: Path) -> Iterator[BinaryIO]:
-    """Open a file. A DiskError that names `output` when it cannot be opened or closed."""
+    """Open a file. Raises a DiskError that names `output` if it cannot be opened or closed."""
     with os_errors_as_disk_error(output):
         file = path.open(mode)
     try:

@@ -87,7 +87,7 @@ def load_initial_weights(model: Transformer, experiment: Experiment) -> None:
     if config.init_tokenizer == "new":
         parent = Experiment.open(config.init_from)
         parent_model = parent.translator(config.init_checkpoint, device="cpu").model
-        copy_to_other_tokens(
+        copy_weights_to_new_vocabulary(
             model,
             parent_model,
             tokenizers=experiment.tokenizers,
@@ -101,7 +101,7 @@ def load_initial_weights(model: Transformer, experiment: Experiment) -> None:
     model.to(device)
 
 
-def copy_to_other_tokens(
+def copy_weights_to_new_vocabulary(
     model: Transformer,
     parent: Transformer,
     *,

@@ -38,7 +38,7 @@ def check_memory(
             gc.collect()  # the tensors of the failed attempt
             runtime.release_memory()
             epoch = dataset.epoch(epoch.number, batch_tokens=size)
-        batches = map(epoch.widest_batch, largest_batches(epoch.plan))
+        batches = map(epoch.batch_for_memory_check, largest_batches(epoch.plan))
         try:
             try_update(objective, batches, runtime, optimizer_has_state=optimizer_has_state)
         except DeviceError:

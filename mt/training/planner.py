@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from mt.config.schema import TrainConfig
 from mt.training.metrics_log import PlanRecord
 from mt.training.pace import Pace
-from mt.training.run_plan import NOT_MEASURED, RunPlan
+from mt.training.run_plan import UNKNOWN_TOTAL, RunPlan
 from mt.training.schedule import learning_rate
 from mt.training.state import TrainState
 from mt.training.stopping import count_validations, updates_within
@@ -46,7 +46,7 @@ class RunPlanner:
         self.config = config
         self.batches_per_update = batches_per_update
         self.epoch_length = math.inf  # in batches; not known before the first epoch is planned
-        self.plan = RunPlan.of_new_run(NOT_MEASURED, config)
+        self.plan = RunPlan.of_new_run(UNKNOWN_TOTAL, config)
         self.pace = Pace()
         self.reserved_seconds = 0.0  # of `max_minutes`, for the final scoring
 
@@ -57,7 +57,7 @@ class RunPlanner:
     @property
     def total_steps(self) -> int | None:
         """The planned number of updates, or the limit `max_steps`; None: not known yet."""
-        return self.plan.total_steps if self.plan.is_measured else self.config.max_steps
+        return self.plan.total_steps if self.plan.is_total_known else self.config.max_steps
 
     # The measured speed
 
@@ -78,7 +78,7 @@ class RunPlanner:
         plan = self.plan
         fractions = [0.0]
         estimates = []
-        if plan.is_measured and config.max_minutes is None:
+        if plan.is_total_known and config.max_minutes is None:
             fractions.append(state.step / max(1, plan.total_steps))
         if config.max_minutes is not None:
             limit = 60.0 * config.max_minutes
@@ -86,7 +86,7 @@ class RunPlanner:
             estimates.append(max(0.0, limit - state.elapsed_seconds))
         if config.max_steps is not None:
             fractions.append(state.step / config.max_steps)
-        if plan.is_measured and self.pace.update_seconds is not None:
+        if plan.is_total_known and self.pace.update_seconds is not None:
             num_updates = max(0, plan.total_steps - state.step)
             num_validations = count_validations(state.step, plan.total_steps, config.validate_every)
             estimates.append(
@@ -104,7 +104,7 @@ class RunPlanner:
         It has then ended, whatever time is left.
         """
         has_clock = self.config.max_minutes is not None
-        return has_clock and self.plan.is_measured and state.step >= self.plan.total_steps
+        return has_clock and self.plan.is_total_known and state.step >= self.plan.total_steps
 
     def is_due(self, state: TrainState) -> bool:
         """Return whether to examine the plan again: the clock may have changed it."""
@@ -112,7 +112,7 @@ class RunPlanner:
         pace = self.pace
         if self.config.max_minutes is None or state.step >= plan.total_steps:
             return False
-        if not plan.is_measured and pace.num_updates >= NUM_FIRST_UPDATES:
+        if not plan.is_total_known and pace.num_updates >= NUM_FIRST_UPDATES:
             return True
         interval = EXAMINED_FRACTION * 60.0 * self.config.max_minutes
         if pace.update_seconds is not None:
@@ -120,8 +120,8 @@ class RunPlanner:
             interval = min(interval, EXAMINED_FRACTION_LEFT * updates_seconds)
         return state.elapsed_seconds - pace.planned_at >= interval
 
-    def planned_steps(self, state: TrainState) -> int | None:
-        """Return how many updates the limits allow now; None when this is not known yet.
+    def replan(self, state: TrainState) -> int | None:
+        """Plan again: return how many updates the limits allow now, or None if not known yet.
 
         The first of the limits counts.
         """
@@ -168,7 +168,7 @@ class RunPlanner:
         """
         if total_steps is None or not self._is_worth_revising(total_steps, step=step):
             return None
-        if self.plan.is_measured:
+        if self.plan.is_total_known:
             self.plan = self.plan.revised(total_steps, self.config, step=step)
         else:
             self.plan = self.plan.extended(total_steps, self.config, step=step)
@@ -180,7 +180,7 @@ class RunPlanner:
         A total that comes from a clock varies a little all the time; any other is exact.
         """
         plan = self.plan
-        if self.config.max_minutes is None or not plan.is_measured:
+        if self.config.max_minutes is None or not plan.is_total_known:
             return total_steps != plan.total_steps
         tolerance = REVISED_FRACTION_LEFT * (plan.total_steps - step)
         return abs(total_steps - plan.total_steps) > tolerance
@@ -200,12 +200,12 @@ class RunPlanner:
         self.pace = TypeAdapter(Pace).validate_python(meta.get("pace", {}))
         self.pace.restart()
         if "plan" not in meta:
-            total_steps = self.config.max_steps or NOT_MEASURED
+            total_steps = self.config.max_steps or UNKNOWN_TOTAL
             self.plan = RunPlan.of_new_run(total_steps, self.config)
             return
         self.plan = TypeAdapter(RunPlan).validate_python(meta["plan"])
         if meta["limits"] != self._limits():
-            self.plan = replace(self.plan, total_steps=NOT_MEASURED)
+            self.plan = replace(self.plan, total_steps=UNKNOWN_TOTAL)
 
     def _limits(self) -> dict[str, float | None]:
         """Return the limits of the run: a run that resumes with others gets another plan."""

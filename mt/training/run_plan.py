@@ -14,7 +14,7 @@ from pydantic import FiniteFloat, NonNegativeInt
 from mt.config.schema import TrainConfig
 
 # The total of a plan before the speed of the run is measured: more updates than any run has.
-NOT_MEASURED = 2**53
+UNKNOWN_TOTAL = 2**53
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class RunPlan:
         )
 
     @property
-    def is_measured(self) -> bool:
-        """Whether the number of updates is known."""
-        return self.total_steps < NOT_MEASURED
+    def is_total_known(self) -> bool:
+        """Whether the number of updates is known: with `max_minutes`, it must be measured first."""
+        return self.total_steps < UNKNOWN_TOTAL
 
     def revised(self, total_steps: int, config: TrainConfig, *, step: int) -> Self:
         """Return the plan with another total, after update `step`, without a jump of the rate."""

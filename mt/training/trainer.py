@@ -163,10 +163,10 @@ class Trainer:
             if self._validation_is_due():  # a signal stopped the run before this validation
                 self._validate_and_save()
             self._examine_plan()
-            reason = self._shared_stop_reason()
+            reason = self._agree_on_stop_reason()
             while reason is None:
                 self._train_epoch()
-                reason = self._shared_stop_reason()
+                reason = self._agree_on_stop_reason()
             self._finish()
             self._score_best()
         num_skipped = self.state.num_skipped + int(self.window.sums().num_skipped)
@@ -223,7 +223,7 @@ class Trainer:
         self.wrapped_objective.train()
         with Prefetcher(epoch, own_indices) as batches:
             for indices in updates:
-                if self._shared_stop_reason() is not None:
+                if self._agree_on_stop_reason() is not None:
                     return
                 self._save_if_requested()
                 self.update(batches, indices)
@@ -311,7 +311,7 @@ class Trainer:
             self._show_numbers()
         if self._validation_is_due():
             self._validate_and_save()
-        elif self._save_is_due() and self._shared_stop_reason() is None:  # `fit` saves at a stop
+        elif self._save_is_due() and self._agree_on_stop_reason() is None:  # `fit` saves at a stop
             self._save(is_best=False)
 
     def _log_updates(self) -> None:
@@ -408,8 +408,8 @@ class Trainer:
 
     # Stopping
 
-    def _shared_stop_reason(self) -> str | None:
-        """Return why to stop now, or None, after an exchange of signals and plans."""
+    def _agree_on_stop_reason(self) -> str | None:
+        """Exchange signals and plans with the other ranks; return why to stop now, or None."""
         self._exchange_signals_and_plan()
         return self.stop_reason()
 
@@ -421,7 +421,7 @@ class Trainer:
         """
         total_steps = None
         if self.runtime.is_main and self.planner.is_due(self.state):
-            total_steps = self.planner.planned_steps(self.state)
+            total_steps = self.planner.replan(self.state)
         signal_number, save_requested, planned_steps = self.runtime.all_reduce_max(
             [self.signals.number, int(self.signals.save_requested), total_steps or 0]
         )
@@ -456,7 +456,7 @@ class Trainer:
         if self.planner.is_complete(self.state):
             return
         self._update_elapsed_time()
-        self._revise_plan(self.runtime.broadcast(self.planner.planned_steps(self.state)))
+        self._revise_plan(self.runtime.broadcast(self.planner.replan(self.state)))
 
     def _revise_plan(self, total_steps: int | None) -> None:
         """Give the plan another number of updates, if it is known and differs enough."""

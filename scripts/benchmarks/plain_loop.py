@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mt.config.schema import Config
 from mt.data.batching import Batch
 from mt.model.positions import sinusoids
-from mt.training.run_plan import NOT_MEASURED, RunPlan
+from mt.training.run_plan import UNKNOWN_TOTAL, RunPlan
 from mt.training.schedule import learning_rate
 
 
@@ -102,7 +102,7 @@ class PlainTrainer:
         self.config = config
         self.device = device
         self.step = 0
-        self.plan = RunPlan.of_new_run(NOT_MEASURED, train)
+        self.plan = RunPlan.of_new_run(UNKNOWN_TOTAL, train)
         self.model = PlainTransformer(config, vocab_size=vocab_size, pad_id=pad_id).to(device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=train.learning_rate, betas=train.betas, eps=train.epsilon

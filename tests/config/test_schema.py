@@ -366,7 +366,7 @@ TWO_EVAL_TEXTS = "wanted one of prefix, tsv, tmx, or src and refs; found prefix 
          "wanted also bt, which data.train needs"),
         ("data.tags=[bt, bt]", "data.tags", "wanted each name once, found bt, bt"),
         ("data.sampling_temperature=5", "data.sampling_temperature",
-         "is for corpora of several language pairs; train.N.weight is for those of one"),
+         "is for several language pairs; for corpora of one pair, use data.train.N.weight"),
         ("data.test=[{name: valid, prefix: x}]", "data.test.0.name",
          "wanted a name of its own, found valid a second time"),
         ("tokenizer.src_model=a", "tokenizer.src_model",
@@ -394,7 +394,7 @@ TWO_EVAL_TEXTS = "wanted one of prefix, tsv, tmx, or src and refs; found prefix 
         ("train.teacher_weight=0.9", "train.teacher_weight", "is for distillation: wanted teacher"),
         ("train.teacher_checkpoint=last", "train.teacher_checkpoint", "is for distillation: wanted teacher"),
         ("train.r_drop=5; model.dropout=0", "train.r_drop",
-         "compares two passes with different dropout: wanted model.dropout"),
+         "needs dropout, which is 0: wanted model.dropout above 0"),
         ("train.batch_tokens=100", "train.batch_tokens", "wanted data.max_length (256) or more, found 100"),
     ],
 )  # fmt: skip

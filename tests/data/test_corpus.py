@@ -25,7 +25,7 @@ from mt.data.corpus import (
     TrainingCorpus,
     encode_corpus,
     encode_pairs,
-    warn_of_equal_sides,
+    report_equal_sides,
 )
 from mt.data.parallel_text import TwoFiles
 from mt.data.token_array import TokenArray
@@ -482,7 +482,7 @@ def test_copied_text_is_not_named(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO, logger="mt")
     corpus = write_pairs(tmp_path, PAIRS)
     path = tmp_path / "train.de"
-    warn_of_equal_sides([corpus._replace(text=TwoFiles(path, path))])
+    report_equal_sides([corpus._replace(text=TwoFiles(path, path))])
     assert caplog.text == ""
 
 
@@ -492,6 +492,6 @@ def test_sides_with_the_same_content_are_named(
 ) -> None:
     caplog.set_level(logging.INFO, logger="mt")
     pairs = [(src, src if is_same else tgt) for src, tgt in PAIRS]
-    warn_of_equal_sides([write_pairs(tmp_path, pairs)])
+    report_equal_sides([write_pairs(tmp_path, pairs)])
     is_named = f"{tmp_path / 'train.en'} and {tmp_path / 'train.de'}" in caplog.text
     assert is_named == is_same

@@ -125,7 +125,7 @@ def test_without_bpe_dropout_batches_are_the_planned_ones(model: Path) -> None:
         indices = epoch.plan.indices(index, index + 1)
         assert rows_without_padding(batch.src) == [dataset.corpus.src[i].tolist() for i in indices]
         assert batch.num_tokens == dataset.corpus.tgt.lengths[indices].sum()
-        assert_same_batches([batch], [epoch.widest_batch(index)])
+        assert_same_batches([batch], [epoch.batch_for_memory_check(index)])
 
 
 def test_batches_are_a_function_of_seed_epoch_and_index(model: Path) -> None:
@@ -208,7 +208,7 @@ def test_sampled_batches_have_little_padding_and_similar_sizes(model: Path) -> N
     largest = max(batch.src.numel() + batch.tgt_out.numel() for batch in batches)
     sizes = np.diff(epoch.plan.starts) * (epoch.plan.src_lengths + epoch.plan.tgt_lengths)
     assert largest < 1.6 * sizes.max()
-    widest = epoch.widest_batch(int(sizes.argmax()))
+    widest = epoch.batch_for_memory_check(int(sizes.argmax()))
     assert widest.src.numel() + widest.tgt_out.numel() > sizes.max()
 
 
@@ -261,7 +261,7 @@ def test_some_batches_have_unseen_characters(model: Path, bpe_dropout: float) ->
     backwards = [epoch.batch(index) for index in reversed(range(len(batches)))]
     assert_same_batches(backwards[::-1], batches)
     # The memory for the widest batch is tried with the noise.
-    widest = make_epoch().widest_batch(0)
+    widest = make_epoch().batch_for_memory_check(0)
     assert any(
         has_unseen(text, tokenizer) for text in tokenizer.decode(rows_without_padding(widest.src))
     )

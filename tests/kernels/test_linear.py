@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mt.kernels.linear import linear, product
+from mt.kernels.linear import linear, linear_without_gradient
 from mt.model.layers import Linear
 
 D_IN = 12
@@ -46,7 +46,7 @@ def test_strided_inputs_are_read_correctly() -> None:
 def test_product_applies_relu(dtype: torch.dtype) -> None:
     x, weight, bias = random_inputs((3, 5, 12), dtype)
     with torch.inference_mode():
-        output = product(x, weight, bias, activation="relu")
+        output = linear_without_gradient(x, weight, bias, activation="relu")
         torch.testing.assert_close(output, F.linear(x, weight, bias).relu())
 
 
@@ -58,10 +58,10 @@ def test_product_without_onednn_is_the_same(
     x, weight, bias = random_inputs((3, 5, 12), dtype)
     for activation in ("none", "relu"):
         with torch.inference_mode():
-            expected = product(x, weight, bias, activation=activation)
+            expected = linear_without_gradient(x, weight, bias, activation=activation)
             with monkeypatch.context() as patch:
                 patch.setattr("mt.kernels.linear.ONEDNN_DTYPES", ())
-                output = product(x, weight, bias, activation=activation)
+                output = linear_without_gradient(x, weight, bias, activation=activation)
         torch.testing.assert_close(output, expected)
 
 

@@ -20,7 +20,7 @@ class FakeEpoch:
     batch: Callable[[int], Batch]
     number: int = 0
 
-    def widest_batch(self, index: int) -> Batch:
+    def batch_for_memory_check(self, index: int) -> Batch:
         return self.batch(index)
 
     def cancel(self) -> None:

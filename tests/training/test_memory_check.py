@@ -183,7 +183,7 @@ def test_check_memory_does_not_try_sizes_that_a_config_refuses(
 
 def test_check_memory_tries_the_batches_as_wide_as_they_may_become() -> None:
     class WideningEpoch(FakeEpoch):
-        def widest_batch(self, index: int) -> Batch:
+        def batch_for_memory_check(self, index: int) -> Batch:
             return make_batch(4, 15)
 
     class WideningDataset:

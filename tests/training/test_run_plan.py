@@ -295,7 +295,7 @@ def test_other_ranks_take_the_plan_of_rank_0(
     trainer.state.step = 10
     trainer.state.elapsed_seconds = 70.0
     monkeypatch.setattr(Runtime, "all_reduce_max", lambda self, values: [0, 0, 90])
-    assert trainer._shared_stop_reason() is None
+    assert trainer._agree_on_stop_reason() is None
     assert trainer.planner.plan.total_steps == 90
 
 

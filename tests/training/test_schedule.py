@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from mt.config.schema import TrainConfig
-from mt.training.run_plan import NOT_MEASURED, Ramp, RunPlan
+from mt.training.run_plan import UNKNOWN_TOTAL, Ramp, RunPlan
 from mt.training.schedule import SCHEDULES, learning_rate
 
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
@@ -202,7 +202,7 @@ def test_equal_total_changes_nothing() -> None:
 @pytest.mark.parametrize("step", [0, 5])
 def test_first_measured_plan_shortens_the_warm_up(step: int) -> None:
     config = make_config(warmup_steps=1000)
-    plan = RunPlan.of_new_run(NOT_MEASURED, config).extended(200, config, step=step)
+    plan = RunPlan.of_new_run(UNKNOWN_TOTAL, config).extended(200, config, step=step)
     assert plan.warmup.to_step == 20
     assert learning_rate(20, plan, config) == config.learning_rate
     assert learning_rate(200, plan, config) == 0.0

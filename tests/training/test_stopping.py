@@ -11,7 +11,7 @@ import pytest
 from mt.config.schema import TrainConfig
 from mt.training.pace import Pace
 from mt.training.planner import RunPlanner
-from mt.training.run_plan import NOT_MEASURED, RunPlan
+from mt.training.run_plan import UNKNOWN_TOTAL, RunPlan
 from mt.training.state import TrainState
 from mt.training.stopping import count_validations, stop_reason, updates_within
 
@@ -30,7 +30,7 @@ def make_plan(total_steps: int) -> RunPlan:
 
 def make_planner(
     config: TrainConfig,
-    total_steps: int = NOT_MEASURED,
+    total_steps: int = UNKNOWN_TOTAL,
     *,
     pace: Pace = HALF_SECOND,
     reserved: float = 0.0,
@@ -48,7 +48,7 @@ def plan_steps(
     state: TrainState, config: TrainConfig, *, pace: Pace = HALF_SECOND, reserved: float = 0.0
 ) -> int | None:
     """Return the planned total of a run with 9 batches in an epoch and 2 in an update."""
-    return make_planner(config, pace=pace, reserved=reserved).planned_steps(state)
+    return make_planner(config, pace=pace, reserved=reserved).replan(state)
 
 
 def is_revised(config: TrainConfig, total_steps: int, new_total_steps: int, *, step: int) -> bool:
