@@ -83,7 +83,9 @@ def translate(
     n_best: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1000, help="print the N best translations of each line, in Moses' format"
+            min=1,
+            max=1000,
+            help="print up to N different translations of each line, in Moses' format",
         ),
     ] = None,
     resume: Annotated[
@@ -459,7 +461,13 @@ def _check_numbers(
         raise typer.BadParameter(
             "--sample and --mbr draw translations, without a beam", param_hint="--beam-size"
         )
-    if mbr is not None and n_best is not None and n_best > mbr:
+    if n_best is None:
+        return
+    if beam_size is not None and n_best > beam_size:
+        raise typer.BadParameter(
+            f"{n_best} translations need --beam-size {n_best} at least", param_hint="--n-best"
+        )
+    if mbr is not None and n_best > mbr:
         raise typer.BadParameter(
             f"{n_best} translations need --mbr {n_best} at least", param_hint="--n-best"
         )

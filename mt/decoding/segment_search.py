@@ -31,8 +31,8 @@ from mt.errors import TrainingError
 from mt.model.transformer import Memory, Transformer
 
 CPU_ENCODER_BATCH_SIZE = 32  # sentences
-# A search for an n-best list that lacks translations is repeated with a larger beam, up to these
-# limits. The second one bounds time and memory, unless more translations are wanted.
+# A search for an n-best list that lacks translations is repeated with twice the beam, up to these
+# limits. The second one bounds time and memory.
 MAX_WIDER_SEARCHES = 2
 MAX_WIDER_BEAM_SIZE = 100
 SEARCH_OUT_OF_MEMORY = "to translate: wanted a smaller beam, or search.batch_tokens in the config"
@@ -82,18 +82,17 @@ class BatchedSearch(ABC):
     ) -> list[list[Translation]]:
         """Return translations with different texts for each segment, best first, by beam search.
 
-        Several hypotheses can be encodings of one text. If fewer than `num_translations` different
-        texts are found, the search is repeated with a larger beam. The best translation stays the
-        same.
+        The beam has room for `num_translations`. Several hypotheses can be encodings of one text.
+        If fewer different texts are found, the search is repeated with twice the beam. The best
+        translation stays the same.
         """
-        beam_size = self.settings.beam_size
-        max_beam_size = max(MAX_WIDER_BEAM_SIZE, num_translations)
+        beam_size = max(self.settings.beam_size, num_translations)
         results = self._search(segments, beam_size, on_progress=self.on_progress)
         found = [_merge_equal_texts(translations) for translations in results]
         for _ in range(MAX_WIDER_SEARCHES):
             incomplete = [i for i in range(len(found)) if len(found[i]) < num_translations]
-            beam_size = max(2 * beam_size, num_translations)
-            if not incomplete or beam_size > max_beam_size:
+            beam_size *= 2
+            if not incomplete or beam_size > MAX_WIDER_BEAM_SIZE:
                 break
             wider = self._search([segments[i] for i in incomplete], beam_size)
             for i, more in zip(incomplete, wider, strict=True):

@@ -368,6 +368,14 @@ def test_n_best_does_not_make_the_beam_smaller(run_dir: Path, n_best: str) -> No
         assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
 
 
+def test_n_best_over_beam_size_is_refused(run_dir: Path) -> None:
+    ended = mt("translate", run_dir, "--n-best", "5", "--beam-size", "4")
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "--n-best" in ended.err
+    assert "5 translations need --beam-size 5" in ended.err
+
+
 @pytest.mark.parametrize("num_lines", [3, 3000])
 def test_closed_pipe_ends_translate_quietly(run_dir: Path, num_lines: int) -> None:
     process = subprocess.Popen(

@@ -25,7 +25,7 @@ from mt.data.temperature import temperature_weights
 from mt.data.tokenizer import Tokenizer
 from mt.data.tokenizer_training import train_tokenizer
 from mt.errors import ConfigError
-from mt.evaluation.evaluate import check_languages
+from mt.evaluation.evaluate import require_same_languages
 from mt.training.teacher import require_same_tags
 
 DE = {"prefix": "a", "src_lang": "en", "tgt_lang": "de"}
@@ -189,8 +189,8 @@ def test_runs_are_compared_on_sets_that_both_translate() -> None:
 
     german = EvalSet("test", ["x"], [["x"]], src_lang="en", tgt_lang="de")
     several = experiment("de", "fr")
-    check_languages(experiment("fr", "de"), german, first=several)
-    check_languages(experiment("de"), german, first=several)
+    require_same_languages(experiment("fr", "de"), german, first=several)
+    require_same_languages(experiment("de"), german, first=several)
     for eval_set in (german._replace(tgt_lang="fr"), german._replace(src_lang="sv")):
         with pytest.raises(ConfigError, match="does not translate"):
-            check_languages(experiment("de"), eval_set, first=several)
+            require_same_languages(experiment("de"), eval_set, first=several)
