@@ -63,8 +63,9 @@ def find_dtype(precision: str, device: torch.device) -> torch.dtype:
 def has_onednn_bf16() -> bool | None:
     """Return whether oneDNN computes in bf16 on this processor, or None where that is not known.
 
-    It needs AVX-512 or newer instructions. PyTorch's other products in bf16 work on any processor,
-    but are slow. The operator is private, so a version of PyTorch without it must still work.
+    On x86, it needs AVX-512 or newer instructions. PyTorch's other products in bf16 work on any
+    processor, but are slow. The operator is private, so a version of PyTorch without it must still
+    work.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mt import device
 from mt.config.schema import TrainConfig
-from mt.device import DTYPES, find_device, find_dtype, oom_as_device_error
+from mt.device import DTYPES, find_device, find_dtype, has_onednn_bf16, oom_as_device_error
 from mt.errors import DeviceError
 
 CPU = torch.device("cpu")
@@ -91,6 +91,11 @@ def test_auto_precision_tolerates_a_change_of_speed(
     run_numbers = itertools.count()
     assert find_dtype("auto", CPU) is torch.bfloat16
     assert next(run_numbers) == 32
+
+
+def test_bf16_of_onednn_is_not_known_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert has_onednn_bf16() is None
 
 
 def test_processor_without_bf16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

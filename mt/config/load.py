@@ -100,8 +100,9 @@ def fill_unset_keys(config: Config, run_config: Config) -> Config:
     values and those of the run cannot work together.
     """
     values = _filled_values(config, run_config)
-    if config.data.tags is None and config.data.missing_tags(run_config.data.tags or ()):
-        values["data"]["tags"] = None  # another set of tags: the caller compares both configs
+    tags = run_config.data.tags
+    if config.data.tags is None and tags is not None:
+        values["data"]["tags"] = (*tags, *config.data.missing_tags(tags))
     place = "the config, completed with that of the run"
     return _validate(ConfigFile(values, {(): place}))
 

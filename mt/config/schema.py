@@ -351,10 +351,11 @@ class DataConfig(Section):
 
     def missing_tags(self, tags: Sequence[str]) -> list[str]:
         """Return the tags that the training corpora need besides `tags`."""
-        needed = [corpus.tag for corpus in self.train if corpus.tag is not None]
+        needed = []
         has_language_tags = any(name.startswith(LANGUAGE_TAG_MARK) for name in tags)
         if has_language_tags or len(self.trained_tgt_languages) > 1:
             needed += [f"{LANGUAGE_TAG_MARK}{language}" for language in self.trained_tgt_languages]
+        needed += [corpus.tag for corpus in self.train if corpus.tag is not None]
         return [name for name in dict.fromkeys(needed) if name not in tags]
 
     def _conflicts_of_tags(self) -> Iterator[tuple[str, str]]:

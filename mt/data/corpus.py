@@ -215,12 +215,10 @@ def _assert_tags(tokenizer: Tokenizer, prefixes: Sequence[Prefix]) -> None:
     assert ids <= set(tokenizer.tag_ids), f"{ids} are not all tags of the source tokenizer"
 
 
-def report_equal_sides(corpora: Sequence[TrainingCorpus]) -> None:
-    """Say which corpora have the same text on both sides. Raises DataError."""
-    for text in (corpus.text for corpus in corpora):
-        if not isinstance(text, TwoFiles) or text.src == text.tgt:
-            continue  # a corpus of copied text names one file for both sides
-        if has_same_content(text.src, text.tgt):
+def report_equal_sides(texts: Sequence[ParallelText]) -> None:
+    """Log which texts in two files have the same content on both sides. Raises DataError."""
+    for text in texts:
+        if isinstance(text, TwoFiles) and has_same_content(text.src, text.tgt):
             logger.info(f"train: {text.src} and {text.tgt} have the same content")
 
 

@@ -11,7 +11,7 @@ from mt.config.choices import Normalization
 from mt.config.schema import DataConfig, EvalSetConfig
 from mt.data.corpus import TrainingCorpus
 from mt.data.normalization import normalize
-from mt.data.parallel_text import TwoFiles, complete_pairs, parallel_texts
+from mt.data.parallel_text import ParallelText, TwoFiles, complete_pairs, parallel_texts
 from mt.data.tags import corpus_prefix
 from mt.data.text import read_lines
 from mt.errors import DataError
@@ -69,6 +69,19 @@ def training_corpora(
         src_prefix = corpus_prefix(section, data, ids_by_tag or {})
         corpora.append(TrainingCorpus(text, section.weight, src_prefix))
     return corpora
+
+
+def translated_texts(data: DataConfig) -> list[ParallelText]:
+    """Return the texts of the training corpora, without those of copied text.
+
+    Both sides of copied text are in one language. Raises DataError as `training_corpora` does.
+    """
+    languages = map(data.languages, data.train)
+    return [
+        corpus.text
+        for corpus, (src_lang, tgt_lang) in zip(training_corpora(data), languages, strict=True)
+        if src_lang != tgt_lang
+    ]
 
 
 def load_eval_set(section: EvalSetConfig, data: DataConfig) -> EvalSet:

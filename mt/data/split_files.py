@@ -39,11 +39,15 @@ def split_text(
     num_wanted = {Part.TRAIN: None, Part.VALID: num_valid, Part.TEST: num_test}
     for part, number in num_wanted.items():
         if number != 0 and split.count(part) == 0:
+            left_out = [
+                f"blank: {split.count(Part.BLANK):,}",
+                f"duplicates: {split.count(Part.DUPLICATE):,}",
+            ]
+            if held_out_text:
+                left_out.append(f"in held-out text: {split.count(Part.LEAK):,}")
             raise DataError(
                 f"{text.name}: no pair is left for {FILE_NAMES[part]}: found "
-                f"{count_of(len(split.parts), 'pair')} (blank: {split.count(Part.BLANK):,}, "
-                f"duplicates: {split.count(Part.DUPLICATE):,}, "
-                f"in held-out text: {split.count(Part.LEAK):,}) in "
+                f"{count_of(len(split.parts), 'pair')} ({', '.join(left_out)}) in "
                 f"{count_of(split.num_components, 'group')} with a common source or target"
             )
     return split

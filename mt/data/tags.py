@@ -34,12 +34,7 @@ def choose_tags(data: DataConfig, parent_tags: Sequence[str] = ()) -> tuple[str,
     """
     if data.tags is not None:
         return data.tags
-    names = list(parent_tags)
-    has_language_tags = any(map(is_language_tag, parent_tags))
-    if has_language_tags or len(data.trained_tgt_languages) > 1:
-        names += [language_tag(language) for language in data.trained_tgt_languages]
-    names += [corpus.tag for corpus in data.train if corpus.tag is not None]
-    tags = tuple(dict.fromkeys(names))
+    tags = (*parent_tags, *data.missing_tags(parent_tags))
     if len(tags) > MAX_TAGS:
         raise ConfigError(
             f"data.train: wanted at most {MAX_TAGS} target languages and tags of corpora, "

@@ -29,6 +29,9 @@ else:
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+# Characters at which programs end a line: those of Python's str.splitlines(). Here, only "\n" does.
+LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
+
 LineOrPair = TypeVar("LineOrPair", str, tuple[str, str])
 
 # Bytes. A longer line is not a sentence; and a few kilobytes of gzip data can expand to a line that

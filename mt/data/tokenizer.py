@@ -12,6 +12,7 @@ import sentencepiece
 from mt.config.choices import MAX_VOCAB_SIZE
 from mt.data.bpe_dropout import Draw, Pieces, SubwordSampler, sample_segments
 from mt.data.sentencepiece_model import changes_words_in_context, replaces_characters
+from mt.data.text import LINE_ENDS
 from mt.errors import TokenizerError
 
 TokenizerKind = Literal["bpe", "unigram"]
@@ -30,9 +31,6 @@ SAMPLES_PER_WORD = 16  # sampled encodings of one word in one call
 # spaces in all places, a tab, characters that normalization replaces, the name of a control piece,
 # and both characters that must be escaped.
 ROUND_TRIP_TEXT = f" a  B\t\u00fc\u212b\u4e2d<s> {ESCAPE}{SPACE_SYMBOL} "
-
-# Characters at which programs end a line: those of Python's str.splitlines().
-LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
 
 # The line ends of one byte, as byte pieces: LF, VT, FF, CR, FS, GS, RS.
 LINE_END_BYTES = frozenset(f"<0x{ord(end):02X}>" for end in LINE_ENDS if end.isascii())

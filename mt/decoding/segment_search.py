@@ -19,7 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mt.config.schema import SearchConfig
 from mt.data.batch_plan import group_by_length
-from mt.data.tokenizer import LINE_ENDS, Tokenizer
+from mt.data.text import LINE_ENDS
+from mt.data.tokenizer import Tokenizer
 from mt.decoding.ensemble import EnsembleState, EnsembleStep
 from mt.decoding.minimum_bayes_risk import MinimumBayesRisk
 from mt.decoding.sampling import Sampling, SamplingOptions

@@ -213,7 +213,8 @@ def check_overlap(survey: ParallelSurvey, train: Sequence[ParallelSurvey]) -> li
     text = (
         f"{survey.name}: in train too: {fraction}, "
         f"{num_pairs:,} with the same translation: {lines}; "
-        "`mt clean --held-out` takes them out of the training text"
+        "`mt clean --held-out SET` takes them out of the training text (SET: a prefix, a table or "
+        "a TMX file)"
     )
     is_common = len(numbers) > WARN_FRACTION * len(sources)
     level: Level = "warning" if num_pairs or is_common else "note"

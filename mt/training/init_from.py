@@ -37,6 +37,11 @@ def inherit_from_parent(config: Config) -> Config:
     if init_from is None:
         return config
     parent = load_run_config(open_run_dir(Path(init_from), key="train.init_from").config_path)
+    if parent.model.tie_embeddings == "all" and not config.tokenizer.joint:
+        raise ConfigError(
+            f"tokenizer.joint: {init_from} shares one embedding matrix for both languages "
+            "(model.tie_embeddings: all): wanted true, found false"
+        )
     child = inherit_model(config, parent)
     child = _inherit_tags(child, parent)
     parent_parts: dict[str, Section] = {

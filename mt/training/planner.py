@@ -120,8 +120,8 @@ class RunPlanner:
             interval = min(interval, EXAMINED_FRACTION_LEFT * updates_seconds)
         return state.elapsed_seconds - pace.planned_at >= interval
 
-    def replan(self, state: TrainState) -> int | None:
-        """Plan again: return how many updates the limits allow now, or None if not known yet.
+    def allowed_steps(self, state: TrainState) -> int | None:
+        """Return how many updates the limits allow now, or None if that is not known yet.
 
         The first of the limits counts.
         """

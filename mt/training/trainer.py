@@ -421,7 +421,7 @@ class Trainer:
         """
         total_steps = None
         if self.runtime.is_main and self.planner.is_due(self.state):
-            total_steps = self.planner.replan(self.state)
+            total_steps = self.planner.allowed_steps(self.state)
         signal_number, save_requested, planned_steps = self.runtime.all_reduce_max(
             [self.signals.number, int(self.signals.save_requested), total_steps or 0]
         )
@@ -456,7 +456,7 @@ class Trainer:
         if self.planner.is_complete(self.state):
             return
         self._update_elapsed_time()
-        self._revise_plan(self.runtime.broadcast(self.planner.replan(self.state)))
+        self._revise_plan(self.runtime.broadcast(self.planner.allowed_steps(self.state)))
 
     def _revise_plan(self, total_steps: int | None) -> None:
         """Give the plan another number of updates, if it is known and differs enough."""

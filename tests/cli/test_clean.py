@@ -67,6 +67,14 @@ def test_rules_can_be_changed(tsv: Path, tmp_path: Path) -> None:
     assert counts_of(ended)["length"] == len(ROWS) + 2
 
 
+def test_bytes_that_are_not_utf8_are_kept_if_wanted(tmp_path: Path) -> None:
+    (tmp_path / "text.en").write_bytes(b"caf\xe9\n")
+    (tmp_path / "text.de").write_bytes(b"Kaffee\n")
+    ended = clean(tmp_path / "text", "-o", tmp_path / "out", "--without", "encoding")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "out.en").read_bytes() == b"caf\xe9\n"
+
+
 def test_held_out_sources_are_left_out(tsv: Path, tmp_path: Path) -> None:
     (tmp_path / "test.tsv").write_text(f"{ROWS[3]}\n", encoding="utf-8")
     ended = clean(tsv, "-o", tmp_path / "out", "--held-out", tmp_path / "test.tsv")

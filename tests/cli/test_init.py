@@ -142,11 +142,11 @@ def test_sentences_of_held_out_text_that_exists_are_not_in_the_training_text(
     project: Path,
 ) -> None:
     first, second, *rest = (project / "pairs.tsv").read_text(encoding="utf-8").splitlines()
-    write_pairs(project / "val", 3)
     source, _ = first.split("\t")
     _, target = second.split("\t")
-    (project / "news.tsv").write_text(f"{source}\tX\nX\t{target.lower()}\n", encoding="utf-8")
-    ended = init("--valid-text", "val", "--test-text", "news.tsv")
+    (project / "val.tsv").write_text(f"{source}\tX\n", encoding="utf-8")
+    (project / "news.tsv").write_text(f"X\t{target.lower()}\n", encoding="utf-8")
+    ended = init("--valid-text", "val.tsv", "--test-text", "news.tsv")
     assert ended.code == 0, ended.err
     sources = (project / "aa-bb-data/train.aa").read_text(encoding="utf-8").splitlines()
     assert sources == [row.split("\t")[0] for row in rest]

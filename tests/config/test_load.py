@@ -85,8 +85,24 @@ def test_other_tags_are_a_difference_and_no_conflict(tmp_path: Path) -> None:
     run_config = load_as_run(tmp_path, "data.train.1.tag=bt", "data.tags=[bt]")
     filled = fill_unset_keys(load(tmp_path, "data.train.1.tag=other"), run_config)
     changes = [str(difference) for difference in diff_configs(run_config, filled)]
-    assert 'data.train.1.tag: "bt" -> "other"' in changes
+    assert changes == ['data.train.1.tag: "bt" -> "other"', 'data.tags.1: absent -> "other"']
     assert fill_unset_keys(load(tmp_path, "data.train.1.tag=bt"), run_config) == run_config
+
+
+def test_tags_that_the_user_set_are_kept(tmp_path: Path) -> None:
+    run_config = load_as_run(tmp_path, "data.train.1.tag=bt", "data.tags=[bt]")
+    config = load(tmp_path, "data.train.1.tag=bt", "data.tags=[other, bt]")
+    assert fill_unset_keys(config, run_config).data.tags == ("other", "bt")
+
+
+def test_languages_that_only_the_tags_of_the_run_name_stay_known(tmp_path: Path) -> None:
+    """A child of a model of several languages is trained and resumed for one of them."""
+    run_config = load_as_run(
+        tmp_path, "data.tags=[2de, 2fr, bt]", "data.train.1.tag=bt", "data.valid.tgt_lang=fr"
+    )
+    filled = fill_unset_keys(load(tmp_path, "data.train.1.tag=other"), run_config)
+    assert filled.data.tags == ("2de", "2fr", "bt", "other")
+    assert filled.data.valid[0].tgt_lang == "fr"
 
 
 def test_tie_embeddings_that_will_be_inherited_are_no_conflict(tmp_path: Path) -> None:

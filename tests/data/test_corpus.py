@@ -13,6 +13,7 @@ import pytest
 
 import mt.data.corpus
 from mt.config.choices import Normalization
+from mt.config.schema import CorpusConfig, DataConfig
 from mt.data.chunk_encoder import (
     SHORT_PAIR_TOKENS,
     ChunkEncoder,
@@ -27,6 +28,7 @@ from mt.data.corpus import (
     encode_pairs,
     report_equal_sides,
 )
+from mt.data.eval_set import translated_texts
 from mt.data.parallel_text import TwoFiles
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
@@ -478,12 +480,23 @@ def test_prefix_of_other_ids_than_tags_is_a_bug(tmp_path: Path, tokenizer: Token
 
 
 def test_copied_text_is_not_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Both sides of a corpus with one language are read from one file."""
+    """Both sides of copied text have one language; the same file as a translation is a mistake."""
     caplog.set_level(logging.INFO, logger="mt")
-    corpus = write_pairs(tmp_path, PAIRS)
-    path = tmp_path / "train.de"
-    report_equal_sides([corpus._replace(text=TwoFiles(path, path))])
-    assert caplog.text == ""
+    write_pairs(tmp_path, PAIRS)
+    german = tmp_path / "train.de"
+    copied = CorpusConfig(src=str(german), tgt=str(german), src_lang="de")
+    english = tmp_path / "train.en"
+    mistake = CorpusConfig(src=str(english), tgt=str(english))
+    table = tmp_path / "table.tsv"
+    table.write_text("a\ta\n", encoding="utf-8")
+    data = DataConfig(
+        src_lang="en",
+        tgt_lang="de",
+        train=(CorpusConfig(tsv=str(table)), copied, mistake),
+        valid=str(tmp_path / "train"),
+    )
+    report_equal_sides(translated_texts(data))
+    assert caplog.messages == [f"train: {english} and {english} have the same content"]
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -492,6 +505,6 @@ def test_sides_with_the_same_content_are_named(
 ) -> None:
     caplog.set_level(logging.INFO, logger="mt")
     pairs = [(src, src if is_same else tgt) for src, tgt in PAIRS]
-    report_equal_sides([write_pairs(tmp_path, pairs)])
+    report_equal_sides([write_pairs(tmp_path, pairs).text])
     is_named = f"{tmp_path / 'train.en'} and {tmp_path / 'train.de'}" in caplog.text
     assert is_named == is_same

@@ -85,6 +85,9 @@ def test_existing_held_out_text_has_no_source_or_target_in_train(
             assert not any(compared_form(pair[side]) in held_out[side] for side in (0, 1))
     for pair in pairs_of(pairs, result, Part.LEAK):
         assert any(compared_form(pair[side]) in held_out[side] for side in (0, 1))
+    plain = split(pairs, num_valid=0, num_test=num_test)
+    for part in (Part.BLANK, Part.DUPLICATE):
+        assert result.count(part) == plain.count(part)
 
 
 @given(pairs=PAIRS, num_valid=st.integers(0, 20), num_test=st.integers(0, 20))

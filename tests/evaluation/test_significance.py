@@ -134,6 +134,19 @@ def test_other_translations_with_the_same_score_do_not_differ(few_trials: None) 
     assert bleu.bootstrap_p < 0.02
 
 
+def test_almost_equal_scores_keep_their_p_value(few_trials: None) -> None:
+    systems, references = make_systems()
+    one_word_less = [*systems[0][:-1], systems[0][-1].rsplit(maxsplit=1)[0]]
+    (scores,) = compare_with_baseline(
+        [systems[0], one_word_less], [references], metrics=["chrf"], scoring=Scoring()
+    )
+    baseline, system = scores.systems
+    assert system.score.value == pytest.approx(baseline.score.value, abs=0.5)
+    assert system.score.value != baseline.score.value
+    assert system.randomization_p is not None
+    assert system.randomization_p < 1.0
+
+
 def test_few_sentences_get_neither_interval_nor_p_value(few_trials: None) -> None:
     systems, references = make_systems()
     few = [lines[:9] for lines in systems]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parallel_text import survey_file, survey_lines, survey_pair, toy_lines, write_lines
 
+from mt.data.text import LINE_ENDS
 from mt.preflight.file_checks import (
     Finding,
     check_blank_lines,
@@ -55,6 +56,10 @@ def test_line_separators_are_found(tmp_path: Path, character: str, name: str) ->
     assert finding.level == "warning"
     assert finding.place == f"{tmp_path / 'text'}:2"
     assert f"{name}: 2 lines (2, 4)" in finding.text
+
+
+def test_each_line_end_of_other_programs_is_a_separator() -> None:
+    assert set(SEPARATORS) == (set(LINE_ENDS) - {"\n"}) | {"\0"}
 
 
 def test_invalid_utf8_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mt.errors import DiskError, RunDirError
-from mt.storage.run_dir import RunDir, open_run_dir
+from mt.storage.run_dir import CTRANSLATE2_MODEL, RunDir, open_run_dir
 
 LOCK_HOLDER = """
 import pathlib, sys, time
@@ -149,11 +149,15 @@ def test_tokenizer_paths_are_one_file_if_joint(tmp_path: Path) -> None:
     assert separate_src != separate_tgt
 
 
-def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="no such run directory"):
-        open_run_dir(tmp_path / "missing")
-    with pytest.raises(RunDirError, match=r"it has no config\.yaml"):
-        open_run_dir(tmp_path)
+@pytest.mark.parametrize(("key", "start"), [(None, ""), ("train.teacher", r"train\.teacher: ")])
+def test_directory_without_a_run_is_refused(tmp_path: Path, key: str | None, start: str) -> None:
+    with pytest.raises(RunDirError, match=f"^{start}/.*missing: no such run directory"):
+        open_run_dir(tmp_path / "missing", key=key)
+    with pytest.raises(RunDirError, match=rf"^{start}/.*: it has no config\.yaml"):
+        open_run_dir(tmp_path, key=key)
+    (tmp_path / CTRANSLATE2_MODEL).touch()
+    with pytest.raises(RunDirError, match=f"^{start}/.*: an export for CTranslate2"):
+        open_run_dir(tmp_path, key=key)
 
 
 def test_display_path_without_a_current_directory(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from mt.storage.run_dir import RunDir
 from mt.training.run import prepare_run
 from mt.training.trainer import Trainer
 
+NEW_TOKENIZER = ("train.init_tokenizer=new", "tokenizer.vocab_size=324")
 FREEZE = "train.freeze=[encoder_layers, embeddings]"
 
 
@@ -94,6 +95,17 @@ def test_another_model_is_refused_by_key(
     with pytest.raises(ConfigError, match=f"remove or correct:\n  {key}: "):
         train(config)
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("overrides", [(), NEW_TOKENIZER])
+def test_separate_tokenizers_for_a_shared_embedding_matrix_are_refused(
+    config_path: Path, parent: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    path = child_config_path(config_path)
+    overrides = (f"train.init_from={parent}", *overrides, "tokenizer.joint=false")
+    config = configure(path, tmp_path / "run", *overrides)
+    with pytest.raises(ConfigError, match=r"^tokenizer\.joint: .*shares one embedding matrix"):
+        train(config)
 
 
 def test_missing_run_is_named(config_path: Path, tmp_path: Path) -> None:
@@ -194,9 +206,6 @@ def test_checkpoint_of_no_run_is_refused(config_path: Path, tmp_path: Path) -> N
 
 
 # A new tokenizer
-
-
-NEW_TOKENIZER = ("train.init_tokenizer=new", "tokenizer.vocab_size=324")
 
 
 def start_child(config_path: Path, run_dir: Path, *overrides: str) -> Trainer:

@@ -48,7 +48,7 @@ def plan_steps(
     state: TrainState, config: TrainConfig, *, pace: Pace = HALF_SECOND, reserved: float = 0.0
 ) -> int | None:
     """Return the planned total of a run with 9 batches in an epoch and 2 in an update."""
-    return make_planner(config, pace=pace, reserved=reserved).replan(state)
+    return make_planner(config, pace=pace, reserved=reserved).allowed_steps(state)
 
 
 def is_revised(config: TrainConfig, total_steps: int, new_total_steps: int, *, step: int) -> bool:
