@@ -179,7 +179,7 @@ def translate(
         translator = _load_run(run_dir, search_options, run_options, device=device)
     translator.language_prefix(to)  # raises DataError for an unknown language
     _translate_input(
-        translator,
+        _widen_beam(translator, n_best or 1),
         options,
         texts=texts or (),
         source=source,
@@ -471,6 +471,14 @@ def _check_numbers(
         raise typer.BadParameter(
             f"{n_best} translations need --mbr {n_best} at least", param_hint="--n-best"
         )
+
+
+def _widen_beam(translator: "TextTranslator", num_translations: int) -> "TextTranslator":
+    """Return a translator whose beam has room for `num_translations` translations."""
+    if num_translations <= translator.search.beam_size:
+        return translator
+    search = translator.search.model_copy(update={"beam_size": num_translations})
+    return replace(translator, search=search)
 
 
 def _log_instructions(translator: "TextTranslator", to: str | None) -> None:

@@ -83,11 +83,11 @@ class BatchedSearch(ABC):
     ) -> list[list[Translation]]:
         """Return translations with different texts for each segment, best first, by beam search.
 
-        The beam has room for `num_translations`. Several hypotheses can be encodings of one text.
-        If fewer different texts are found, the search is repeated with twice the beam. The best
-        translation stays the same.
+        Several hypotheses can be encodings of one text, or the beam can be smaller than
+        `num_translations`. If fewer different texts are found, the search is repeated with twice
+        the beam. The best translation stays the same, so others with a higher score are left out.
         """
-        beam_size = max(self.settings.beam_size, num_translations)
+        beam_size = self.settings.beam_size
         results = self._search(segments, beam_size, on_progress=self.on_progress)
         found = [_merge_equal_texts(translations) for translations in results]
         for _ in range(MAX_WIDER_SEARCHES):

@@ -335,7 +335,8 @@ class Translator(TextTranslator):
     ) -> list[Translation] | list[list[Translation]]:
         """Return up to `num_translations` translations of one text, or of each text, best first.
 
-        The default is `beam_size`. All translations of a text are different. With sampling,
+        The default is `beam_size`. For a larger number, set `beam_size` to it too; otherwise lists
+        can be shorter. All translations of a text are different. With sampling,
         exactly `num_translations` are drawn, and some can be equal; equal texts get equal samples.
         With minimum Bayes risk, the best of `mbr.num_samples` samples are returned, all different.
         A text of several parts is translated part by part (see `TextSplitter`). Its k-th
