@@ -71,10 +71,11 @@ def training_corpora(
     return corpora
 
 
-def translated_texts(data: DataConfig) -> list[ParallelText]:
-    """Return the texts of the training corpora, without those of copied text.
+def texts_of_two_languages(data: DataConfig) -> list[ParallelText]:
+    """Return the texts of the training corpora that have two languages.
 
-    Both sides of copied text are in one language. Raises DataError as `training_corpora` does.
+    Both sides of copied monolingual text are in one language. Raises DataError as
+    `training_corpora` does.
     """
     languages = map(data.languages, data.train)
     return [

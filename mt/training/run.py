@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from mt.config.load import dump_config, fill_unset_keys, load_config, load_run_config
 from mt.config.schema import Config, FilePath
 from mt.data.corpus import report_equal_sides
-from mt.data.eval_set import translated_texts, warn_of_unnormalized_references
+from mt.data.eval_set import texts_of_two_languages, warn_of_unnormalized_references
 from mt.data.tags import choose_tags, translatable_languages
 from mt.distributed import (
     TRAINING_TIMEOUT,
@@ -224,7 +224,7 @@ def prepare_text(experiment: Experiment) -> None:
         scoring = scoring_of_run(config, tgt_lang=valid.tgt_lang)
         warn_of_missing_spaces(valid.name, valid.refs[0], scoring)
         warn_of_unnormalized_references(valid, config.data.normalization)
-    report_equal_sides(translated_texts(config.data))
+    report_equal_sides(texts_of_two_languages(config.data))
     experiment.count_training_text()
     experiment.train_tokenizers()
     experiment.measure_sources()

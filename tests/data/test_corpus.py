@@ -28,7 +28,7 @@ from mt.data.corpus import (
     encode_pairs,
     report_equal_sides,
 )
-from mt.data.eval_set import translated_texts
+from mt.data.eval_set import texts_of_two_languages
 from mt.data.parallel_text import TwoFiles
 from mt.data.token_array import TokenArray
 from mt.data.tokenizer import Tokenizer
@@ -495,7 +495,7 @@ def test_copied_text_is_not_named(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         train=(CorpusConfig(tsv=str(table)), copied, mistake),
         valid=str(tmp_path / "train"),
     )
-    report_equal_sides(translated_texts(data))
+    report_equal_sides(texts_of_two_languages(data))
     assert caplog.messages == [f"train: {english} and {english} have the same content"]
 
 
